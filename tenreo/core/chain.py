@@ -2,7 +2,7 @@
 
 The order is the paper's (section 2), fixed to the last bit: distances are float32, summed over the
 rows first row first, and every tie goes to the lowest column. It is found with a k-d tree from
-which the visited columns are deleted, and which is built anew each time half of them are gone.
+which the visited columns are deleted, and which is built anew each time a third of them are gone.
 
 Two facts keep the pruning exact. Rounding is monotone, so the distance to a box, computed with the
 same operations in the same order, never exceeds the computed distance of a point inside it. And
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from tenreo.errors import TenreoError
 
-_LEAF = 32  # points per leaf at most; a constant, so that the loops over a leaf become vector code
+_LEAF = 64  # points per leaf at most; a constant, so that the loops over a leaf become vector code
 _NONE = np.int32(2**31 - 1)  # stands for "no column": above every real one
-_REBUILD = 0.5  # a new tree once this share of the last tree's points is left
+_REBUILD = 0.7  # a new tree once this share of the last tree's points is left
 
 Floats = NDArray[np.float32]
 
@@ -250,11 +250,11 @@ def _delete(leaf, slot, depth, lowest, block, block_columns, used):
 
 
 @njit(nogil=True, cache=True)
-def _box_distance(query, low, high, limit):
-    """Squared distance to a box in the chain's own arithmetic; cut short once above the limit."""
+def _box_distance(query, low, high, node, limit):
+    """Squared distance to a node's box in the chain's own arithmetic; cut short once above the limit."""
     total = np.float32(0.0)
     for d in range(len(query)):
-        gap = max(low[d] - query[d], query[d] - high[d], np.float32(0.0))
+        gap = max(low[node, d] - query[d], query[d] - high[node, d], np.float32(0.0))
         total += gap * gap
         if total > limit:
             return total
@@ -262,26 +262,29 @@ def _box_distance(query, low, high, limit):
 
 
 @njit(nogil=True, cache=True)
-def _scan(query, points, columns, distance, best, best_column, best_slot):
+def _scan(query, leaf, block, block_columns, distance, best, best_column):
     """Compare every point of a leaf with the best one so far: (distance, column, slot or -1)."""
     for i in range(_LEAF):
-        gap = points[0, i] - query[0]
+        gap = block[leaf, 0, i] - query[0]
         distance[i] = gap * gap
     for d in range(1, len(query)):
         for i in range(_LEAF):
-            gap = points[d, i] - query[d]
+            gap = block[leaf, d, i] - query[d]
             distance[i] += gap * gap
     # Non-negative floats sort like their bits, and a minimum of integers becomes vector code.
+    # Past `used` the coordinates are infinite: such a point ties at most with "nothing found".
     bits = distance.view(np.int32)
+    best_slot = -1
     least = bits[0]
     for i in range(1, _LEAF):
         least = min(least, bits[i])
     for i in range(_LEAF):
         if bits[i] == least and (
-            distance[i] < best or (distance[i] == best and columns[i] < best_column)
+            distance[i] < best
+            or (distance[i] == best and block_columns[leaf, i] < best_column)
         ):
             best = distance[i]
-            best_column = columns[i]
+            best_column = block_columns[leaf, i]
             best_slot = i
     return best, best_column, best_slot
 
@@ -307,7 +310,7 @@ def _nearest(
         climb = first_leaf + leaf
         if used[leaf] > 0:
             best, best_column, best_slot = _scan(
-                query, block[leaf], block_columns[leaf], distance, best, best_column, -1
+                query, leaf, block, block_columns, distance, best, best_column
             )
             best_leaf = leaf
     while True:
@@ -320,7 +323,7 @@ def _nearest(
             if node >= first_leaf:
                 k = node - first_leaf
                 best, best_column, slot = _scan(
-                    query, block[k], block_columns[k], distance, best, best_column, -1
+                    query, k, block, block_columns, distance, best, best_column
                 )
                 if slot >= 0:
                     best_leaf = k
@@ -328,8 +331,8 @@ def _nearest(
                 continue
             near = 2 * node + 1
             far = near + 1
-            near_bound = _box_distance(query, low[near], high[near], best)
-            far_bound = _box_distance(query, low[far], high[far], best)
+            near_bound = _box_distance(query, low, high, near, best)
+            far_bound = _box_distance(query, low, high, far, best)
             if far_bound < near_bound or (far_bound == near_bound and lowest[far] < lowest[near]):
                 near, far = far, near
                 near_bound, far_bound = far_bound, near_bound
@@ -347,5 +350,5 @@ def _nearest(
         climb = (climb - 1) >> 1
         if lowest[sibling] != _NONE:
             stack_node[0] = sibling
-            stack_bound[0] = _box_distance(query, low[sibling], high[sibling], best)
+            stack_bound[0] = _box_distance(query, low, high, sibling, best)
             size = 1

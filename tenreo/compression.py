@@ -1,0 +1,145 @@
+"""Compressed layers as torch parametrizations, and models into them and back."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from tenreo.core.codec import EncodedWeight, decode, encode, project
+from tenreo.errors import TenreoError
+from tenreo.plan import LayerPlan, Plan, resolve
+from tenreo.recipe import Recipe
+from tenreo.report import LayerReport, Report
+
+
+class CurveWeight(nn.Module):
+    """Parametrization of a weight by the coefficients of a curve, at fixed positions.
+
+    `forward` decodes; `right_inverse` lays a weight's columns on the curve's samples and keeps the
+    low frequencies, so that forward(right_inverse(forward(c))) == forward(c).
+
+    Args:
+        positions: (columns,) int32 in [0, length).
+        length: samples on the curve.
+        shape: of the weight.
+        groups: rows.
+        kept: coefficients per row.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self, positions: Tensor, length: int, shape: tuple[int, ...], groups: int, kept: int
+    ) -> None:
+        super().__init__()
+        self.register_buffer("positions", positions)
+        self.length = length
+        self.shape = shape
+        self.groups = groups
+        self.kept = kept
+        self.snr: float | None = None  # dB, once measured against the dense weight
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        """(groups, kept) -> weight of `shape`."""
+        return decode(EncodedWeight(coefficients, self.positions, self.length, self.shape))
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Weight of `shape` -> (groups, kept)."""
+        return project(weight, self.positions, self.length, self.groups, self.kept)
+
+
+def compress_(
+    model: nn.Module,
+    recipe: Recipe | Plan,
+    *,
+    jobs: int | None = None,
+    progress: Callable[[LayerPlan], None] | None = None,
+) -> Report:
+    """Compress a model in place.
+
+    Args:
+        model: any module; its Conv2d and Linear layers stay what they are.
+        recipe: what was asked for, or the plan that `resolve` made of it.
+        jobs: layers encoded at a time, by default one per core; never changes the result.
+        progress: called with every layer that is done, from the calling thread.
+
+    Returns:
+        Error, bytes and seconds of every layer, and the counts.
+
+    Raises:
+        TenreoError: as `resolve`, and when a weight is not finite; the model is then as before.
+    """
+    plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
+    if jobs is not None and jobs < 1:
+        raise TenreoError(f"jobs: given {jobs}, needs at least 1")
+    encoded: dict[str, tuple[EncodedWeight, LayerReport]] = {}
+    pool = ThreadPoolExecutor(jobs or os.cpu_count())
+    try:
+        # Largest first: the last layer to finish is then a small one.
+        largest_first = sorted(plan.compressed, key=lambda layer: -layer.columns)
+        tasks = [(layer, pool.submit(_encode, model, layer)) for layer in largest_first]
+        for layer, task in tasks:
+            encoded[layer.name] = task.result()
+            if progress is not None:
+                progress(layer)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    for name, (weight, report) in encoded.items():
+        attach_(model.get_submodule(name), weight).snr = report.snr
+    return Report(tuple(encoded[x.name][1] for x in plan.compressed), plan.before, plan.after)
+
+
+def _encode(model: nn.Module, layer: LayerPlan) -> tuple[EncodedWeight, LayerReport]:
+    weight = model.get_submodule(layer.name).weight.detach()  # type: ignore[operator, union-attr]
+    if not torch.isfinite(weight).all():
+        raise TenreoError(f"{layer.name}: the weight holds NaN or infinity and can not be compressed")
+    start = time.perf_counter()
+    encoded = encode(weight, layer.groups, layer.kept)
+    signal = weight.double().square().sum().item()
+    noise = (weight.double() - decode(encoded).double()).square().sum().item()
+    report = LayerReport(
+        layer.name, layer.shape, layer.groups, encoded.length, layer.kept, signal, noise,
+        time.perf_counter() - start,
+        weight.numel() * weight.element_size(),
+        encoded.coefficients.numel() * weight.element_size() + encoded.positions.numel() * 4,
+    )  # fmt: skip
+    return encoded, report
+
+
+def attach_(layer: nn.Module, encoded: EncodedWeight) -> CurveWeight:
+    """Replace a layer's weight by an encoded one; return the parametrization."""
+    groups, kept = encoded.coefficients.shape
+    curve = CurveWeight(encoded.positions, encoded.length, encoded.shape, groups, kept)
+    requires_grad = layer.weight.requires_grad  # type: ignore[union-attr]
+    parametrize.register_parametrization(layer, "weight", curve)
+    original = layer.parametrizations.weight.original  # type: ignore[union-attr, operator]
+    with torch.no_grad():
+        original.copy_(encoded.coefficients)  # type: ignore[operator]
+    original.requires_grad_(requires_grad)  # type: ignore[operator]
+    return curve
+
+
+def curves(model: nn.Module) -> Iterator[tuple[str, nn.Module, CurveWeight]]:
+    """Every compressed layer of a model: name, layer, parametrization."""
+    for name, layer in model.named_modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            curve = layer.parametrizations.weight[0]  # type: ignore[union-attr, index]
+            if isinstance(curve, CurveWeight):
+                yield name, layer, curve
+
+
+def expand_(model: nn.Module) -> nn.Module:
+    """Turn every compressed layer back into a plain dense one, in place, with its decoded weight.
+
+    Returns:
+        The same model.
+    """
+    for _, layer, _ in list(curves(model)):
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    return model

@@ -1,0 +1,139 @@
+"""The orthonormal cosine transform (DCT-II) and its inverse, along the last axis, by real FFTs.
+
+A signal x of length L, even samples first and odd ones after them backwards, has a spectrum V with
+X[k] = scale[k] * Re(V[k] * exp(-i pi k / 2L)) (J. Makhoul, "A fast cosine transform in one and two
+dimensions", 1980). The upper half follows from the lower: with W[k] = V[k] * exp(-i pi k / 2L),
+X[k] = Re W[k] and X[L-k] = -Im W[k]. So half a spectrum is all that is ever computed, and
+coefficients beyond `kept` never exist.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tenreo.errors import TenreoError
+
+
+def dct(signal: Tensor, kept: int | None = None) -> Tensor:
+    """Return the first `kept` orthonormal DCT-II coefficients of a signal.
+
+    Differentiable; the adjoint is `idct`. Half precision is computed in float32.
+
+    Args:
+        signal: (..., length) floating point.
+        kept: coefficients to return, in [1, length]; all of them without it.
+
+    Returns:
+        (..., kept), of the signal's dtype.
+
+    Raises:
+        TenreoError: when `kept` is not in [1, length].
+    """
+    length = signal.shape[-1]
+    kept = length if kept is None else kept
+    _check(kept, length)
+    return _Dct.apply(signal, kept)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def idct(coefficients: Tensor, length: int) -> Tensor:
+    """Return the signal of `length` samples whose low frequencies are given, all others zero.
+
+    Differentiable; the adjoint is `dct(_, kept)`. Half precision is computed in float32.
+
+    Args:
+        coefficients: (..., kept) floating point, 1 <= kept <= length.
+        length: number of samples.
+
+    Returns:
+        (..., length), of the coefficients' dtype.
+
+    Raises:
+        TenreoError: when there are no coefficients, or more than samples.
+    """
+    _check(coefficients.shape[-1], length)
+    return _Idct.apply(coefficients, length)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _check(kept: int, length: int) -> None:
+    if not 1 <= kept <= length:
+        raise TenreoError(f"cosine: given {kept} coefficients for {length} samples, needs 1 to {length}")
+
+
+class _Dct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, kept: int) -> Tensor:
+        ctx.length = signal.shape[-1]
+        return _forward(signal, kept)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Idct.apply(gradients[0], ctx.length), None  # type: ignore[no-untyped-call]
+
+
+class _Idct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, length: int) -> Tensor:
+        ctx.kept = coefficients.shape[-1]
+        return _inverse(coefficients, length)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Dct.apply(gradients[0], ctx.kept), None  # type: ignore[no-untyped-call]
+
+
+def _forward(signal: Tensor, kept: int) -> Tensor:
+    length = signal.shape[-1]
+    half = length // 2 + 1
+    x = _at_least_float32(signal)
+    folded = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
+    spectrum = torch.fft.rfft(folded)  # (..., half)
+    if kept <= half:
+        spectrum = spectrum[..., :kept]
+    spectrum = spectrum * _twiddle(length, spectrum.shape[-1], x.dtype, x.device).conj()
+    low = spectrum.real
+    if kept > half:
+        high = -spectrum.imag[..., length - kept + 1 : length - half + 1].flip(-1)
+        low = torch.cat([low, high], dim=-1)
+    return low.to(signal.dtype).contiguous()
+
+
+def _inverse(coefficients: Tensor, length: int) -> Tensor:
+    kept = coefficients.shape[-1]
+    half = length // 2 + 1
+    y = _at_least_float32(coefficients)
+    spectrum = y[..., :half]
+    if kept > length - half:
+        imag = torch.zeros_like(spectrum)
+        imag[..., length - kept + 1 :] = -y[..., length - half + 1 :].flip(-1)
+        spectrum = torch.complex(spectrum.contiguous(), imag)
+    # The inverse of an orthonormal scale, given that irfft divides by the length.
+    scaled = spectrum * (length * _twiddle(length, spectrum.shape[-1], y.dtype, y.device))
+    scaled[..., 1:] /= 2
+    folded = torch.fft.irfft(scaled, n=length)
+    signal = torch.empty_like(folded)
+    evens = (length + 1) // 2
+    signal[..., ::2] = folded[..., :evens]
+    signal[..., 1::2] = folded[..., evens:].flip(-1)
+    return signal.to(coefficients.dtype)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+@lru_cache(maxsize=128)
+def _twiddle(length: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """exp(i pi k / 2 length) times the orthonormal scale, for k < count: (count,) complex."""
+    # Kept for every later call, also those that need gradients: never an inference tensor.
+    with torch.inference_mode(False), torch.no_grad():
+        k = torch.arange(count, dtype=torch.float64, device="cpu")
+        scale = torch.full_like(k, math.sqrt(2 / length))
+        scale[0] = math.sqrt(1 / length)
+        phase = torch.polar(scale, math.pi * k / (2 * length))
+        wanted = torch.complex128 if dtype == torch.float64 else torch.complex64
+        return phase.to(device=device, dtype=wanted)

@@ -1,0 +1,144 @@
+"""What was counted and measured: plain values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+POSITIONS = ".weight.positions"
+COEFFICIENTS = ".weight.coefficients"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers in a model, as the paper's two columns count them, and their bytes.
+
+    Attributes:
+        positions: one per column of every compressed layer.
+        coefficients: kept low frequencies.
+        other_parameters: whatever is left dense.
+        batchnorm_statistics: running means and variances.
+        bytes: of all tensors together.
+    """
+
+    positions: int
+    coefficients: int
+    other_parameters: int
+    batchnorm_statistics: int
+    bytes: int
+
+    @property
+    def parameters(self) -> int:
+        """The paper's "Parameters": everything but the integers that BatchNorm counts."""
+        return self.positions + self.coefficients + self.other_parameters + self.batchnorm_statistics
+
+    @property
+    def trainable(self) -> int:
+        """The paper's "Trainable": coefficients alone; everything when nothing is compressed."""
+        return self.coefficients if self.positions else self.other_parameters
+
+    @property
+    def requires_grad(self) -> int:
+        """What an optimiser would change: coefficients and all other parameters."""
+        return self.coefficients + self.other_parameters
+
+    def to_dict(self) -> dict[str, int]:
+        """All numbers, also the derived ones."""
+        return {
+            **asdict(self),
+            "parameters": self.parameters,
+            "trainable": self.trainable,
+            "requires_grad": self.requires_grad,
+        }
+
+
+def count(tensors: Iterable[tuple[str, int, int, bool]]) -> Counts:
+    """Count the tensors of a file or a model by what their names say they are.
+
+    Args:
+        tensors: (name in a file, elements, bytes per element, is floating point).
+    """
+    positions = coefficients = other = statistics = size = 0
+    for name, numel, itemsize, floating in tensors:
+        size += numel * itemsize
+        if name.endswith(POSITIONS):
+            positions += numel
+        elif name.endswith(COEFFICIENTS):
+            coefficients += numel
+        elif name.endswith((".running_mean", ".running_var")):
+            statistics += numel
+        elif floating:
+            other += numel
+    return Counts(positions, coefficients, other, statistics, size)
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One compressed layer.
+
+    Attributes:
+        name: of the module that holds the weight.
+        shape: of the dense weight.
+        groups: rows.
+        length: samples on the curve.
+        kept: coefficients per row.
+        signal: squared norm of the weight.
+        noise: squared norm of what decoding loses.
+        seconds: spent on encoding it, by one thread.
+        bytes_before: of the dense weight.
+        bytes_after: of coefficients and positions.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    groups: int
+    length: int
+    kept: int
+    signal: float
+    noise: float
+    seconds: float
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def snr(self) -> float:
+        """Signal-to-noise ratio in dB; infinite where nothing is lost."""
+        return decibels(self.signal, self.noise)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What compressing a model did to its layers, its counts and its bytes."""
+
+    layers: tuple[LayerReport, ...]
+    before: Counts
+    after: Counts
+
+    @property
+    def snr(self) -> float:
+        """Signal-to-noise ratio in dB of all compressed layers together."""
+        return decibels(sum(x.signal for x in self.layers), sum(x.noise for x in self.layers))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it; an infinite ratio is null."""
+        layers = [{**asdict(x), "snr": finite(x.snr)} for x in self.layers]
+        return {
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "snr": finite(self.snr),
+            "layers": layers,
+        }
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise), infinite without noise."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where JSON has no word for it."""
+    return value if math.isfinite(value) else None
