@@ -1,0 +1,37 @@
+"""tenreo: shrink convolutional networks by tensor reordering (arXiv 2010.12110)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from tenreo.errors import TenreoError
+
+if TYPE_CHECKING:
+    from tenreo.compression import compress_, expand_
+    from tenreo.core.codec import EncodedWeight, decode, encode
+    from tenreo.header import ModelCard
+    from tenreo.models import load, save
+    from tenreo.plan import Plan, resolve
+    from tenreo.recipe import Progressive, Recipe, Uniform
+    from tenreo.report import Report
+
+# Imported on first use: torch takes seconds, and the command line must answer at once.
+_HOME = {
+    **dict.fromkeys(("Recipe", "Uniform", "Progressive"), "recipe"),
+    **dict.fromkeys(("Plan", "resolve"), "plan"),
+    **dict.fromkeys(("compress_", "expand_"), "compression"),
+    **dict.fromkeys(("EncodedWeight", "encode", "decode"), "core.codec"),
+    **dict.fromkeys(("save", "load"), "models"),
+    "ModelCard": "header",
+    "Report": "report",
+}
+__version__ = "0.1.0"
+__all__ = [
+    "EncodedWeight", "ModelCard", "Plan", "Progressive", "Recipe", "Report", "TenreoError",
+    "Uniform", "compress_", "decode", "encode", "expand_", "load", "resolve", "save",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tenreo' has no attribute {name!r}")
+    return getattr(import_module(f"tenreo.{_HOME[name]}"), name)

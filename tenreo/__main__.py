@@ -1,0 +1,6 @@
+"""`python -m tenreo`."""
+
+from tenreo.cli.app import main
+
+if __name__ == "__main__":
+    main()

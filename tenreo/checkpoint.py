@@ -1,0 +1,178 @@
+"""Models to files and back: safetensors out and in, the reference implementation's .pth in."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tenreo.compression import attach_, curves
+from tenreo.core.codec import EncodedWeight
+from tenreo.errors import TenreoError
+from tenreo.header import VERSION, Header, ModelCard
+from tenreo.recipe import Recipe
+from tenreo.report import COEFFICIENTS, POSITIONS, finite
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder that becomes `path` at the end, whole or not at all.
+
+    Raises:
+        TenreoError: when the folder can not be written to.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+    except OSError as error:
+        raise TenreoError(f"{path}: can not be written: {error.strerror}; choose another --out") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise TenreoError(f"{path}: can not be written: {error}; choose another --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(model: nn.Module, path: Path, card: ModelCard, recipe: Recipe | None = None) -> None:
+    """Write a model, compressed or dense, with all that is needed to use it again.
+
+    Raises:
+        TenreoError: when the file can not be written; an older one is then untouched.
+    """
+    layers = {
+        name: {
+            "shape": list(curve.shape),
+            "groups": curve.groups,
+            "length": curve.length,
+            "kept": curve.kept,
+            "snr": None if curve.snr is None else finite(curve.snr),
+        }
+        for name, _, curve in curves(model)
+    }
+    metadata = {
+        "format": "pt",
+        "tenreo.version": str(VERSION),
+        "tenreo.model": json.dumps(card.to_dict()),
+        "tenreo.layers": json.dumps(layers),
+    }
+    if recipe is not None:
+        metadata["tenreo.recipe"] = json.dumps(recipe.to_dict())
+    names = _file_names(model)
+    # Copies: tensors that share memory are no safetensors file.
+    tensors = {names[k]: t.detach().cpu().contiguous().clone() for k, t in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def _file_names(model: nn.Module) -> dict[str, str]:
+    """State-dict key -> name in a file."""
+    names = {key: key for key in model.state_dict()}
+    for layer, _, _ in curves(model):
+        prefix = f"{layer}.parametrizations.weight"
+        names[f"{prefix}.original"] = layer + COEFFICIENTS
+        names[f"{prefix}.0.positions"] = layer + POSITIONS
+    return names
+
+
+def read_tensors(header: Header) -> dict[str, Tensor]:
+    """Read all tensors of a safetensors file."""
+    return load_file(header.path)
+
+
+def restore_(model: nn.Module, header: Header, tensors: dict[str, Tensor]) -> nn.Module:
+    """Fill a dense model of the right shapes with a file's tensors, compressing layers on the way.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TenreoError: when a name, shape, dtype or value does not fit; the message names it.
+    """
+    modules = dict(model.named_modules())
+    for name, entry in header.layers.items():
+        layer = modules.get(name)
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)) or tuple(layer.weight.shape) != entry.shape:
+            raise TenreoError(f"{header.path}: the model has no layer {name} of shape {list(entry.shape)}")
+        positions = tensors[name + POSITIONS]
+        if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < entry.length:
+            raise TenreoError(
+                f"{header.path}: {name + POSITIONS} leaves [0, {entry.length}); the file is damaged"
+            )
+        coefficients = tensors[name + COEFFICIENTS].to(layer.weight.dtype)
+        attach_(layer, EncodedWeight(coefficients, positions, entry.length, entry.shape)).snr = entry.snr
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise TenreoError(f"{header.path}: {name} holds NaN or infinity; the file is damaged")
+    names = _file_names(model)
+    fill_(model, {key: tensors[n] for key, n in names.items() if n in tensors}, header.path, names,
+          set(tensors) - set(names.values()))  # fmt: skip
+    return model
+
+
+def fill_(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    path: Path,
+    names: dict[str, str] | None = None,
+    unexpected: set[str] = frozenset(),  # type: ignore[assignment]
+) -> None:
+    """Load a state dict; every key that does not fit is named.
+
+    Raises:
+        TenreoError: naming what is missing, not expected, or of another shape.
+    """
+    own = model.state_dict()
+    shown = names or {key: key for key in own}
+    # Files of old torch versions do not count batches, and nothing depends on it.
+    missing = [shown[k] for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    extra = sorted(unexpected | (set(state) - set(own)))
+    wrong = [
+        f"{shown[k]} {list(state[k].shape)} instead of {list(t.shape)}"
+        for k, t in own.items()
+        if k in state and state[k].shape != t.shape
+    ]
+    problems = [
+        f"{what}: {', '.join(keys)}"
+        for what, keys in (("missing", missing), ("not expected", extra), ("shape", wrong))
+        if keys
+    ]
+    if problems:
+        raise TenreoError(f"{path} does not fit the model; {'; '.join(problems)}")
+    model.load_state_dict(state, strict=False)
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a .pth file, plain or under `state_dict` or `model`, unprefixed.
+
+    Raises:
+        TenreoError: when it holds anything but tensors and plain values, or no state dict.
+    """
+    try:
+        values: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise TenreoError(
+            f"{path}: can not be read as a torch file of plain tensors: {str(error).splitlines()[0]}"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(values, dict) and isinstance(values.get(key), dict):
+            values = values[key]
+    if not isinstance(values, dict) or not values or not all(isinstance(v, Tensor) for v in values.values()):
+        raise TenreoError(f"{path}: holds no state dict (names and tensors)")
+    return {str(k).removeprefix("module."): v.detach() for k, v in values.items()}

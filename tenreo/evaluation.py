@@ -1,0 +1,131 @@
+"""Accuracy, loss and speed of a model on labelled images."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import parametrize
+
+from tenreo.data import Batches
+from tenreo.errors import TenreoError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        top1: percent.
+        top5: percent; None with five classes or fewer.
+        loss: mean cross-entropy in nats.
+        images: how many.
+        seconds: for all of them, reading included.
+        peak_memory: bytes, of the GPU or else of the process.
+    """
+
+    top1: float
+    top5: float | None
+    loss: float
+    images: int
+    seconds: float
+    peak_memory: int
+
+    @property
+    def images_per_second(self) -> float:
+        """Images per second, reading included."""
+        return self.images / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "images_per_second": self.images_per_second}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name: auto, cpu, cuda, cuda:N, mps.
+
+    Raises:
+        TenreoError: when the name is unknown or the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TenreoError(f"device: given {name!r}, needs auto, cpu, cuda, cuda:N or mps") from error
+    missing = (
+        (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count())
+        or (device.type == "mps" and not torch.backends.mps.is_available())
+        or device.type not in ("cpu", "cuda", "mps")
+    )
+    if missing:
+        raise TenreoError(f"device: {name} is not available here; say --device cpu, or auto")
+    return device
+
+
+@contextmanager
+def naming_batch_size(batch_size: int) -> Iterator[None]:
+    """Turn running out of GPU memory into an error that names a smaller batch size."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TenreoError(
+            f"the GPU has not enough memory for batch size {batch_size}; try --batch-size {max(1, batch_size // 2)}"
+        ) from error
+
+
+def evaluate(
+    model: nn.Module, batches: Batches, amp: bool = False, progress: Callable[[int], None] | None = None
+) -> Evaluation:
+    """Measure a model; compressed weights are decoded once.
+
+    Args:
+        model: on the batches' device; its mode is put back afterwards.
+        batches: what to measure it on.
+        amp: autocast to bfloat16.
+        progress: called with the number of images done.
+    """
+    device = batches.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    was_training = model.training
+    model.eval()
+    autocast = torch.autocast(device.type, torch.bfloat16) if amp else nullcontext()
+    right1 = torch.zeros((), dtype=torch.int64, device=device)
+    right5 = torch.zeros_like(right1)
+    loss = torch.zeros((), dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+    seen = classes = 0
+    start = time.perf_counter()
+    with torch.inference_mode(), parametrize.cached(), autocast:
+        for images, labels in batches:
+            logits = model(images).float()
+            classes = logits.shape[1]
+            top = logits.topk(min(5, classes)).indices  # (batch, 5)
+            hits = top == labels[:, None]
+            right1 += hits[:, 0].sum()
+            right5 += hits.sum()
+            loss += cross_entropy(logits, labels, reduction="sum").to(loss)
+            seen += len(labels)
+            if progress is not None:
+                progress(len(labels))
+    counts = right1.item(), right5.item(), loss.item()  # waits for the device
+    seconds = time.perf_counter() - start
+    model.train(was_training)
+    top5 = 100 * counts[1] / seen if classes > 5 else None
+    return Evaluation(100 * counts[0] / seen, top5, counts[2] / seen, seen, seconds, peak_memory(device))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the highest point: of the GPU's allocations, or else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,211 @@
+"""What a file says of itself, read from the header alone: no tensor, no torch.
+
+A compressed weight `X.weight` is two tensors, `X.weight.coefficients` and `X.weight.positions`.
+Metadata: `tenreo.version`, and as JSON `tenreo.model`, `tenreo.recipe`, `tenreo.layers`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from tenreo.errors import TenreoError
+from tenreo.recipe import Recipe, recipe_from_dict
+from tenreo.report import COEFFICIENTS, POSITIONS, Counts, count
+
+VERSION = 1
+ITEMSIZE = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2,
+    "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes an input: torchvision's resize, centre crop, normalise.
+
+    Attributes:
+        resize: shorter side in pixels.
+        crop: side of the square input in pixels.
+        mean: per channel, of values in [0, 1].
+        std: per channel.
+        interpolation: bilinear or bicubic.
+    """
+
+    resize: int = 256
+    crop: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The model that a file's tensors belong to.
+
+    Attributes:
+        arch: torchvision architecture; None for any other model.
+        classes: size of the output; None where unknown.
+        weights: where they came from, such as IMAGENET1K_V1, a file, or none.
+        preprocess: how to prepare images.
+    """
+
+    arch: str | None = None
+    classes: int | None = None
+    weights: str | None = None
+    preprocess: Preprocess = field(default_factory=Preprocess)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class LayerEntry:
+    """A compressed layer as the file describes it; snr in dB, None if unknown or infinite."""
+
+    shape: tuple[int, ...]
+    groups: int
+    length: int
+    kept: int
+    snr: float | None = None
+
+
+@dataclass(frozen=True)
+class Header:
+    """A file without its tensors' values.
+
+    Attributes:
+        path: of the file.
+        kind: tenreo, dense or reference.
+        tensors: name -> (safetensors dtype, shape).
+        card: the model.
+        recipe: what it was compressed with, where the file says so.
+        layers: the compressed ones.
+        size: bytes on disk.
+    """
+
+    path: Path
+    kind: str
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    card: ModelCard
+    recipe: Recipe | None
+    layers: dict[str, LayerEntry]
+    size: int
+
+    def counts(self) -> Counts:
+        """The numbers in the file."""
+        return count(
+            (name, math.prod(shape), ITEMSIZE.get(dtype, 1), dtype in ("F64", "F32", "F16", "BF16"))
+            for name, (dtype, shape) in self.tensors.items()
+        )
+
+    def dense_counts(self) -> Counts:
+        """The numbers in the model that was compressed."""
+        dense = []
+        for name, (dtype, shape) in self.tensors.items():
+            if name.endswith(POSITIONS):
+                continue
+            layer = self.layers.get(name.removesuffix(COEFFICIENTS))
+            whole = layer.shape if layer and name.endswith(COEFFICIENTS) else shape
+            plain = name.removesuffix(".coefficients")
+            floating = dtype in ("F64", "F32", "F16", "BF16")
+            dense.append((plain, math.prod(whole), ITEMSIZE.get(dtype, 1), floating))
+        return count(dense)
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is torch's own (a zip archive or a bare pickle), such as the reference's.
+
+    Raises:
+        TenreoError: when there is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            return zipfile.is_zipfile(file) or (file.seek(0), file.read(1))[1] == b"\x80" and not _json_at_8(path)
+    except OSError as error:
+        raise TenreoError(f"{path}: can not be opened: {error.strerror}; give the path of a file") from error
+
+
+def _json_at_8(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a safetensors file, tenreo's or dense.
+
+    Raises:
+        TenreoError: when it is no safetensors file, is of a newer format version, or contradicts
+            itself; the message names what.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            tensors = {}
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                part = file.get_slice(name)
+                tensors[name] = (part.get_dtype(), tuple(part.get_shape()))
+        size = path.stat().st_size
+    except (SafetensorError, OSError) as error:
+        raise TenreoError(f"{path}: can not be read as safetensors: {error}") from error
+    version = metadata.get("tenreo.version")
+    if version is not None and (not version.isdecimal() or int(version) > VERSION):
+        raise TenreoError(
+            f"{path}: format version {version!r}, this tenreo reads up to {VERSION}; install a newer one"
+        )
+    try:
+        card = _card(json.loads(metadata.get("tenreo.model", "{}")))
+        recipe_text = metadata.get("tenreo.recipe")
+        recipe = recipe_from_dict(json.loads(recipe_text)) if recipe_text else None
+        entries = json.loads(metadata.get("tenreo.layers", "{}"))
+        layers = {name: _entry(values) for name, values in entries.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, TenreoError) as error:
+        raise TenreoError(f"{path}: the metadata can not be understood: {error}") from error
+    kind = "dense" if version is None or not layers else "tenreo"
+    header = Header(path, kind, tensors, card, recipe, layers, size)
+    _check(header)
+    return header
+
+
+def _card(values: dict[str, Any]) -> ModelCard:
+    preprocess = dict(values.get("preprocess") or {})
+    for key in ("mean", "std"):
+        if key in preprocess:
+            preprocess[key] = tuple(float(x) for x in preprocess[key])
+    known = {k: values.get(k) for k in ("arch", "classes", "weights")}
+    return ModelCard(**known, preprocess=Preprocess(**preprocess))
+
+
+def _entry(values: dict[str, Any]) -> LayerEntry:
+    numbers = [int(values[k]) for k in ("groups", "length", "kept")]
+    return LayerEntry(tuple(int(x) for x in values["shape"]), *numbers, snr=values.get("snr"))
+
+
+def _check(header: Header) -> None:
+    suffixed = {n.removesuffix(s) for n in header.tensors for s in (COEFFICIENTS, POSITIONS) if n.endswith(s)}
+    for name in sorted(suffixed | set(header.layers)):
+        entry = header.layers.get(name)
+        if entry is None:
+            raise TenreoError(f"{header.path}: {name} has coefficients or positions, but tenreo.layers does not name it")
+        if not 1 <= entry.kept <= entry.length or entry.groups < 1 or math.prod(entry.shape) % entry.groups:
+            raise TenreoError(f"{header.path}: {name}: impossible layer {entry}")
+        wanted = {
+            COEFFICIENTS: (("F32", "F16", "BF16", "F64"), (entry.groups, entry.kept)),
+            POSITIONS: (("I32",), (math.prod(entry.shape) // entry.groups,)),
+        }
+        for suffix, (dtypes, shape) in wanted.items():
+            given = header.tensors.get(name + suffix)
+            if given is None:
+                raise TenreoError(f"{header.path}: {name + suffix} is missing")
+            if given[0] not in dtypes or given[1] != shape:
+                raise TenreoError(
+                    f"{header.path}: {name + suffix} is {given[0]} {list(given[1])}, "
+                    f"needs {' or '.join(dtypes)} {list(shape)}"
+                )
