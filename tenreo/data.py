@@ -39,7 +39,9 @@ class Images(Dataset[Any]):
         prepare: PIL image -> (3, crop, crop) float32.
     """
 
-    def __init__(self, samples: list[tuple[Any, int]], classes: int, prepare: Callable[[Any], Tensor]) -> None:
+    def __init__(
+        self, samples: list[tuple[Any, int]], classes: int, prepare: Callable[[Any], Tensor]
+    ) -> None:
         self.samples = samples
         self.classes = classes
         self.prepare = prepare
@@ -82,7 +84,9 @@ def open_images(data: str, split: str, preprocess: Preprocess, classes: int | No
     )  # fmt: skip
     samples, count, where = _digits(split) if data == DIGITS else _folder(Path(data), split)
     if classes is not None and count != classes:
-        raise TenreoError(f"{where}: has {count} classes, the model has {classes}; give the data it was trained on")
+        raise TenreoError(
+            f"{where}: has {count} classes, the model has {classes}; give the data it was trained on"
+        )
     return Images(samples, count, prepare)
 
 
@@ -149,6 +153,8 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader:
             if isinstance(batch, Broken):
-                raise TenreoError(f"{batch.path}: can not be read as an image ({batch.why}); repair or remove it")
+                raise TenreoError(
+                    f"{batch.path}: can not be read as an image ({batch.why}); repair or remove it"
+                )
             images, labels = batch
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)

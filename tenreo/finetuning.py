@@ -45,7 +45,13 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("momentum", 0), ("weight_decay", 0)):
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("lr", 0),
+            ("momentum", 0),
+            ("weight_decay", 0),
+        ):
             value = getattr(self, name)
             if not least <= value < float("inf"):
                 raise TenreoError(f"{name}: given {value}, needs at least {least}")
@@ -186,9 +192,19 @@ def _resume(
         history = [Epoch(**e) for e in values["history"]]
         for name in given:
             if name != "epochs" and given[name] != earlier[name]:
-                raise TenreoError(f"{path}: was made with {name} {earlier[name]}, now {given[name]}; give the same")
+                raise TenreoError(
+                    f"{path}: was made with {name} {earlier[name]}, now {given[name]}; give the same"
+                )
         model.load_state_dict(values["model"])
         optimizer.load_state_dict(values["optimizer"])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError, EOFError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+        EOFError,
+    ) as error:
         raise TenreoError(f"{path}: does not belong to this model, or is damaged: {error}") from error
     return history

@@ -128,7 +128,11 @@ def is_pickle(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            return zipfile.is_zipfile(file) or (file.seek(0), file.read(1))[1] == b"\x80" and not _json_at_8(path)
+            return (
+                zipfile.is_zipfile(file)
+                or ((file.seek(0), file.read(1))[1] == b"\x80"
+                and not _json_at_8(path))
+            )
     except OSError as error:
         raise TenreoError(f"{path}: can not be opened: {error.strerror}; give the path of a file") from error
 
@@ -193,7 +197,9 @@ def _check(header: Header) -> None:
     for name in sorted(suffixed | set(header.layers)):
         entry = header.layers.get(name)
         if entry is None:
-            raise TenreoError(f"{header.path}: {name} has coefficients or positions, but tenreo.layers does not name it")
+            raise TenreoError(
+                f"{header.path}: {name} has coefficients or positions, but tenreo.layers does not name it"
+            )
         if not 1 <= entry.kept <= entry.length or entry.groups < 1 or math.prod(entry.shape) % entry.groups:
             raise TenreoError(f"{header.path}: {name}: impossible layer {entry}")
         wanted = {

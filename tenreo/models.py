@@ -49,7 +49,9 @@ def _builder(arch: str) -> Any:
     known = torchvision.models.list_models(module=torchvision.models)
     if arch not in known:
         close = [name for name in known if name[:4] == arch[:4]] or list(_PAPER)
-        raise TenreoError(f"arch: torchvision has no classification architecture {arch!r}; such as {', '.join(close)}")
+        raise TenreoError(
+            f"arch: torchvision has no classification architecture {arch!r}; such as {', '.join(close)}"
+        )
     return torchvision.models.get_model_builder(arch)
 
 
@@ -62,7 +64,9 @@ def default_card(arch: str) -> ModelCard:
 
 def _card(arch: str, entry: Any) -> ModelCard:
     t = entry.transforms()
-    preprocess = Preprocess(t.resize_size[0], t.crop_size[0], tuple(t.mean), tuple(t.std), t.interpolation.value)
+    preprocess = Preprocess(
+        t.resize_size[0], t.crop_size[0], tuple(t.mean), tuple(t.std), t.interpolation.value
+    )
     return ModelCard(arch, len(entry.meta["categories"]), entry.name, preprocess)
 
 
@@ -143,7 +147,9 @@ def _classes(arch: str, state: dict[str, Tensor]) -> int:
     return 1000
 
 
-def save(model: nn.Module, path: str | Path, card: ModelCard | None = None, recipe: Recipe | None = None) -> None:
+def save(
+    model: nn.Module, path: str | Path, card: ModelCard | None = None, recipe: Recipe | None = None
+) -> None:
     """Write a model, compressed or dense, to a safetensors file.
 
     Args:

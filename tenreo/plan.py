@@ -158,14 +158,18 @@ def _check_shared(model: nn.Module, plans: list[LayerPlan]) -> None:
 
 def _counts(model: nn.Module, plans: list[LayerPlan]) -> tuple[Counts, Counts]:
     before = [
-        (name, t.numel(), t.element_size(), t.is_floating_point())
-        for name, t in model.state_dict().items()
+        (name, t.numel(), t.element_size(), t.is_floating_point()) for name, t in model.state_dict().items()
     ]
     after = {name: (name, *rest) for name, *rest in before}
     for plan in plans:
         if not plan.why_dense:
             prefix = plan.name + "." if plan.name else ""
             _, _, itemsize, _ = after.pop(f"{prefix}weight")
-            after[plan.name + COEFFICIENTS] = (plan.name + COEFFICIENTS, plan.groups * plan.kept, itemsize, True)
+            after[plan.name + COEFFICIENTS] = (
+                plan.name + COEFFICIENTS,
+                plan.groups * plan.kept,
+                itemsize,
+                True,
+            )
             after[plan.name + POSITIONS] = (plan.name + POSITIONS, plan.columns, 4, False)
     return count(before), count(after.values())

@@ -44,9 +44,7 @@ def _resnet(name: str, layer: nn.Module, first: bool) -> bool:
 def _mobilenet_v2(name: str, layer: nn.Module, first: bool) -> bool:
     block = re.match(r"features\.(\d+)\.", name)
     late = block is not None and int(block[1]) >= 8
-    return name == "classifier.1" or (
-        late and isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
-    )
+    return name == "classifier.1" or (late and isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
 
 
 def _general(name: str, layer: nn.Module, first: bool) -> bool:

@@ -280,8 +280,7 @@ def _scan(query, leaf, block, block_columns, distance, best, best_column):
         least = min(least, bits[i])
     for i in range(_LEAF):
         if bits[i] == least and (
-            distance[i] < best
-            or (distance[i] == best and block_columns[leaf, i] < best_column)
+            distance[i] < best or (distance[i] == best and block_columns[leaf, i] < best_column)
         ):
             best = distance[i]
             best_column = block_columns[leaf, i]
@@ -322,9 +321,7 @@ def _nearest(
                 continue
             if node >= first_leaf:
                 k = node - first_leaf
-                best, best_column, slot = _scan(
-                    query, k, block, block_columns, distance, best, best_column
-                )
+                best, best_column, slot = _scan(query, k, block, block_columns, distance, best, best_column)
                 if slot >= 0:
                     best_leaf = k
                     best_slot = slot

@@ -1,0 +1,110 @@
+"""What every subcommand shares: consoles, errors to exit codes, progress, options."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tenreo.errors import TenreoError
+
+debug = False  # set by `tenreo --debug`: errors keep their traceback
+
+Data = Annotated[
+    str, typer.Option("--data", metavar="DIR|digits", help="Folder with train/ and val/, or digits.")
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that decode images; by default one per core, none for digits."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output file.")]
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors into one line and an exit code: 1 for a TenreoError, 130 for Ctrl-C."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except TenreoError as error:
+            if debug:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error
+        except BrokenPipeError:
+            # The reader of a pipe is gone; what is still buffered has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            sys.stdout.flush()
+            # Threads inside compiled code can not be interrupted, and a normal exit waits for them.
+            os._exit(130)
+
+    return run
+
+
+def show(*things: Any) -> None:
+    """Print tables or text to stdout."""
+    from rich.console import Console
+
+    console = Console()
+    for thing in things:
+        console.print(thing, highlight=False, soft_wrap=isinstance(thing, str), markup=False)
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON object to stdout."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def note(text: str) -> None:
+    """A line to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """A live bar on stderr, none without a terminal; yields advance(amount, text="")."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=total, text="")
+
+        def advance(amount: int = 1, text: str = "") -> None:
+            progress.update(task, advance=amount, text=text)
+
+        yield advance
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raise unless the file may be written.
+
+    Raises:
+        TenreoError: when it exists and force is not set, or its folder does not.
+    """
+    if path.exists() and not force:
+        raise TenreoError(f"{path}: exists already; say --force to replace it, or another --out")
+    if not path.parent.is_dir():
+        raise TenreoError(f"{path}: there is no folder {path.parent}; create it first")
+
+
+def choose_workers(workers: int | None, data: str) -> int:
+    """The given number, or one per core for folders and none for the digits."""
+    return workers if workers is not None else 0 if data == "digits" else os.cpu_count() or 1

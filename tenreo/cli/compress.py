@@ -1,0 +1,120 @@
+"""`tenreo compress`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tenreo.cli.common import Force, Json, note, progress_bar, refuse_existing, show, show_json
+from tenreo.errors import TenreoError
+from tenreo.recipe import Config, Recipe, read_config
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tenreo.plan import Plan
+    from tenreo.report import Report
+
+
+def compress(
+    arch: Annotated[str | None, typer.Option("--arch", "-a", help="Classification architecture of torchvision.")] = None,
+    groups: Annotated[int | None, typer.Option("--groups", "-g", help="Rows of the reshaped weight, g.")] = None,
+    rate: Annotated[float | None, typer.Option("--rate", "-r", help="Rate r >= 1, or growth r' > 0 with --progressive.")] = None,
+    progressive: Annotated[bool, typer.Option("--progressive", help="The rate grows with the layer's size.")] = False,
+    weights: Annotated[str | None, typer.Option(metavar="ENUM|PATH|none", help="Default: IMAGENET1K_V1; none: random.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="YAML", help="Defaults for all of these options.")] = None,
+    include: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Compress these layers instead of the rule's.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Leave these layers dense.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Output file.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Layers at a time; by default one per core.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Compress a model and write it to a file."""
+    chosen = _merge(config, arch, weights, groups, rate, progressive, include, exclude)
+    recipe = chosen.recipe()
+    if chosen.arch is None:
+        raise TenreoError("arch: not given; say --arch resnet50, or arch: resnet50 in the configuration")
+    target = out or Path(_default_name(chosen.arch, recipe))
+    if not dry_run:
+        refuse_existing(target, force)
+
+    from tenreo import models
+    from tenreo.plan import resolve
+
+    if dry_run and chosen.weights in (None, "none"):
+        card = models.default_card(chosen.arch)
+        model = models.build(chosen.arch, card.classes or 1000)
+    else:
+        model, card = models.with_weights(chosen.arch, chosen.weights, seed)
+    plan = resolve(recipe, model)
+    if dry_run:
+        show_json(plan.to_dict()) if json else _show_plan(plan)
+        return
+    report = _compress(model, plan, jobs)
+    models.save(model, target, card, recipe)
+    if json:
+        show_json(
+            {
+                "file": str(target),
+                "bytes": target.stat().st_size,
+                "recipe": recipe.to_dict(),
+                **report.to_dict(),
+            }
+        )
+    else:
+        _show_report(report, target)
+
+
+def _merge(
+    config: Path | None, arch: str | None, weights: str | None, groups: int | None, rate: float | None,
+    progressive: bool, include: list[str] | None, exclude: list[str] | None,
+) -> Config:  # fmt: skip
+    """A configuration file's values, with the options that were given in their place."""
+    base = read_config(config) if config else Config()
+    if progressive and rate is None and base.progressive is None:
+        raise TenreoError("--progressive: needs the growth r'; say for example -r 0.5 --progressive")
+    if rate is not None:
+        grows = progressive or base.progressive is not None
+        base = replace(base, uniform=None if grows else rate, progressive=rate if grows else None)
+    given = {"arch": arch, "weights": weights, "groups": groups, "include": include, "exclude": exclude}
+    return replace(base, **{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+
+
+def _default_name(arch: str, recipe: Recipe) -> str:
+    return f"compressed-{arch}-{recipe.mode}-{recipe.groups}-{float(recipe.strength)}.safetensors"
+
+
+def _compress(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
+    from tenreo.compression import compress_
+    from tenreo.core.chain import on_compile
+
+    def compiling() -> None:
+        note("compiling the chain, once per machine: some 15 seconds")
+
+    total = sum(layer.columns for layer in plan.compressed)
+    with on_compile(compiling), progress_bar("columns", total) as advance:
+        return compress_(model, plan, jobs=jobs, progress=lambda layer: advance(layer.columns, layer.name))
+
+
+def _show_plan(plan: Plan) -> None:
+    from tenreo.tables import counts_table, layers_table, table
+
+    dense = [(x.name, "x".join(map(str, x.shape)), x.why_dense) for x in plan.layers if x.why_dense]
+    show(layers_table((x.name, x.shape, x.groups, x.columns, x.kept, None) for x in plan.compressed))
+    if dense:
+        show(table("Left dense", ("layer", "shape", "why"), dense, text=3))
+    show(counts_table(plan.before, plan.after))
+
+
+def _show_report(report: Report, target: Path) -> None:
+    from tenreo.tables import counts_table, layers_table
+
+    show(layers_table((x.name, x.shape, x.groups, x.length, x.kept, x.snr) for x in report.layers))
+    show(counts_table(report.before, report.after, report.snr, target.stat().st_size))
+    show(f"wrote {target}")

@@ -1,0 +1,84 @@
+"""Plans, reports and headers as rich tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+
+from tenreo.report import Counts
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure for a table; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-" if value is None or value < 0 else "exact"
+    return f"{value:.{digits}f}"
+
+
+def millions(value: int) -> str:
+    """A count as the paper prints it, in millions, with a digit more."""
+    return f"{value / 1e6:.2f} M"
+
+
+def megabytes(value: int) -> str:
+    """Bytes in MB of a million bytes."""
+    return f"{value / 1e6:.2f} MB"
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> Table:
+    """A table whose first `text` columns hold words and all others figures."""
+    result = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="left" if i < text else "right", overflow="fold", no_wrap=i >= text)
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def counts_table(before: Counts, after: Counts, snr: float | None = None, size: int | None = None) -> Table:
+    """The paper's two columns, what an optimiser changes, and bytes: dense beside compressed.
+
+    Args:
+        before: of the dense model.
+        after: of the compressed one.
+        snr: of all compressed layers, in dB.
+        size: of the file on disk.
+    """
+    rows = [
+        ("parameters (paper)", millions(before.parameters), millions(after.parameters)),
+        ("  positions", "-", millions(after.positions)),
+        ("  coefficients", "-", millions(after.coefficients)),
+        ("  left dense", millions(before.other_parameters), millions(after.other_parameters)),
+        (
+            "  BatchNorm statistics",
+            millions(before.batchnorm_statistics),
+            millions(after.batchnorm_statistics),
+        ),
+        ("trainable (paper)", millions(before.trainable), millions(after.trainable)),
+        ("requires_grad", millions(before.requires_grad), millions(after.requires_grad)),
+        ("bytes of all tensors", megabytes(before.bytes), megabytes(after.bytes)),
+    ]
+    if size is not None:
+        rows.append(("bytes on disk", "-", megabytes(size)))
+    if snr is not None:
+        rows.append(("SNR of compressed weights", "-", f"{number(snr)} dB"))
+    return table("Totals", ("", "dense", "compressed"), rows)
+
+
+def layers_table(layers: Iterable[tuple[str, Sequence[int], int, int, int, float | None]]) -> Table:
+    """One row per compressed layer: name, shape, groups, length, kept, SNR in dB or None."""
+    rows = [
+        (
+            name,
+            "x".join(map(str, shape)),
+            str(groups),
+            str(length),
+            str(kept),
+            f"{length / kept:.2f}",
+            number(snr),
+        )
+        for name, shape, groups, length, kept, snr in layers
+    ]
+    return table("Layers", ("layer", "shape", "g", "length", "kept", "rate", "SNR dB"), rows, text=2)
