@@ -128,10 +128,8 @@ def is_pickle(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            return (
-                zipfile.is_zipfile(file)
-                or ((file.seek(0), file.read(1))[1] == b"\x80"
-                and not _json_at_8(path))
+            return zipfile.is_zipfile(file) or (
+                (file.seek(0), file.read(1))[1] == b"\x80" and not _json_at_8(path)
             )
     except OSError as error:
         raise TenreoError(f"{path}: can not be opened: {error.strerror}; give the path of a file") from error

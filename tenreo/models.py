@@ -206,9 +206,9 @@ def identify(model: nn.Module) -> ModelCard:
     last = model.get_submodule(_classifier(model))
     classes = int(last.out_features if isinstance(last, nn.Linear) else last.out_channels)  # type: ignore[union-attr, arg-type]
     for arch in torchvision.models.list_models(module=torchvision.models):
-        if _builder(arch).__module__ == found.__module__:
-            if own == _dense_shapes(build(arch, classes)):
-                return replace(default_card(arch), classes=classes, weights=None)
+        alike = _builder(arch).__module__ == found.__module__
+        if alike and own == _dense_shapes(build(arch, classes)):
+            return replace(default_card(arch), classes=classes, weights=None)
     return ModelCard(classes=classes)
 
 

@@ -40,7 +40,7 @@ def compress(
     recipe = chosen.recipe()
     if chosen.arch is None:
         raise TenreoError("arch: not given; say --arch resnet50, or arch: resnet50 in the configuration")
-    target = out or Path(_default_name(chosen.arch, recipe))
+    target = out or Path(default_name(chosen.arch, recipe))
     if not dry_run:
         refuse_existing(target, force)
 
@@ -56,7 +56,7 @@ def compress(
     if dry_run:
         show_json(plan.to_dict()) if json else _show_plan(plan)
         return
-    report = _compress(model, plan, jobs)
+    report = run_plan(model, plan, jobs)
     models.save(model, target, card, recipe)
     if json:
         show_json(
@@ -86,11 +86,13 @@ def _merge(
     return replace(base, **{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
 
 
-def _default_name(arch: str, recipe: Recipe) -> str:
+def default_name(arch: str, recipe: Recipe) -> str:
+    """The reference implementation's name for its output, as safetensors."""
     return f"compressed-{arch}-{recipe.mode}-{recipe.groups}-{float(recipe.strength)}.safetensors"
 
 
-def _compress(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
+def run_plan(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
+    """Compress a model in place with a live bar, and say so when the chain has to be compiled."""
     from tenreo.compression import compress_
     from tenreo.core.chain import on_compile
 

@@ -88,14 +88,14 @@ def _one_setting(
     dense: Path, recipe: Recipe, out: Path, train: Images, val: Images, seed: int
 ) -> dict[str, Any]:
     from tenreo import finetuning, models
-    from tenreo.cli.compress import _compress, _default_name
+    from tenreo.cli.compress import default_name, run_plan
     from tenreo.plan import resolve
 
     model, header = models.open_model(dense)
     card = replace(header.card, weights=dense.name)
     plan = resolve(recipe, model)
-    report = _compress(model, plan, None)
-    name = _default_name(card.arch or "", recipe)
+    report = run_plan(model, plan, None)
+    name = default_name(card.arch or "", recipe)
     path = out / name
     models.save(model, path, card, recipe)
     before = _top1(model, val)
@@ -134,4 +134,4 @@ def _show(rows: list[dict[str, Any]]) -> None:
          number(r["top1_before"]), number(r["top1_after"]))
         for r in rows
     ]  # fmt: skip
-    show(table("MobileNet-V2 on 360 handwritten digits", columns, cells))
+    show(table("MobileNet-V2 on 360 handwritten digits", columns, cells, text=0))

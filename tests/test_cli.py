@@ -1,0 +1,171 @@
+"""Whole commands in processes of their own."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import tenreo
+
+import tenreo as package
+
+
+def good(*arguments, **options):
+    done = tenreo(*arguments, **options)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def bad(*arguments, code=1, **options):
+    done = tenreo(*arguments, **options)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr and not done.stdout
+    return done.stderr
+
+
+def test_version_and_help():
+    assert good("--version").stdout.strip() == f"tenreo {package.__version__}"
+    for command in ("compress", "evaluate", "finetune", "inspect", "demo"):
+        assert command in good("--help").stdout
+        assert "--help" in good(command, "--help").stdout
+
+
+def test_help_and_inspect_do_not_import_torch(compressed_file):
+    code = (
+        "import sys, tenreo.cli.app as a\n"
+        "try: a.app(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    for arguments in (["--help"], ["inspect", str(compressed_file)]):
+        assert (
+            subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL).returncode
+            == 0
+        )
+
+
+def test_compress_writes_the_references_name_and_never_overwrites(dense_file, tmp_path):
+    job = ("compress", "-a", "mobilenet_v2", "-g", 8, "-r", 8, "--progressive", "--weights", dense_file)
+    done = good(*job, cwd=tmp_path)
+    path = tmp_path / "compressed-mobilenet_v2-progressive-8-8.0.safetensors"
+    assert f"wrote {path.name}" in done.stdout and "SNR of compressed weights" in done.stdout
+    before = path.read_bytes()
+    assert "exists already; say --force" in bad(*job, cwd=tmp_path)
+    assert path.read_bytes() == before
+    result = json.loads(good(*job, "--force", "--json", "--jobs", 1, cwd=tmp_path).stdout)
+    assert path.read_bytes() == before  # the same command writes the same bytes, whatever the jobs
+    assert result["bytes"] == len(before) and result["after"]["positions"] > 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_dry_run_shows_the_papers_row_and_writes_nothing(tmp_path):
+    job = ("compress", "-a", "resnet50", "-g", 4, "-r", 1.0, "--progressive", "--dry-run")
+    plan = json.loads(good(*job, "--json", cwd=tmp_path).stdout)
+    assert plan["after"]["coefficients"] == 1732024
+    assert "not in the ResNet rule" in good(*job, cwd=tmp_path).stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_configuration_with_options_on_top(tmp_path):
+    (tmp_path / "c.yaml").write_text("arch: mobilenet_v2\ngroups: 4\nprogressive: 0.5\nweights: none\n")
+    plan = json.loads(
+        good("compress", "--config", "c.yaml", "-r", 1.0, "--dry-run", "--json", cwd=tmp_path).stdout
+    )
+    assert plan["after"]["coefficients"] == 768060
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-g", 0, "-r", 2.0], "groups: given 0"),
+        (["-g", 4, "-r", 0.5], "uniform rate: given 0.5"),
+        (["-g", 4, "-r", 0, "--progressive"], "progressive growth: given 0"),
+        (["-g", 4], "needs exactly one of uniform and progressive"),
+        (["-g", 4, "--progressive"], "needs the growth"),
+        (["-r", 2.0], "groups: not given"),
+        (["-g", 4, "-r", 2.0, "--include", "nothing*"], "pattern 'nothing*' matches no"),
+        (["-g", 4, "-r", 2.0, "--weights", "nowhere.pth"], "neither a file"),
+        (["-g", 4, "-r", 2.0, "--out", "no/such/folder.safetensors"], "there is no folder"),
+        (["-g", 4, "-r", 2.0, "--config", "none.yaml"], "can not be read as YAML"),
+    ],
+)  # fmt: skip
+def test_compress_refuses_bad_input(tmp_path, options, message):
+    weights = [] if "--weights" in options else ["--weights", "none"]
+    assert message in bad("compress", "-a", "mobilenet_v2", *weights, *options, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_usage_is_exit_code_2(tmp_path):
+    assert "No such option" in bad("compress", "--nonsense", code=2)
+    assert "Missing option" in bad("evaluate", "x.safetensors", code=2)
+
+
+def test_inspect(compressed_file, dense_file):
+    text = good("inspect", compressed_file).stdout
+    assert (
+        "mobilenet_v2, 10 classes" in text and "8 groups, progressive 8.0" in text and "classifier.1" in text
+    )
+    assert "classifier.1" not in good("inspect", compressed_file, "--no-layers").stdout
+    found = json.loads(good("inspect", compressed_file, "--json").stdout)
+    assert found["before"]["parameters"] == 2236682 + 34112
+    assert found["bytes"] == compressed_file.stat().st_size
+    assert "dense, mobilenet_v2" in good("inspect", dense_file).stdout
+    assert "can not be opened" in bad("inspect", "nothing.safetensors")
+
+
+def test_tables_fit_80_columns(compressed_file):
+    text = good("inspect", compressed_file, env={"COLUMNS": "80"}).stdout
+    assert max(map(len, text.splitlines())) <= 90  # the first line is prose and may be long
+    assert "\x1b" not in text
+
+
+def test_evaluate(compressed_file):
+    found = json.loads(good("evaluate", compressed_file, "--data", "digits", "--limit", 50, "--json").stdout)
+    assert found["images"] == 50 and 0 <= found["top1"] <= found["top5"] <= 100
+    assert "images/s" in good("evaluate", compressed_file, "--data", "digits", "--limit", 8).stdout
+    assert "no such folder" in bad("evaluate", compressed_file, "--data", "nowhere")
+    assert "not available here" in bad("evaluate", compressed_file, "--data", "digits", "--device", "cuda:77")
+
+
+def test_finetune_and_resume_after_a_kill(compressed_file, tmp_path):
+    job = ("finetune", compressed_file, "--data", "digits", "--epochs", 2, "--out", "f.safetensors")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tenreo", *map(str, job)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while "epoch 1/2" not in process.stderr.readline():
+        assert process.poll() is None
+    while not (tmp_path / "f.state").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert "exists already" in bad(*job, cwd=tmp_path)
+    resumed = json.loads(good(*job, "--resume", "--json", cwd=tmp_path).stdout)
+    assert [e["epoch"] for e in resumed["epochs"]] == [1, 2]
+    good("inspect", "f.last.safetensors", cwd=tmp_path)
+    whole = json.loads(good(*job[:-1], "g.safetensors", "--json", cwd=tmp_path).stdout)
+    assert [e["loss"] for e in whole["epochs"]] == [e["loss"] for e in resumed["epochs"]]
+    assert (tmp_path / "f.last.safetensors").read_bytes() == (tmp_path / "g.last.safetensors").read_bytes()
+
+
+def test_ctrl_c_ends_with_130_and_no_file(tmp_path):
+    job = ["compress", "-a", "resnet152", "-g", "8", "-r", "1.0", "--progressive", "--weights", "none"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tenreo", *job], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(9)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert "stopped" in process.stderr.read()
+    process.stderr.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_demo(tmp_path):
+    rows = json.loads(good("demo", "--json", cwd=tmp_path).stdout)["rows"]
+    assert rows[0]["top1_before"] > 95 and len(rows) == 5
+    assert all(row["top1_after"] > row["top1_before"] - 2 for row in rows[1:])
+    assert len(list((tmp_path / "tenreo-demo").glob("*.safetensors"))) == 9

@@ -1,0 +1,212 @@
+"""Files: what is written is read back, and what is damaged is refused by name."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import tenreo
+from tenreo import models
+from tenreo.errors import TenreoError
+from tenreo.header import read_header
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    torch.manual_seed(0)
+    model = models.build("resnet18", 7, "none")
+    report = tenreo.compress_(model, tenreo.Recipe(8, tenreo.Progressive(4.0)))
+    path = tmp_path_factory.mktemp("saved") / "m.safetensors"
+    tenreo.save(model, path)
+    return model, report, path
+
+
+X = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+
+
+def test_round_trip_is_exact_and_recognises_the_architecture(saved):
+    model, report, path = saved
+    again = tenreo.load(path)
+    assert type(again) is type(model)
+    assert torch.equal(again(X), model(X))
+    header = read_header(path)
+    assert (header.card.arch, header.card.classes, header.kind) == ("resnet18", 7, "tenreo")
+    assert header.counts() == report.after and header.dense_counts() == report.before
+    assert not any("parametrizations" in name for name in header.tensors)
+
+
+def test_other_models_load_into_a_skeleton(tmp_path):
+    make = lambda: nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))  # noqa: E731
+    model = make()
+    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(2.0)))
+    tenreo.save(model, tmp_path / "m.safetensors")
+    with pytest.raises(TenreoError, match=r"load it with tenreo.load\(path, model\)"):
+        tenreo.load(tmp_path / "m.safetensors")
+    x = torch.randn(1, 64)
+    assert torch.equal(tenreo.load(tmp_path / "m.safetensors", make())(x), model(x))
+
+
+def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
+    tenreo.save(saved[0], tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == saved[2].read_bytes()
+
+
+def reference_state(model):
+    """The names of the reference implementation for a compressed model."""
+    names = {".parametrizations.weight.original": ".weight", ".parametrizations.weight.0.positions": ".index"}
+    state = {}
+    for key, value in model.state_dict().items():
+        for ours, theirs in names.items():
+            key = key.replace(ours, theirs)
+        state[key] = nn.Parameter(value.detach(), requires_grad=False)
+    return state
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda s: s,
+    lambda s: {"epoch": 3, "arch": "resnet18", "state_dict": {f"module.{k}": v for k, v in s.items()}},
+    lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
+])  # fmt: skip
+def test_reads_the_reference_implementations_files(saved, tmp_path, wrap):
+    model = saved[0]
+    torch.save(wrap(reference_state(model)), tmp_path / "r.pth")
+    again, header = models.open_model(tmp_path / "r.pth")
+    assert (header.kind, header.card.arch, header.card.classes) == ("reference", "resnet18", 7)
+    assert torch.equal(again(X), model(X))
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_pickle_is_never_executed(tmp_path, capsys):
+    torch.save({"a": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(TenreoError, match="can not be read as a torch file of plain tensors"):
+        tenreo.load(tmp_path / "evil.pth")
+    assert "executed" not in capsys.readouterr().out
+
+
+def metadata_of(path):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return dict(file.metadata())
+
+
+def set_version(tensors, metadata):
+    metadata["tenreo.version"] = "2"
+
+
+def leave_range(tensors, metadata):
+    tensors["fc.weight.positions"][3] = 10**6
+
+
+def negative(tensors, metadata):
+    tensors["fc.weight.positions"][3] = -1
+
+
+def wide_positions(tensors, metadata):
+    tensors["fc.weight.positions"] = tensors["fc.weight.positions"].long()
+
+
+def not_finite(tensors, metadata):
+    tensors["layer1.0.bn1.running_var"][0] = torch.inf
+
+
+def lose_positions(tensors, metadata):
+    del tensors["fc.weight.positions"]
+
+
+def lose_dense(tensors, metadata):
+    del tensors["fc.bias"]
+
+
+def extra(tensors, metadata):
+    tensors["fc.extra"] = torch.zeros(1)
+
+
+def cut_coefficients(tensors, metadata):
+    tensors["fc.weight.coefficients"] = tensors["fc.weight.coefficients"][:, :-1].clone()
+
+
+def wrong_layer(tensors, metadata):
+    layers = json.loads(metadata["tenreo.layers"])
+    layers["fc"]["shape"] = [512, 7]
+    metadata["tenreo.layers"] = json.dumps(layers)
+
+
+def broken_json(tensors, metadata):
+    metadata["tenreo.layers"] = "{"
+
+
+def unnamed_layer(tensors, metadata):
+    layers = json.loads(metadata["tenreo.layers"])
+    del layers["fc"]
+    metadata["tenreo.layers"] = json.dumps(layers)
+
+
+@pytest.mark.parametrize(
+    ("attack", "match"),
+    [
+        (set_version, "format version '2', this tenreo reads up to 1"),
+        (leave_range, r"fc.weight.positions leaves \[0, 448\)"),
+        (negative, r"fc.weight.positions leaves \[0, 448\)"),
+        (wide_positions, "fc.weight.positions is I64"),
+        (not_finite, "layer1.0.bn1.running_var holds NaN or infinity"),
+        (lose_positions, "fc.weight.positions is missing"),
+        (lose_dense, "missing: fc.bias"),
+        (extra, "not expected: fc.extra"),
+        (cut_coefficients, r"fc.weight.coefficients is F32 .* needs"),
+        (wrong_layer, r"no layer fc of shape \[512, 7\]"),
+        (broken_json, "metadata can not be understood"),
+        (unnamed_layer, "tenreo.layers does not name it"),
+    ],
+)
+def test_refuses_damaged_files(saved, tmp_path, attack, match):
+    tensors, metadata = load_file(saved[2]), metadata_of(saved[2])
+    attack(tensors, metadata)
+    save_file(tensors, tmp_path / "bad.safetensors", metadata)
+    with pytest.raises(TenreoError, match=match):
+        tenreo.load(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\x00" * 100, b"{}", b"PK\x03\x04"])
+def test_refuses_what_is_no_file_of_ours(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(TenreoError, match=r"x\.safetensors: can not be read"):
+        tenreo.load(path)
+
+
+def test_truncated_file(saved, tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(saved[2].read_bytes()[:-100])
+    with pytest.raises(TenreoError, match="can not be read as safetensors"):
+        tenreo.load(path)
+
+
+def test_weights_files(tmp_path):
+    model = models.build("resnet18", 5, "none")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "w.pth")
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    for name in ("w.pth", "w.safetensors"):
+        loaded, card = models.with_weights("resnet18", str(tmp_path / name))
+        assert card.classes == 5 and torch.equal(loaded.fc.weight, model.fc.weight)
+    with pytest.raises(TenreoError, match=r"missing: .*layer3\.2.*"):
+        models.with_weights("resnet34", str(tmp_path / "w.pth"))
+    with pytest.raises(TenreoError, match="neither a file, nor none, nor one of IMAGENET1K_V1"):
+        models.with_weights("resnet18", "IMAGENET22K")
+    with pytest.raises(TenreoError, match="no classification architecture 'resnet51'"):
+        models.with_weights("resnet51", "none")
+
+
+def test_weights_that_can_not_be_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(
+        TenreoError, match=r"https://.*resnet18-.*\.pth can not be downloaded.*put resnet18-.*--weights none"
+    ):
+        models.with_weights("resnet18", None)

@@ -1,0 +1,55 @@
+import pytest
+
+from tenreo.errors import TenreoError
+from tenreo.recipe import Progressive, Recipe, Uniform, read_config, recipe_from_dict
+
+
+def test_rates():
+    assert Uniform(2.0).of(10, 4096) == 2.0
+    assert Progressive(0.5).of(4 * 4096, 4096) == 1 + 0.5 * 2
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Uniform(0.5), "given 0.5, needs at least 1"),
+        (lambda: Uniform(float("nan")), "given nan"),
+        (lambda: Uniform("2"), "given '2', needs a number"),
+        (lambda: Progressive(0), "given 0, needs a number above 0"),
+        (lambda: Progressive(-1.5), "given -1.5"),
+        (lambda: Recipe(0, Uniform(2)), "given 0, needs a whole number"),
+        (lambda: Recipe(4.0, Uniform(2)), "given 4.0, needs a whole number"),
+        (lambda: Recipe(4, 2.0), "needs Uniform"),
+        (lambda: Recipe(4, Uniform(2), include="fc"), "given 'fc', needs a list"),
+    ],
+)
+def test_refuses_values_out_of_range(make, match):
+    with pytest.raises(TenreoError, match=match):
+        make()
+
+
+@pytest.mark.parametrize("recipe", [Recipe(4, Uniform(2.0)), Recipe(8, Progressive(0.5), ("a*",), ("b",))])
+def test_round_trip(recipe):
+    assert recipe_from_dict(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("grups: 4", "unknown key 'grups'; known keys are arch"),
+        ("- 4", "given list"),
+        ("groups: [", "can not be read as YAML"),
+    ],
+)
+def test_refuses_bad_yaml(tmp_path, text, match):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(TenreoError, match=match):
+        read_config(path)
+
+
+def test_needs_exactly_one_rate(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("groups: 4\nuniform: 2\nprogressive: 1\n")
+    with pytest.raises(TenreoError, match="exactly one of uniform and progressive"):
+        read_config(path).recipe()

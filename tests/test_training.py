@@ -1,0 +1,171 @@
+"""Data, evaluation and fine-tuning on real images."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL
+from PIL import Image
+from torch import nn
+
+import tenreo
+from tenreo.data import Batches, open_images
+from tenreo.errors import TenreoError
+from tenreo.evaluation import choose_device, evaluate
+from tenreo.finetuning import Settings, default_lr, finetune_
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return open_images("digits", "train", SMALL, 10).limited(192), open_images("digits", "val", SMALL, 10)
+
+
+def network():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 64, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10),
+    )  # fmt: skip
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("3", "8")))
+    return net
+
+
+def test_digits_are_split_once_and_for_all(digits):
+    val = digits[1]
+    train = open_images("digits", "train", SMALL, 10)
+    assert (len(train), len(val)) == (1437, 360)
+    image, label = val[0]
+    assert image.shape == (3, 32, 32) and 0 <= label < 10
+    assert -1 <= image.min() < image.max() <= 1
+
+
+def test_evaluation_counts_as_counting_by_hand(digits):
+    net, val = network(), digits[1]
+    measured = evaluate(net, Batches(val, 100, CPU))
+    x, y = zip(*(val[i] for i in range(len(val))), strict=True)
+    with torch.no_grad():
+        logits = net.eval()(torch.stack(x))
+    order = logits.argsort(1, descending=True)
+    y = torch.tensor(y)
+    assert measured.images == 360
+    assert measured.top1 == pytest.approx(100 * (order[:, 0] == y).float().mean().item(), abs=1e-4)
+    assert measured.top5 == pytest.approx(
+        100 * (order[:, :5] == y[:, None]).any(1).float().mean().item(), abs=1e-4
+    )
+    logp = logits.double() - logits.double().logsumexp(1, keepdim=True)
+    assert measured.loss == pytest.approx(-logp[torch.arange(360), y].mean().item(), rel=1e-5)
+
+
+def test_evaluation_puts_the_mode_back(digits):
+    net = network().train()
+    evaluate(net, Batches(digits[1].limited(10), 5, CPU))
+    assert net.training
+
+
+def test_training_learns(digits):
+    history = finetune_(network(), *digits, Settings(epochs=4, lr=0.1, batch_size=32), device=CPU)
+    assert history[-1].train_loss < 0.7 * history[0].train_loss
+    assert history[-1].top1 > 30
+
+
+def test_resume_repeats_the_uninterrupted_run_exactly(digits, tmp_path):
+    settings = Settings(epochs=3, lr=0.05, batch_size=32, seed=5)
+    whole = network()
+    expected = finetune_(whole, *digits, settings, device=CPU)
+
+    class Stop(Exception):
+        pass
+
+    def stop(epoch, images, loss):
+        if epoch == 1:
+            raise Stop
+
+    part = network()
+    state = tmp_path / "run.state"
+    with pytest.raises(Stop):
+        finetune_(part, *digits, settings, device=CPU, state=state, progress=stop)
+    again = network()
+    history = finetune_(again, *digits, settings, device=CPU, state=state, resume=True)
+    assert [(e.train_loss, e.top1, e.loss) for e in history] == [
+        (e.train_loss, e.top1, e.loss) for e in expected
+    ]
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    with pytest.raises(TenreoError, match=r"made with lr 0.05, now 0.1"):
+        finetune_(
+            network(),
+            *digits,
+            Settings(epochs=3, lr=0.1, batch_size=32, seed=5),
+            device=CPU,
+            state=state,
+            resume=True,
+        )
+    with pytest.raises(TenreoError, match="nothing to resume"):
+        finetune_(network(), *digits, settings, device=CPU, state=tmp_path / "none", resume=True)
+
+
+def test_the_rate_is_divided_by_ten_from_epoch_15(digits):
+    few = digits[0].limited(4), digits[1].limited(4)
+    history = finetune_(network(), *few, Settings(epochs=17, lr=0.01), device=CPU)
+    assert [e.lr for e in history[14:]] == [0.01, pytest.approx(0.001), pytest.approx(0.001)]
+
+
+def test_the_papers_learning_rates():
+    assert default_lr("mobilenet_v2") == 0.0001 and default_lr("resnet50") == 0.00025
+
+
+def test_a_loss_that_explodes_is_an_error(digits):
+    with pytest.raises(TenreoError, match="the loss became .*smaller --lr"):
+        finetune_(network(), *digits, Settings(epochs=20, lr=1e18), device=CPU)
+
+
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch_size": 0}, {"lr": -1.0}, {"lr": float("nan")}])
+def test_settings_out_of_range(bad):
+    with pytest.raises(TenreoError, match=next(iter(bad))):
+        Settings(**bad)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    digits = open_images("digits", "val", SMALL, None)
+    for i, (array, label) in enumerate(digits.samples[:40]):
+        path = tmp_path / "val" / f"class{label}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.kron(array, np.ones((8, 8), np.uint8))).save(path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named(folder, workers):
+    bad = folder / "val" / "class3" / "zz.JPEG"
+    bad.write_bytes(b"not an image")
+    images = open_images(str(folder), "val", SMALL, 10)
+    with pytest.raises(TenreoError, match=r"class3.zz\.JPEG: can not be read as an image"):
+        evaluate(network(), Batches(images, 16, CPU, workers))
+
+
+def test_folders_that_are_not_right(folder):
+    with pytest.raises(TenreoError, match="train: no such folder; data are laid out as"):
+        open_images(str(folder), "train", SMALL, 10)
+    with pytest.raises(TenreoError, match="val: has 10 classes, the model has 1000"):
+        open_images(str(folder), "val", SMALL, 1000)
+    (folder / "val" / "empty").mkdir()
+    with pytest.raises(TenreoError, match="empty: holds no image"):
+        open_images(str(folder), "val", SMALL, 11)
+
+
+@pytest.mark.parametrize(("name", "match"), [("gpu", "given 'gpu'"), ("cuda:99", "not available here"), ("meta", "not available")])  # fmt: skip
+def test_devices_that_are_not_there(name, match):
+    with pytest.raises(TenreoError, match=match):
+        choose_device(name)
+
+
+@pytest.mark.cuda
+def test_cuda_agrees_with_the_cpu(digits):
+    there = evaluate(network().cuda(), Batches(digits[1], 100, torch.device("cuda")))
+    here = evaluate(network(), Batches(digits[1], 100, CPU))
+    assert there.top1 == pytest.approx(here.top1, abs=0.6)
+    finetune_(network(), *digits, Settings(epochs=1, lr=0.01), device=torch.device("cuda"))
