@@ -79,6 +79,18 @@ def write(model: nn.Module, path: Path, card: ModelCard, recipe: Recipe | None =
     tensors = {names[k]: t.detach().cpu().contiguous().clone() for k, t in model.state_dict().items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a header's metadata in order: safetensors writes it in a random one, never twice alike."""
+    with path.open("rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(size))  # the format pads its header with spaces
 
 
 def _file_names(model: nn.Module) -> dict[str, str]:
@@ -93,7 +105,8 @@ def _file_names(model: nn.Module) -> dict[str, str]:
 
 def read_tensors(header: Header) -> dict[str, Tensor]:
     """Read all tensors of a safetensors file."""
-    return load_file(header.path)
+    tensors: dict[str, Tensor] = load_file(header.path)
+    return tensors
 
 
 def restore_(model: nn.Module, header: Header, tensors: dict[str, Tensor]) -> nn.Module:

@@ -116,7 +116,7 @@ def attach_(layer: nn.Module, encoded: EncodedWeight) -> CurveWeight:
     """Replace a layer's weight by an encoded one; return the parametrization."""
     groups, kept = encoded.coefficients.shape
     curve = CurveWeight(encoded.positions, encoded.length, encoded.shape, groups, kept)
-    requires_grad = layer.weight.requires_grad  # type: ignore[union-attr]
+    requires_grad = bool(layer.weight.requires_grad)  # type: ignore[union-attr]
     parametrize.register_parametrization(layer, "weight", curve)
     original = layer.parametrizations.weight.original  # type: ignore[union-attr, operator]
     with torch.no_grad():

@@ -154,7 +154,7 @@ def _train_epoch(
     for images, labels in batches:
         loss = cross_entropy(model(images), labels)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         value = loss.item()
         if value != value or value == float("inf"):

@@ -187,7 +187,7 @@ def _card(values: dict[str, Any]) -> ModelCard:
 
 def _entry(values: dict[str, Any]) -> LayerEntry:
     numbers = [int(values[k]) for k in ("groups", "length", "kept")]
-    return LayerEntry(tuple(int(x) for x in values["shape"]), *numbers, snr=values.get("snr"))
+    return LayerEntry(tuple(int(x) for x in values["shape"]), *numbers, values.get("snr"))
 
 
 def _check(header: Header) -> None:

@@ -135,7 +135,8 @@ def _from_file(path: Path, card: ModelCard) -> tuple[nn.Module, ModelCard]:
 
 
 def _classifier(model: nn.Module) -> str:
-    return [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))][-1]
+    names: list[str] = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    return names[-1]
 
 
 def _classes(arch: str, state: dict[str, Tensor]) -> int:

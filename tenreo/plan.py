@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from tenreo.errors import TenreoError
 from tenreo.recipe import Recipe
@@ -98,7 +99,7 @@ def resolve(recipe: Recipe, model: nn.Module) -> Plan:
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, layer in model.named_modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            if hasattr(layer, "parametrizations") and "weight" in layer.parametrizations:
+            if parametrize.is_parametrized(layer, "weight"):
                 kind = type(layer.parametrizations["weight"][0]).__name__  # type: ignore[index]
                 raise TenreoError(
                     f"plan: the weight of {name or 'the model'} is already parametrized ({kind}); "

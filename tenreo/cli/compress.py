@@ -83,7 +83,7 @@ def _merge(
         grows = progressive or base.progressive is not None
         base = replace(base, uniform=None if grows else rate, progressive=rate if grows else None)
     given = {"arch": arch, "weights": weights, "groups": groups, "include": include, "exclude": exclude}
-    return replace(base, **{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+    return replace(base, **{name: value for name, value in given.items() if value not in (None, [])})  # type: ignore[arg-type]
 
 
 def default_name(arch: str, recipe: Recipe) -> str:

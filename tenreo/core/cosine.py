@@ -136,4 +136,5 @@ def _twiddle(length: int, count: int, dtype: torch.dtype, device: torch.device) 
         scale[0] = math.sqrt(1 / length)
         phase = torch.polar(scale, math.pi * k / (2 * length))
         wanted = torch.complex128 if dtype == torch.float64 else torch.complex64
-        return phase.to(device=device, dtype=wanted)
+        moved: Tensor = phase.to(device=device, dtype=wanted)
+        return moved
