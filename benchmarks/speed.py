@@ -79,7 +79,7 @@ def decode() -> None:
         return curve[:, index.long()]
 
     with torch.inference_mode():
-        ours, theirs, ratio = paired(lambda: tenreo.decode(encoded), reference, 15)
+        _, _, ratio = paired(lambda: tenreo.decode(encoded), reference, 15)
     print(f"decode (4, {n}), kept {kept}: {1 / ratio:.2f} times faster than torch_dct.idct and indexing")
 
 
@@ -134,10 +134,10 @@ def start() -> None:
         model = build("resnet50", weights="none")
         tenreo.compress_(model, tenreo.Recipe(4, tenreo.Progressive(1.0)))
         tenreo.save(model, path)
+        torch_import = [sys.executable, "-c", "import torch, torchvision"]
         for arguments in (["--help"], ["inspect", str(path)]):
             command = [sys.executable, "-m", "tenreo", *arguments]
             run = lambda c=command: subprocess.run(c, stdout=subprocess.DEVNULL, check=True)  # noqa: E731
-            torch_import = [sys.executable, "-c", "import torch, torchvision"]
             a, _, ratio = paired(run, lambda: subprocess.run(torch_import, check=True), 5)
             print(f"tenreo {arguments[0]}: {a:.2f} s, {ratio:.2f} of importing torch and torchvision")
 

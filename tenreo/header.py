@@ -186,8 +186,9 @@ def _card(values: dict[str, Any]) -> ModelCard:
 
 
 def _entry(values: dict[str, Any]) -> LayerEntry:
-    numbers = [int(values[k]) for k in ("groups", "length", "kept")]
-    return LayerEntry(tuple(int(x) for x in values["shape"]), *numbers, values.get("snr"))
+    shape = tuple(int(x) for x in values["shape"])
+    groups, length, kept = (int(values[k]) for k in ("groups", "length", "kept"))
+    return LayerEntry(shape, groups, length, kept, values.get("snr"))
 
 
 def _check(header: Header) -> None:

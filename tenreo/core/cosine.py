@@ -95,7 +95,7 @@ def _forward(signal: Tensor, kept: int) -> Tensor:
     if kept <= half:
         spectrum = spectrum[..., :kept]
     spectrum = spectrum * _twiddle(length, spectrum.shape[-1], x.dtype, x.device).conj()
-    low = spectrum.real
+    low: Tensor = spectrum.real
     if kept > half:
         high = -spectrum.imag[..., length - kept + 1 : length - half + 1].flip(-1)
         low = torch.cat([low, high], dim=-1)
