@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +58,11 @@ def chain() -> None:
         print(f"  g={g} n={n:>7}: {ratio:.2f} of the time")
     print(f"  g=8 n=73,728 costs {times[8, 73_728] / times[4, 147_456]:.2f} times g=4 n=147,456")
     print("growth, g=4")
-    growth = [
-        statistics.median(seconds(lambda m=laplace(4, 2**k): chain(m)) for _ in range(3))
-        for k in range(16, 21)
-    ]
-    for k, (a, b) in enumerate(zip(growth, growth[1:], strict=False), 16):
+    growth = []
+    for k in range(16, 21):
+        matrix = laplace(4, 2**k)
+        growth.append(statistics.median(seconds(partial(chain, matrix)) for _ in range(3)))
+    for k, (a, b) in enumerate(pairwise(growth), 16):
         print(f"  2^{k} -> 2^{k + 1}: {b / a:.2f} times the time")
 
 

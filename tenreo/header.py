@@ -181,8 +181,15 @@ def _card(values: dict[str, Any]) -> ModelCard:
     for key in ("mean", "std"):
         if key in preprocess:
             preprocess[key] = tuple(float(x) for x in preprocess[key])
-    known = {k: values.get(k) for k in ("arch", "classes", "weights")}
-    return ModelCard(**known, preprocess=Preprocess(**preprocess))
+    arch, classes, weights = (values.get(k) for k in ("arch", "classes", "weights"))
+    if classes is not None and (not isinstance(classes, int) or classes < 1):
+        raise ValueError(f"classes {classes!r}")
+    if not all(isinstance(x, (str, type(None))) for x in (arch, weights)):
+        raise ValueError(f"arch {arch!r}, weights {weights!r}")
+    prepared = Preprocess(**preprocess)
+    if not all(isinstance(x, int) and 0 < x < 10_000 for x in (prepared.resize, prepared.crop)):
+        raise ValueError(f"preprocess {preprocess!r}")
+    return ModelCard(arch, classes, weights, prepared)
 
 
 def _entry(values: dict[str, Any]) -> LayerEntry:
@@ -199,11 +206,17 @@ def _check(header: Header) -> None:
             raise TenreoError(
                 f"{header.path}: {name} has coefficients or positions, but tenreo.layers does not name it"
             )
-        if not 1 <= entry.kept <= entry.length or entry.groups < 1 or math.prod(entry.shape) % entry.groups:
+        numel = math.prod(entry.shape)
+        # No curve has more samples than columns, so a file can not ask for more memory than it fills.
+        if (
+            entry.groups < 1
+            or numel % entry.groups
+            or not 1 <= entry.kept <= entry.length <= numel // entry.groups
+        ):
             raise TenreoError(f"{header.path}: {name}: impossible layer {entry}")
         wanted = {
             COEFFICIENTS: (("F32", "F16", "BF16", "F64"), (entry.groups, entry.kept)),
-            POSITIONS: (("I32",), (math.prod(entry.shape) // entry.groups,)),
+            POSITIONS: (("I32",), (numel // entry.groups,)),
         }
         for suffix, (dtypes, shape) in wanted.items():
             given = header.tensors.get(name + suffix)

@@ -78,7 +78,7 @@ class Recipe:
             raise TenreoError(f"rate: given {self.rate!r}, needs Uniform(r) or Progressive(r')")
         for name in ("include", "exclude"):
             patterns = getattr(self, name)
-            if isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):
+            if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
                 raise TenreoError(f"{name}: given {patterns!r}, needs a list of layer-name patterns")
             object.__setattr__(self, name, tuple(patterns))
 
@@ -138,7 +138,7 @@ class Config:
                 "say -r 2.0, or -r 0.5 --progressive, or one of them in the configuration"
             )
         rate = Uniform(self.uniform) if self.uniform is not None else Progressive(self.progressive or 0)
-        return Recipe(self.groups, rate, tuple(self.include), tuple(self.exclude))
+        return Recipe(self.groups, rate, self.include, self.exclude)
 
 
 def read_config(path: Path) -> Config:
@@ -157,6 +157,9 @@ def read_config(path: Path) -> Config:
     for key in values:
         if key not in known:
             raise TenreoError(f"{path}: unknown key {key!r}; known keys are {', '.join(known)}")
+    for key in ("arch", "weights"):
+        if not isinstance(values.get(key, ""), str):
+            raise TenreoError(f"{path}: {key}: given {values[key]!r}, needs a name")
     return Config(**values)
 
 

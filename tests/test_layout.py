@@ -1,4 +1,4 @@
-"""Imports only go down, and heavy libraries stay in their place (docs/design)."""
+"""Imports only go down, and heavy libraries stay in their place."""
 
 import ast
 from pathlib import Path

@@ -142,6 +142,16 @@ def broken_json(tensors, metadata):
     metadata["tenreo.layers"] = "{"
 
 
+def huge_curve(tensors, metadata):
+    layers = json.loads(metadata["tenreo.layers"])
+    layers["fc"]["length"] = 10**12
+    metadata["tenreo.layers"] = json.dumps(layers)
+
+
+def strange_classes(tensors, metadata):
+    metadata["tenreo.model"] = json.dumps({"arch": "resnet18", "classes": "many"})
+
+
 def unnamed_layer(tensors, metadata):
     layers = json.loads(metadata["tenreo.layers"])
     del layers["fc"]
@@ -161,6 +171,8 @@ def unnamed_layer(tensors, metadata):
         (extra, "not expected: fc.extra"),
         (cut_coefficients, r"fc.weight.coefficients is F32 .* needs"),
         (wrong_layer, r"no layer fc of shape \[512, 7\]"),
+        (huge_curve, "fc: impossible layer"),
+        (strange_classes, "metadata can not be understood: classes 'many'"),
         (broken_json, "metadata can not be understood"),
         (unnamed_layer, "tenreo.layers does not name it"),
     ],

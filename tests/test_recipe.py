@@ -38,6 +38,7 @@ def test_round_trip(recipe):
     [
         ("grups: 4", "unknown key 'grups'; known keys are arch"),
         ("- 4", "given list"),
+        ("arch: 5", "arch: given 5, needs a name"),
         ("groups: [", "can not be read as YAML"),
     ],
 )
@@ -46,6 +47,14 @@ def test_refuses_bad_yaml(tmp_path, text, match):
     path.write_text(text)
     with pytest.raises(TenreoError, match=match):
         read_config(path)
+
+
+@pytest.mark.parametrize("text", ["include: fc", "include:", "include: [1]"])
+def test_patterns_in_yaml_are_lists(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"groups: 4\nuniform: 2\n{text}\n")
+    with pytest.raises(TenreoError, match=r"include: given .*needs a list"):
+        read_config(path).recipe()
 
 
 def test_needs_exactly_one_rate(tmp_path):

@@ -40,7 +40,8 @@ def finetune(
 ) -> None:  # fmt: skip
     """Train a compressed model a little: coefficients and all that is dense; positions stay."""
     best = out or Path(f"finetuned-{file.stem}.safetensors")
-    last, state = best.with_suffix(".last.safetensors"), best.with_suffix(".state")
+    stem = best.name.removesuffix(".safetensors")
+    last, state = best.with_name(f"{stem}.last.safetensors"), best.with_name(f"{stem}.state")
     if not resume:
         refuse_existing(best, force)
 
