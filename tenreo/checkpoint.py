@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import tempfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,7 +169,10 @@ def fill_(
     ]
     if problems:
         raise TenreoError(f"{path} does not fit the model; {'; '.join(problems)}")
-    model.load_state_dict(state, strict=False)
+    # Some layers (MNASNet) ask which version of themselves was saved; files do not say: this one.
+    versioned = OrderedDict(state)
+    versioned._metadata = own._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=False)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import torch
 from torch import Tensor, nn
@@ -83,8 +83,9 @@ def compress_(
     try:
         # Largest first: the last layer to finish is then a small one.
         largest_first = sorted(plan.compressed, key=lambda layer: -layer.columns)
-        tasks = [(layer, pool.submit(_encode, model, layer)) for layer in largest_first]
-        for layer, task in tasks:
+        tasks = {pool.submit(_encode, model, layer): layer for layer in largest_first}
+        for task in as_completed(tasks):
+            layer = tasks[task]
             encoded[layer.name] = task.result()
             if progress is not None:
                 progress(layer)

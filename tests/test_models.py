@@ -222,3 +222,11 @@ def test_weights_that_can_not_be_downloaded(tmp_path, monkeypatch):
         TenreoError, match=r"https://.*resnet18-.*\.pth can not be downloaded.*put resnet18-.*--weights none"
     ):
         models.with_weights("resnet18", None)
+
+
+def test_layers_that_ask_for_their_version_load(tmp_path):
+    card = models.default_card("mnasnet0_5")
+    model = models.build("mnasnet0_5", 1000, "none")
+    models.save(model, tmp_path / "m.safetensors", card)
+    again = tenreo.load(tmp_path / "m.safetensors")
+    assert all(torch.equal(a, again.state_dict()[k]) for k, a in model.state_dict().items())
