@@ -41,4 +41,4 @@ def evaluate(
         number(measured.top1), number(measured.top5), number(measured.loss, 4), str(measured.images),
         number(measured.images_per_second, 1), megabytes(measured.peak_memory),
     )  # fmt: skip
-    show(table(f"{file} on {data} ({where})", columns, [row], text=0))
+    show(table(f"{file.name} on {data} ({where})", columns, [row], text=0))

@@ -79,5 +79,5 @@ def finetune(
          number(e.top5), number(e.seconds, 1))
         for e in history
     ]  # fmt: skip
-    show(table(f"{file} on {data} ({where})", columns, rows, text=0))
+    show(table(f"{file.name} on {data} ({where})", columns, rows, text=0))
     show(f"wrote {best} (best), {last}, {state}")

@@ -25,7 +25,7 @@ from tenreo.errors import TenreoError
 
 _LEAF = 64  # points per leaf at most; a constant, so that the loops over a leaf become vector code
 _NONE = np.int32(2**31 - 1)  # stands for "no column": above every real one
-_REBUILD = 0.7  # a new tree once this share of the last tree's points is left
+_REBUILD = 0.7  # a new tree once this share of its points is left
 
 Floats = NDArray[np.float32]
 
@@ -272,7 +272,6 @@ def _scan(query, leaf, block, block_columns, distance, best, best_column):
             gap = block[leaf, d, i] - query[d]
             distance[i] += gap * gap
     # Non-negative floats sort like their bits, and a minimum of integers becomes vector code.
-    # Past `used` the coordinates are infinite: such a point ties at most with "nothing found".
     bits = distance.view(np.int32)
     best_slot = -1
     least = bits[0]
