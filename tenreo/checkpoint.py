@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -134,33 +133,25 @@ def restore_(model: nn.Module, header: Header, tensors: dict[str, Tensor]) -> nn
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise TenreoError(f"{header.path}: {name} holds NaN or infinity; the file is damaged")
-    names = _file_names(model)
-    fill_(model, {key: tensors[n] for key, n in names.items() if n in tensors}, header.path, names,
-          set(tensors) - set(names.values()))  # fmt: skip
+    fill_(model, tensors, header.path)
     return model
 
 
-def fill_(
-    model: nn.Module,
-    state: dict[str, Tensor],
-    path: Path,
-    names: dict[str, str] | None = None,
-    unexpected: set[str] = frozenset(),  # type: ignore[assignment]
-) -> None:
-    """Load a state dict; every key that does not fit is named.
+def fill_(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load tensors under their names in a file; every name that does not fit is told.
 
     Raises:
         TenreoError: naming what is missing, not expected, or of another shape.
     """
     own = model.state_dict()
-    shown = names or {key: key for key in own}
+    names = _file_names(model)
     # Files of old torch versions do not count batches, and nothing depends on it.
-    missing = [shown[k] for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    extra = sorted(unexpected | (set(state) - set(own)))
+    missing = [n for n in names.values() if n not in tensors and not n.endswith("num_batches_tracked")]
+    extra = sorted(set(tensors) - set(names.values()))
     wrong = [
-        f"{shown[k]} {list(state[k].shape)} instead of {list(t.shape)}"
-        for k, t in own.items()
-        if k in state and state[k].shape != t.shape
+        f"{n} {list(tensors[n].shape)} instead of {list(own[key].shape)}"
+        for key, n in names.items()
+        if n in tensors and tensors[n].shape != own[key].shape
     ]
     problems = [
         f"{what}: {', '.join(keys)}"
@@ -170,7 +161,7 @@ def fill_(
     if problems:
         raise TenreoError(f"{path} does not fit the model; {'; '.join(problems)}")
     # Some layers (MNASNet) ask which version of themselves was saved; files do not say: this one.
-    versioned = OrderedDict(state)
+    versioned = OrderedDict((key, tensors[n]) for key, n in names.items() if n in tensors)
     versioned._metadata = own._metadata  # type: ignore[attr-defined]
     model.load_state_dict(versioned, strict=False)
 
@@ -183,10 +174,9 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     """
     try:
         values: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise TenreoError(
-            f"{path}: can not be read as a torch file of plain tensors: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TenreoError(f"{path}: can not be read as a torch file of plain tensors: {why}") from error
     for key in ("state_dict", "model"):
         if isinstance(values, dict) and isinstance(values.get(key), dict):
             values = values[key]

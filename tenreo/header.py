@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,16 +127,11 @@ def is_pickle(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            return zipfile.is_zipfile(file) or (
-                (file.seek(0), file.read(1))[1] == b"\x80" and not _json_at_8(path)
-            )
+            start = file.read(9)
     except OSError as error:
         raise TenreoError(f"{path}: can not be opened: {error.strerror}; give the path of a file") from error
-
-
-def _json_at_8(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+    # After eight bytes of length, safetensors begins with a brace.
+    return start.startswith((b"PK\x03\x04", b"\x80")) and start[8:] != b"{"
 
 
 def read_header(path: Path) -> Header:

@@ -189,7 +189,8 @@ def open_model(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, H
         header = read_header(path)
         tensors = checkpoint.read_tensors(header)
         if header.card.arch is None and model is None and header.kind == "dense":
-            header = replace(header, card=_identify_dense(path, tensors))
+            shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+            header = replace(header, card=_identify_paper(path, shapes, set())[0])
     card = header.card
     if model is None:
         if card.arch is None:
@@ -218,19 +219,14 @@ def _dense_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, layers)}
 
 
-def _identify_dense(path: Path, tensors: dict[str, Tensor]) -> ModelCard:
-    shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-    return _identify_paper(path, shapes, set())[0]
-
-
 def _identify_paper(
     path: Path, shapes: dict[str, tuple[int, ...]], compressed: set[str]
 ) -> tuple[ModelCard, nn.Module]:
     """Find one of the paper's architectures whose names, and shapes of what is dense, agree."""
     names = {k for k in shapes if not k.endswith("num_batches_tracked")}
     for arch in _PAPER:
-        state = build(arch, device="meta").state_dict()
-        classifier = _classifier(build(arch, device="meta"))
+        skeleton = build(arch, device="meta")
+        state, classifier = skeleton.state_dict(), _classifier(skeleton)
         same = names == {k for k in state if not k.endswith("num_batches_tracked")}
         if same and all(
             shapes[k] == tuple(state[k].shape)

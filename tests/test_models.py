@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -87,6 +88,22 @@ def test_pickle_is_never_executed(tmp_path, capsys):
     with pytest.raises(TenreoError, match="can not be read as a torch file of plain tensors"):
         tenreo.load(tmp_path / "evil.pth")
     assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("legacy", [False, True])
+def test_damaged_pickles_are_refused(tmp_path, legacy):
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.zeros(3)}, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for at in random.integers(0, len(whole), 5):
+            damaged[at] = random.integers(256)
+        path.write_bytes(damaged)
+        with pytest.raises(TenreoError, match=r"x\.pth"):
+            tenreo.load(path)
 
 
 def metadata_of(path):
