@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tenreo.core.codec import EncodedWeight, decode, encode, project
+from tenreo.core.codec import EncodedWeight, decode, encode, project, refined
 from tenreo.errors import TenreoError
 from tenreo.plan import LayerPlan, Plan, resolve
 from tenreo.recipe import Recipe
@@ -21,29 +21,24 @@ from tenreo.report import LayerReport, Report
 class CurveWeight(nn.Module):
     """Parametrization of a weight by the coefficients of a curve, at fixed positions.
 
-    `forward` decodes; `right_inverse` lays a weight's columns on the curve's samples and keeps the
-    low frequencies, so that forward(right_inverse(forward(c))) == forward(c).
+    `forward` decodes; `right_inverse` fits the curve to a weight's columns by least squares, so that
+    forward(right_inverse(forward(c))) == forward(c).
 
     Args:
-        positions: (columns,) int32 in [0, length).
-        length: samples on the curve.
-        shape: of the weight.
-        groups: rows.
-        kept: coefficients per row.
+        encoded: the weight; its coefficients are those that registration gives to the layer.
     """
 
     positions: Tensor
 
-    def __init__(
-        self, positions: Tensor, length: int, shape: tuple[int, ...], groups: int, kept: int
-    ) -> None:
+    def __init__(self, encoded: EncodedWeight) -> None:
         super().__init__()
-        self.register_buffer("positions", positions)
-        self.length = length
-        self.shape = shape
-        self.groups = groups
-        self.kept = kept
+        self.register_buffer("positions", encoded.positions)
+        self.length = encoded.length
+        self.shape = encoded.shape
+        self.groups, self.kept = encoded.coefficients.shape
         self.snr: float | None = None  # dB, once measured against the dense weight
+        self.snr_unrefined: float | None = None  # dB, of the paper's encoding
+        self._known: Tensor | None = encoded.coefficients
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """(groups, kept) -> weight of `shape`."""
@@ -51,6 +46,9 @@ class CurveWeight(nn.Module):
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Weight of `shape` -> (groups, kept)."""
+        if self._known is not None:  # torch asks once while registering, before forward
+            known, self._known = self._known, None
+            return known
         return project(weight, self.positions, self.length, self.groups, self.kept)
 
 
@@ -115,14 +113,10 @@ def _encode(model: nn.Module, layer: LayerPlan) -> tuple[EncodedWeight, LayerRep
 
 def attach_(layer: nn.Module, encoded: EncodedWeight) -> CurveWeight:
     """Replace a layer's weight by an encoded one; return the parametrization."""
-    groups, kept = encoded.coefficients.shape
-    curve = CurveWeight(encoded.positions, encoded.length, encoded.shape, groups, kept)
+    curve = CurveWeight(encoded)
     requires_grad = bool(layer.weight.requires_grad)  # type: ignore[union-attr]
     parametrize.register_parametrization(layer, "weight", curve)
-    original = layer.parametrizations.weight.original  # type: ignore[union-attr, operator]
-    with torch.no_grad():
-        original.copy_(encoded.coefficients)  # type: ignore[operator]
-    original.requires_grad_(requires_grad)  # type: ignore[operator]
+    layer.parametrizations.weight.original.requires_grad_(requires_grad)  # type: ignore[union-attr, operator]
     return curve
 
 
