@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tenreo.plan import Plan, resolve
     from tenreo.recipe import Progressive, Recipe, Uniform
     from tenreo.report import Report
+    from tenreo.statistics import calibrate_, match_statistics_
 
 # Imported on first use: torch takes seconds, and the command line must answer at once.
 _HOME = {
@@ -21,13 +22,15 @@ _HOME = {
     **dict.fromkeys(("compress_", "expand_"), "compression"),
     **dict.fromkeys(("EncodedWeight", "encode", "decode"), "core.codec"),
     **dict.fromkeys(("save", "load"), "models"),
+    **dict.fromkeys(("calibrate_", "match_statistics_"), "statistics"),
     "ModelCard": "header",
     "Report": "report",
 }
 __version__ = "0.1.0"
 __all__ = [
     "EncodedWeight", "ModelCard", "Plan", "Progressive", "Recipe", "Report", "TenreoError",
-    "Uniform", "compress_", "decode", "encode", "expand_", "load", "resolve", "save",
+    "Uniform", "calibrate_", "compress_", "decode", "encode", "expand_", "load", "match_statistics_",
+    "resolve", "save",
 ]  # fmt: skip
 
 

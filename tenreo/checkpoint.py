@@ -62,7 +62,7 @@ def write(model: nn.Module, path: Path, card: ModelCard, recipe: Recipe | None =
             "groups": curve.groups,
             "length": curve.length,
             "kept": curve.kept,
-            "snr": None if curve.snr is None else finite(curve.snr),
+            **{name: None if x is None else finite(x) for name, x in curve.measured.items()},
         }
         for name, _, curve in curves(model)
     }
@@ -129,7 +129,9 @@ def restore_(model: nn.Module, header: Header, tensors: dict[str, Tensor]) -> nn
                 f"{header.path}: {name + POSITIONS} leaves [0, {entry.length}); the file is damaged"
             )
         coefficients = tensors[name + COEFFICIENTS].to(layer.weight.dtype)
-        attach_(layer, EncodedWeight(coefficients, positions, entry.length, entry.shape)).snr = entry.snr
+        attach_(layer, EncodedWeight(coefficients, positions, entry.length, entry.shape)).measured = {
+            "snr": entry.snr, "snr_unrefined": entry.snr_unrefined, "signal": entry.signal,
+        }  # fmt: skip
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise TenreoError(f"{header.path}: {name} holds NaN or infinity; the file is damaged")

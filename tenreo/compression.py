@@ -36,8 +36,7 @@ class CurveWeight(nn.Module):
         self.length = encoded.length
         self.shape = encoded.shape
         self.groups, self.kept = encoded.coefficients.shape
-        self.snr: float | None = None  # dB, once measured against the dense weight
-        self.snr_unrefined: float | None = None  # dB, of the paper's encoding
+        self.measured: dict[str, float | None] = {}  # against the dense weight: snr, snr_unrefined, signal
         self._known: Tensor | None = encoded.coefficients
 
     def forward(self, coefficients: Tensor) -> Tensor:
@@ -81,7 +80,7 @@ def compress_(
     try:
         # Largest first: the last layer to finish is then a small one.
         largest_first = sorted(plan.compressed, key=lambda layer: -layer.columns)
-        tasks = {pool.submit(_encode, model, layer): layer for layer in largest_first}
+        tasks = {pool.submit(_encode, model, layer, plan.recipe.refine): layer for layer in largest_first}
         for task in as_completed(tasks):
             layer = tasks[task]
             encoded[layer.name] = task.result()
@@ -90,25 +89,31 @@ def compress_(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     for name, (weight, report) in encoded.items():
-        attach_(model.get_submodule(name), weight).snr = report.snr
+        attach_(model.get_submodule(name), weight).measured = {
+            "snr": report.snr, "snr_unrefined": report.snr_unrefined, "signal": report.signal,
+        }  # fmt: skip
     return Report(tuple(encoded[x.name][1] for x in plan.compressed), plan.before, plan.after)
 
 
-def _encode(model: nn.Module, layer: LayerPlan) -> tuple[EncodedWeight, LayerReport]:
+def _encode(model: nn.Module, layer: LayerPlan, rounds: int) -> tuple[EncodedWeight, LayerReport]:
     weight = model.get_submodule(layer.name).weight.detach()  # type: ignore[operator, union-attr]
     if not torch.isfinite(weight).all():
         raise TenreoError(f"{layer.name}: the weight holds NaN or infinity and can not be compressed")
     start = time.perf_counter()
-    encoded = encode(weight, layer.groups, layer.kept)
-    signal = weight.double().square().sum().item()
-    noise = (weight.double() - decode(encoded).double()).square().sum().item()
+    unrefined = encode(weight, layer.groups, layer.kept)
+    encoded = refined(weight, unrefined, rounds)
     report = LayerReport(
-        layer.name, layer.shape, layer.groups, encoded.length, layer.kept, signal, noise,
+        layer.name, layer.shape, layer.groups, encoded.length, layer.kept,
+        weight.double().square().sum().item(), _noise(weight, encoded), _noise(weight, unrefined),
         time.perf_counter() - start,
         weight.numel() * weight.element_size(),
         encoded.coefficients.numel() * weight.element_size() + encoded.positions.numel() * 4,
     )  # fmt: skip
     return encoded, report
+
+
+def _noise(weight: Tensor, encoded: EncodedWeight) -> float:
+    return (weight.double() - decode(encoded).double()).square().sum().item()
 
 
 def attach_(layer: nn.Module, encoded: EncodedWeight) -> CurveWeight:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from tenreo.errors import TenreoError
 from tenreo.recipe import Recipe, recipe_from_dict
-from tenreo.report import COEFFICIENTS, POSITIONS, Counts, count
+from tenreo.report import COEFFICIENTS, POSITIONS, Correction, Counts, count, total_snr
 
 VERSION = 1
 ITEMSIZE = {
@@ -53,12 +53,14 @@ class ModelCard:
         classes: size of the output; None where unknown.
         weights: where they came from, such as IMAGENET1K_V1, a file, or none.
         preprocess: how to prepare images.
+        corrections: what was done to the statistics after compressing.
     """
 
     arch: str | None = None
     classes: int | None = None
     weights: str | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
+    corrections: tuple[Correction, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -67,13 +69,25 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class LayerEntry:
-    """A compressed layer as the file describes it; snr in dB, None if unknown or infinite."""
+    """A compressed layer as the file describes it.
+
+    Attributes:
+        shape: of the weight.
+        groups: rows.
+        length: samples on the curve.
+        kept: coefficients per row.
+        snr: in dB, None if unknown or infinite.
+        snr_unrefined: the same before refinement.
+        signal: squared norm of the weight, None if unknown.
+    """
 
     shape: tuple[int, ...]
     groups: int
     length: int
     kept: int
     snr: float | None = None
+    snr_unrefined: float | None = None
+    signal: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,16 @@ class Header:
     recipe: Recipe | None
     layers: dict[str, LayerEntry]
     size: int
+
+    @property
+    def snr(self) -> float | None:
+        """Ratio in dB of all compressed layers together; None where the file does not say."""
+        return total_snr((x.signal, x.snr) for x in self.layers.values())
+
+    @property
+    def snr_unrefined(self) -> float | None:
+        """The same before refinement."""
+        return total_snr((x.signal, x.snr_unrefined) for x in self.layers.values())
 
     def counts(self) -> Counts:
         """The numbers in the file."""
@@ -183,13 +207,15 @@ def _card(values: dict[str, Any]) -> ModelCard:
     prepared = Preprocess(**preprocess)
     if not all(isinstance(x, int) and 0 < x < 10_000 for x in (prepared.resize, prepared.crop)):
         raise ValueError(f"preprocess {preprocess!r}")
-    return ModelCard(arch, classes, weights, prepared)
+    corrections = tuple(Correction(**c) for c in values.get("corrections") or ())
+    return ModelCard(arch, classes, weights, prepared, corrections)
 
 
 def _entry(values: dict[str, Any]) -> LayerEntry:
     shape = tuple(int(x) for x in values["shape"])
     groups, length, kept = (int(values[k]) for k in ("groups", "length", "kept"))
-    return LayerEntry(shape, groups, length, kept, values.get("snr"))
+    measured = [values.get(k) for k in ("snr", "snr_unrefined", "signal")]
+    return LayerEntry(shape, groups, length, kept, *(None if x is None else float(x) for x in measured))
 
 
 def _check(header: Header) -> None:

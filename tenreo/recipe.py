@@ -11,6 +11,8 @@ import yaml
 
 from tenreo.errors import TenreoError
 
+ROUNDS = 12  # of refinement: docs/refinement.md has the curve of gain against time
+
 
 @dataclass(frozen=True)
 class Uniform:
@@ -61,6 +63,7 @@ class Recipe:
         rate: `Uniform(r)` or `Progressive(r')`.
         include: patterns of layer names to compress instead of the rule's choice, as in fnmatch.
         exclude: patterns of layer names to leave dense.
+        refine: rounds of refinement at most; 0 is the paper's encoding.
 
     Raises:
         TenreoError: when a value is out of range.
@@ -70,12 +73,17 @@ class Recipe:
     rate: Uniform | Progressive
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    refine: int = ROUNDS
 
     def __post_init__(self) -> None:
         if not isinstance(self.groups, int) or isinstance(self.groups, bool) or self.groups < 1:
             raise TenreoError(f"groups: given {self.groups!r}, needs a whole number of at least 1, such as 4")
         if not isinstance(self.rate, (Uniform, Progressive)):
             raise TenreoError(f"rate: given {self.rate!r}, needs Uniform(r) or Progressive(r')")
+        if not isinstance(self.refine, int) or isinstance(self.refine, bool) or self.refine < 0:
+            raise TenreoError(
+                f"refine: given {self.refine!r}, needs a whole number of rounds; 0 is the paper"
+            )
         for name in ("include", "exclude"):
             patterns = getattr(self, name)
             if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
@@ -89,7 +97,8 @@ class Recipe:
             if isinstance(self.rate, Uniform)
             else {"progressive": self.rate.growth}
         )
-        return {"groups": self.groups, **rate, "include": list(self.include), "exclude": list(self.exclude)}
+        patterns = {"include": list(self.include), "exclude": list(self.exclude)}
+        return {"groups": self.groups, **rate, **patterns, "refine": self.refine}
 
     @property
     def mode(self) -> str:
@@ -114,6 +123,7 @@ class Config:
         progressive: growth of the rate; not together with `uniform`.
         include: patterns of layer names to compress.
         exclude: patterns of layer names to leave dense.
+        refine: rounds of refinement at most.
     """
 
     arch: str | None = None
@@ -123,6 +133,7 @@ class Config:
     progressive: float | None = None
     include: tuple[str, ...] = field(default=())
     exclude: tuple[str, ...] = field(default=())
+    refine: int = ROUNDS
 
     def recipe(self) -> Recipe:
         """The recipe of a complete configuration.
@@ -138,7 +149,7 @@ class Config:
                 "say -r 2.0, or -r 0.5 --progressive, or one of them in the configuration"
             )
         rate = Uniform(self.uniform) if self.uniform is not None else Progressive(self.progressive or 0)
-        return Recipe(self.groups, rate, self.include, self.exclude)
+        return Recipe(self.groups, rate, self.include, self.exclude, self.refine)
 
 
 def read_config(path: Path) -> Config:
@@ -169,10 +180,11 @@ def recipe_from_dict(values: Any) -> Recipe:
     Raises:
         TenreoError: when a key is unknown or a value is out of range.
     """
-    known = ("groups", "uniform", "progressive", "include", "exclude")
+    known = ("groups", "uniform", "progressive", "include", "exclude", "refine")
     if not isinstance(values, dict) or not set(values) <= set(known):
         raise TenreoError(f"recipe: given {values!r}, needs the keys {', '.join(known)}")
-    return Config(**values).recipe()
+    # Files from before there was refinement do not say so.
+    return Config(**{"refine": 0, **values}).recipe()
 
 
 def _number(what: str, value: object) -> None:

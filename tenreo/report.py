@@ -86,6 +86,7 @@ class LayerReport:
         kept: coefficients per row.
         signal: squared norm of the weight.
         noise: squared norm of what decoding loses.
+        noise_unrefined: the same before refinement, with the paper's encoding.
         seconds: spent on encoding it, by one thread.
         bytes_before: of the dense weight.
         bytes_after: of coefficients and positions.
@@ -98,6 +99,7 @@ class LayerReport:
     kept: int
     signal: float
     noise: float
+    noise_unrefined: float
     seconds: float
     bytes_before: int
     bytes_after: int
@@ -106,6 +108,11 @@ class LayerReport:
     def snr(self) -> float:
         """Signal-to-noise ratio in dB; infinite where nothing is lost."""
         return decibels(self.signal, self.noise)
+
+    @property
+    def snr_unrefined(self) -> float:
+        """The same before refinement."""
+        return decibels(self.signal, self.noise_unrefined)
 
 
 @dataclass(frozen=True)
@@ -121,15 +128,61 @@ class Report:
         """Signal-to-noise ratio in dB of all compressed layers together."""
         return decibels(sum(x.signal for x in self.layers), sum(x.noise for x in self.layers))
 
+    @property
+    def snr_unrefined(self) -> float:
+        """The same before refinement."""
+        return decibels(sum(x.signal for x in self.layers), sum(x.noise_unrefined for x in self.layers))
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON can hold it; an infinite ratio is null."""
-        layers = [{**asdict(x), "snr": finite(x.snr)} for x in self.layers]
+        layers = [
+            {**asdict(x), "snr": finite(x.snr), "snr_unrefined": finite(x.snr_unrefined)} for x in self.layers
+        ]
         return {
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "snr": finite(self.snr),
+            "snr_unrefined": finite(self.snr_unrefined),
             "layers": layers,
         }
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What was done to a compressed model's statistics, without labels or training.
+
+    Attributes:
+        source: noise, digits, or the folder of images.
+        images: how many were seen.
+        batchnorms: layers whose running statistics were set.
+        biases: layers whose bias was.
+    """
+
+    source: str
+    images: int
+    batchnorms: int
+    biases: int
+
+    def __str__(self) -> str:
+        done = [
+            f"{count} {what}"
+            for count, what in ((self.batchnorms, "BatchNorms"), (self.biases, "biases"))
+            if count
+        ]
+        return f"{' and '.join(done) or 'nothing to correct'}, on {self.images} images of {self.source}"
+
+
+def total_snr(layers: Iterable[tuple[float | None, float | None]]) -> float | None:
+    """Ratio in dB of several layers together, each given as (signal, its ratio in dB or None).
+
+    Returns:
+        None where a signal is not known; a layer without a ratio has no noise.
+    """
+    pairs = list(layers)
+    if not pairs or any(signal is None for signal, _ in pairs):
+        return None
+    noise = sum((s or 0) * 10 ** (-snr / 10) for s, snr in pairs if snr is not None)
+    return decibels(sum(s or 0 for s, _ in pairs), noise)
 
 
 def decibels(signal: float, noise: float) -> float:

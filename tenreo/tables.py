@@ -37,13 +37,18 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], tex
     return result
 
 
-def counts_table(before: Counts, after: Counts, snr: float | None = None, size: int | None = None) -> Table:
+def counts_table(
+    before: Counts,
+    after: Counts,
+    snr: tuple[float | None, float | None] | None = None,
+    size: int | None = None,
+) -> Table:
     """The paper's two columns, what an optimiser changes, and bytes: dense beside compressed.
 
     Args:
         before: of the dense model.
         after: of the compressed one.
-        snr: of all compressed layers, in dB.
+        snr: of all compressed layers in dB: before refinement, and as they are.
         size: of the file on disk.
     """
     rows = [
@@ -63,12 +68,15 @@ def counts_table(before: Counts, after: Counts, snr: float | None = None, size: 
     if size is not None:
         rows.append(("bytes on disk", "-", megabytes(size)))
     if snr is not None:
-        rows.append(("SNR of compressed weights", "-", f"{number(snr)} dB"))
+        for name, value in zip(("SNR before refinement", "SNR of compressed weights"), snr, strict=True):
+            rows.append((name, "-", f"{number(value)} dB"))
     return table("Totals", ("", "dense", "compressed"), rows)
 
 
-def layers_table(layers: Iterable[tuple[str, Sequence[int], int, int, int, float | None]]) -> Table:
-    """One row per compressed layer: name, shape, groups, length, kept, SNR in dB or None."""
+def layers_table(
+    layers: Iterable[tuple[str, Sequence[int], int, int, int, float | None, float | None]],
+) -> Table:
+    """One row per compressed layer: name, shape, groups, length, kept, SNR in dB before and after refinement."""
     rows = [
         (
             name,
@@ -77,8 +85,11 @@ def layers_table(layers: Iterable[tuple[str, Sequence[int], int, int, int, float
             str(length),
             str(kept),
             f"{length / kept:.2f}",
-            number(snr),
+            number(before),
+            number(after),
         )
-        for name, shape, groups, length, kept, snr in layers
+        for name, shape, groups, length, kept, before, after in layers
     ]
-    return table("Layers", ("layer", "shape", "g", "length", "kept", "rate", "SNR dB"), rows, text=2)
+    return table(
+        "Layers", ("layer", "shape", "g", "length", "kept", "rate", "paper dB", "SNR dB"), rows, text=2
+    )

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "tenreo"
 ROWS = [
-    ["cli", "__main__"], ["tables"], ["finetuning"], ["evaluation"], ["data"], ["models"], ["checkpoint"],
+    ["cli", "__main__"], ["tables"], ["finetuning"], ["evaluation"], ["statistics"], ["data"], ["models"], ["checkpoint"],
     ["compression"], ["plan"], ["rules"], ["header"], ["recipe"], ["report"], ["core"], ["errors"],
 ]  # fmt: skip
 HOME = {

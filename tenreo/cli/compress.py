@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenreo.cli.common import Force, Json, note, progress_bar, refuse_existing, show, show_json
+from tenreo.cli.common import (
+    Device,
+    Force,
+    Json,
+    choose_workers,
+    note,
+    progress_bar,
+    refuse_existing,
+    show,
+    show_json,
+)
 from tenreo.errors import TenreoError
-from tenreo.recipe import Config, Recipe, read_config
+from tenreo.recipe import ROUNDS, Config, Recipe, read_config
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from tenreo.header import ModelCard
     from tenreo.plan import Plan
-    from tenreo.report import Report
+    from tenreo.report import Correction, Report
 
 
 def compress(
@@ -28,6 +41,11 @@ def compress(
     config: Annotated[Path | None, typer.Option(metavar="YAML", help="Defaults for all of these options.")] = None,
     include: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Compress these layers instead of the rule's.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Leave these layers dense.")] = None,
+    refine: Annotated[int | None, typer.Option(min=0, metavar="ROUNDS", help=f"Rounds of refinement, by default {ROUNDS}; 0 is the paper.")] = None,
+    match_statistics: Annotated[bool, typer.Option(help="Correct BatchNorm (or biases) on noise, by the dense model.")] = True,
+    calibrate: Annotated[str | None, typer.Option(metavar="DIR|digits", help="Estimate BatchNorm on unlabelled training images instead.")] = None,
+    calibrate_batches: Annotated[int, typer.Option(min=1, metavar="N", help="Batches of 64 images to calibrate on.")] = 4,
+    device: Device = "auto",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Output file.")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Layers at a time; by default one per core.")] = None,
     seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
@@ -36,7 +54,7 @@ def compress(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Compress a model and write it to a file."""
-    chosen = _merge(config, arch, weights, groups, rate, progressive, include, exclude)
+    chosen = _merge(config, arch, weights, groups, rate, progressive, include, exclude, refine)
     recipe = chosen.recipe()
     if chosen.arch is None:
         raise TenreoError("arch: not given; say --arch resnet50, or arch: resnet50 in the configuration")
@@ -44,7 +62,10 @@ def compress(
     if not dry_run:
         refuse_existing(target, force)
 
+    from copy import deepcopy
+
     from tenreo import models
+    from tenreo.evaluation import choose_device
     from tenreo.plan import resolve
 
     if dry_run and chosen.weights in (None, "none"):
@@ -56,7 +77,13 @@ def compress(
     if dry_run:
         show_json(plan.to_dict()) if json else _show_plan(plan)
         return
+    model.to(choose_device(device))
+    dense = deepcopy(model) if match_statistics and not calibrate else None
+    images = None if calibrate is None else _images(calibrate, card, calibrate_batches, seed)
     report = run_plan(model, plan, jobs)
+    correction = _correct(model, dense, images, calibrate, card)
+    if correction is not None:
+        card = replace(card, corrections=(correction,))
     models.save(model, target, card, recipe)
     if json:
         show_json(
@@ -65,15 +92,16 @@ def compress(
                 "bytes": target.stat().st_size,
                 "recipe": recipe.to_dict(),
                 **report.to_dict(),
+                "corrections": [vars(c) for c in card.corrections],
             }
         )
     else:
-        _show_report(report, target)
+        _show_report(report, target, card)
 
 
 def _merge(
     config: Path | None, arch: str | None, weights: str | None, groups: int | None, rate: float | None,
-    progressive: bool, include: list[str] | None, exclude: list[str] | None,
+    progressive: bool, include: list[str] | None, exclude: list[str] | None, refine: int | None,
 ) -> Config:  # fmt: skip
     """A configuration file's values, with the options that were given in their place."""
     base = read_config(config) if config else Config()
@@ -82,7 +110,8 @@ def _merge(
     if rate is not None:
         grows = progressive or base.progressive is not None
         base = replace(base, uniform=None if grows else rate, progressive=rate if grows else None)
-    given = {"arch": arch, "weights": weights, "groups": groups, "include": include, "exclude": exclude}
+    given = {"arch": arch, "weights": weights, "groups": groups, "include": include, "exclude": exclude,
+             "refine": refine}  # fmt: skip
     return replace(base, **{name: value for name, value in given.items() if value not in (None, [])})  # type: ignore[arg-type]
 
 
@@ -104,19 +133,51 @@ def run_plan(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
         return compress_(model, plan, jobs=jobs, progress=lambda layer: advance(layer.columns, layer.name))
 
 
+def _images(data: str, card: ModelCard, batches: int, seed: int) -> Iterable[Tensor]:
+    """Unlabelled training images, in batches of 64 in an order that the seed gives."""
+    import torch
+
+    from tenreo.data import Batches, open_images
+
+    images = open_images(data, "train", card.preprocess, None)
+    loader = Batches(images, 64, torch.device("cpu"), choose_workers(None, data), seed)
+    return (batch for batch, _ in islice(loader, batches))
+
+
+def _correct(
+    model: nn.Module,
+    dense: nn.Module | None,
+    images: Iterable[Tensor] | None,
+    source: str | None,
+    card: ModelCard,
+) -> Correction | None:
+    from tenreo.statistics import calibrate_, match_statistics_
+
+    with progress_bar("statistics, images", None) as advance:
+        if images is not None:
+            return calibrate_(model, images, source=source, progress=advance)
+        if dense is not None:
+            return match_statistics_(model, dense, size=card.preprocess.crop, progress=advance)
+    return None
+
+
 def _show_plan(plan: Plan) -> None:
     from tenreo.tables import counts_table, layers_table, table
 
     dense = [(x.name, "x".join(map(str, x.shape)), x.why_dense) for x in plan.layers if x.why_dense]
-    show(layers_table((x.name, x.shape, x.groups, x.columns, x.kept, None) for x in plan.compressed))
+    show(layers_table((x.name, x.shape, x.groups, x.columns, x.kept, None, None) for x in plan.compressed))
     if dense:
         show(table("Left dense", ("layer", "shape", "why"), dense, text=3))
     show(counts_table(plan.before, plan.after))
 
 
-def _show_report(report: Report, target: Path) -> None:
+def _show_report(report: Report, target: Path, card: ModelCard) -> None:
     from tenreo.tables import counts_table, layers_table
 
-    show(layers_table((x.name, x.shape, x.groups, x.length, x.kept, x.snr) for x in report.layers))
-    show(counts_table(report.before, report.after, report.snr, target.stat().st_size))
+    rows = ((x.name, x.shape, x.groups, x.length, x.kept, x.snr_unrefined, x.snr) for x in report.layers)
+    show(layers_table(rows))
+    ratios = report.snr_unrefined, report.snr
+    show(counts_table(report.before, report.after, ratios, target.stat().st_size))
+    for correction in card.corrections:
+        show(f"statistics: {correction}")
     show(f"wrote {target}")

@@ -30,15 +30,26 @@ def inspect(
          f"{card.classes or 'unknown'} classes, weights {card.weights or 'not named'}")  # fmt: skip
     if header.recipe is not None:
         recipe = header.recipe
-        show(f"recipe: {recipe.groups} groups, {recipe.mode} {recipe.strength}" + _patterns(header))
+        show(
+            f"recipe: {recipe.groups} groups, {recipe.mode} {recipe.strength}, {recipe.refine} rounds of refinement at most"
+            + _patterns(header)
+        )
+    for correction in card.corrections:
+        show(f"statistics: {correction}")
     if layers and header.layers:
-        show(layers_table((n, x.shape, x.groups, x.length, x.kept, x.snr) for n, x in header.layers.items()))
+        rows = (
+            (n, x.shape, x.groups, x.length, x.kept, x.snr_unrefined, x.snr) for n, x in header.layers.items()
+        )
+        show(layers_table(rows))
     elif layers:
         from tenreo.tables import table
 
-        rows = [(n, dtype, "x".join(map(str, shape)) or "1") for n, (dtype, shape) in header.tensors.items()]
-        show(table("Tensors", ("name", "dtype", "shape"), rows, text=3))
-    show(counts_table(header.dense_counts(), header.counts(), size=header.size))
+        tensors = [
+            (n, dtype, "x".join(map(str, shape)) or "1") for n, (dtype, shape) in header.tensors.items()
+        ]
+        show(table("Tensors", ("name", "dtype", "shape"), tensors, text=3))
+    ratios = (header.snr_unrefined, header.snr) if header.layers else None
+    show(counts_table(header.dense_counts(), header.counts(), ratios, header.size))
 
 
 def _read(file: Path) -> Header:
@@ -67,6 +78,8 @@ def _to_dict(header: Header, layers: bool) -> dict[str, Any]:
         "before": header.dense_counts().to_dict(),
         "after": header.counts().to_dict(),
         "bytes": header.size,
+        "snr": header.snr,
+        "snr_unrefined": header.snr_unrefined,
     }
     if layers:
         result["layers"] = {name: vars(entry) for name, entry in header.layers.items()}

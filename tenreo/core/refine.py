@@ -130,9 +130,7 @@ def _nearest_of_all(points: Tensor, samples: Tensor, positions: Tensor) -> Tenso
     return found
 
 
-def fit(
-    matrix: Tensor, positions: Tensor, coefficients: Tensor, length: int, iterations: int = 20
-) -> Tensor:
+def fit(matrix: Tensor, positions: Tensor, coefficients: Tensor, length: int, iterations: int = 20) -> Tensor:
     """Bring coefficients closer to the least-squares fit of a curve to columns at given positions.
 
     Args:

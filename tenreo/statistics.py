@@ -1,0 +1,257 @@
+"""Statistics of a compressed model, corrected without labels: on noise, or on images.
+
+A decoded weight is shrunk and noisy, so the running statistics of the BatchNorm behind it no longer
+fit, and the misfit grows layer by layer. A forward pass shows every BatchNorm what it gets, and
+corrects it just before it acts, so that those after it see what they will get:
+
+*match*: with m and v, mean and variance of the input of a BatchNorm, of the dense model (d) and the
+compressed one (c) on the same inputs,
+running_var = dense_var * v_c / v_d; running_mean = m_c + (dense_mean - m_d) * sqrt(v_c / v_d).
+The inputs cancel out as far as both models treat them alike: noise does.
+
+*calibrate*: running_var = v_c; running_mean = m_c, on images.
+
+A model without BatchNorm keeps means by its biases: bias += m_d - m_c, with m the mean of the output
+of a compressed layer (bias correction: M. Nagel et al., "Data-Free Quantization Through Weight
+Equalization and Bias Correction", arXiv 1906.04721, section 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
+
+from tenreo import models
+from tenreo.compression import curves
+from tenreo.errors import TenreoError
+from tenreo.report import Correction
+
+NOISE_PIXELS = 256 * 32 * 32  # of a batch of noise, so many images; docs/refinement.md has the table
+
+
+def match_statistics_(
+    compressed: nn.Module,
+    dense: nn.Module,
+    images: Iterable[Tensor] | None = None,
+    *,
+    size: int | None = None,
+    seed: int = 0,
+    source: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Correction:
+    """Make a compressed model's statistics fit its weights, by the dense model's, in place.
+
+    Args:
+        compressed: on any device.
+        dense: the same model before it was compressed, on the same device.
+        images: batches (batch, channels, height, width) of unlabelled inputs; None makes one of noise.
+        size: side of the noise in pixels; None asks torchvision what the architecture was trained on.
+        seed: of the noise.
+        source: what the images are, for the report.
+        progress: called with the number of images after each batch.
+
+    Returns:
+        How much was corrected: the BatchNorms, or where there are none the compressed layers' biases.
+
+    Raises:
+        TenreoError: when the models differ, or the noise does not fit them.
+    """
+    if images is None:
+        images, source = [noise(*_input(dense, size), seed)], "noise"
+    return _correct(compressed, dense, images, source or "images", progress)
+
+
+def calibrate_(
+    model: nn.Module,
+    images: Iterable[Tensor],
+    *,
+    source: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Correction:
+    """Estimate a model's BatchNorm statistics anew from unlabelled images, in place.
+
+    Args:
+        model: compressed or dense, on any device.
+        images: batches (batch, channels, height, width).
+        source: what they are, for the report.
+        progress: called with the number of images after each batch.
+
+    Returns:
+        How many BatchNorms were corrected.
+    """
+    return _correct(model, None, images, source or "images", progress)
+
+
+def noise(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
+    """Images whose amplitude falls as one over the frequency, as that of photographs does.
+
+    Args:
+        count: images.
+        channels: of an image.
+        size: side in pixels.
+        seed: the same numbers for the same seed.
+
+    Returns:
+        (count, channels, size, size) float32, each channel of mean 0 and deviation 1 over all images.
+    """
+    white = torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(seed))
+    rows, columns = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None]
+    frequency = torch.hypot(rows, columns).clamp_min(1 / size)  # (size, size // 2 + 1)
+    images = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(size, size))
+    std, mean = torch.std_mean(images, dim=(0, 2, 3), keepdim=True)
+    return (images - mean) / std
+
+
+def _input(model: nn.Module, size: int | None) -> tuple[int, int, int]:
+    """How many images of noise, of how many channels and pixels, a model gets."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    if size is None:
+        card = models.identify(model)
+        if card.arch is None:
+            raise TenreoError(
+                "statistics: the size of the model's input is not known; say size=32, or give images"
+            )
+        size = card.preprocess.crop
+    channels = 3 if first is None else first.in_channels
+    return min(256, max(32, NOISE_PIXELS // size**2)), channels, size
+
+
+@dataclass
+class _Moments:
+    """Mean and variance per channel of all that was seen, in float64."""
+
+    count: int = 0
+    mean: Tensor | float = 0.0
+    var: Tensor | float = 0.0
+
+    def see(self, x: Tensor, channel: int) -> None:
+        rows = x.detach().movedim(channel, 0).flatten(1)  # (channels, all others)
+        var, mean = (t.double() for t in torch.var_mean(rows, dim=1, correction=0))
+        count = self.count + rows.shape[1]
+        share = rows.shape[1] / count
+        shift = mean - self.mean
+        self.mean = self.mean + share * shift
+        self.var = (1 - share) * self.var + share * var + share * (1 - share) * shift**2
+        self.count = count
+
+
+class _BatchNormSite:
+    """A BatchNorm whose running statistics are corrected by what it gets."""
+
+    def __init__(self, module: nn.Module, dense: nn.Module | None) -> None:
+        self.module, self.dense = module, dense
+        self.seen, self.seen_dense = _Moments(), _Moments()
+        like = dense or module
+        self.dense_mean, self.dense_var = like.running_mean.double(), like.running_var.double()  # type: ignore[operator, union-attr]
+
+    def hooks(self) -> Iterator[RemovableHandle]:
+        yield self.module.register_forward_pre_hook(self.correct)
+        if self.dense is not None:
+            yield self.dense.register_forward_pre_hook(lambda _, inputs: self.seen_dense.see(inputs[0], 1))
+
+    def correct(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.seen.see(inputs[0], 1)
+        mean, var = self.seen.mean, self.seen.var
+        if self.dense is not None:
+            # A channel that never varies has no ratio; it keeps its own.
+            ratio = torch.where(self.seen_dense.var > 0, var / self.seen_dense.var, 1.0)
+            mean = mean + (self.dense_mean - self.seen_dense.mean) * ratio.sqrt()
+            var = self.dense_var * ratio
+        self.module.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
+        self.module.running_var.copy_(var)  # type: ignore[operator, union-attr]
+
+
+class _BiasSite:
+    """A compressed layer whose bias is corrected by what it puts out."""
+
+    def __init__(self, module: nn.Module, dense: nn.Module) -> None:
+        self.module, self.dense = module, dense
+        self.seen, self.seen_dense = _Moments(), _Moments()
+        self.channel = -1 if isinstance(module, nn.Linear) else 1
+        self.bias: Tensor = module.bias.detach().clone()  # type: ignore[operator, union-attr]
+
+    def hooks(self) -> Iterator[RemovableHandle]:
+        yield self.module.register_forward_hook(self.correct)
+        yield self.dense.register_forward_hook(lambda _, __, y: self.seen_dense.see(y, self.channel))
+
+    def correct(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        current: Tensor = self.module.bias.detach()  # type: ignore[operator, union-attr]
+        shape = [-1 if i == self.channel % output.dim() else 1 for i in range(output.dim())]
+        plain = output - (current - self.bias).reshape(shape)
+        self.seen.see(plain, self.channel)
+        shift = (self.seen_dense.mean - self.seen.mean).to(current.dtype)
+        current.copy_(self.bias + shift)
+        return plain + shift.reshape(shape)
+
+
+def _sites(model: nn.Module, dense: nn.Module | None) -> list[_BatchNormSite] | list[_BiasSite]:
+    twins = None if dense is None else dict(dense.named_modules())
+
+    def twin(name: str, module: nn.Module) -> nn.Module | None:
+        if twins is None:
+            return None
+        if type(twins.get(name)) is not type(module) and not parametrize.is_parametrized(module):
+            raise TenreoError(
+                f"statistics: the dense model has no {type(module).__name__} {name!r}; give the same model"
+            )
+        return twins[name]
+
+    norms = [
+        _BatchNormSite(m, twin(n, m))
+        for n, m in model.named_modules()
+        if isinstance(m, _BatchNorm) and m.running_var is not None
+    ]
+    if norms or dense is None:
+        return norms
+    return [_BiasSite(m, twin(n, m)) for n, m, _ in curves(model) if m.bias is not None]
+
+
+@contextmanager
+def _evaluating(*modules: nn.Module | None) -> Iterator[None]:
+    modes = [(m, m.training) for module in modules if module is not None for m in module.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.no_grad(), parametrize.cached():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _correct(
+    model: nn.Module,
+    dense: nn.Module | None,
+    images: Iterable[Tensor],
+    source: str,
+    progress: Callable[[int], None] | None,
+) -> Correction:
+    sites = _sites(model, dense)
+    seen = 0
+    handles = [handle for site in sites for handle in site.hooks()]
+    device = next(model.parameters()).device
+    try:
+        with _evaluating(model, dense):
+            for batch in images if sites else ():
+                for each in (dense, model):  # the dense one first: corrections need its moments
+                    if each is not None:
+                        each(batch.to(device))
+                seen += len(batch)
+                if progress is not None:
+                    progress(len(batch))
+    except (RuntimeError, ValueError) as error:
+        raise TenreoError(
+            f"statistics: the model does not take images of shape {list(batch.shape)}: {error}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    norms = sum(isinstance(site, _BatchNormSite) for site in sites)
+    return Correction(source, seen, norms, len(sites) - norms)
