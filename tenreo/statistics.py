@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,8 @@ def noise(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
     frequency = torch.hypot(rows, columns).clamp_min(1 / size)  # (size, size // 2 + 1)
     images = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(size, size))
     std, mean = torch.std_mean(images, dim=(0, 2, 3), keepdim=True)
-    return (images - mean) / std
+    normalised: Tensor = (images - mean) / std
+    return normalised
 
 
 def _input(model: nn.Module, size: int | None) -> tuple[int, int, int]:
@@ -128,8 +130,8 @@ class _Moments:
     """Mean and variance per channel of all that was seen, in float64."""
 
     count: int = 0
-    mean: Tensor | float = 0.0
-    var: Tensor | float = 0.0
+    mean: Any = 0.0  # (channels,) from the first look on
+    var: Any = 0.0
 
     def see(self, x: Tensor, channel: int) -> None:
         rows = x.detach().movedim(channel, 0).flatten(1)  # (channels, all others)
@@ -145,11 +147,11 @@ class _Moments:
 class _BatchNormSite:
     """A BatchNorm whose running statistics are corrected by what it gets."""
 
-    def __init__(self, module: nn.Module, dense: nn.Module | None) -> None:
+    def __init__(self, module: Any, dense: Any) -> None:
         self.module, self.dense = module, dense
         self.seen, self.seen_dense = _Moments(), _Moments()
         like = dense or module
-        self.dense_mean, self.dense_var = like.running_mean.double(), like.running_var.double()  # type: ignore[operator, union-attr]
+        self.dense_mean, self.dense_var = like.running_mean.double(), like.running_var.double()
 
     def hooks(self) -> Iterator[RemovableHandle]:
         yield self.module.register_forward_pre_hook(self.correct)
@@ -164,44 +166,46 @@ class _BatchNormSite:
             ratio = torch.where(self.seen_dense.var > 0, var / self.seen_dense.var, 1.0)
             mean = mean + (self.dense_mean - self.seen_dense.mean) * ratio.sqrt()
             var = self.dense_var * ratio
-        self.module.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
-        self.module.running_var.copy_(var)  # type: ignore[operator, union-attr]
+        self.module.running_mean.copy_(mean)
+        self.module.running_var.copy_(var)
 
 
 class _BiasSite:
     """A compressed layer whose bias is corrected by what it puts out."""
 
-    def __init__(self, module: nn.Module, dense: nn.Module) -> None:
+    def __init__(self, module: Any, dense: Any) -> None:
         self.module, self.dense = module, dense
         self.seen, self.seen_dense = _Moments(), _Moments()
         self.channel = -1 if isinstance(module, nn.Linear) else 1
-        self.bias: Tensor = module.bias.detach().clone()  # type: ignore[operator, union-attr]
+        self.bias: Tensor = module.bias.detach().clone()
 
     def hooks(self) -> Iterator[RemovableHandle]:
         yield self.module.register_forward_hook(self.correct)
         yield self.dense.register_forward_hook(lambda _, __, y: self.seen_dense.see(y, self.channel))
 
     def correct(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        current: Tensor = self.module.bias.detach()  # type: ignore[operator, union-attr]
+        current: Tensor = self.module.bias.detach()
         shape = [-1 if i == self.channel % output.dim() else 1 for i in range(output.dim())]
         plain = output - (current - self.bias).reshape(shape)
         self.seen.see(plain, self.channel)
         shift = (self.seen_dense.mean - self.seen.mean).to(current.dtype)
         current.copy_(self.bias + shift)
-        return plain + shift.reshape(shape)
+        corrected: Tensor = plain + shift.reshape(shape)
+        return corrected
 
 
 def _sites(model: nn.Module, dense: nn.Module | None) -> list[_BatchNormSite] | list[_BiasSite]:
-    twins = None if dense is None else dict(dense.named_modules())
+    twins: dict[str, nn.Module] | None = None if dense is None else dict(dense.named_modules())
 
     def twin(name: str, module: nn.Module) -> nn.Module | None:
         if twins is None:
             return None
-        if type(twins.get(name)) is not type(module) and not parametrize.is_parametrized(module):
+        found = twins.get(name)
+        if found is None or not isinstance(module, type(found)):  # a parametrized class derives from its own
             raise TenreoError(
                 f"statistics: the dense model has no {type(module).__name__} {name!r}; give the same model"
             )
-        return twins[name]
+        return found
 
     norms = [
         _BatchNormSite(m, twin(n, m))
@@ -234,12 +238,13 @@ def _correct(
     progress: Callable[[int], None] | None,
 ) -> Correction:
     sites = _sites(model, dense)
-    seen = 0
+    seen, shape = 0, []
     handles = [handle for site in sites for handle in site.hooks()]
     device = next(model.parameters()).device
     try:
         with _evaluating(model, dense):
             for batch in images if sites else ():
+                shape = list(batch.shape)
                 for each in (dense, model):  # the dense one first: corrections need its moments
                     if each is not None:
                         each(batch.to(device))
@@ -247,9 +252,7 @@ def _correct(
                 if progress is not None:
                     progress(len(batch))
     except (RuntimeError, ValueError) as error:
-        raise TenreoError(
-            f"statistics: the model does not take images of shape {list(batch.shape)}: {error}"
-        ) from error
+        raise TenreoError(f"statistics: the model does not take images of shape {shape}: {error}") from error
     finally:
         for handle in handles:
             handle.remove()

@@ -60,10 +60,10 @@ def refine(
         if best.error <= exact:
             break
         trial = _round(matrix, best.positions, start, length)
-        if trial.error >= best.error and start is not best.coefficients:
+        if not trial.error < best.error and start is not best.coefficients:
             start, velocity = best.coefficients, torch.zeros_like(velocity)
             trial = _round(matrix, best.positions, start, length)
-        if trial.error >= best.error:
+        if not trial.error < best.error:
             break
         settled = start is best.coefficients
         gain = 10 * math.log10(best.error / max(trial.error, exact))
@@ -156,17 +156,21 @@ def fit(matrix: Tensor, positions: Tensor, coefficients: Tensor, length: int, it
     def normal(y: Tensor) -> Tensor:
         return dct(idct(y, grid) * density, kept)
 
-    tiny = torch.finfo(matrix.dtype).tiny
+    # A sample without columns makes the system singular: beyond these, a step is rounding alone.
+    info = torch.finfo(matrix.dtype)
+    floor = info.eps**2 * target.square().sum(1, keepdim=True)
     residual = target - normal(coefficients)
     direction = residual
     energy = residual.square().sum(1, keepdim=True)  # (g, 1): every row is a system of its own
     for _ in range(iterations):
         image = normal(direction)
-        step = energy / (direction * image).sum(1, keepdim=True).clamp_min(tiny)
+        curvature = (direction * image).sum(1, keepdim=True)
+        sound = (energy > floor) & (curvature > info.eps * direction.square().sum(1, keepdim=True))
+        step = torch.where(sound, energy / curvature, 0.0)
         coefficients = coefficients + step * direction
         residual = residual - step * image
         before, energy = energy, residual.square().sum(1, keepdim=True)
-        direction = residual + energy / before.clamp_min(tiny) * direction
+        direction = residual + energy / before.clamp_min(info.tiny) * direction
     return coefficients
 
 

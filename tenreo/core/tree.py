@@ -277,4 +277,4 @@ def nearest_of_each(samples, queries, sequence, start, result):
             queries[i], leaf_of[start[i]], depth, low, high, lowest, block, block_columns, used,
             distance, stack_node, stack_bound,
         )  # fmt: skip
-        result[i] = block_columns[leaf, slot]
+        result[i] = block_columns[leaf, slot] if slot >= 0 else start[i]  # none: distances overflow
