@@ -60,6 +60,32 @@ def test_compress_writes_the_references_name_and_never_overwrites(dense_file, tm
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_refinement_and_statistics_are_on_and_can_be_turned_off(dense_file, tmp_path):
+    job = (
+        "compress",
+        "-a",
+        "mobilenet_v2",
+        "-g",
+        8,
+        "-r",
+        8,
+        "--progressive",
+        "--weights",
+        dense_file,
+        "--json",
+    )
+    full = json.loads(good(*job, "-o", "full.st", cwd=tmp_path).stdout)
+    assert full["snr"] > full["snr_unrefined"] + 2
+    assert full["corrections"][0]["source"] == "noise" and full["corrections"][0]["batchnorms"] == 52
+    plain = json.loads(good(*job, "-o", "p.st", "--refine", 0, "--no-match-statistics", cwd=tmp_path).stdout)
+    assert plain["snr"] == plain["snr_unrefined"] == full["snr_unrefined"] and plain["corrections"] == []
+    told = good("inspect", "full.st", cwd=tmp_path).stdout
+    assert "52 BatchNorms, on 256 images of noise" in told and f"{full['snr']:.2f} dB" in told
+    digits = json.loads(good(*job, "-o", "c.st", "--refine", 0, "--calibrate", "digits", "--calibrate-batches", 2,
+                             cwd=tmp_path).stdout)  # fmt: skip
+    assert digits["corrections"][0]["images"] == 128 and digits["corrections"][0]["source"] == "digits"
+
+
 def test_dry_run_shows_the_papers_row_and_writes_nothing(tmp_path):
     job = ("compress", "-a", "resnet50", "-g", 4, "-r", 1.0, "--progressive", "--dry-run")
     plan = json.loads(good(*job, "--json", cwd=tmp_path).stdout)
@@ -166,6 +192,7 @@ def test_ctrl_c_ends_with_130_and_no_file(tmp_path):
 @pytest.mark.slow
 def test_demo(tmp_path):
     rows = json.loads(good("demo", "--json", cwd=tmp_path).stdout)["rows"]
-    assert rows[0]["top1_before"] > 95 and len(rows) == 5
-    assert all(row["top1_after"] > row["top1_before"] - 2 for row in rows[1:])
+    assert rows[0]["dense"] > 95 and len(rows) == 5
+    assert all(row["refined_noise"] >= row["paper"] - 1 for row in rows[1:])
+    assert all(row["finetuned"] > row["paper"] - 2 for row in rows[1:])
     assert len(list((tmp_path / "tenreo-demo").glob("*.safetensors"))) == 9
