@@ -93,14 +93,14 @@ model = torchvision.models.get_model(arch)
 tenreo.encode(torch.randn(8, 8), 4, 2)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()
-tenreo.compress_(model, tenreo.Recipe(groups, tenreo.Progressive(growth)))
+tenreo.compress_(model, tenreo.Recipe(groups, tenreo.Progressive(growth), refine=0))
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(time.perf_counter() - start, (after - before) / 1000)
 """
 
 
 def models() -> None:
-    print("whole models, random weights, besides imports (seconds depend on the machine)")
+    print("whole models, random weights, not refined, besides imports (seconds depend on the machine)")
     reference = None
     for arch, groups, growth in (("mobilenet_v2", 4, 0.5), ("resnet50", 4, 1.0), ("resnet50", 8, 1.0)):
         out = subprocess.run(
