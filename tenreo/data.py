@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,25 @@ class Batches:
                 )
             images, labels = batch
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+
+def unlabelled(
+    images: Images, batches: int, batch_size: int, workers: int = 0, seed: int = 0
+) -> Iterator[Tensor]:
+    """Some batches of a data set, without their labels, as the statistics of a model want them.
+
+    Args:
+        images: what to choose from.
+        batches: at most so many.
+        batch_size: images per batch.
+        workers: processes that decode images.
+        seed: the same images for the same seed.
+
+    Yields:
+        (batch_size, 3, crop, crop) float32, on the CPU.
+
+    Raises:
+        TenreoError: when an image can not be read.
+    """
+    loader = Batches(images, batch_size, torch.device("cpu"), workers, seed)
+    return (batch for batch, _ in islice(loader, batches))

@@ -17,8 +17,7 @@ from tenreo.checkpoint import replacing
 from tenreo.data import Batches, Images
 from tenreo.errors import TenreoError
 from tenreo.evaluation import evaluate
-
-DECAY_EPOCH = 15  # the rate is divided by ten from this epoch on, counted from 0
+from tenreo.schedule import check_schedule, factor
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,14 @@ class Settings:
     """How to train.
 
     Attributes:
-        epochs: passes over the images.
+        epochs: passes over the images; 0 trains nothing.
         batch_size: images per step.
-        lr: learning rate of the first epochs.
+        lr: learning rate at its highest.
         momentum: of SGD.
         weight_decay: of SGD.
         seed: of the order of images and of dropout.
+        schedule: of the learning rate: constant, step or cosine.
+        warmup: epochs in which the learning rate rises from 0.
 
     Raises:
         TenreoError: when a value is out of range.
@@ -43,10 +44,12 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     seed: int = 0
+    schedule: str = "step"
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (
-            ("epochs", 1),
+            ("epochs", 0),
             ("batch_size", 1),
             ("lr", 0),
             ("momentum", 0),
@@ -55,11 +58,12 @@ class Settings:
             value = getattr(self, name)
             if not least <= value < float("inf"):
                 raise TenreoError(f"{name}: given {value}, needs at least {least}")
+        check_schedule(self.schedule, self.warmup, self.epochs)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: its number from 1, mean training loss in nats, and what evaluation then gave."""
+    """One epoch: its number from 1, last learning rate, mean training loss in nats, and the evaluation."""
 
     epoch: int
     lr: float
@@ -119,17 +123,14 @@ def finetune_(
     history = _resume(model, optimizer, settings, state) if resume and state else []
     for epoch in range(len(history), settings.epochs):
         start = time.perf_counter()
-        lr = settings.lr * (0.1 if epoch >= DECAY_EPOCH else 1)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
         seed = settings.seed * 1_000_003 + epoch
         torch.manual_seed(seed)
         batches = Batches(train, settings.batch_size, device, workers, seed)
-        train_loss = _train_epoch(model, optimizer, batches, epoch, progress)
+        train_loss = _train_epoch(model, optimizer, settings, batches, epoch, progress)
         measured = evaluate(model, Batches(val, settings.batch_size, device, workers))
         best = all(measured.top1 > e.top1 for e in history)
         history.append(
-            Epoch(epoch + 1, lr, train_loss, measured.top1, measured.top5, measured.loss,
+            Epoch(epoch + 1, optimizer.param_groups[0]["lr"], train_loss, measured.top1, measured.top5, measured.loss,
                   time.perf_counter() - start)
         )  # fmt: skip
         if on_epoch is not None:
@@ -144,6 +145,7 @@ def finetune_(
 def _train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    settings: Settings,
     batches: Batches,
     epoch: int,
     progress: Callable[[int, int, float], None] | None,
@@ -151,7 +153,10 @@ def _train_epoch(
     model.train()
     total = 0.0
     seen = 0
-    for images, labels in batches:
+    for step, (images, labels) in enumerate(batches, 1):
+        done = epoch + step / len(batches)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * factor(settings.schedule, settings.warmup, settings.epochs, done)
         loss = cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -190,8 +195,10 @@ def _resume(
         values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         given, earlier = asdict(settings), dict(values["settings"])
         history = [Epoch(**e) for e in values["history"]]
+        # A longer run begins like a shorter one, unless its schedule looks at the end.
+        free = () if settings.schedule == "cosine" else ("epochs",)
         for name in given:
-            if name != "epochs" and given[name] != earlier[name]:
+            if name not in free and given[name] != earlier[name]:
                 raise TenreoError(
                     f"{path}: was made with {name} {earlier[name]}, now {given[name]}; give the same"
                 )

@@ -176,6 +176,20 @@ def test_finetune_and_resume_after_a_kill(compressed_file, tmp_path):
     assert (tmp_path / "f.last.safetensors").read_bytes() == (tmp_path / "g.last.safetensors").read_bytes()
 
 
+def test_calibrate_without_training(compressed_file, tmp_path):
+    job = ("finetune", compressed_file, "--data", "digits", "--epochs", 0, "--out", "c.safetensors")
+    assert "say --calibrate 4" in bad(*job, cwd=tmp_path)
+    done = good(*job, "--calibrate", 2, cwd=tmp_path)
+    assert "calibrated" in done.stdout and "52 BatchNorms, on 128 images of digits" in done.stderr
+    written = (tmp_path / "c.safetensors").read_bytes()
+    found = json.loads(good(*job, "--calibrate", 2, "--force", "--json", cwd=tmp_path).stdout)
+    assert found["epochs"] == [] and 0 <= found["calibrated"]["top1"] <= 100
+    assert (tmp_path / "c.safetensors").read_bytes() == written  # deterministic
+    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+    told = good("inspect", "c.safetensors", cwd=tmp_path).stdout
+    assert "images of noise" in told and "images of digits" in told
+
+
 def test_ctrl_c_ends_with_130_and_no_file(tmp_path):
     job = ["compress", "-a", "resnet152", "-g", "8", "-r", "1.0", "--progressive", "--weights", "none"]
     process = subprocess.Popen(

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "tenreo"
 ROWS = [
     ["cli", "__main__"], ["tables"], ["finetuning"], ["evaluation"], ["statistics"], ["data"], ["models"], ["checkpoint"],
-    ["compression"], ["plan"], ["rules"], ["header"], ["recipe"], ["report"], ["core"], ["errors"],
+    ["compression"], ["plan"], ["rules"], ["header"], ["recipe"], ["report", "schedule"], ["core"], ["errors"],
 ]  # fmt: skip
 HOME = {
     "typer": {"cli"}, "rich": {"tables", "cli"}, "safetensors": {"checkpoint", "header"},

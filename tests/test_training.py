@@ -12,6 +12,7 @@ from tenreo.data import Batches, open_images
 from tenreo.errors import TenreoError
 from tenreo.evaluation import choose_device, evaluate
 from tenreo.finetuning import Settings, default_lr, finetune_
+from tenreo.schedule import factor
 
 CPU = torch.device("cpu")
 
@@ -122,7 +123,31 @@ def test_a_loss_that_explodes_is_an_error(digits):
         finetune_(network(), *digits, Settings(epochs=20, lr=1e18), device=CPU)
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch_size": 0}, {"lr": -1.0}, {"lr": float("nan")}])
+def test_factors_of_the_schedules():
+    at = [factor("cosine", 2, 10, done) for done in (0.5, 1, 2, 6, 10)]
+    assert at == pytest.approx([0.25, 0.5, 1, 0.5, 0])
+    assert [factor("step", 0, 20, done) for done in (0.1, 15, 15.1)] == [1, 1, 0.1]
+    assert [factor("constant", 1, 20, done) for done in (0.1, 1, 15.1)] == [0.1, 1, 1]
+
+
+def test_training_follows_its_schedule(digits):
+    few = digits[0].limited(64), digits[1].limited(4)
+    settings = Settings(epochs=4, lr=0.01, batch_size=16, schedule="cosine", warmup=2)
+    history = finetune_(network(), *few, settings, device=CPU)
+    assert [e.lr for e in history] == pytest.approx([0.005, 0.01, 0.005, 0])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": -1},
+        {"schedule": "linear"},
+        {"warmup": 2.0},
+        {"batch_size": 0},
+        {"lr": -1.0},
+        {"lr": float("nan")},
+    ],
+)
 def test_settings_out_of_range(bad):
     with pytest.raises(TenreoError, match=next(iter(bad))):
         Settings(**bad)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +64,7 @@ def compress(
     from copy import deepcopy
 
     from tenreo import models
+    from tenreo.data import open_images, unlabelled
     from tenreo.evaluation import choose_device
     from tenreo.plan import resolve
 
@@ -79,7 +79,10 @@ def compress(
         return
     model.to(choose_device(device))
     dense = deepcopy(model) if match_statistics and not calibrate else None
-    images = None if calibrate is None else _images(calibrate, card, calibrate_batches, seed)
+    images = None
+    if calibrate is not None:
+        opened = open_images(calibrate, "train", card.preprocess, None)
+        images = unlabelled(opened, calibrate_batches, 64, choose_workers(None, calibrate), seed)
     report = run_plan(model, plan, jobs)
     correction = _correct(model, dense, images, calibrate, card)
     if correction is not None:
@@ -131,17 +134,6 @@ def run_plan(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
     total = sum(layer.columns for layer in plan.compressed)
     with on_compile(compiling), progress_bar("columns", total) as advance:
         return compress_(model, plan, jobs=jobs, progress=lambda layer: advance(layer.columns, layer.name))
-
-
-def _images(data: str, card: ModelCard, batches: int, seed: int) -> Iterable[Tensor]:
-    """Unlabelled training images, in batches of 64 in an order that the seed gives."""
-    import torch
-
-    from tenreo.data import Batches, open_images
-
-    images = open_images(data, "train", card.preprocess, None)
-    loader = Batches(images, 64, torch.device("cpu"), choose_workers(None, data), seed)
-    return (batch for batch, _ in islice(loader, batches))
 
 
 def _correct(
