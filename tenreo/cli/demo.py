@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tenreo.recipe import Recipe
 
 SETTINGS = ((4, 1.0), (4, 32.0), (8, 4.0), (8, 8.0))  # (groups, growth)
-DENSE_EPOCHS, DENSE_LR = 7, 0.05
+DENSE_EPOCHS = 14
 # How a compressed model is repaired: key, heading, the last one with a label for every image.
 WAYS = {
     "paper": "paper", "paper_noise": "paper\n+noise", "refined": "refined",
@@ -68,10 +68,11 @@ def _train_dense(card: ModelCard, train: Images, val: Images, seed: int) -> nn.M
 
     torch.manual_seed(seed)
     model = models.build(card.arch or "", card.classes or 10, "none")
-    # Then one epoch at a tenth of the rate: it is what settles the BatchNorm statistics.
-    for epochs, lr, text in ((DENSE_EPOCHS, DENSE_LR, "dense"), (1, DENSE_LR / 10, "dense, slower")):
-        settings = finetuning.Settings(epochs=epochs, batch_size=64, lr=lr, seed=seed)
-        _train(model, train, val, settings, f"train {text}")
+    # A rate that ends at 0 settles the BatchNorm statistics, which compression then builds on.
+    settings = finetuning.Settings(
+        epochs=DENSE_EPOCHS, lr=0.1, seed=seed, schedule="cosine", warmup=0.2 * DENSE_EPOCHS
+    )
+    _train(model, train, val, settings, "train dense")
     return model
 
 
