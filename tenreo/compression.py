@@ -39,7 +39,7 @@ class CurveWeight(nn.Module):
         self.register_buffer("positions", encoded.positions)
         self.length = encoded.length
         self._place()
-        self.register_load_state_dict_post_hook(CurveWeight._place)
+        self.register_load_state_dict_post_hook(CurveWeight._place)  # type: ignore[no-untyped-call]
         self.shape = encoded.shape
         self.groups, self.kept = encoded.coefficients.shape
         self.measured: dict[str, float | None] = {}  # against the dense weight: snr, snr_unrefined, signal

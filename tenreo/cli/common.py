@@ -74,8 +74,8 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """A live bar on stderr, none without a terminal; yields advance(amount, text="")."""
+def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """A live bar on stderr, none without a terminal; yields advance(amount, text="", done=None)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -84,11 +84,14 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[..., None]]
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
     )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as progress:
         task = progress.add_task(title, total=total, text="")
 
-        def advance(amount: int = 1, text: str = "") -> None:
-            progress.update(task, advance=amount, text=text)
+        def advance(amount: int = 1, text: str = "", done: int | None = None) -> None:
+            if done is None:
+                progress.update(task, advance=amount, text=text)
+            else:
+                progress.update(task, completed=done, text=text)
 
         yield advance
 

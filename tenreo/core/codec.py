@@ -105,7 +105,8 @@ def decode(encoded: EncodedWeight, known: Places | None = None) -> Tensor:
         TenreoError: when there are more coefficients than samples.
     """
     known = known or places(encoded.positions, encoded.length)
-    return decode_columns(encoded.coefficients, *known, encoded.length).reshape(encoded.shape)
+    weight: Tensor = decode_columns(encoded.coefficients, *known, encoded.length)  # (groups, columns)
+    return weight.reshape(encoded.shape)
 
 
 def project(weight: Tensor, positions: Tensor, length: int, groups: int, kept: int) -> Tensor:

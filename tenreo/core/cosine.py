@@ -137,7 +137,8 @@ def idct_folded(coefficients: Tensor, length: int) -> Tensor:
         imag[..., length - kept + 1 :] = -y[..., length - half + 1 :].flip(-1)
         spectrum = torch.complex(spectrum.contiguous(), imag)
     scaled = spectrum * _twiddle(length, spectrum.shape[-1], True, y.dtype, y.device)
-    return torch.fft.irfft(scaled, n=length).to(coefficients.dtype)
+    folded: Tensor = torch.fft.irfft(scaled, n=length).to(coefficients.dtype)
+    return folded
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
