@@ -1,13 +1,16 @@
 """Ratios of a training step that docs/finetuning.md quotes, each pair measured in turn in one run.
 
-.venv/bin/python benchmarks/finetuning.py [decode step amp] [--device cpu] [--batch 8] [--size 224]
+.venv/bin/python benchmarks/finetuning.py [decode step amp sums processes] [--device cpu] [--batch 8] [--size 224]
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -103,6 +106,64 @@ def step(small: nn.Module, dense: nn.Module, arguments: argparse.Namespace, amp:
     return paired(training(small), training(dense), device, arguments.runs), memory
 
 
+def sums() -> None:
+    """The segment sum of the backward pass on the CPU: rows by scatter_add_ against index_add_."""
+    positions = torch.randint(0, 147_456, (147_456,))
+    gradient = torch.randn(4, 147_456)
+    ours = lambda: torch.zeros(4, 147_456).scatter_add_(1, positions.expand(4, -1), gradient)  # noqa: E731
+    theirs = lambda: torch.zeros(4, 147_456).index_add_(1, positions, gradient)  # noqa: E731
+    print(
+        f"sum by position: {1 / paired(ours, theirs, torch.device('cpu'), 11):.1f} times faster than index_add_"
+    )
+
+
+def processes(runs: int) -> None:
+    """Images per second of two processes against one, every process on a core of its own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    ratios, losses = [], []
+    for _ in range(runs):
+        speed = {}
+        for count in (1, 2):
+            out = subprocess.run(
+                [*command, str(count), __file__, "worker"], capture_output=True, text=True, check=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            ).stdout.split()  # fmt: skip
+            speed[count], loss = float(out[0]), float(out[1])
+            losses.append(loss)
+        ratios.append(speed[2] / speed[1])
+    print(f"two processes do {statistics.median(ratios):.2f} times the images/s of one ({min(ratios):.2f} to "
+          f"{max(ratios):.2f}); their training losses differ by {max(losses) - min(losses):.1e}")  # fmt: skip
+
+
+def worker() -> None:
+    """One process of those: half the batch each when there are two; digits at 64 px, no BatchNorm."""
+    from tenreo.data import open_images
+    from tenreo.distributed import joined
+    from tenreo.finetuning import Settings, finetune_
+    from tenreo.header import Preprocess
+
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(os.environ["LOCAL_RANK"])]})
+    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 32, 3, stride=2), nn.ReLU(), nn.Conv2d(32, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(2048, 10),
+    )  # fmt: skip
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(8.0), refine=1))
+    look = Preprocess(64, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    train = open_images("digits", "train", look, 10).limited(640)
+    seconds: list[float] = []
+    with joined(cpu) as group:
+        settings = Settings(epochs=2, batch_size=64 // group.size, lr=0.01)
+        history = finetune_(
+            net, train, train.limited(64), settings, device=cpu, group=group,
+            progress=lambda step: seconds.append(step.seconds),
+        )  # fmt: skip
+        if group.writes:
+            print(64 / statistics.median(seconds), history[-1].train_loss)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="*", default=["decode", "step"])
@@ -111,8 +172,16 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
+    if "worker" in arguments.what:
+        worker()
+        return
     print(f"{arguments.device}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for arch, groups, growth in (("resnet50", 4, 1.0), ("mobilenet_v2", 4, 0.5)):
+    if "sums" in arguments.what:
+        sums()
+    if "processes" in arguments.what:
+        processes(arguments.runs)
+    models = (("resnet50", 4, 1.0), ("mobilenet_v2", 4, 0.5))
+    for arch, groups, growth in models if {"decode", "step", "amp"} & set(arguments.what) else ():
         dense = build(arch, weights="none").to(arguments.device)
         for refine in (0, 1):
             small = compressed(dense, groups, growth, refine)

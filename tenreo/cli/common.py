@@ -39,7 +39,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except TenreoError as error:
             if debug:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"{_who()}error: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
         except BrokenPipeError:
             # The reader of a pipe is gone; what is still buffered has nowhere to go.
@@ -52,6 +52,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             os._exit(130)
 
     return run
+
+
+def _who() -> str:
+    """Which process of several this is, for a message."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return "" if size == "1" else f"process {os.environ.get('RANK')} of {size}: "
 
 
 def show(*things: Any) -> None:
