@@ -108,9 +108,9 @@ def step(small: nn.Module, dense: nn.Module, arguments: argparse.Namespace, amp:
 
 def sums() -> None:
     """The segment sum of the backward pass on the CPU: rows by scatter_add_ against index_add_."""
-    positions = torch.randint(0, 147_456, (147_456,))
+    positions = torch.randint(0, 147_456, (147_456,), dtype=torch.int32)
     gradient = torch.randn(4, 147_456)
-    ours = lambda: torch.zeros(4, 147_456).scatter_add_(1, positions.expand(4, -1), gradient)  # noqa: E731
+    ours = lambda: torch.zeros(4, 147_456).scatter_add_(1, positions.long().expand(4, -1), gradient)  # noqa: E731
     theirs = lambda: torch.zeros(4, 147_456).index_add_(1, positions, gradient)  # noqa: E731
     print(
         f"sum by position: {1 / paired(ours, theirs, torch.device('cpu'), 11):.1f} times faster than index_add_"

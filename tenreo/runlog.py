@@ -110,7 +110,7 @@ def require_plotting() -> None:
 
 
 def plot(logs: dict[str, Path], picture: Path) -> None:
-    """Draw loss and top-1 over the epochs: steps as thin lines, evaluations as points.
+    """Draw loss and top-1 over the epochs: evaluations as points, and of a single run its steps as a line.
 
     Args:
         logs: name of a run -> its log.
@@ -127,12 +127,12 @@ def plot(logs: dict[str, Path], picture: Path) -> None:
     for i, (name, path) in enumerate(logs.items()):
         rows = read_log(path)
         for axis, column in zip(axes, ("loss", "top1"), strict=True):
-            for split in ("train", "val"):
+            for split in ("train", "val") if len(logs) == 1 else ("val",):
                 chosen = [r for r in rows if r["split"] == split]
                 x = [int(r["epoch"]) - 1 + int(r["step"]) / int(r["steps"]) for r in chosen]
                 y = [float(r[column]) for r in chosen]
                 thin = {"alpha": 0.35, "linewidth": 0.8} if split == "train" else {"marker": "o"}
-                label = f"{name}: {split}" if split == "val" or len(logs) == 1 else None
+                label = f"{name}: {split}" if len(logs) == 1 else name
                 axis.plot(x, _smoothed(y) if split == "train" else y, color=f"C{i}", label=label, **thin)
     for axis, text in zip(axes, ("loss in nats", "top-1 in %"), strict=True):
         axis.set(xlabel="epochs", ylabel=text)

@@ -308,7 +308,16 @@ def _calibrate(
 def _show(title: str, calibrated: Evaluation | None, history: list[Epoch]) -> None:
     from tenreo.tables import number, table
 
-    columns = ("epoch", "lr", "training loss", "training top-1 %", "loss", "top-1 %", "top-5 %", "seconds")
+    columns = (
+        "epoch",
+        "lr",
+        "training\nloss",
+        "training\ntop-1 %",
+        "loss",
+        "top-1\n%",
+        "top-5\n%",
+        "seconds",
+    )
     rows: list[Any] = []
     if calibrated is not None:
         c = calibrated
