@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenreo.core.codec import EncodedWeight, decode, encode, project, refined
+from tenreo.core.decoding import Places, places
 from tenreo.errors import TenreoError
 from tenreo.plan import LayerPlan, Plan, resolve
 from tenreo.recipe import Recipe
@@ -29,11 +30,16 @@ class CurveWeight(nn.Module):
     """
 
     positions: Tensor
+    samples: Tensor
+    order: Tensor
+    starts: Tensor
 
     def __init__(self, encoded: EncodedWeight) -> None:
         super().__init__()
         self.register_buffer("positions", encoded.positions)
         self.length = encoded.length
+        self._place()
+        self.register_load_state_dict_post_hook(CurveWeight._place)  # type: ignore[no-untyped-call]
         self.shape = encoded.shape
         self.groups, self.kept = encoded.coefficients.shape
         self.measured: dict[str, float | None] = {}  # against the dense weight: snr, snr_unrefined, signal
@@ -41,7 +47,13 @@ class CurveWeight(nn.Module):
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """(groups, kept) -> weight of `shape`."""
-        return decode(EncodedWeight(coefficients, self.positions, self.length, self.shape))
+        encoded = EncodedWeight(coefficients, self.positions, self.length, self.shape)
+        return decode(encoded, Places(self.samples, self.order, self.starts))
+
+    def _place(self, _: object = None) -> None:
+        """Follow the positions, which come from a constructor or a state dict, and never change else."""
+        for name, value in places(self.positions, self.length)._asdict().items():
+            self.register_buffer(name, value, persistent=False)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Weight of `shape` -> (groups, kept)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
+from tenreo.distributed import ALONE, Group
 from tenreo.errors import TenreoError
 from tenreo.header import Preprocess
 
@@ -66,7 +69,9 @@ class Images(Dataset[Any]):
         return Images([self.samples[i] for i in picked], self.classes, self.prepare)
 
 
-def open_images(data: str, split: str, preprocess: Preprocess, classes: int | None) -> Images:
+def open_images(
+    data: str, split: str, preprocess: Preprocess, classes: int | None, augment: str = "none"
+) -> Images:
     """Open one split of a data set.
 
     Args:
@@ -74,21 +79,43 @@ def open_images(data: str, split: str, preprocess: Preprocess, classes: int | No
         split: train or val.
         preprocess: how the model wants its images.
         classes: outputs of the model; None skips the check.
+        augment: "none" resizes and takes the centre, as the paper; "standard" takes a random part of a
+            photograph, flipped or not, and moves, turns and scales a digit a little.
 
     Raises:
         TenreoError: when a folder is missing or empty, or the classes are not as many as the
             model's; the message names the path.
     """
-    prepare = ImageClassification(
-        crop_size=preprocess.crop, resize_size=preprocess.resize, mean=preprocess.mean, std=preprocess.std,
-        interpolation=InterpolationMode(preprocess.interpolation), antialias=True,
-    )  # fmt: skip
+    prepare = _preparation(preprocess, augment, data == DIGITS)
     samples, count, where = _digits(split) if data == DIGITS else _folder(Path(data), split)
     if classes is not None and count != classes:
         raise TenreoError(
             f"{where}: has {count} classes, the model has {classes}; give the data it was trained on"
         )
     return Images(samples, count, prepare)
+
+
+def _preparation(preprocess: Preprocess, augment: str, digits: bool) -> Callable[[Any], Tensor]:
+    """PIL image -> (3, crop, crop) float32."""
+    how = InterpolationMode(preprocess.interpolation)
+    plain: Callable[[Any], Tensor] = ImageClassification(
+        crop_size=preprocess.crop, resize_size=preprocess.resize, mean=preprocess.mean, std=preprocess.std,
+        interpolation=how, antialias=True,
+    )  # fmt: skip
+    if augment == "none":
+        return plain
+    if digits:
+        moved = v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR)
+        return v2.Compose([moved, plain])  # type: ignore[no-any-return]
+    return v2.Compose(  # type: ignore[no-any-return]
+        [
+            v2.RandomResizedCrop(preprocess.crop, interpolation=how, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(preprocess.mean, preprocess.std),
+        ]
+    )
 
 
 def _digits(split: str) -> tuple[list[tuple[Any, int]], int, str]:
@@ -121,44 +148,114 @@ def _folder(root: Path, split: str) -> tuple[list[tuple[Any, int]], int, str]:
     return samples, len(names), str(folder)
 
 
+class _Drawn(Dataset[Any]):
+    """Images for training: what is random about one depends on seed and image alone."""
+
+    def __init__(self, images: Images, seed: int, skip_broken: bool) -> None:
+        self.images, self.seed, self.skip_broken = images, seed, skip_broken
+
+    def __getitem__(self, i: int) -> Any:
+        # The generator's own words: torch.manual_seed would seed the GPU's as well.
+        before = torch.default_generator.get_state()
+        torch.default_generator.manual_seed((self.seed * 1_000_003 + i) % 2**63)
+        try:
+            return self._readable(i)
+        finally:
+            torch.default_generator.set_state(before)
+
+    def _readable(self, i: int) -> Any:
+        """The image, or with skip_broken the next one that can be read, and those that can not."""
+        broken: list[Broken] = []
+        for k in range(len(self.images)):
+            sample = self.images[(i + k) % len(self.images)]
+            if not isinstance(sample, Broken):
+                return (*sample, broken)
+            broken.append(sample)
+            if not self.skip_broken:
+                break
+        return broken[0]
+
+
 def _collate(samples: list[Any]) -> Any:
-    return next((s for s in samples if isinstance(s, Broken)), None) or default_collate(samples)
+    """Samples -> (images, labels, broken)."""
+    good = [s for s in samples if not isinstance(s, Broken)]
+    broken = [s for s in samples if isinstance(s, Broken)] + [b for s in good for b in s[2:] for b in b]
+    return (*(default_collate([s[:2] for s in good]) if good else (None, None)), broken)
+
+
+def _deaf(worker: int) -> None:
+    """Leave stopping to the main process, which gets the same signals and still needs its images."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Batches:
     """Batches of (images, labels) on a device; a broken image is an error that names its path.
 
+    With several processes each goes through its part: in training, of every batch that they make together;
+    otherwise, of the batches.
+
     Args:
         images: what to go through.
-        batch_size: images per batch; a last batch of one is left out of training, where
-            BatchNorm has no variance.
+        batch_size: images per batch and process; a last batch of fewer than two per process is left out of
+            training, where BatchNorm has no variance.
         device: where batches go.
         workers: processes that decode images.
-        seed: shuffles, the same way for the same seed; None keeps the order.
+        seed: shuffles for training, the same way for the same seed; None keeps the order.
+        group: the processes.
+        first: batches to leave out at the beginning, without reading them.
+        skip_broken: go on past broken images: in training the next readable image takes the place, so that
+            batches stay the same size; otherwise the image is not counted.
+
+    Attributes:
+        totals: images per batch of all processes together, without those left out; for training.
+        broken: paths of the broken images that were met.
+        waiting: seconds spent on waiting for images.
     """
 
     def __init__(
-        self, images: Images, batch_size: int, device: torch.device, workers: int = 0, seed: int | None = None
-    ) -> None:
-        training = seed is not None
-        self.device = device
+        self, images: Images, batch_size: int, device: torch.device, workers: int = 0, seed: int | None = None,
+        *, group: Group = ALONE, first: int = 0, skip_broken: bool = False,
+    ) -> None:  # fmt: skip
+        self.device, self.group, self.skip_broken = device, group, skip_broken
+        self.totals: list[int] = []
+        self.broken: set[str] = set()
+        self.waiting = 0.0
+        if seed is None:
+            together = torch.split(torch.arange(len(images)), batch_size)
+            own = [batch.tolist() for batch in together[first:]][group.rank :: group.size]
+        else:
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+            together = torch.split(order, batch_size * group.size)
+            if len(together[-1]) < 2 * group.size:
+                together = together[:-1]
+            together = together[first:]
+            self.totals = [len(batch) for batch in together]
+            own = [batch.tensor_split(group.size)[group.rank].tolist() for batch in together]
+        self.steps = first + len(own)  # of the whole epoch
+        source = images if seed is None else _Drawn(images, seed, skip_broken)
         self.loader = DataLoader(
-            images, batch_size, shuffle=training, num_workers=workers, collate_fn=_collate,
-            pin_memory=device.type == "cuda", drop_last=training and len(images) % batch_size == 1,
-            generator=torch.Generator().manual_seed(seed or 0),
+            source, batch_sampler=own, num_workers=workers, collate_fn=_collate, worker_init_fn=_deaf,
+            pin_memory=device.type == "cuda", generator=torch.Generator().manual_seed(seed or 0),
         )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.loader:
-            if isinstance(batch, Broken):
+        start = time.perf_counter()
+        for images, labels, broken in self.loader:
+            self.waiting += time.perf_counter() - start
+            self.broken |= {b.path for b in broken}
+            if broken and (not self.skip_broken or (images is None and self.totals)):
                 raise TenreoError(
-                    f"{batch.path}: can not be read as an image ({batch.why}); repair or remove it"
+                    f"{broken[0].path}: can not be read as an image ({broken[0].why}); repair or remove it, "
+                    "or say --skip-broken"
                 )
-            images, labels = batch
+            if images is None:  # not one of them can be read
+                continue
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            start = time.perf_counter()
 
 
 def unlabelled(

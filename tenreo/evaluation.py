@@ -85,12 +85,12 @@ def naming_batch_size(batch_size: int) -> Iterator[None]:
 def evaluate(
     model: nn.Module, batches: Batches, amp: bool = False, progress: Callable[[int], None] | None = None
 ) -> Evaluation:
-    """Measure a model; compressed weights are decoded once.
+    """Measure a model; compressed weights are decoded once, and every image counts once over all processes.
 
     Args:
         model: on the batches' device; its mode is put back afterwards.
         batches: what to measure it on.
-        amp: autocast to bfloat16.
+        amp: autocast to `half`.
         progress: called with the number of images done.
     """
     device = batches.device
@@ -98,29 +98,35 @@ def evaluate(
         torch.cuda.reset_peak_memory_stats(device)
     was_training = model.training
     model.eval()
-    autocast = torch.autocast(device.type, torch.bfloat16) if amp else nullcontext()
-    right1 = torch.zeros((), dtype=torch.int64, device=device)
-    right5 = torch.zeros_like(right1)
-    loss = torch.zeros((), dtype=torch.float64, device="cpu" if device.type == "mps" else device)
-    seen = classes = 0
+    autocast = torch.autocast(device.type, half(device)) if amp else nullcontext()
+    # Right at first guess, right among five, loss, images, batches of many classes: numbers that float64 holds exactly.
+    sums = torch.zeros(5, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
     start = time.perf_counter()
     with torch.inference_mode(), parametrize.cached(), autocast:
         for images, labels in batches:
             logits = model(images).float()
-            classes = logits.shape[1]
-            top = logits.topk(min(5, classes)).indices  # (batch, 5)
+            top = logits.topk(min(5, logits.shape[1])).indices  # (batch, 5)
             hits = top == labels[:, None]
-            right1 += hits[:, 0].sum()
-            right5 += hits.sum()
-            loss += cross_entropy(logits, labels, reduction="sum").to(loss)
-            seen += len(labels)
+            loss = cross_entropy(logits, labels, reduction="sum")
+            sums[:3] += torch.stack([hits[:, 0].sum(), hits.sum(), loss]).to(sums)
+            sums[3] += len(labels)
+            sums[4] += logits.shape[1] > 5
             if progress is not None:
                 progress(len(labels))
-    counts = right1.item(), right5.item(), loss.item()  # waits for the device
+    right1, right5, total, seen, many = batches.group.sum(sums).tolist()  # waits for the device
     seconds = time.perf_counter() - start
     model.train(was_training)
-    top5 = 100 * counts[1] / seen if classes > 5 else None
-    return Evaluation(100 * counts[0] / seen, top5, counts[2] / seen, seen, seconds, peak_memory(device))
+    if not seen:
+        raise TenreoError("no image to evaluate on; give at least one that can be read")
+    top5 = 100 * right5 / seen if many else None
+    return Evaluation(100 * right1 / seen, top5, total / seen, int(seen), seconds, peak_memory(device))
+
+
+def half(device: torch.device) -> torch.dtype:
+    """The 16-bit type to compute in: bfloat16, or float16 on a GPU that has none."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
 
 
 def peak_memory(device: torch.device) -> int:

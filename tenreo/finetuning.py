@@ -1,82 +1,28 @@
-"""Fine-tuning: SGD over everything that requires a gradient; positions stay as they are."""
+"""Fine-tuning: gradient descent on everything that requires a gradient; positions stay as they are."""
 
 from __future__ import annotations
 
-import pickle
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
 
-from tenreo.checkpoint import replacing
+from tenreo.averaging import Average
 from tenreo.data import Batches, Images
+from tenreo.distributed import ALONE, Group
 from tenreo.errors import TenreoError
-from tenreo.evaluation import evaluate
-from tenreo.schedule import check_schedule, factor
+from tenreo.evaluation import evaluate, half, peak_memory
+from tenreo.objective import objective
+from tenreo.optimisation import frozen, make_optimizer
+from tenreo.runstate import Epoch, Position, Stateful, Step, load_state, save_state
+from tenreo.schedule import factor
+from tenreo.settings import Settings, default_lr
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the images; 0 trains nothing.
-        batch_size: images per step.
-        lr: learning rate at its highest.
-        momentum: of SGD.
-        weight_decay: of SGD.
-        seed: of the order of images and of dropout.
-        schedule: of the learning rate: constant, step or cosine.
-        warmup: epochs in which the learning rate rises from 0.
-
-    Raises:
-        TenreoError: when a value is out of range.
-    """
-
-    epochs: int = 1
-    batch_size: int = 64
-    lr: float = 0.00025
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    seed: int = 0
-    schedule: str = "step"
-    warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("epochs", 0),
-            ("batch_size", 1),
-            ("lr", 0),
-            ("momentum", 0),
-            ("weight_decay", 0),
-        ):
-            value = getattr(self, name)
-            if not least <= value < float("inf"):
-                raise TenreoError(f"{name}: given {value}, needs at least {least}")
-        check_schedule(self.schedule, self.warmup, self.epochs)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch: its number from 1, last learning rate, mean training loss in nats, and the evaluation."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    top1: float
-    top5: float | None
-    loss: float
-    seconds: float
-
-
-def default_lr(arch: str | None) -> float:
-    """The learning rate of the paper's commands: 0.0001 for MobileNet-V2, 0.00025 otherwise."""
-    return 0.0001 if arch == "mobilenet_v2" else 0.00025
+__all__ = ["Epoch", "Settings", "Step", "default_lr", "finetune_"]
 
 
 def finetune_(
@@ -87,131 +33,205 @@ def finetune_(
     *,
     device: torch.device,
     workers: int = 0,
+    group: Group = ALONE,
+    teacher: nn.Module | None = None,
     state: Path | None = None,
     resume: bool = False,
     on_epoch: Callable[[Epoch, bool], None] | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Callable[[Step], None] | None = None,
+    on_broken: Callable[[str], None] | None = None,
+    stopping: Callable[[], bool] | None = None,
 ) -> list[Epoch]:
     """Train a model in place.
 
-    Every epoch starts from its own seed, so a resumed run repeats an uninterrupted one exactly.
+    Every step is a function of the weights, the seed and its own number, so a resumed run repeats an
+    uninterrupted one exactly.
 
     Args:
-        model: dense or compressed; moved to the device.
-        train: images to learn from.
+        model: dense or compressed; moved to the device. In the end it has the last weights, or with an
+            average of them (`settings.ema`) that average.
+        train: images to learn from, augmented as `open_images` was told.
         val: images to evaluate on after each epoch.
         settings: how to train.
         device: where.
         workers: processes that decode images.
-        state: file that holds all a run needs to go on; written after each epoch.
+        group: the processes that train together, each calling this with the same arguments.
+        teacher: dense model to learn from, with `settings.distill`.
+        state: file that holds all a run needs to go on; written by the first process after each epoch, before
+            its evaluation, every `settings.save_every` steps, and when it is stopped.
         resume: go on from it.
-        on_epoch: called after each epoch with its figures and whether top-1 is the best so far.
-        progress: called after each step with (epoch, images done, loss).
+        on_epoch: called after each epoch with its figures and whether top-1 is the best so far, while the
+            model has the weights that were evaluated.
+        progress: called after each step.
+        on_broken: called with the path of every image that is skipped.
+        stopping: asked after each step; True saves the state and raises KeyboardInterrupt.
 
     Returns:
         All epochs, also those before a resume.
 
     Raises:
-        TenreoError: when the loss is no longer finite, or the state is missing, damaged or of
-            other settings.
+        TenreoError: when the loss is no longer finite, an image is broken, or the state is missing, damaged
+            or of other settings.
+        KeyboardInterrupt: when it was stopped.
     """
-    model.to(device)
-    optimizer = torch.optim.SGD(
-        [p for p in model.parameters() if p.requires_grad],
-        settings.lr, settings.momentum, weight_decay=settings.weight_decay,
-    )  # fmt: skip
-    history = _resume(model, optimizer, settings, state) if resume and state else []
-    for epoch in range(len(history), settings.epochs):
-        start = time.perf_counter()
-        seed = settings.seed * 1_000_003 + epoch
-        torch.manual_seed(seed)
-        batches = Batches(train, settings.batch_size, device, workers, seed)
-        train_loss = _train_epoch(model, optimizer, settings, batches, epoch, progress)
-        measured = evaluate(model, Batches(val, settings.batch_size, device, workers))
-        best = all(measured.top1 > e.top1 for e in history)
-        history.append(
-            Epoch(epoch + 1, optimizer.param_groups[0]["lr"], train_loss, measured.top1, measured.top5, measured.loss,
-                  time.perf_counter() - start)
-        )  # fmt: skip
-        if on_epoch is not None:
-            on_epoch(history[-1], best)
-        if state is not None:
-            # After the model's own files: a run cut off in between repeats this epoch.
-            _save_state(state, model, optimizer, settings, history)
+    if settings.distill and teacher is None:
+        raise TenreoError("distill: needs a teacher; give the dense model")
+    for network in (model, teacher):
+        if network is not None:
+            network.to(device)
+            if settings.channels_last:
+                network.to(memory_format=torch.channels_last)
+    if teacher is not None:
+        teacher.eval()
+    with frozen(model, settings.freeze):
+        run = _Run(model, settings, device, group, teacher if settings.distill else None, state)
+        run.stopping = stopping or run.stopping
+        if resume and state is not None:
+            run.position = load_state(state, run.parts, settings, group.size)
+        while len(run.position.history) < settings.epochs:
+            _epoch(run, train, val, workers, on_epoch, progress, on_broken)
+    if run.average is not None:
+        run.average.fill(model)
     model.eval()
-    return history
+    return run.position.history
 
 
-def _train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    settings: Settings,
-    batches: Batches,
-    epoch: int,
-    progress: Callable[[int, int, float], None] | None,
-) -> float:
-    model.train()
-    total = 0.0
-    seen = 0
-    for step, (images, labels) in enumerate(batches, 1):
-        done = epoch + step / len(batches)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * factor(settings.schedule, settings.warmup, settings.epochs, done)
-        loss = cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        value = loss.item()
-        if value != value or value == float("inf"):
-            raise TenreoError(f"the loss became {value} in epoch {epoch + 1}; try a smaller --lr")
-        total += value * len(labels)
-        seen += len(labels)
-        if progress is not None:
-            progress(epoch, len(labels), value)
-    if not seen:
+@dataclass
+class _Run:
+    """What stays the same from step to step, and how far the run is."""
+
+    model: nn.Module
+    settings: Settings
+    device: torch.device
+    group: Group
+    teacher: nn.Module | None
+    state: Path | None
+    position: Position = field(default_factory=Position)
+    stopping: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        s, kind = self.settings, self.device.type
+        self.engine = self.group.wrap(self.model, self.device, s.sync_batchnorm)
+        if s.compile:
+            self.engine = torch.compile(self.engine)  # type: ignore[assignment]
+        self.optimizer = make_optimizer(self.model, s)
+        self.scaler = torch.amp.GradScaler(kind, enabled=s.amp and half(self.device) == torch.float16)
+        self.average = Average(self.model, s.ema) if s.ema else None
+        self.parts: dict[str, Stateful] = {
+            "model": self.model, "optimizer": self.optimizer, "scaler": self.scaler,
+        }  # fmt: skip
+        if self.average is not None:
+            self.parts["average"] = self.average
+
+    def save(self) -> None:
+        """Write the state, in the process that writes."""
+        if self.state is not None and self.group.writes:
+            save_state(self.state, self.parts, self.settings, self.group.size, self.position)
+
+    def seed(self, step: int | None = None) -> int:
+        """Of the epoch that is under way, or of one of its steps in this process."""
+        seed = self.settings.seed * 1_000_003 + len(self.position.history)
+        return seed if step is None else ((seed * 1_000_003 + step) * 1_009 + self.group.rank) % 2**63
+
+    @contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """The model with the weights to be judged and kept, the same in every process."""
+        with self.average.applied(self.model) if self.average is not None else nullcontext():
+            self.group.spread(b for b in self.model.buffers() if b.is_floating_point())
+            yield
+
+
+def _epoch(
+    run: _Run, train: Images, val: Images, workers: int,
+    on_epoch: Callable[[Epoch, bool], None] | None,
+    progress: Callable[[Step], None] | None,
+    on_broken: Callable[[str], None] | None,
+) -> None:  # fmt: skip
+    """The rest of an epoch, and its evaluation."""
+    s, at = run.settings, run.position
+    batches = Batches(train, s.batch_size, run.device, workers, run.seed(), group=run.group, first=at.step,
+                      skip_broken=s.skip_broken)  # fmt: skip
+    if not batches.steps:
         raise TenreoError("no batch to train on: one image is too few for BatchNorm; give more images")
-    return total / seen
+    _steps(run, batches, progress)
+    start = time.perf_counter()
+    judged = Batches(val, s.batch_size, run.device, workers, group=run.group, skip_broken=s.skip_broken)
+    with run.evaluated_weights():
+        measured = evaluate(run.model, judged, s.amp, lambda _: _stop_at_once(run))
+        seconds = at.seconds + time.perf_counter() - start
+        epoch = Epoch(
+            len(at.history) + 1, batches.steps, run.optimizer.param_groups[0]["lr"], at.loss / at.seen, 100 * at.right / at.seen,
+            measured.top1, measured.top5, measured.loss, seconds, at.waiting / at.seconds,
+        )  # fmt: skip
+        best = all(epoch.top1 > e.top1 for e in at.history)
+        for path in sorted(batches.broken | judged.broken):
+            if on_broken is not None:
+                on_broken(path)
+        if on_epoch is not None:
+            on_epoch(epoch, best)
+    run.position = Position(history=[*at.history, epoch])
+    run.save()  # after the model's own files: a run cut off in between evaluates this epoch again
 
 
-def _save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, settings: Settings, history: list[Epoch]
-) -> None:
-    values = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "settings": asdict(settings),
-        "history": [asdict(e) for e in history],
-    }
-    with replacing(path) as temporary:
-        torch.save(values, temporary)
+def _stop_at_once(run: _Run) -> None:
+    """Stop within an evaluation; the state was saved before it."""
+    if run.stopping():
+        raise KeyboardInterrupt
 
 
-def _resume(
-    model: nn.Module, optimizer: torch.optim.Optimizer, settings: Settings, path: Path
-) -> list[Epoch]:
-    if not path.exists():
-        raise TenreoError(f"{path}: nothing to resume; leave --resume out to start")
-    try:
-        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        given, earlier = asdict(settings), dict(values["settings"])
-        history = [Epoch(**e) for e in values["history"]]
-        # A longer run begins like a shorter one, unless its schedule looks at the end.
-        free = () if settings.schedule == "cosine" else ("epochs",)
-        for name in given:
-            if name not in free and given[name] != earlier[name]:
-                raise TenreoError(
-                    f"{path}: was made with {name} {earlier[name]}, now {given[name]}; give the same"
-                )
-        model.load_state_dict(values["model"])
-        optimizer.load_state_dict(values["optimizer"])
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-        EOFError,
-    ) as error:
-        raise TenreoError(f"{path}: does not belong to this model, or is damaged: {error}") from error
-    return history
+def _steps(run: _Run, batches: Batches, progress: Callable[[Step], None] | None) -> None:
+    s, at = run.settings, run.position
+    run.model.train()
+    earlier = at.waiting
+    start = time.perf_counter()
+    for (images, labels), total in zip(batches, batches.totals, strict=True):
+        done = len(at.history) + (at.step + 1) / batches.steps
+        for parameters in run.optimizer.param_groups:
+            parameters["lr"] = s.lr * factor(s.schedule, s.warmup, s.epochs, done)
+        torch.manual_seed(run.seed(at.step))
+        loss, right, stop = _step(run, images, labels, total)
+        if not abs(loss) < float("inf"):
+            raise TenreoError(f"the loss became {loss} in epoch {len(at.history) + 1}; try a smaller --lr")
+        at.step += 1
+        at.loss, at.right, at.seen = at.loss + loss * total, at.right + right, at.seen + total
+        seconds = time.perf_counter() - start
+        start += seconds
+        at.seconds += seconds
+        at.waiting = earlier + batches.waiting
+        if progress is not None:
+            lr = run.optimizer.param_groups[0]["lr"]
+            progress(Step(len(at.history) + 1, at.step, batches.steps, total, lr, loss, 100 * right / total,
+                          seconds, at.waiting / at.seconds, peak_memory(run.device)))  # fmt: skip
+        due = bool(s.save_every) and at.step % s.save_every == 0
+        if stop or due or at.step == batches.steps:
+            run.save()
+        if stop:
+            raise KeyboardInterrupt
+
+
+def _step(run: _Run, images: Tensor, labels: Tensor, total: int) -> tuple[float, int, bool]:
+    """One step of the optimizer: mean loss and right answers over all processes, and whether to stop."""
+    s = run.settings
+    if s.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(run.device.type, half(run.device), enabled=s.amp):
+        logits = run.engine(images)
+        with torch.no_grad():
+            taught = run.teacher(images) if run.teacher is not None else None
+    loss = objective(logits, labels, taught, s)
+    run.optimizer.zero_grad()
+    # Processes average their gradients; each image is to count the same, however many a process has.
+    run.scaler.scale(loss * (len(labels) * run.group.size / total)).backward()  # type: ignore[no-untyped-call]
+    if s.clip:
+        run.scaler.unscale_(run.optimizer)
+        nn.utils.clip_grad_norm_(run.model.parameters(), s.clip)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    if run.average is not None:
+        run.average.update(run.model)
+    right = (logits.detach().argmax(1) == labels).sum()
+    # In float64, which holds counts exactly; MPS has none, and no processes to sum over either.
+    sums = torch.stack([loss.detach() * len(labels), right, right.new_tensor(run.stopping())])
+    sums = run.group.sum(sums.double() if run.device.type != "mps" else sums)
+    value, count, stops = sums.tolist()
+    return value / total, int(count), stops > 0

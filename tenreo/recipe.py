@@ -152,11 +152,11 @@ class Config:
         return Recipe(self.groups, rate, self.include, self.exclude, self.refine)
 
 
-def read_config(path: Path) -> Config:
-    """Read a YAML configuration.
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """Read the keys and values of a YAML file.
 
     Raises:
-        TenreoError: when it can not be read, is no mapping, or has an unknown key.
+        TenreoError: when it can not be read, or is no mapping.
     """
     try:
         values = yaml.safe_load(path.read_text())
@@ -164,6 +164,16 @@ def read_config(path: Path) -> Config:
         raise TenreoError(f"{path}: can not be read as YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise TenreoError(f"{path}: given {type(values).__name__}, needs keys and values such as groups: 4")
+    return values
+
+
+def read_config(path: Path) -> Config:
+    """Read a YAML configuration.
+
+    Raises:
+        TenreoError: when it can not be read, is no mapping, or has an unknown key.
+    """
+    values = read_yaml(path)
     known = list(Config.__dataclass_fields__)
     for key in values:
         if key not in known:

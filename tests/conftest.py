@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from tenreo import models
+from tenreo.data import open_images
 from tenreo.header import ModelCard, Preprocess
 
 DATA = Path(__file__).parent / "data"
+TINY_RUN = Path(__file__).parent / "tiny_run.py"
 SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -54,3 +57,36 @@ def tenreo(*arguments, cwd=None, env=None):
         capture_output=True, text=True, cwd=cwd, timeout=280,
         env={**os.environ, "COLUMNS": "120", **(env or {})},
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory):
+    """A folder of PNG files: 215 digits to learn from, 37 to evaluate on."""
+    folder = tmp_path_factory.mktemp("digits")
+    for split, count in (("train", 215), ("val", 37)):
+        for i, (array, label) in enumerate(open_images("digits", split, SMALL, 10).limited(count).samples):
+            path = folder / split / f"class{label}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(digits_folder, tmp_path_factory):
+    """(output, folder) of a run of tests/tiny_run.py that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    return tiny_run(digits_folder, folder), folder
+
+
+def start_tiny_run(*arguments):
+    """tests/tiny_run.py in a process of its own."""
+    command = [sys.executable, str(TINY_RUN), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def tiny_run(*arguments):
+    """The same, waited for: its output."""
+    process = start_tiny_run(*arguments)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out

@@ -155,25 +155,40 @@ def test_evaluate(compressed_file):
     assert "not available here" in bad("evaluate", compressed_file, "--data", "digits", "--device", "cuda:77")
 
 
-def test_finetune_and_resume_after_a_kill(compressed_file, tmp_path):
-    job = ("finetune", compressed_file, "--data", "digits", "--epochs", 2, "--out", "f.safetensors")
+def test_finetune_stops_when_told_and_goes_on(compressed_file, dense_file, digits_folder, tmp_path):
+    (tmp_path / "c.yaml").write_text("batch_size: 16\nepochs: 2\nlr: 0.01\nsave_every: 5\ndistill: true\n")
+    job = ("finetune", compressed_file, "--data", digits_folder, "--config", "c.yaml", "--teacher", dense_file,
+           "-b", 30, "--workers", 1, "--out", "f.safetensors")  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "tenreo", *map(str, job)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
-    while "epoch 1/2" not in process.stderr.readline():
-        assert process.poll() is None
-    while not (tmp_path / "f.state").exists():
+    while not (tmp_path / "f.csv").exists():
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-    assert "exists already" in bad(*job, cwd=tmp_path)
-    resumed = json.loads(good(*job, "--resume", "--json", cwd=tmp_path).stdout)
-    assert [e["epoch"] for e in resumed["epochs"]] == [1, 2]
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and "go on with the same command and --resume" in told
+    assert "Traceback" not in told and "training loss" in told
+    resumed = json.loads(good(*job, "--resume", "--plot", "--json", cwd=tmp_path).stdout)
+    assert [(e["epoch"], e["steps"]) for e in resumed["epochs"]] == [(1, 8), (2, 8)]
     good("inspect", "f.last.safetensors", cwd=tmp_path)
+    assert "exists already" in bad(*job, cwd=tmp_path)
     whole = json.loads(good(*job[:-1], "g.safetensors", "--json", cwd=tmp_path).stdout)
     assert [e["loss"] for e in whole["epochs"]] == [e["loss"] for e in resumed["epochs"]]
     assert (tmp_path / "f.last.safetensors").read_bytes() == (tmp_path / "g.last.safetensors").read_bytes()
+    assert len((tmp_path / "f.csv").read_text().splitlines()) == 1 + 2 * (8 + 1)
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_finetune_refuses_bad_options(compressed_file, dense_file, tmp_path):
+    job = ("finetune", compressed_file, "--data", "digits")
+    (tmp_path / "c.yaml").write_text("learning_rate: 1\n")
+    assert "unknown key 'learning_rate'; known keys are data" in bad(*job, "--config", "c.yaml", cwd=tmp_path)
+    (tmp_path / "c.yaml").write_text("lr: fast\n")
+    assert "Invalid value for '--lr'" in bad(*job, "--config", "c.yaml", code=2, cwd=tmp_path)
+    assert "say --distill as well" in bad(*job, "--teacher", dense_file, cwd=tmp_path)
+    assert "neither a file, nor none" in bad(*job, "--distill", cwd=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
 
 
 def test_calibrate_without_training(compressed_file, tmp_path):

@@ -7,12 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "tenreo"
 ROWS = [
-    ["cli", "__main__"], ["tables"], ["finetuning"], ["evaluation"], ["statistics"], ["data"], ["models"], ["checkpoint"],
-    ["compression"], ["plan"], ["rules"], ["header"], ["recipe"], ["report", "schedule"], ["core"], ["errors"],
+    ["cli", "__main__"], ["tables"], ["finetuning"], ["runlog"], ["runstate"], ["evaluation"], ["statistics"], ["data"], ["models"], ["checkpoint"],
+    ["optimisation", "objective", "averaging"], ["compression"], ["plan"], ["rules"], ["header"], ["recipe"],
+    ["settings"], ["report", "schedule", "distributed"], ["core"], ["errors"],
 ]  # fmt: skip
 HOME = {
     "typer": {"cli"}, "rich": {"tables", "cli"}, "safetensors": {"checkpoint", "header"},
     "torchvision": {"models", "data"}, "yaml": {"recipe"}, "numba": {"core"}, "sklearn": {"data"},
+    "matplotlib": {"runlog"},
 }  # fmt: skip
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

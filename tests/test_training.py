@@ -9,6 +9,7 @@ from torch import nn
 
 import tenreo
 from tenreo.data import Batches, open_images
+from tenreo.distributed import Group
 from tenreo.errors import TenreoError
 from tenreo.evaluation import choose_device, evaluate
 from tenreo.finetuning import Settings, default_lr, finetune_
@@ -78,8 +79,8 @@ def test_resume_repeats_the_uninterrupted_run_exactly(digits, tmp_path):
     class Stop(Exception):
         pass
 
-    def stop(epoch, images, loss):
-        if epoch == 1:
+    def stop(step):
+        if step.epoch == 2:
             raise Stop
 
     part = network()
@@ -163,6 +164,48 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_augmentation_depends_on_seed_and_image_alone():
+    images = open_images("digits", "train", SMALL, 10, "standard").limited(12)
+    whole = [x for x, _ in Batches(images, 4, CPU, seed=1)]
+    state = torch.get_rng_state()
+    later = [x for x, _ in Batches(images, 4, CPU, workers=1, seed=1, first=1)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(whole[1:], later, strict=True))
+    other = torch.cat([x for x, _ in Batches(images, 4, CPU, seed=2)])
+    assert not any(torch.equal(a, b) for a in other for b in torch.cat(whole))
+
+
+def test_photographs_are_cropped_and_flipped(folder):
+    images = open_images(str(folder), "val", SMALL, 10, "standard")
+    first, second = images[0][0], images[0][0]
+    assert first.shape == (3, 32, 32) and first.dtype == torch.float32
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_images_are_skipped_and_counted(folder, workers):
+    bad = folder / "val" / "class3" / "zz.JPEG"
+    bad.write_bytes(b"not an image")
+    images = open_images(str(folder), "val", SMALL, 10)
+    assert len(images) == 41
+    batches = Batches(images, 16, CPU, workers, skip_broken=True)
+    assert evaluate(network(), batches).images == 40
+    assert batches.broken == {str(bad)}
+    training = Batches(images, 16, CPU, workers, seed=0, skip_broken=True)
+    assert [len(y) for _, y in training] == training.totals == [16, 16, 9]  # another image takes the place
+    assert training.broken == {str(bad)}
+
+
+def test_processes_share_every_batch_and_no_image_twice(digits):
+    few = digits[0].limited(55)
+    alone = [y for _, y in Batches(few, 16, CPU, seed=3)]
+    parts = [list(Batches(few, 8, CPU, seed=3, group=Group(r, 2))) for r in range(2)]
+    for whole, (_, a), (_, b) in zip(alone, *parts, strict=True):
+        assert torch.equal(whole, torch.cat([a, b]))
+    seen = [x for r in range(2) for batch, _ in Batches(few, 8, CPU, group=Group(r, 2)) for x in batch]
+    assert sorted(x.numpy().tobytes() for x in seen) == sorted(few[i][0].numpy().tobytes() for i in range(55))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_named(folder, workers):
     bad = folder / "val" / "class3" / "zz.JPEG"
@@ -186,6 +229,74 @@ def test_folders_that_are_not_right(folder):
 def test_devices_that_are_not_there(name, match):
     with pytest.raises(TenreoError, match=match):
         choose_device(name)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"optimizer": "adamw", "lr": 0.01}, {"label_smoothing": 0.1, "clip": 1.0}, {"ema": 0.9}, {"amp": True},
+        {"channels_last": True}, {"freeze": "others", "lr": 0.2},
+    ],
+    ids=lambda how: next(iter(how)),
+)  # fmt: skip
+def test_every_way_of_training_learns_and_resumes_exactly(digits, tmp_path, how):
+    settings = Settings(
+        **{"epochs": 2, "lr": 0.1, "batch_size": 32, "save_every": 2, "augment": "standard", **how}
+    )
+    data = open_images("digits", "train", SMALL, 10, "standard").limited(128), digits[1].limited(64)
+    whole, part, again, state = network(), network(), network(), tmp_path / "run.state"
+    expected = finetune_(whole, *data, settings, device=CPU)
+    assert expected[1].train_loss < expected[0].train_loss
+    asked = iter([False] * 6 + [True] * 99)  # stops within the second epoch, between two saves
+    with pytest.raises(KeyboardInterrupt):
+        finetune_(part, *data, settings, device=CPU, state=state, stopping=lambda: next(asked))
+    history = finetune_(again, *data, settings, device=CPU, state=state, resume=True)
+    assert [(e.train_loss, e.train_top1, e.top1, e.loss) for e in history] == [
+        (e.train_loss, e.train_top1, e.top1, e.loss) for e in expected
+    ]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_compiled_run_trains_like_a_plain_one(digits, monkeypatch):
+    from functools import partial
+
+    data = digits[0].limited(64), digits[1].limited(32)
+    plain = finetune_(network(), *data, Settings(lr=0.05, batch_size=32), device=CPU)
+    monkeypatch.setattr(
+        torch, "compile", partial(torch.compile, backend="aot_eager")
+    )  # needs no C++ compiler
+    compiled = finetune_(network(), *data, Settings(lr=0.05, batch_size=32, compile=True), device=CPU)
+    assert compiled[0].train_loss == pytest.approx(plain[0].train_loss, rel=1e-5)
+
+
+def test_a_teacher_is_needed_and_followed(digits):
+    data = digits[0].limited(96), digits[1].limited(32)
+    with pytest.raises(TenreoError, match="distill: needs a teacher"):
+        finetune_(network(), *data, Settings(distill=True), device=CPU)
+    torch.manual_seed(3)
+    teacher = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
+    settings = Settings(epochs=3, lr=0.05, batch_size=32, distill=True, distill_weight=1.0, temperature=2)
+    history = finetune_(network(), *data, settings, device=CPU, teacher=teacher)
+    assert history[-1].train_loss < 0.5 * history[0].train_loss
+
+
+def test_the_loss_is_the_mean_over_all_images_of_uneven_batches(digits):
+    few = digits[0].limited(50), digits[1].limited(10)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    x, y = zip(*(few[0][i] for i in range(50)), strict=True)
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(net(torch.stack(x)), torch.tensor(y))
+    history = finetune_(net, *few, Settings(lr=0.0, batch_size=16), device=CPU)
+    assert history[0].train_loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("compile", [False, True])
+def test_cuda_trains_with_amp(digits, compile):
+    settings = Settings(epochs=2, lr=0.05, batch_size=32, amp=True, channels_last=True, compile=compile)
+    history = finetune_(network(), *digits, settings, device=torch.device("cuda"))
+    assert history[1].train_loss < history[0].train_loss
 
 
 @pytest.mark.cuda

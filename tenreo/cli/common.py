@@ -39,7 +39,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except TenreoError as error:
             if debug:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"{_who()}error: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
         except BrokenPipeError:
             # The reader of a pipe is gone; what is still buffered has nowhere to go.
@@ -52,6 +52,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             os._exit(130)
 
     return run
+
+
+def _who() -> str:
+    """Which process of several this is, for a message."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return "" if size == "1" else f"process {os.environ.get('RANK')} of {size}: "
 
 
 def show(*things: Any) -> None:
@@ -74,8 +80,8 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """A live bar on stderr, none without a terminal; yields advance(amount, text="")."""
+def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """A live bar on stderr, none without a terminal; yields advance(amount, text="", done=None)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -84,11 +90,14 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[..., None]]
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
     )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as progress:
         task = progress.add_task(title, total=total, text="")
 
-        def advance(amount: int = 1, text: str = "") -> None:
-            progress.update(task, advance=amount, text=text)
+        def advance(amount: int = 1, text: str = "", done: int | None = None) -> None:
+            if done is None:
+                progress.update(task, advance=amount, text=text)
+            else:
+                progress.update(task, completed=done, text=text)
 
         yield advance
 

@@ -85,7 +85,7 @@ def _train(model: nn.Module, train: Images, val: Images, settings: Any, title: s
     with progress_bar(title, settings.epochs * len(train)) as advance:
         history = finetune_(
             model, train, val, settings, device=torch.device("cpu"),
-            progress=lambda epoch, images, loss: advance(images, f"loss {loss:.3f}"),
+            progress=lambda step: advance(step.images, f"loss {step.loss:.3f}"),
         )  # fmt: skip
     return history[-1].top1
 

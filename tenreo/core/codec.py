@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tenreo.core.chain import chain
-from tenreo.core.cosine import dct, idct
+from tenreo.core.cosine import dct
+from tenreo.core.decoding import Places, decode_columns, places
 from tenreo.core.refine import fit, refine
 from tenreo.errors import TenreoError
 
@@ -90,11 +91,12 @@ def refined(weight: Tensor, encoded: EncodedWeight, rounds: int) -> EncodedWeigh
     return replace(encoded, positions=positions, coefficients=coefficients.to(weight.dtype))
 
 
-def decode(encoded: EncodedWeight) -> Tensor:
-    """Return the weight that a curve and its positions stand for; differentiable.
+def decode(encoded: EncodedWeight, known: Places | None = None) -> Tensor:
+    """Return the weight that a curve and its positions stand for; differentiable, twice and more.
 
     Args:
         encoded: coefficients (groups, kept), positions (columns,), each in [0, length).
+        known: the `places` of the positions, for who decodes them often.
 
     Returns:
         A tensor of `encoded.shape`, of the coefficients' dtype.
@@ -102,8 +104,9 @@ def decode(encoded: EncodedWeight) -> Tensor:
     Raises:
         TenreoError: when there are more coefficients than samples.
     """
-    curve = idct(encoded.coefficients, encoded.length)  # (groups, length)
-    return curve.index_select(1, encoded.positions).reshape(encoded.shape)
+    known = known or places(encoded.positions, encoded.length)
+    weight: Tensor = decode_columns(encoded.coefficients, *known, encoded.length)  # (groups, columns)
+    return weight.reshape(encoded.shape)
 
 
 def project(weight: Tensor, positions: Tensor, length: int, groups: int, kept: int) -> Tensor:

@@ -87,22 +87,47 @@ class _Idct(torch.autograd.Function):
 
 
 def _forward(signal: Tensor, kept: int) -> Tensor:
-    length = signal.shape[-1]
+    return dct_folded(torch.cat([signal[..., ::2], signal[..., 1::2].flip(-1)], dim=-1), kept)
+
+
+def _inverse(coefficients: Tensor, length: int) -> Tensor:
+    folded = idct_folded(coefficients, length)
+    signal = torch.empty_like(folded)
+    evens = (length + 1) // 2
+    signal[..., ::2] = folded[..., :evens]
+    signal[..., 1::2] = folded[..., evens:].flip(-1)
+    return signal
+
+
+def fold(samples: Tensor, length: int) -> Tensor:
+    """Where samples of a signal stand once it is folded: even ones first, odd ones after them backwards.
+
+    Args:
+        samples: integers in [0, length).
+        length: of the signal.
+    """
+    half = samples >> 1
+    return torch.where(samples % 2 == 0, half, length - 1 - half)
+
+
+def dct_folded(folded: Tensor, kept: int) -> Tensor:
+    """`dct` of a signal that is folded already, (..., length) -> (..., kept); not differentiable."""
+    length = folded.shape[-1]
     half = length // 2 + 1
-    x = _at_least_float32(signal)
-    folded = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
-    spectrum = torch.fft.rfft(folded)  # (..., half)
+    x = _at_least_float32(folded)
+    spectrum = torch.fft.rfft(x)  # (..., half)
     if kept <= half:
         spectrum = spectrum[..., :kept]
-    spectrum = spectrum * _twiddle(length, spectrum.shape[-1], x.dtype, x.device).conj()
+    spectrum = spectrum * _twiddle(length, spectrum.shape[-1], False, x.dtype, x.device)
     low: Tensor = spectrum.real
     if kept > half:
         high = -spectrum.imag[..., length - kept + 1 : length - half + 1].flip(-1)
         low = torch.cat([low, high], dim=-1)
-    return low.to(signal.dtype).contiguous()
+    return low.to(folded.dtype).contiguous()
 
 
-def _inverse(coefficients: Tensor, length: int) -> Tensor:
+def idct_folded(coefficients: Tensor, length: int) -> Tensor:
+    """`idct` that leaves the signal folded, (..., kept) -> (..., length); not differentiable."""
     kept = coefficients.shape[-1]
     half = length // 2 + 1
     y = _at_least_float32(coefficients)
@@ -111,30 +136,28 @@ def _inverse(coefficients: Tensor, length: int) -> Tensor:
         imag = torch.zeros_like(spectrum)
         imag[..., length - kept + 1 :] = -y[..., length - half + 1 :].flip(-1)
         spectrum = torch.complex(spectrum.contiguous(), imag)
-    # The inverse of an orthonormal scale, given that irfft divides by the length.
-    scaled = spectrum * (length * _twiddle(length, spectrum.shape[-1], y.dtype, y.device))
-    scaled[..., 1:] /= 2
-    folded = torch.fft.irfft(scaled, n=length)
-    signal = torch.empty_like(folded)
-    evens = (length + 1) // 2
-    signal[..., ::2] = folded[..., :evens]
-    signal[..., 1::2] = folded[..., evens:].flip(-1)
-    return signal.to(coefficients.dtype)
+    scaled = spectrum * _twiddle(length, spectrum.shape[-1], True, y.dtype, y.device)
+    folded: Tensor = torch.fft.irfft(scaled, n=length).to(coefficients.dtype)
+    return folded
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-@lru_cache(maxsize=128)
-def _twiddle(length: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """exp(i pi k / 2 length) times the orthonormal scale, for k < count: (count,) complex."""
+@lru_cache(maxsize=256)
+def _twiddle(length: int, count: int, inverse: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """exp(-i pi k / 2 length) times the orthonormal scale, or 1 over it, for k < count: (count,) complex."""
     # Kept for every later call, also those that need gradients: never an inference tensor.
     with torch.inference_mode(False), torch.no_grad():
         k = torch.arange(count, dtype=torch.float64, device="cpu")
         scale = torch.full_like(k, math.sqrt(2 / length))
         scale[0] = math.sqrt(1 / length)
-        phase = torch.polar(scale, math.pi * k / (2 * length))
+        phase = torch.polar(scale, -math.pi * k / (2 * length))
+        if inverse:
+            # irfft divides by the length, and counts every frequency but the first twice.
+            phase = phase.conj().resolve_conj() * length
+            phase[1:] /= 2
         wanted = torch.complex128 if dtype == torch.float64 else torch.complex64
         moved: Tensor = phase.to(device=device, dtype=wanted)
         return moved

@@ -1,0 +1,151 @@
+"""The log of a run: a CSV of every step and every evaluation, and its picture."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from tenreo.checkpoint import replacing
+from tenreo.errors import TenreoError
+from tenreo.runstate import Epoch, Step
+
+COLUMNS = (
+    "epoch", "step", "steps", "split", "lr", "loss", "top1", "images_per_second", "waiting", "memory",
+)  # fmt: skip
+
+
+class RunLog:
+    """Rows appended to a CSV as they happen.
+
+    Columns: epoch and step from 1, steps of an epoch, split (train: one step; val: an evaluation), lr, loss
+    in nats, top1 in percent, images per second, waiting (share of the epoch spent on waiting for data),
+    memory in bytes.
+
+    Args:
+        path: of the file.
+        resume: keep what an earlier run wrote before the first row of this one.
+
+    Raises:
+        TenreoError: when the file can not be written.
+    """
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
+        self.earlier = read_log(path) if resume and path.exists() else []
+        self.file: Any = None
+
+    def step(self, step: Step) -> None:
+        """Add a step."""
+        speed = step.images / step.seconds if step.seconds else 0.0
+        self._write({
+            "epoch": step.epoch, "step": step.step, "steps": step.steps, "split": "train", "lr": step.lr,
+            "loss": step.loss, "top1": step.top1, "images_per_second": speed, "waiting": step.waiting,
+            "memory": step.memory,
+        })  # fmt: skip
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Add an evaluation."""
+        self._write({
+            "epoch": epoch.epoch, "step": epoch.steps, "steps": epoch.steps, "split": "val", "lr": epoch.lr,
+            "loss": epoch.loss, "top1": epoch.top1, "waiting": epoch.waiting,
+        })  # fmt: skip
+
+    def _write(self, row: dict[str, Any]) -> None:
+        row = {name: f"{v:.6g}" if isinstance(v, float) else str(v) for name, v in row.items()}
+        if self.file is None:
+            self._begin(row)
+        csv.DictWriter(self.file, COLUMNS, lineterminator="\n").writerow(row)
+        self.file.flush()
+
+    def _begin(self, first: dict[str, Any]) -> None:
+        """A new file, with the earlier rows that are not done again."""
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row for row in self.earlier if _place(row) < _place(first))
+        self.file = self.path.open("a", newline="")
+
+    def close(self) -> None:
+        """Write all that is left to the disk."""
+        if self.file is not None:
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self.file = None
+
+
+def _place(row: dict[str, Any]) -> tuple[int, int, bool]:
+    return int(row["epoch"]), int(row["step"]), row["split"] == "val"
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a log; a last one that was cut off is left out.
+
+    Raises:
+        TenreoError: when it is no such log.
+    """
+    try:
+        text = path.read_text()
+        rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+        for row in rows:
+            if tuple(row) != COLUMNS or None in row.values():
+                raise ValueError(f"needs the columns {', '.join(COLUMNS)}")
+            _place(row)
+    except (OSError, ValueError, csv.Error) as error:
+        raise TenreoError(f"{path}: is no log of a run: {error}") from error
+    return rows
+
+
+def require_plotting() -> None:
+    """Raise unless `plot` can draw.
+
+    Raises:
+        TenreoError: when matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise TenreoError("plot: needs matplotlib; install tenreo[plot], or leave --plot out") from error
+
+
+def plot(logs: dict[str, Path], picture: Path) -> None:
+    """Draw loss and top-1 over the epochs: evaluations as points, and of a single run its steps as a line.
+
+    Args:
+        logs: name of a run -> its log.
+        picture: PNG to write.
+
+    Raises:
+        TenreoError: when matplotlib is not installed, or a log can not be read.
+    """
+    require_plotting()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for i, (name, path) in enumerate(logs.items()):
+        rows = read_log(path)
+        for axis, column in zip(axes, ("loss", "top1"), strict=True):
+            for split in ("train", "val") if len(logs) == 1 else ("val",):
+                chosen = [r for r in rows if r["split"] == split]
+                x = [int(r["epoch"]) - 1 + int(r["step"]) / int(r["steps"]) for r in chosen]
+                y = [float(r[column]) for r in chosen]
+                thin = {"alpha": 0.35, "linewidth": 0.8} if split == "train" else {"marker": "o"}
+                label = f"{name}: {split}" if len(logs) == 1 else name
+                axis.plot(x, _smoothed(y) if split == "train" else y, color=f"C{i}", label=label, **thin)
+    for axis, text in zip(axes, ("loss in nats", "top-1 in %"), strict=True):
+        axis.set(xlabel="epochs", ylabel=text)
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize="small")
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _smoothed(values: list[float]) -> list[float]:
+    """A running mean that follows within a fiftieth of the run."""
+    share = min(1.0, 50 / max(1, len(values)))
+    result: list[float] = []
+    for value in values:
+        result.append(value if not result else result[-1] + share * (value - result[-1]))
+    return result

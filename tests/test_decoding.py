@@ -1,0 +1,99 @@
+"""Decoding and its adjoint, against dense matrices made column by column."""
+
+import copy
+
+import oracle
+import pytest
+import torch
+from torch import nn
+
+import tenreo
+from tenreo.core.codec import EncodedWeight, decode
+from tenreo.core.decoding import decode_adjoint, places
+
+PERMUTED = torch.randperm(12, generator=torch.Generator().manual_seed(0)).int()
+SHARED = torch.tensor(
+    [3, 3, 0, 11, 3, 7, 7, 1, 5, 0, 9, 2, 2, 10], dtype=torch.int32
+)  # 4, 6 and 8: no column
+
+
+def matrix(positions, kept=5, length=12):
+    """(columns, kept): what decoding multiplies a row of coefficients by, from the literal cosines."""
+    cosines = torch.as_tensor(oracle.cosine_matrix(length))  # (frequency, sample)
+    return cosines[:kept].T[positions.long()].double()
+
+
+@pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
+def test_gradients_are_the_adjoint(positions):
+    def f(c):
+        return decode(EncodedWeight(c, positions, 12, (3, len(positions))))
+
+    c = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(f, c) and torch.autograd.gradgradcheck(f, c)
+    w = torch.randn(3, len(positions), dtype=torch.float64)
+    torch.testing.assert_close(f(c).detach(), c.detach() @ matrix(positions).T)
+    torch.testing.assert_close(torch.autograd.grad((f(c) * w).sum(), c)[0], w @ matrix(positions))
+
+
+def test_columns_are_sorted_once():
+    samples, order, starts = places(PERMUTED, 12)
+    assert samples[order.long()].tolist() == list(range(12)) and starts.numel() == 0
+    samples, order, starts = places(SHARED, 12)
+    signal = torch.arange(12)
+    folded = torch.cat([signal[::2], signal[1::2].flip(0)])
+    assert torch.equal(folded[samples.long()], SHARED.long())
+    for sample in range(12):
+        assert all(samples[order[starts[sample] : starts[sample + 1]].long()] == sample)
+
+
+def network():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("3", "6"), refine=1))
+    return net
+
+
+def gradients(net, step):
+    step(torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))).square().mean().backward()
+    return {name: p.grad for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compressed_model_compiles_as_one_graph(backend):
+    net = network()
+    plain = network()
+    expected = gradients(plain, plain)
+    found = gradients(net, torch.compile(net, backend=backend, fullgraph=True))
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name])
+
+
+def test_decoding_stays_in_float32_under_autocast():
+    net = network()
+    with torch.autocast("cpu", torch.bfloat16):
+        weight = net[3].weight
+    assert weight.dtype == torch.float32 and torch.equal(weight, net[3].weight)
+
+
+def test_the_sort_follows_loaded_positions_and_stays_out_of_files():
+    net, other = network(), copy.deepcopy(network())
+    assert not [k for k in net.state_dict() if k.endswith(("samples", "order", "starts"))]
+    curve = other[3].parametrizations.weight[0]
+    curve.positions.copy_(curve.positions.flip(0))
+    net.load_state_dict(other.state_dict())
+    here = net[3].parametrizations.weight[0]
+    for name, value in places(curve.positions, curve.length)._asdict().items():
+        assert torch.equal(getattr(here, name), value)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
+def test_cuda_sums_like_the_cpu_and_always_alike(positions):
+    w = torch.randn(3, len(positions), dtype=torch.float64)
+    there = [t.cuda() for t in places(positions, 12)]
+    first, again = (decode_adjoint(w.cuda(), *there, 12, 5) for _ in range(2))
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first.cpu(), w @ matrix(positions))
