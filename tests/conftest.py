@@ -45,7 +45,7 @@ def dense_file(tmp_path_factory):
 def compressed_file(dense_file, tmp_path_factory):
     path = tmp_path_factory.mktemp("compressed") / "compressed.safetensors"
     done = tenreo("compress", "-a", "mobilenet_v2", "-g", 8, "-r", 8, "--progressive",
-                  "--weights", dense_file, "--out", path)  # fmt: skip
+                  "--refine", 1, "--weights", dense_file, "--out", path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return path
 

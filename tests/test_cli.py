@@ -10,6 +10,7 @@ import pytest
 from conftest import tenreo
 
 import tenreo as package
+from tenreo.recipe import ROUNDS
 
 
 def good(*arguments, **options):
@@ -47,7 +48,8 @@ def test_help_and_inspect_do_not_import_torch(compressed_file):
 
 
 def test_compress_writes_the_references_name_and_never_overwrites(dense_file, tmp_path):
-    job = ("compress", "-a", "mobilenet_v2", "-g", 8, "-r", 8, "--progressive", "--weights", dense_file)
+    job = ("compress", "-a", "mobilenet_v2", "-g", 8, "-r", 8, "--progressive", "--weights", dense_file,
+           "--refine", 1)  # fmt: skip
     done = good(*job, cwd=tmp_path)
     path = tmp_path / "compressed-mobilenet_v2-progressive-8-8.0.safetensors"
     assert f"wrote {path.name}" in done.stdout and "SNR of compressed weights" in done.stdout
@@ -61,21 +63,11 @@ def test_compress_writes_the_references_name_and_never_overwrites(dense_file, tm
 
 
 def test_refinement_and_statistics_are_on_and_can_be_turned_off(dense_file, tmp_path):
-    job = (
-        "compress",
-        "-a",
-        "mobilenet_v2",
-        "-g",
-        8,
-        "-r",
-        8,
-        "--progressive",
-        "--weights",
-        dense_file,
-        "--json",
-    )
-    full = json.loads(good(*job, "-o", "full.st", cwd=tmp_path).stdout)
-    assert full["snr"] > full["snr_unrefined"] + 2
+    job = ("compress", "-a", "mobilenet_v2", "-g", 8, "-r", 8, "--progressive", "--weights", dense_file,
+           "--json")  # fmt: skip
+    assert json.loads(good(*job, "--dry-run", cwd=tmp_path).stdout)["recipe"]["refine"] == ROUNDS
+    full = json.loads(good(*job, "-o", "full.st", "--refine", 2, cwd=tmp_path).stdout)
+    assert full["snr"] > full["snr_unrefined"] + 1
     assert full["corrections"][0]["source"] == "noise" and full["corrections"][0]["batchnorms"] == 52
     plain = json.loads(good(*job, "-o", "p.st", "--refine", 0, "--no-match-statistics", cwd=tmp_path).stdout)
     assert plain["snr"] == plain["snr_unrefined"] == full["snr_unrefined"] and plain["corrections"] == []
