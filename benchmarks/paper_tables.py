@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tenreo.models import build
 from tenreo.plan import resolve
-from tenreo.recipe import Recipe, Uniform, read_config
+from tenreo.rates import Uniform
+from tenreo.recipe import Recipe, read_config
 from tenreo.report import Counts
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -43,4 +44,4 @@ for arch, published in PUBLISHED.items():
         if setting is not None:
             config = read_config(CONFIGS / f"{arch}-{setting}.yaml")
             counts = resolve(config.recipe(), model).after
-            print(row(f"g = {config.groups}, r' = {config.progressive}", counts, *accuracy))
+            print(row(f"g = {config.groups}, r' = {config.recipe().strength}", counts, *accuracy))

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from tenreo.header import ModelCard
     from tenreo.models import load, save
     from tenreo.plan import Plan, resolve
-    from tenreo.recipe import Progressive, Recipe, Uniform
+    from tenreo.rates import Progressive, TargetParameters, TargetSize, Uniform
+    from tenreo.recipe import Recipe
     from tenreo.report import Report
     from tenreo.statistics import calibrate_, match_statistics_
 
 # Imported on first use: torch takes seconds, and the command line must answer at once.
 _HOME = {
-    **dict.fromkeys(("Recipe", "Uniform", "Progressive"), "recipe"),
+    **dict.fromkeys(("Progressive", "TargetParameters", "TargetSize", "Uniform"), "rates"),
+    "Recipe": "recipe",
     **dict.fromkeys(("Plan", "resolve"), "plan"),
     **dict.fromkeys(("compress_", "expand_"), "compression"),
     **dict.fromkeys(("EncodedWeight", "encode", "decode"), "core.codec"),
@@ -28,8 +30,8 @@ _HOME = {
 }
 __version__ = "0.1.0"
 __all__ = [
-    "EncodedWeight", "ModelCard", "Plan", "Progressive", "Recipe", "Report", "TenreoError",
-    "Uniform", "calibrate_", "compress_", "decode", "encode", "expand_", "load", "match_statistics_",
+    "EncodedWeight", "ModelCard", "Plan", "Progressive", "Recipe", "Report", "TargetParameters", "TargetSize",
+    "TenreoError", "Uniform", "calibrate_", "compress_", "decode", "encode", "expand_", "load", "match_statistics_",
     "resolve", "save",
 ]  # fmt: skip
 

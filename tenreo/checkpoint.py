@@ -8,6 +8,7 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tenreo.compression import attach_, curves
+from tenreo.compression import CurveWeight, attach_, curves
 from tenreo.core.codec import EncodedWeight
+from tenreo.core.packing import pack, unpack
+from tenreo.core.precision import restore, store
 from tenreo.errors import TenreoError
-from tenreo.header import VERSION, Header, ModelCard
+from tenreo.header import VERSION, Header, LayerEntry, ModelCard
 from tenreo.recipe import Recipe
-from tenreo.report import COEFFICIENTS, POSITIONS, finite
+from tenreo.report import COEFFICIENTS, POSITIONS, SCALES, finite
+from tenreo.sizes import width_of
 
 
 @contextmanager
@@ -53,19 +57,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def write(model: nn.Module, path: Path, card: ModelCard, recipe: Recipe | None = None) -> None:
     """Write a model, compressed or dense, with all that is needed to use it again.
 
+    Coefficients are written in the precision of their layer, what is left dense in that of `recipe.other`.
+
     Raises:
-        TenreoError: when the file can not be written; an older one is then untouched.
+        TenreoError: when a number does not fit its precision, or the file can not be written; an older one is
+            then untouched.
     """
-    layers = {
-        name: {
-            "shape": list(curve.shape),
-            "groups": curve.groups,
-            "length": curve.length,
-            "kept": curve.kept,
-            **{name: None if x is None else finite(x) for name, x in curve.measured.items()},
-        }
-        for name, _, curve in curves(model)
-    }
+    layers = {name: _describe(curve) for name, _, curve in curves(model)}
     metadata = {
         "format": "pt",
         "tenreo.version": str(VERSION),
@@ -74,12 +72,52 @@ def write(model: nn.Module, path: Path, card: ModelCard, recipe: Recipe | None =
     }
     if recipe is not None:
         metadata["tenreo.recipe"] = json.dumps(recipe.to_dict())
-    names = _file_names(model)
     # Copies: tensors that share memory are no safetensors file.
-    tensors = {names[k]: t.detach().cpu().contiguous().clone() for k, t in model.state_dict().items()}
+    tensors = {k: t.contiguous().clone() for k, t in _file_tensors(model, recipe).items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
         _sort_metadata(temporary)
+
+
+def _describe(curve: CurveWeight) -> dict[str, Any]:
+    return {
+        "shape": list(curve.shape),
+        "groups": curve.groups,
+        "length": curve.length,
+        "kept": curve.kept,
+        "position_bits": width_of(curve.length),
+        "precision": curve.precision,
+        **{name: None if x is None else finite(x) for name, x in curve.measured.items()},
+    }
+
+
+def _file_tensors(model: nn.Module, recipe: Recipe | None) -> dict[str, Tensor]:
+    """Name in a file -> tensor as it lies there, on the CPU."""
+    state = model.state_dict()
+    names = _file_names(model)
+    tensors = {names[key]: value.detach().cpu() for key, value in state.items()}
+    other = recipe.other if recipe is not None else "float32"
+    if other != "float32":
+        for name, value in tensors.items():
+            if value.is_floating_point() and not name.endswith(COEFFICIENTS):
+                tensors[name] = _cast(name, value, other)
+    for layer, _, curve in curves(model):
+        positions = tensors[layer + POSITIONS]
+        values, scales = store(tensors[layer + COEFFICIENTS], curve.precision)
+        tensors[layer + POSITIONS] = pack(positions, width_of(curve.length))
+        tensors[layer + COEFFICIENTS] = values
+        if scales is not None:
+            tensors[layer + SCALES] = scales
+    return tensors
+
+
+def _cast(name: str, value: Tensor, precision: str) -> Tensor:
+    cast = value.to(getattr(torch, precision))
+    if not torch.isfinite(cast).all():
+        raise TenreoError(
+            f"{name}: a value of {value.abs().max():.3g} does not fit into {precision}; say --other bfloat16"
+        )
+    return cast
 
 
 def _sort_metadata(path: Path) -> None:
@@ -119,24 +157,35 @@ def restore_(model: nn.Module, header: Header, tensors: dict[str, Tensor]) -> nn
         TenreoError: when a name, shape, dtype or value does not fit; the message names it.
     """
     modules = dict(model.named_modules())
+    plain = dict(tensors)
     for name, entry in header.layers.items():
         layer = modules.get(name)
         if not isinstance(layer, (nn.Conv2d, nn.Linear)) or tuple(layer.weight.shape) != entry.shape:
             raise TenreoError(f"{header.path}: the model has no layer {name} of shape {list(entry.shape)}")
-        positions = tensors[name + POSITIONS]
-        if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < entry.length:
-            raise TenreoError(
-                f"{header.path}: {name + POSITIONS} leaves [0, {entry.length}); the file is damaged"
-            )
-        coefficients = tensors[name + COEFFICIENTS].to(layer.weight.dtype)
-        attach_(layer, EncodedWeight(coefficients, positions, entry.length, entry.shape)).measured = {
+        encoded = _read_layer(name, entry, plain, header.path)
+        plain[name + COEFFICIENTS], plain[name + POSITIONS] = encoded.coefficients, encoded.positions
+        encoded = replace(encoded, coefficients=encoded.coefficients.to(layer.weight.dtype))
+        attach_(layer, encoded, entry.precision).measured = {
             "snr": entry.snr, "snr_unrefined": entry.snr_unrefined, "signal": entry.signal,
         }  # fmt: skip
-    for name, tensor in tensors.items():
+    for name, tensor in plain.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise TenreoError(f"{header.path}: {name} holds NaN or infinity; the file is damaged")
-    fill_(model, tensors, header.path)
+    fill_(model, plain, header.path)
     return model
+
+
+def _read_layer(name: str, entry: LayerEntry, tensors: dict[str, Tensor], path: Path) -> EncodedWeight:
+    """Unpack a layer's tensors; scales are taken out, being no part of the model."""
+    positions = tensors[name + POSITIONS]
+    if entry.position_bits != 32:
+        positions = unpack(positions, entry.position_bits, entry.columns)
+    if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < entry.length:
+        raise TenreoError(f"{path}: {name + POSITIONS} leaves [0, {entry.length}); the file is damaged")
+    scales = tensors.pop(name + SCALES, None)
+    values = tensors[name + COEFFICIENTS]
+    coefficients = restore(values, scales, entry.precision, entry.groups, entry.kept)
+    return EncodedWeight(coefficients, positions.to(torch.int32), entry.length, entry.shape)
 
 
 def fill_(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

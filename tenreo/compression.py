@@ -6,17 +6,25 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tenreo.core.codec import EncodedWeight, decode, encode, project, refined
+from tenreo.core.allocation import allocate
+from tenreo.core.codec import EncodedWeight, decode, encode, light, project, refined, spectrum, thread
 from tenreo.core.decoding import Places, places
 from tenreo.errors import TenreoError
-from tenreo.plan import LayerPlan, Plan, resolve
+from tenreo.layers import LayerPlan
+from tenreo.plan import Plan, arranged, importance, resolve
 from tenreo.recipe import Recipe
 from tenreo.report import LayerReport, Report
+
+Orders = dict[tuple[str, int], Tensor]  # (layer, groups) -> (columns,) int32, the chain through its columns
 
 
 class CurveWeight(nn.Module):
@@ -27,6 +35,7 @@ class CurveWeight(nn.Module):
 
     Args:
         encoded: the weight; its coefficients are those that registration gives to the layer.
+        precision: of the coefficients in a file; in memory they keep their dtype.
     """
 
     positions: Tensor
@@ -34,8 +43,9 @@ class CurveWeight(nn.Module):
     order: Tensor
     starts: Tensor
 
-    def __init__(self, encoded: EncodedWeight) -> None:
+    def __init__(self, encoded: EncodedWeight, precision: str = "float32") -> None:
         super().__init__()
+        self.precision = precision
         self.register_buffer("positions", encoded.positions)
         self.length = encoded.length
         self._place()
@@ -69,6 +79,7 @@ def compress_(
     *,
     jobs: int | None = None,
     progress: Callable[[LayerPlan], None] | None = None,
+    orders: Orders | None = None,
 ) -> Report:
     """Compress a model in place.
 
@@ -76,7 +87,10 @@ def compress_(
         model: any module; its Conv2d and Linear layers stay what they are.
         recipe: what was asked for, or the plan that `resolve` made of it.
         jobs: layers encoded at a time, by default one per core; never changes the result.
-        progress: called with every layer that is done, from the calling thread.
+        progress: called twice with every layer, once its columns are in order and once it is encoded, from the
+            calling thread.
+        orders: the order of the columns of (layer, groups), where it is known already; those that are found are
+            added, for who compresses the same weights again.
 
     Returns:
         Error, bytes and seconds of every layer, and the counts.
@@ -87,39 +101,85 @@ def compress_(
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
     if jobs is not None and jobs < 1:
         raise TenreoError(f"jobs: given {jobs}, needs at least 1")
-    encoded: dict[str, tuple[EncodedWeight, LayerReport]] = {}
+    orders = {} if orders is None else orders
     pool = ThreadPoolExecutor(jobs or os.cpu_count())
-    try:
+
+    def each(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         # Largest first: the last layer to finish is then a small one.
-        largest_first = sorted(plan.compressed, key=lambda layer: -layer.columns)
-        tasks = {pool.submit(_encode, model, layer, plan.recipe.refine): layer for layer in largest_first}
-        for task in as_completed(tasks):
-            layer = tasks[task]
-            encoded[layer.name] = task.result()
+        layers = sorted(plan.compressed, key=lambda layer: -layer.columns)
+        tasks = {pool.submit(task, model, layer, *arguments): layer for layer in layers}
+        for done in as_completed(tasks):
+            done.result()
             if progress is not None:
-                progress(layer)
+                progress(tasks[done])
+        return {layer.name: done.result() for done, layer in tasks.items()}
+
+    try:
+        seconds = each(_thread, orders)
+        if plan.recipe.allocate:
+            plan = _allocated(model, plan, orders)
+        encoded = each(_encode, orders, plan.recipe.refine)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    for name, (weight, report) in encoded.items():
-        attach_(model.get_submodule(name), weight).measured = {
+    for layer in plan.compressed:
+        weight, report = encoded[layer.name]
+        attach_(model.get_submodule(layer.name), weight, layer.precision).measured = {
             "snr": report.snr, "snr_unrefined": report.snr_unrefined, "signal": report.signal,
         }  # fmt: skip
-    return Report(tuple(encoded[x.name][1] for x in plan.compressed), plan.before, plan.after)
+    reports = (encoded[layer.name][1] for layer in plan.compressed)
+    return Report(
+        tuple(replace(r, seconds=r.seconds + seconds[r.name]) for r in reports), plan.before, plan.after
+    )
 
 
-def _encode(model: nn.Module, layer: LayerPlan, rounds: int) -> tuple[EncodedWeight, LayerReport]:
-    weight = model.get_submodule(layer.name).weight.detach()  # type: ignore[operator, union-attr]
+def _weight(model: nn.Module, layer: LayerPlan) -> Tensor:
+    return model.get_submodule(layer.name).weight.detach()  # type: ignore[operator, union-attr]
+
+
+def _thread(model: nn.Module, layer: LayerPlan, orders: Orders) -> float:
+    """Find the order of a layer's columns, unless it is known; return the seconds it took."""
+    start = time.perf_counter()
+    weight = _weight(model, layer)
     if not torch.isfinite(weight).all():
         raise TenreoError(f"{layer.name}: the weight holds NaN or infinity and can not be compressed")
+    if (layer.name, layer.groups) not in orders:
+        orders[layer.name, layer.groups] = thread(weight, layer.groups)
+    return time.perf_counter() - start
+
+
+def _allocated(model: nn.Module, plan: Plan, orders: Orders) -> Plan:
+    """The plan with its coefficients where they lower the layers' relative errors most."""
+    layers = plan.compressed
+
+    def energies(layer: LayerPlan) -> NDArray[np.float64]:
+        weight = _weight(model, layer)
+        energy = spectrum(weight, orders[layer.name, layer.groups], layer.groups).double().square().sum(0)
+        share = energy / energy.sum().clamp_min(1e-300) * importance(layer.name, plan.recipe)
+        return share.cpu().numpy()  # type: ignore[no-any-return]
+
+    kept = allocate(
+        [energies(layer) for layer in layers], [x.kept for x in layers], [x.length for x in layers]
+    )
+    changed = {layer.name: replace(layer, kept=n) for layer, n in zip(layers, kept, strict=True)}
+    return arranged(plan.recipe, model, (changed.get(layer.name, layer) for layer in plan.layers))
+
+
+def _encode(
+    model: nn.Module, layer: LayerPlan, orders: Orders, rounds: int
+) -> tuple[EncodedWeight, LayerReport]:
     start = time.perf_counter()
-    unrefined = encode(weight, layer.groups, layer.kept)
-    encoded = refined(weight, unrefined, rounds)
+    weight = _weight(model, layer)
+    order = orders[layer.name, layer.groups]
+    unrefined = encode(weight, layer.groups, layer.kept, length=layer.length, order=order)
+    try:
+        encoded = light(weight, refined(weight, unrefined, rounds), layer.precision, reassign=rounds > 0)
+    except TenreoError as error:
+        raise TenreoError(f"{layer.name}: {error}") from error
     report = LayerReport(
-        layer.name, layer.shape, layer.groups, encoded.length, layer.kept,
+        layer.name, layer.shape, layer.groups, layer.length, layer.kept, layer.precision,
         weight.double().square().sum().item(), _noise(weight, encoded), _noise(weight, unrefined),
         time.perf_counter() - start,
-        weight.numel() * weight.element_size(),
-        encoded.coefficients.numel() * weight.element_size() + encoded.positions.numel() * 4,
+        weight.numel() * weight.element_size(), layer.bytes(weight.element_size()),
     )  # fmt: skip
     return encoded, report
 
@@ -128,9 +188,9 @@ def _noise(weight: Tensor, encoded: EncodedWeight) -> float:
     return (weight.double() - decode(encoded).double()).square().sum().item()
 
 
-def attach_(layer: nn.Module, encoded: EncodedWeight) -> CurveWeight:
+def attach_(layer: nn.Module, encoded: EncodedWeight, precision: str = "float32") -> CurveWeight:
     """Replace a layer's weight by an encoded one; return the parametrization."""
-    curve = CurveWeight(encoded)
+    curve = CurveWeight(encoded, precision)
     requires_grad = bool(layer.weight.requires_grad)  # type: ignore[union-attr]
     parametrize.register_parametrization(layer, "weight", curve)
     layer.parametrizations.weight.original.requires_grad_(requires_grad)  # type: ignore[union-attr, operator]

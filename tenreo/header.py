@@ -1,7 +1,10 @@
 """What a file says of itself, read from the header alone: no tensor, no torch.
 
-A compressed weight `X.weight` is two tensors, `X.weight.coefficients` and `X.weight.positions`.
+A compressed weight `X.weight` is two tensors, `X.weight.coefficients` and `X.weight.positions`, and a third,
+`X.weight.scales`, where coefficients are integers. Positions and integer coefficients are packed bits in uint8.
 Metadata: `tenreo.version`, and as JSON `tenreo.model`, `tenreo.recipe`, `tenreo.layers`.
+
+Version 1: positions are int32, coefficients floating point. Version 2: as above.
 """
 
 from __future__ import annotations
@@ -16,13 +19,15 @@ from safetensors import SafetensorError, safe_open
 
 from tenreo.errors import TenreoError
 from tenreo.recipe import Recipe, recipe_from_dict
-from tenreo.report import COEFFICIENTS, POSITIONS, Correction, Counts, count, total_snr
+from tenreo.report import COEFFICIENTS, POSITIONS, SCALES, Correction, Counts, count, total_snr
+from tenreo.sizes import FLOATS, PRECISIONS, bands_of, packed_size, width_of
 
-VERSION = 1
+VERSION = 2
 ITEMSIZE = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2,
     "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+_FLOATING = ("F32", "F16", "BF16", "F64")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class LayerEntry:
         snr: in dB, None if unknown or infinite.
         snr_unrefined: the same before refinement.
         signal: squared norm of the weight, None if unknown.
+        position_bits: of a packed position; 32 stands for plain int32.
+        precision: of the coefficients, of `tenreo.sizes.PRECISIONS`.
     """
 
     shape: tuple[int, ...]
@@ -88,6 +95,31 @@ class LayerEntry:
     snr: float | None = None
     snr_unrefined: float | None = None
     signal: float | None = None
+    position_bits: int = 32
+    precision: str = "float32"
+
+    @property
+    def columns(self) -> int:
+        """Points on the path, each with a position."""
+        return math.prod(self.shape) // self.groups
+
+    def numbers(self, suffix: str) -> int:
+        """How many numbers one of the layer's tensors holds, however they are packed."""
+        scales = self.groups * bands_of(self.kept)
+        return {POSITIONS: self.columns, COEFFICIENTS: self.groups * self.kept, SCALES: scales}[suffix]
+
+    def tensors(self) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+        """What the layer is in a file: suffix -> (dtypes that fit, shape)."""
+        bits = PRECISIONS[self.precision]
+        packed = self.precision not in FLOATS
+        flat = packed_size(self.groups * self.kept, bits)
+        parts = {
+            POSITIONS: (("I32",), (self.columns,))
+            if self.position_bits == 32
+            else (("U8",), (packed_size(self.columns, self.position_bits),)),
+            COEFFICIENTS: (("U8",), (flat,)) if packed else (_FLOATING, (self.groups, self.kept)),
+        }
+        return parts | ({SCALES: (("BF16",), (self.groups, bands_of(self.kept)))} if packed else {})
 
 
 @dataclass(frozen=True)
@@ -124,22 +156,36 @@ class Header:
 
     def counts(self) -> Counts:
         """The numbers in the file."""
-        return count(
-            (name, math.prod(shape), ITEMSIZE.get(dtype, 1), dtype in ("F64", "F32", "F16", "BF16"))
-            for name, (dtype, shape) in self.tensors.items()
-        )
+        weights = sum(math.prod(x.shape) for x in self.layers.values())
+        return count(map(self._counted, self.tensors), weights)
+
+    def _counted(self, name: str) -> tuple[str, int, int, bool]:
+        dtype, shape = self.tensors[name]
+        layer, suffix = self._part(name)
+        elements = math.prod(shape)
+        numbers = layer.numbers(suffix) if layer else elements
+        return name, numbers, elements * ITEMSIZE.get(dtype, 1), dtype in _FLOATING
+
+    def _part(self, name: str) -> tuple[LayerEntry | None, str]:
+        """The compressed layer that a tensor belongs to, and as what."""
+        suffix = next((s for s in (POSITIONS, COEFFICIENTS, SCALES) if name.endswith(s)), "")
+        return (self.layers.get(name.removesuffix(suffix)) if suffix else None), suffix
 
     def dense_counts(self) -> Counts:
-        """The numbers in the model that was compressed."""
+        """The numbers in the model that was compressed, in float32 where the file holds less."""
         dense = []
+        lighter = self.recipe is not None and self.recipe.other != "float32"
         for name, (dtype, shape) in self.tensors.items():
-            if name.endswith(POSITIONS):
+            layer, suffix = self._part(name)
+            if layer and suffix != COEFFICIENTS:
                 continue
-            layer = self.layers.get(name.removesuffix(COEFFICIENTS))
-            whole = layer.shape if layer and name.endswith(COEFFICIENTS) else shape
-            plain = name.removesuffix(".coefficients")
-            floating = dtype in ("F64", "F32", "F16", "BF16")
-            dense.append((plain, math.prod(whole), ITEMSIZE.get(dtype, 1), floating))
+            numel = math.prod(layer.shape if layer else shape)
+            floating = layer is not None or dtype in _FLOATING
+            cast = layer.precision != "float32" if layer else lighter and floating
+            itemsize = 4 if cast else ITEMSIZE.get(dtype, 1)
+            dense.append(
+                (name.removesuffix(".coefficients") if layer else name, numel, numel * itemsize, floating)
+            )
         return count(dense)
 
 
@@ -215,11 +261,17 @@ def _entry(values: dict[str, Any]) -> LayerEntry:
     shape = tuple(int(x) for x in values["shape"])
     groups, length, kept = (int(values[k]) for k in ("groups", "length", "kept"))
     measured = [values.get(k) for k in ("snr", "snr_unrefined", "signal")]
-    return LayerEntry(shape, groups, length, kept, *(None if x is None else float(x) for x in measured))
+    precision = values.get("precision", "float32")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}")
+    snr, snr_unrefined, signal = (None if x is None else float(x) for x in measured)
+    position_bits = int(values.get("position_bits", 32))
+    return LayerEntry(shape, groups, length, kept, snr, snr_unrefined, signal, position_bits, precision)
 
 
 def _check(header: Header) -> None:
-    suffixed = {n.removesuffix(s) for n in header.tensors for s in (COEFFICIENTS, POSITIONS) if n.endswith(s)}
+    suffixes = (COEFFICIENTS, POSITIONS, SCALES)
+    suffixed = {n.removesuffix(s) for n in header.tensors for s in suffixes if n.endswith(s)}
     for name in sorted(suffixed | set(header.layers)):
         entry = header.layers.get(name)
         if entry is None:
@@ -232,13 +284,10 @@ def _check(header: Header) -> None:
             entry.groups < 1
             or numel % entry.groups
             or not 1 <= entry.kept <= entry.length <= numel // entry.groups
+            or entry.position_bits not in (32, width_of(entry.length))
         ):
             raise TenreoError(f"{header.path}: {name}: impossible layer {entry}")
-        wanted = {
-            COEFFICIENTS: (("F32", "F16", "BF16", "F64"), (entry.groups, entry.kept)),
-            POSITIONS: (("I32",), (numel // entry.groups,)),
-        }
-        for suffix, (dtypes, shape) in wanted.items():
+        for suffix, (dtypes, shape) in entry.tensors().items():
             given = header.tensors.get(name + suffix)
             if given is None:
                 raise TenreoError(f"{header.path}: {name + suffix} is missing")

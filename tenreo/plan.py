@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from tenreo import target
 from tenreo.errors import TenreoError
+from tenreo.layers import LayerPlan, candidates, matches
+from tenreo.rates import Progressive, TargetParameters, TargetSize, Uniform
 from tenreo.recipe import Recipe
-from tenreo.report import COEFFICIENTS, POSITIONS, Counts, count
-from tenreo.rules import rule_for
+from tenreo.report import Counts, count
+from tenreo.rules import Rule, rule_for
 
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """What happens to one layer.
-
-    Attributes:
-        name: of the module that holds the weight.
-        shape: of its weight.
-        groups: rows.
-        columns: points on the path.
-        kept: coefficients per row; 0 where the layer is left dense.
-        why_dense: the reason, empty where it is compressed.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    groups: int = 0
-    columns: int = 0
-    kept: int = 0
-    why_dense: str = ""
+__all__ = ["LayerPlan", "Plan", "arranged", "file_size", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +39,7 @@ class Plan:
             "recipe": self.recipe.to_dict(),
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
-            "layers": [vars(layer) for layer in self.layers],
+            "layers": [{**vars(layer), "columns": layer.columns} for layer in self.layers],
         }
 
 
@@ -68,109 +50,152 @@ def resolve(recipe: Recipe, model: nn.Module) -> Plan:
         recipe: what was asked for.
         model: any module; tensors may be on the meta device.
 
+    Returns:
+        The plan; where the recipe asks for a total of parameters, the plan's has the growth that was found.
+
     Raises:
         TenreoError: when a pattern matches no layer, a chosen weight is shared with another layer
-            or the model is compressed already, and when nothing is left to compress.
+            or the model is compressed already, when nothing is left to compress, and when a target is out of reach.
     """
-    layers = dict(_layers(model))
-    _check_patterns(recipe, layers)
     rule = rule_for(model)
-    first = next((name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)), None)
-    plans = []
-    for name, layer in layers.items():
-        if any(fnmatchcase(name, p) for p in recipe.exclude):
-            plans.append(_dense(name, layer, "excluded"))
-        elif recipe.include and not any(fnmatchcase(name, p) for p in recipe.include):
-            plans.append(_dense(name, layer, "not included"))
-        elif not recipe.include and not rule.takes(name, layer, name == first):
-            plans.append(_dense(name, layer, f"not in the {rule.name} rule"))
-        else:
-            plans.append(_decide(name, layer, recipe, rule.reference_numel))
-    _check_shared(model, plans)
-    if all(plan.why_dense for plan in plans):
-        reasons = sorted({plan.why_dense for plan in plans}) or ["no Conv2d or Linear in the model"]
+    plans = candidates(recipe, model, rule)
+    if recipe.chooses:
+        return _of_size(recipe, model, plans)
+    if isinstance(recipe.rate, (TargetSize, TargetParameters)):
+        return _of_total(recipe, model, plans, rule)
+    return _of_rate(recipe, model, plans, rule)
+
+
+def arranged(recipe: Recipe, model: nn.Module, layers: Iterable[LayerPlan]) -> Plan:
+    """A plan of given decisions, counted.
+
+    Raises:
+        TenreoError: when no layer is to be compressed.
+    """
+    layers = tuple(layers)
+    if all(layer.why_dense for layer in layers):
+        reasons = sorted({layer.why_dense for layer in layers}) or ["no Conv2d or Linear in the model"]
         raise TenreoError(
             f"plan: nothing is left to compress ({'; '.join(reasons[:3])}); "
             "choose other groups, or name layers with include"
         )
-    return Plan(recipe, tuple(plans), *_counts(model, plans))
+    return Plan(recipe, layers, *_counts(recipe, model, layers))
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, layer in model.named_modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            if parametrize.is_parametrized(layer, "weight"):
-                kind = type(layer.parametrizations["weight"][0]).__name__  # type: ignore[index]
-                raise TenreoError(
-                    f"plan: the weight of {name or 'the model'} is already parametrized ({kind}); "
-                    "call tenreo.expand_(model) or remove the parametrization first"
-                )
-            if isinstance(layer.weight, nn.parameter.UninitializedParameter):
-                raise TenreoError(f"plan: {name} is lazy; run the model once so that it has its shape")
-            yield name, layer
-
-
-def _check_patterns(recipe: Recipe, layers: dict[str, nn.Module]) -> None:
-    for option in ("include", "exclude"):
-        for pattern in getattr(recipe, option):
-            if not any(fnmatchcase(name, pattern) for name in layers):
-                examples = ", ".join(list(layers)[-3:])
-                raise TenreoError(
-                    f"{option}: pattern {pattern!r} matches no Conv2d or Linear layer; "
-                    f"names look like {examples}"
-                )
-
-
-def _shape(layer: nn.Module) -> tuple[int, ...]:
-    return tuple(layer.weight.shape)  # type: ignore[union-attr, arg-type]
-
-
-def _dense(name: str, layer: nn.Module, why: str) -> LayerPlan:
-    return LayerPlan(name, _shape(layer), why_dense=why)
-
-
-def _decide(name: str, layer: nn.Module, recipe: Recipe, reference_numel: int) -> LayerPlan:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    numel = weight.numel()
-    if not weight.is_floating_point():
-        return _dense(name, layer, f"{weight.dtype} is not floating point")
-    if numel == 0 or numel % recipe.groups:
-        return _dense(name, layer, f"{recipe.groups} groups do not divide {numel} elements")
-    columns = numel // recipe.groups
-    kept = max(1, int(columns / recipe.rate.of(numel, reference_numel)))
-    return LayerPlan(name, _shape(layer), recipe.groups, columns, kept)
-
-
-def _check_shared(model: nn.Module, plans: list[LayerPlan]) -> None:
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
-    for plan in plans:
+def _of_rate(recipe: Recipe, model: nn.Module, plans: dict[str, LayerPlan], rule: Rule) -> Plan:
+    def decide(plan: LayerPlan) -> LayerPlan:
+        assert recipe.groups is not None and isinstance(recipe.rate, (Uniform, Progressive))
         if plan.why_dense:
-            continue
-        shared = owners[id(model.get_submodule(plan.name).weight)]
-        if len(shared) > 1:
-            raise TenreoError(
-                f"plan: {shared[0]} and {shared[1]} are one tensor, which can not be compressed; "
-                f"leave it dense with exclude {plan.name!r}, or untie the two"
-            )
+            return plan
+        if plan.numel == 0 or plan.numel % recipe.groups:
+            return replace(plan, why_dense=f"{recipe.groups} groups do not divide {plan.numel} elements")
+        columns = plan.numel // recipe.groups
+        length = min(columns, 2**recipe.position_bits) if recipe.position_bits else columns
+        kept = min(length, max(1, int(columns / recipe.rate.of(plan.numel, rule.reference_numel))))
+        return replace(
+            plan, groups=recipe.groups, length=length, kept=kept, precision=recipe.coefficients or "float32"
+        )
+
+    return arranged(recipe, model, map(decide, plans.values()))
 
 
-def _counts(model: nn.Module, plans: list[LayerPlan]) -> tuple[Counts, Counts]:
+def _of_total(recipe: Recipe, model: nn.Module, plans: dict[str, LayerPlan], rule: Rule) -> Plan:
+    """The smallest progressive growth that reaches a total of parameters or bytes."""
+    size = isinstance(recipe.rate, TargetSize)
+
+    def plan(growth: float) -> Plan:
+        return _of_rate(replace(recipe, rate=Progressive(growth)), model, plans, rule)
+
+    def total(growth: float) -> int:
+        found = plan(growth)
+        return file_size(found, model) if size else found.after.parameters
+
+    growth = target.smallest_growth(lambda growth: total(growth) <= recipe.strength)
+    if growth is None:
+        raise _out_of_reach(recipe, total(target.LARGEST))
+    return plan(growth)
+
+
+def _of_size(recipe: Recipe, model: nn.Module, plans: dict[str, LayerPlan]) -> Plan:
+    """The curves with the smallest expected error in a file of at most so many bytes."""
+    wanted = [plan for plan in plans.values() if not plan.why_dense]
+    options = [target.options(plan.numel, recipe) for plan in wanted]
+    for plan, offered in zip(wanted, options, strict=True):
+        if not offered:
+            plans[plan.name] = replace(plan, why_dense=f"no choice of groups divides {plan.numel} elements")
+    sized = [(plan, offered) for plan, offered in zip(wanted, options, strict=True) if offered]
+
+    def curves(choices: Iterable[target.Option]) -> Plan:
+        chosen = {
+            plan.name: replace(plan, groups=c.groups, length=c.length, kept=c.kept, precision=c.precision)
+            for (plan, _), c in zip(sized, choices, strict=True)
+        }
+        return arranged(recipe, model, (chosen.get(name, plan) for name, plan in plans.items()))
+
+    least = curves(min(offered, key=lambda option: option.bytes) for _, offered in sized)
+    room = int(recipe.strength) - file_size(least, model) + least.after.weight_bytes
+    if room < least.after.weight_bytes:
+        raise _out_of_reach(recipe, file_size(least, model))
+    weights = [importance(plan.name, recipe) for plan, _ in sized]
+    return curves(target.spread([offered for _, offered in sized], weights, room))
+
+
+def importance(name: str, recipe: Recipe) -> float:
+    """The weight of a layer's relative error; that of the last pattern which matches its name."""
+    return next((w for p, w in reversed(recipe.importance.items()) if matches(name, [p])), 1.0)
+
+
+def _out_of_reach(recipe: Recipe, least: int) -> TenreoError:
+    what = "bytes" if isinstance(recipe.rate, TargetSize) else "parameters"
+    return TenreoError(
+        f"{recipe.mode}: given {recipe.strength:,}, but with these groups and what is left dense the least is "
+        f"{least:,} {what}; give more, choose more groups, or leave less dense (--include, --other float16)"
+    )
+
+
+def _stored(
+    recipe: Recipe, model: nn.Module, layers: Iterable[LayerPlan]
+) -> dict[str, tuple[str, int, int, bool]]:
+    """The tensors of the file that a plan leads to, as `count` takes them."""
+    tensors = {
+        name: (name, t.numel(), t.numel() * _itemsize(t, recipe), t.is_floating_point())
+        for name, t in model.state_dict().items()
+    }
+    for layer in layers:
+        if not layer.why_dense:
+            prefix = layer.name + "." if layer.name else ""
+            del tensors[f"{prefix}weight"]
+            itemsize = model.get_submodule(layer.name).weight.element_size()  # type: ignore[operator, union-attr]
+            tensors |= {part[0]: part for part in layer.tensors(itemsize)}
+    return tensors
+
+
+def _itemsize(tensor: Tensor, recipe: Recipe) -> int:
+    lighter = tensor.is_floating_point() and recipe.other != "float32"
+    return 2 if lighter else tensor.element_size()
+
+
+def _counts(recipe: Recipe, model: nn.Module, layers: tuple[LayerPlan, ...]) -> tuple[Counts, Counts]:
     before = [
-        (name, t.numel(), t.element_size(), t.is_floating_point()) for name, t in model.state_dict().items()
+        (name, t.numel(), t.numel() * t.element_size(), t.is_floating_point())
+        for name, t in model.state_dict().items()
     ]
-    after = {name: (name, *rest) for name, *rest in before}
-    for plan in plans:
-        if not plan.why_dense:
-            prefix = plan.name + "." if plan.name else ""
-            _, _, itemsize, _ = after.pop(f"{prefix}weight")
-            after[plan.name + COEFFICIENTS] = (
-                plan.name + COEFFICIENTS,
-                plan.groups * plan.kept,
-                itemsize,
-                True,
-            )
-            after[plan.name + POSITIONS] = (plan.name + POSITIONS, plan.columns, 4, False)
-    return count(before), count(after.values())
+    weights = sum(layer.numel for layer in layers if not layer.why_dense)
+    return count(before), count(_stored(recipe, model, layers).values(), weights)
+
+
+def file_size(plan: Plan, model: nn.Module) -> int:
+    """The size that a plan's file will have, in bytes; a little more, never less.
+
+    Args:
+        plan: of the model.
+        model: before it is compressed.
+    """
+    names = _stored(plan.recipe, model, plan.layers)
+    listed = sum(len(name) + _LISTED for name in names)
+    described = sum(len(layer.name) + _DESCRIBED for layer in plan.compressed)
+    return plan.after.bytes + listed + described + _HEADER + len(str(plan.recipe.to_dict()))
+
+
+# Characters of a file's header at most: per tensor, per compressed layer, and in all, for the model's card.
+_LISTED, _DESCRIBED, _HEADER = 95, 290, 1100

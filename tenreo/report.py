@@ -9,6 +9,7 @@ from typing import Any
 
 POSITIONS = ".weight.positions"
 COEFFICIENTS = ".weight.coefficients"
+SCALES = ".weight.scales"
 
 
 @dataclass(frozen=True)
@@ -18,21 +19,28 @@ class Counts:
     Attributes:
         positions: one per column of every compressed layer.
         coefficients: kept low frequencies.
+        scales: of coefficients that are integers.
         other_parameters: whatever is left dense.
         batchnorm_statistics: running means and variances.
-        bytes: of all tensors together.
+        bytes: of all tensors together, as they lie in a file.
+        weights: elements of the compressed weights when they are dense.
+        weight_bytes: of their positions, coefficients and scales.
     """
 
     positions: int
     coefficients: int
+    scales: int
     other_parameters: int
     batchnorm_statistics: int
     bytes: int
+    weights: int = 0
+    weight_bytes: int = 0
 
     @property
     def parameters(self) -> int:
         """The paper's "Parameters": everything but the integers that BatchNorm counts."""
-        return self.positions + self.coefficients + self.other_parameters + self.batchnorm_statistics
+        curves = self.positions + self.coefficients + self.scales
+        return curves + self.other_parameters + self.batchnorm_statistics
 
     @property
     def trainable(self) -> int:
@@ -44,34 +52,43 @@ class Counts:
         """What an optimiser would change: coefficients and all other parameters."""
         return self.coefficients + self.other_parameters
 
-    def to_dict(self) -> dict[str, int]:
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Bits that an element of a compressed weight takes; None when nothing is compressed."""
+        return 8 * self.weight_bytes / self.weights if self.weights else None
+
+    def to_dict(self) -> dict[str, float | None]:
         """All numbers, also the derived ones."""
         return {
             **asdict(self),
+            "bits_per_weight": self.bits_per_weight,
             "parameters": self.parameters,
             "trainable": self.trainable,
             "requires_grad": self.requires_grad,
         }
 
 
-def count(tensors: Iterable[tuple[str, int, int, bool]]) -> Counts:
+def count(tensors: Iterable[tuple[str, int, int, bool]], weights: int = 0) -> Counts:
     """Count the tensors of a file or a model by what their names say they are.
 
     Args:
-        tensors: (name in a file, elements, bytes per element, is floating point).
+        tensors: (name in a file, numbers, bytes, is floating point).
+        weights: elements of the compressed weights when they are dense.
     """
-    positions = coefficients = other = statistics = size = 0
-    for name, numel, itemsize, floating in tensors:
-        size += numel * itemsize
-        if name.endswith(POSITIONS):
-            positions += numel
-        elif name.endswith(COEFFICIENTS):
-            coefficients += numel
+    numbers = dict.fromkeys((POSITIONS, COEFFICIENTS, SCALES), 0)
+    other = statistics = size = weight_bytes = 0
+    for name, numel, taken, floating in tensors:
+        size += taken
+        part = next((suffix for suffix in numbers if name.endswith(suffix)), None)
+        if part is not None:
+            numbers[part] += numel
+            weight_bytes += taken
         elif name.endswith((".running_mean", ".running_var")):
             statistics += numel
         elif floating:
             other += numel
-    return Counts(positions, coefficients, other, statistics, size)
+    positions, coefficients, scales = numbers.values()
+    return Counts(positions, coefficients, scales, other, statistics, size, weights, weight_bytes)
 
 
 @dataclass(frozen=True)
@@ -84,12 +101,13 @@ class LayerReport:
         groups: rows.
         length: samples on the curve.
         kept: coefficients per row.
+        precision: of the coefficients in a file.
         signal: squared norm of the weight.
         noise: squared norm of what decoding loses.
         noise_unrefined: the same before refinement, with the paper's encoding.
         seconds: spent on encoding it, by one thread.
         bytes_before: of the dense weight.
-        bytes_after: of coefficients and positions.
+        bytes_after: of coefficients, scales and positions in a file.
     """
 
     name: str
@@ -97,6 +115,7 @@ class LayerReport:
     groups: int
     length: int
     kept: int
+    precision: str
     signal: float
     noise: float
     noise_unrefined: float

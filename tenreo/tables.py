@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from tenreo.report import Counts
+from tenreo.sizes import PRECISIONS, width_of
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -55,6 +56,7 @@ def counts_table(
         ("parameters (paper)", millions(before.parameters), millions(after.parameters)),
         ("  positions", "-", millions(after.positions)),
         ("  coefficients", "-", millions(after.coefficients)),
+        *([("  their scales", "-", millions(after.scales))] if after.scales else []),
         ("  left dense", millions(before.other_parameters), millions(after.other_parameters)),
         (
             "  BatchNorm statistics",
@@ -65,6 +67,8 @@ def counts_table(
         ("requires_grad", millions(before.requires_grad), millions(after.requires_grad)),
         ("bytes of all tensors", megabytes(before.bytes), megabytes(after.bytes)),
     ]
+    if after.bits_per_weight is not None:
+        rows.append(("bits per compressed weight", "-", number(after.bits_per_weight)))
     if size is not None:
         rows.append(("bytes on disk", "-", megabytes(size)))
     if snr is not None:
@@ -74,22 +78,25 @@ def counts_table(
 
 
 def layers_table(
-    layers: Iterable[tuple[str, Sequence[int], int, int, int, float | None, float | None]],
+    layers: Iterable[tuple[str, Sequence[int], int, int, int, str, float | None, float | None]],
 ) -> Table:
-    """One row per compressed layer: name, shape, groups, length, kept, SNR in dB before and after refinement."""
-    rows = [
-        (
-            name,
-            "x".join(map(str, shape)),
+    """One row per compressed layer.
+
+    Args:
+        layers: name, shape, groups, length, kept, precision, SNR in dB before and after refinement.
+    """
+    rows = []
+    for name, shape, groups, length, kept, precision, before, after in layers:
+        rate = math.prod(shape) / groups / kept
+        bits = PRECISIONS[precision]
+        cells = (
             str(groups),
-            str(length),
-            str(kept),
-            f"{length / kept:.2f}",
+            f"{length}/{width_of(length)}",
+            f"{kept}/{bits}",
+            f"{rate:.2f}",
             number(before),
             number(after),
         )
-        for name, shape, groups, length, kept, before, after in layers
-    ]
-    return table(
-        "Layers", ("layer", "shape", "g", "length", "kept", "rate", "paper dB", "SNR dB"), rows, text=2
-    )
+        rows.append((name, "x".join(map(str, shape)), *cells))
+    columns = ("layer", "shape", "g", "samples\n/bits", "kept\n/bits", "rate", "paper\ndB", "SNR\ndB")
+    return table("Layers", columns, rows, text=2)

@@ -100,7 +100,7 @@ def test_configuration_with_options_on_top(tmp_path):
         (["-g", 0, "-r", 2.0], "groups: given 0"),
         (["-g", 4, "-r", 0.5], "uniform rate: given 0.5"),
         (["-g", 4, "-r", 0, "--progressive"], "progressive growth: given 0"),
-        (["-g", 4], "needs exactly one of uniform and progressive"),
+        (["-g", 4], "needs exactly one of uniform, progressive"),
         (["-g", 4, "--progressive"], "needs the growth"),
         (["-r", 2.0], "groups: not given"),
         (["-g", 4, "-r", 2.0, "--include", "nothing*"], "pattern 'nothing*' matches no"),

@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "tenreo"
 ROWS = [
     ["cli", "__main__"], ["tables"], ["finetuning"], ["runlog"], ["runstate"], ["evaluation"], ["statistics"], ["data"], ["models"], ["checkpoint"],
-    ["optimisation", "objective", "averaging"], ["compression"], ["plan"], ["rules"], ["header"], ["recipe"],
-    ["settings"], ["report", "schedule", "distributed"], ["core"], ["errors"],
+    ["optimisation", "objective", "averaging"], ["compression"], ["plan"], ["layers", "target"], ["rules"], ["header"], ["recipe"], ["rates"],
+    ["settings"], ["report", "schedule", "distributed"], ["core"], ["sizes"], ["errors"],
 ]  # fmt: skip
 HOME = {
     "typer": {"cli"}, "rich": {"tables", "cli"}, "safetensors": {"checkpoint", "header"},

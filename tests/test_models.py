@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import DATA
+from oracle import cosine_matrix
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -47,6 +49,23 @@ def test_other_models_load_into_a_skeleton(tmp_path):
         tenreo.load(tmp_path / "m.safetensors")
     x = torch.randn(1, 64)
     assert torch.equal(tenreo.load(tmp_path / "m.safetensors", make())(x), model(x))
+
+
+def test_files_of_version_1_load():
+    path = DATA / "version1.safetensors"
+    tensors, header = load_file(path), read_header(path)
+    skeleton = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 128)
+    )
+    weight = tenreo.load(path, skeleton)[4].weight
+    coefficients, positions = tensors["4.weight.coefficients"], tensors["4.weight.positions"]
+    assert metadata_of(path)["tenreo.version"] == "1" and positions.dtype == torch.int32
+    curve = coefficients.double().numpy() @ cosine_matrix(1024)[: coefficients.shape[1]]
+    np.testing.assert_allclose(weight.detach(), curve[:, positions.numpy()].reshape(128, 32), atol=1e-5)
+    counts = header.counts()
+    assert (counts.positions, counts.coefficients, header.recipe.refine) == (1024, coefficients.numel(), 2)
+    assert counts.bytes == sum(t.numel() * t.element_size() for t in tensors.values())
+    assert header.dense_counts().bytes == counts.bytes - 4 * (1024 + coefficients.numel()) + 4 * 4096
 
 
 def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
@@ -114,15 +133,30 @@ def metadata_of(path):
 
 
 def set_version(tensors, metadata):
-    metadata["tenreo.version"] = "2"
+    metadata["tenreo.version"] = "3"
 
 
 def leave_range(tensors, metadata):
-    tensors["fc.weight.positions"][3] = 10**6
+    tensors["fc.weight.positions"][:] = 255  # all positions are 511
 
 
-def negative(tensors, metadata):
-    tensors["fc.weight.positions"][3] = -1
+def old_and_negative(tensors, metadata):
+    layers = json.loads(metadata["tenreo.layers"])
+    layers["fc"]["position_bits"] = 32
+    metadata["tenreo.layers"] = json.dumps(layers)
+    tensors["fc.weight.positions"] = torch.full((448,), -1, dtype=torch.int32)
+
+
+def wrong_bits(tensors, metadata):
+    layers = json.loads(metadata["tenreo.layers"])
+    layers["fc"]["position_bits"] = 10
+    metadata["tenreo.layers"] = json.dumps(layers)
+
+
+def unknown_precision(tensors, metadata):
+    layers = json.loads(metadata["tenreo.layers"])
+    layers["fc"]["precision"] = "int5"
+    metadata["tenreo.layers"] = json.dumps(layers)
 
 
 def wide_positions(tensors, metadata):
@@ -178,9 +212,11 @@ def unnamed_layer(tensors, metadata):
 @pytest.mark.parametrize(
     ("attack", "match"),
     [
-        (set_version, "format version '2', this tenreo reads up to 1"),
+        (set_version, "format version '3', this tenreo reads up to 2"),
         (leave_range, r"fc.weight.positions leaves \[0, 448\)"),
-        (negative, r"fc.weight.positions leaves \[0, 448\)"),
+        (wrong_bits, "fc: impossible layer"),
+        (unknown_precision, "metadata can not be understood: precision 'int5'"),
+        (old_and_negative, r"fc.weight.positions leaves \[0, 448\)"),
         (wide_positions, "fc.weight.positions is I64"),
         (not_finite, "layer1.0.bn1.running_var holds NaN or infinity"),
         (lose_positions, "fc.weight.positions is missing"),

@@ -8,7 +8,8 @@ from torch import nn
 from tenreo.errors import TenreoError
 from tenreo.models import build
 from tenreo.plan import resolve
-from tenreo.recipe import Progressive, Recipe, Uniform, read_config
+from tenreo.rates import Progressive, Uniform
+from tenreo.recipe import Recipe, read_config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 KEYS = ("coefficients", "other_parameters", "batchnorm_statistics")
@@ -17,7 +18,8 @@ KEYS = ("coefficients", "other_parameters", "batchnorm_statistics")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_shipped_configuration_gives_the_papers_integers(path, paper_rows):
     config = read_config(path)
-    key = (config.arch, config.groups, config.progressive)
+    recipe = config.recipe()
+    key = (config.arch, recipe.groups, recipe.strength)
     row = next(r for r in paper_rows if (r["arch"], r["groups"], r["rate"]) == key)
     plan = resolve(config.recipe(), build(config.arch, device="meta"))
     assert plan.after.positions == row["index"]

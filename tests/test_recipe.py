@@ -1,7 +1,8 @@
 import pytest
 
 from tenreo.errors import TenreoError
-from tenreo.recipe import Progressive, Recipe, Uniform, read_config, recipe_from_dict
+from tenreo.rates import Progressive, TargetParameters, TargetSize, Uniform
+from tenreo.recipe import Recipe, read_config, recipe_from_dict
 
 
 def test_rates():
@@ -21,6 +22,24 @@ def test_rates():
         (lambda: Recipe(4.0, Uniform(2)), "given 4.0, needs a whole number"),
         (lambda: Recipe(4, 2.0), "needs Uniform"),
         (lambda: Recipe(4, Uniform(2), include="fc"), "given 'fc', needs a list"),
+        (lambda: Recipe(None, Uniform(2)), "groups: given None, needs a whole number"),
+        (lambda: Recipe(None, TargetSize(9), refine=0), "groups: given None, needs a whole number"),
+        (lambda: Recipe(4, Uniform(2), position_bits=32), "position_bits: given 32, needs 1 to 31"),
+        (lambda: Recipe(4, Uniform(2), position_bits=0), "position_bits: given 0, needs a whole number"),
+        (
+            lambda: Recipe(4, Uniform(2), coefficients="int7"),
+            "coefficients: given 'int7', needs one of float32",
+        ),
+        (lambda: Recipe(4, Uniform(2), other="int8"), "other: given 'int8', needs one of float32, float16"),
+        (lambda: Recipe(4, Uniform(2), allocate=1), "allocate: given 1, needs true or false"),
+        (lambda: Recipe(4, TargetSize(9), allocate=True), "a target size spreads its bytes already"),
+        (
+            lambda: Recipe(4, Uniform(2), importance={"fc": 0}),
+            "importance of fc: given 0, needs a number above",
+        ),
+        (lambda: Recipe(4, Uniform(2), importance=["fc"]), "importance: given .*needs layer-name patterns"),
+        (lambda: TargetSize(2.5), "target size: given 2.5, needs a whole number"),
+        (lambda: TargetParameters(0), "target parameters: given 0"),
     ],
 )
 def test_refuses_values_out_of_range(make, match):
@@ -28,7 +47,15 @@ def test_refuses_values_out_of_range(make, match):
         make()
 
 
-@pytest.mark.parametrize("recipe", [Recipe(4, Uniform(2.0)), Recipe(8, Progressive(0.5), ("a*",), ("b",))])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(4, Uniform(2.0)),
+        Recipe(8, Progressive(0.5), ("a*",), ("b",)),
+        Recipe(None, TargetSize(2_500_000), coefficients="int6", other="float16", importance={"fc": 2.0}),
+        Recipe(4, TargetParameters(2_000_000), refine=0, position_bits=13, allocate=True),
+    ],
+)
 def test_round_trip(recipe):
     assert recipe_from_dict(recipe.to_dict()) == recipe
 
@@ -60,5 +87,7 @@ def test_patterns_in_yaml_are_lists(tmp_path, text):
 def test_needs_exactly_one_rate(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("groups: 4\nuniform: 2\nprogressive: 1\n")
-    with pytest.raises(TenreoError, match="exactly one of uniform and progressive"):
+    with pytest.raises(
+        TenreoError, match=r"exactly one of uniform, progressive.*given uniform and progressive"
+    ):
         read_config(path).recipe()

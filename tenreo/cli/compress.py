@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ from tenreo.cli.common import (
     show_json,
 )
 from tenreo.errors import TenreoError
-from tenreo.recipe import ROUNDS, Config, Recipe, read_config
+from tenreo.recipe import RATES, ROUNDS, Config, Recipe, read_config
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +40,12 @@ def compress(
     config: Annotated[Path | None, typer.Option(metavar="YAML", help="Defaults for all of these options.")] = None,
     include: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Compress these layers instead of the rule's.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Leave these layers dense.")] = None,
+    target_size: Annotated[str | None, typer.Option(metavar="SIZE", help="The best file of at most so many bytes, such as 2.5MB, instead of -r.")] = None,
+    target_params: Annotated[str | None, typer.Option(metavar="NUMBER", help="The gentlest rate with so many parameters, such as 2.0M, instead of -r.")] = None,
+    allocate: Annotated[bool | None, typer.Option("--allocate", help="Spread the coefficients over the layers by their spectra.")] = None,
+    position_bits: Annotated[int | None, typer.Option(metavar="B", help="Curves of at most 2^B samples, B bits per position.")] = None,
+    coefficients: Annotated[str | None, typer.Option(metavar="float32|float16|bfloat16|int8|int6", help="Their precision in the file.")] = None,
+    other: Annotated[str | None, typer.Option(metavar="float32|float16|bfloat16", help="Precision in the file of what is left dense.")] = None,
     refine: Annotated[int | None, typer.Option(min=0, metavar="ROUNDS", help=f"Rounds of refinement, by default {ROUNDS}; 0 is the paper.")] = None,
     match_statistics: Annotated[bool, typer.Option(help="Correct BatchNorm (or biases) on noise, by the dense model.")] = True,
     calibrate: Annotated[str | None, typer.Option(metavar="DIR|digits", help="Estimate BatchNorm on unlabelled training images instead.")] = None,
@@ -53,7 +59,10 @@ def compress(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Compress a model and write it to a file."""
-    chosen = _merge(config, arch, weights, groups, rate, progressive, include, exclude, refine)
+    given = {"groups": groups, "include": include, "exclude": exclude, "refine": refine, "allocate": allocate,
+             "position_bits": position_bits, "coefficients": coefficients, "other": other,
+             "target_size": target_size, "target_params": target_params}  # fmt: skip
+    chosen = _merge(config, arch, weights, rate, progressive, given)
     recipe = chosen.recipe()
     if chosen.arch is None:
         raise TenreoError("arch: not given; say --arch resnet50, or arch: resnet50 in the configuration")
@@ -87,40 +96,43 @@ def compress(
     correction = _correct(model, dense, images, calibrate, card)
     if correction is not None:
         card = replace(card, corrections=(correction,))
-    models.save(model, target, card, recipe)
+    models.save(model, target, card, plan.recipe)
     if json:
         show_json(
             {
                 "file": str(target),
                 "bytes": target.stat().st_size,
-                "recipe": recipe.to_dict(),
+                "recipe": plan.recipe.to_dict(),
                 **report.to_dict(),
                 "corrections": [vars(c) for c in card.corrections],
             }
         )
     else:
-        _show_report(report, target, card)
+        _show_report(report, plan, target, card)
 
 
 def _merge(
-    config: Path | None, arch: str | None, weights: str | None, groups: int | None, rate: float | None,
-    progressive: bool, include: list[str] | None, exclude: list[str] | None, refine: int | None,
+    config: Path | None, arch: str | None, weights: str | None, rate: float | None, progressive: bool,
+    given: dict[str, Any],
 ) -> Config:  # fmt: skip
     """A configuration file's values, with the options that were given in their place."""
     base = read_config(config) if config else Config()
-    if progressive and rate is None and base.progressive is None:
-        raise TenreoError("--progressive: needs the growth r'; say for example -r 0.5 --progressive")
+    values = dict(base.values)
+    given = {name: value for name, value in given.items() if value not in (None, [])}
     if rate is not None:
-        grows = progressive or base.progressive is not None
-        base = replace(base, uniform=None if grows else rate, progressive=rate if grows else None)
-    given = {"arch": arch, "weights": weights, "groups": groups, "include": include, "exclude": exclude,
-             "refine": refine}  # fmt: skip
-    return replace(base, **{name: value for name, value in given.items() if value not in (None, [])})  # type: ignore[arg-type]
+        given["progressive" if progressive or values.get("progressive") is not None else "uniform"] = rate
+    elif progressive and not set(RATES) & set(given) and values.get("progressive") is None:
+        raise TenreoError("--progressive: needs the growth r'; say for example -r 0.5 --progressive")
+    if set(RATES) & set(given):
+        values = {name: value for name, value in values.items() if name not in RATES}
+    return Config(arch or base.arch, weights or base.weights, {**values, **given})
 
 
 def default_name(arch: str, recipe: Recipe) -> str:
     """The reference implementation's name for its output, as safetensors."""
-    return f"compressed-{arch}-{recipe.mode}-{recipe.groups}-{float(recipe.strength)}.safetensors"
+    strength = recipe.strength if recipe.mode.startswith("target") else float(recipe.strength)
+    groups = f"-{recipe.groups}" if recipe.groups else ""
+    return f"compressed-{arch}-{recipe.mode}{groups}-{strength}.safetensors"
 
 
 def run_plan(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
@@ -131,7 +143,7 @@ def run_plan(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
     def compiling() -> None:
         note("compiling the chain, once per machine: some 15 seconds")
 
-    total = sum(layer.columns for layer in plan.compressed)
+    total = 2 * sum(layer.columns for layer in plan.compressed)  # each is threaded, then encoded
     with on_compile(compiling), progress_bar("columns", total) as advance:
         return compress_(model, plan, jobs=jobs, progress=lambda layer: advance(layer.columns, layer.name))
 
@@ -157,19 +169,25 @@ def _show_plan(plan: Plan) -> None:
     from tenreo.tables import counts_table, layers_table, table
 
     dense = [(x.name, "x".join(map(str, x.shape)), x.why_dense) for x in plan.layers if x.why_dense]
-    show(layers_table((x.name, x.shape, x.groups, x.columns, x.kept, None, None) for x in plan.compressed))
+    rows = ((x.name, x.shape, x.groups, x.length, x.kept, x.precision, None, None) for x in plan.compressed)
+    show(layers_table(rows))
     if dense:
         show(table("Left dense", ("layer", "shape", "why"), dense, text=3))
     show(counts_table(plan.before, plan.after))
+    show(f"recipe: {plan.recipe}")
 
 
-def _show_report(report: Report, target: Path, card: ModelCard) -> None:
+def _show_report(report: Report, plan: Plan, target: Path, card: ModelCard) -> None:
     from tenreo.tables import counts_table, layers_table
 
-    rows = ((x.name, x.shape, x.groups, x.length, x.kept, x.snr_unrefined, x.snr) for x in report.layers)
+    rows = (
+        (x.name, x.shape, x.groups, x.length, x.kept, x.precision, x.snr_unrefined, x.snr)
+        for x in report.layers
+    )
     show(layers_table(rows))
     ratios = report.snr_unrefined, report.snr
     show(counts_table(report.before, report.after, ratios, target.stat().st_size))
+    show(f"recipe: {plan.recipe}")
     for correction in card.corrections:
         show(f"statistics: {correction}")
     show(f"wrote {target}")

@@ -41,7 +41,8 @@ def demo(
     from tenreo import models
     from tenreo.data import DIGITS, open_images
     from tenreo.header import ModelCard, Preprocess
-    from tenreo.recipe import Progressive, Recipe
+    from tenreo.rates import Progressive
+    from tenreo.recipe import Recipe
 
     preprocess = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     card = ModelCard("mobilenet_v2", 10, "digits", preprocess)

@@ -29,16 +29,13 @@ def inspect(
     show(f"{file}: {header.kind}, {card.arch or 'architecture not named'}, "
          f"{card.classes or 'unknown'} classes, weights {card.weights or 'not named'}")  # fmt: skip
     if header.recipe is not None:
-        recipe = header.recipe
-        show(
-            f"recipe: {recipe.groups} groups, {recipe.mode} {recipe.strength}, {recipe.refine} rounds of refinement at most"
-            + _patterns(header)
-        )
+        show(f"recipe: {header.recipe}")
     for correction in card.corrections:
         show(f"statistics: {correction}")
     if layers and header.layers:
         rows = (
-            (n, x.shape, x.groups, x.length, x.kept, x.snr_unrefined, x.snr) for n, x in header.layers.items()
+            (n, x.shape, x.groups, x.length, x.kept, x.precision, x.snr_unrefined, x.snr)
+            for n, x in header.layers.items()
         )
         show(layers_table(rows))
     elif layers:
@@ -58,15 +55,6 @@ def _read(file: Path) -> Header:
 
         return read_reference(file)[0]
     return read_header(file)
-
-
-def _patterns(header: Header) -> str:
-    recipe = header.recipe
-    assert recipe is not None
-    parts = [
-        f", {k} {' '.join(v)}" for k, v in (("include", recipe.include), ("exclude", recipe.exclude)) if v
-    ]
-    return "".join(parts)
 
 
 def _to_dict(header: Header, layers: bool) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""Where coefficients go: to the layers whose spectra say that they buy most.
+
+A coefficient of frequency k takes the energy of that frequency off the error, so with equal slopes every layer keeps
+the frequencies above one threshold. Spectra fall, but not steadily: each is replaced by the concave hull of its
+cumulative energy. What refinement gains on top is not in the spectrum, nor are layers that it knows nothing of:
+hence no layer gets less than a quarter, or more than four times, of what was asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+_BOUND = 4
+
+
+def allocate(
+    spectra: Sequence[NDArray[np.float64]], asked: Sequence[int], limits: Sequence[int]
+) -> list[int]:
+    """Spread coefficients over layers.
+
+    Args:
+        spectra: per layer the energy of every frequency, (columns,), in units that compare between layers.
+        asked: per layer, how many frequencies a rate would keep; their sum is spread.
+        limits: per layer, how many it can keep at most.
+
+    Returns:
+        Per layer, how many to keep: at least 1, and as many in all as were asked for.
+    """
+    gains = [-_falling(spectrum) for spectrum in spectra]  # rising, for searchsorted
+    least = [max(1, -(-n // _BOUND)) for n in asked]
+    most = [min(n * _BOUND, limit) for n, limit in zip(asked, limits, strict=True)]
+
+    def above(threshold: float) -> list[int]:
+        counts = (int(np.searchsorted(gain, -threshold, side="right")) for gain in gains)
+        return [min(max(n, low), high) for n, low, high in zip(counts, least, most, strict=True)]
+
+    low, high = 0.0, max(-gain[0] for gain in gains)
+    kept = least
+    for _ in range(60):
+        middle = (low + high) / 2
+        trial = above(middle)
+        if sum(trial) <= sum(asked):
+            kept, high = trial, middle
+        else:
+            low = middle
+    return _fill(kept, gains, most, sum(asked))
+
+
+def _fill(kept: list[int], gains: list[NDArray[np.float64]], most: list[int], total: int) -> list[int]:
+    """Give what is left, as thresholds take whole plateaus, to the next best."""
+    kept = list(kept)
+    left = total - sum(kept)
+    for i in sorted(range(len(kept)), key=lambda i: gains[i][min(kept[i], len(gains[i]) - 1)]):
+        more = min(left, most[i] - kept[i])
+        kept[i] += more
+        left -= more
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def _falling(values):
+    """The slopes of the concave hull of a cumulative sum: neighbours that rise are averaged."""
+    means = np.empty(len(values))
+    sizes = np.empty(len(values), np.int64)
+    count = 0
+    for value in values:
+        means[count] = value
+        sizes[count] = 1
+        count += 1
+        while count > 1 and means[count - 2] < means[count - 1]:
+            size = sizes[count - 2] + sizes[count - 1]
+            means[count - 2] += (means[count - 1] - means[count - 2]) * sizes[count - 1] / size
+            sizes[count - 2] = size
+            count -= 1
+    return np.repeat(means[:count], sizes[:count])
