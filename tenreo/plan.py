@@ -134,10 +134,16 @@ def _of_size(recipe: Recipe, model: nn.Module, plans: dict[str, LayerPlan]) -> P
 
     least = curves(min(offered, key=lambda option: option.bytes) for _, offered in sized)
     room = int(recipe.strength) - file_size(least, model) + least.after.weight_bytes
-    if room < least.after.weight_bytes:
-        raise _out_of_reach(recipe, file_size(least, model))
     weights = [importance(plan.name, recipe) for plan, _ in sized]
-    return curves(target.spread([offered for _, offered in sized], weights, room))
+    while room >= least.after.weight_bytes:
+        found = curves(target.spread([offered for _, offered in sized], weights, room))
+        excess = file_size(found, model) - int(recipe.strength)
+        if excess <= 0:
+            return found
+        room -= excess  # the header grew with the numbers in it
+    if file_size(least, model) > recipe.strength:
+        raise _out_of_reach(recipe, file_size(least, model))
+    return least
 
 
 def importance(name: str, recipe: Recipe) -> float:
@@ -191,11 +197,12 @@ def file_size(plan: Plan, model: nn.Module) -> int:
         plan: of the model.
         model: before it is compressed.
     """
-    names = _stored(plan.recipe, model, plan.layers)
-    listed = sum(len(name) + _LISTED for name in names)
+    tensors = _stored(plan.recipe, model, plan.layers)
+    digits = len(str(plan.after.bytes))
+    listed = sum(len(name) + len(str(numel)) + 2 * digits + _LISTED for name, numel, _, _ in tensors.values())
     described = sum(len(layer.name) + _DESCRIBED for layer in plan.compressed)
     return plan.after.bytes + listed + described + _HEADER + len(str(plan.recipe.to_dict()))
 
 
-# Characters of a file's header at most: per tensor, per compressed layer, and in all, for the model's card.
-_LISTED, _DESCRIBED, _HEADER = 95, 290, 1100
+# Other characters of a file's header at most: per tensor, per compressed layer, and in all, for the model's card.
+_LISTED, _DESCRIBED, _HEADER = 56, 290, 1100

@@ -1,4 +1,4 @@
-"""The command line: `tenreo compress | finetune | evaluate | inspect | demo`."""
+"""The command line: `tenreo compress | finetune | evaluate | inspect | sweep | demo`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tenreo.cli.demo import demo
 from tenreo.cli.evaluate import evaluate
 from tenreo.cli.finetune import finetune
 from tenreo.cli.inspect import inspect
+from tenreo.cli.sweep import ManyValues, sweep
 
 app = typer.Typer(
     name="tenreo",
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 for command in (compress, evaluate, finetune, inspect, demo):
     app.command()(common.guarded(command))
+app.command(cls=ManyValues)(common.guarded(sweep))
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,188 @@
+"""SNR against bits per weight: curves of tenreo, groupwise quantisation, and k-means, every bit counted.
+
+.venv/bin/python benchmarks/size.py [DENSE.safetensors] [--plot docs/size.png] [--elements 589824]
+
+Without a file: a Laplace-distributed layer. With the demo's dense model: its compressed layers together, every method
+with the same settings in all layers. The recipe for bytes is `--target-size`'s own choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import tenreo
+from tenreo.core.codec import thread
+from tenreo.layers import LayerPlan
+from tenreo.recipe import Recipe
+from tenreo.target import options, spread
+
+# groups, position bits, kept, precision: the rows of docs/size.md
+CURVES = (
+    (4, 11, 2048, "int6"), (4, 12, 2048, "int8"), (4, 13, 4096, "int8"), (4, 13, 4096, "int6"), (4, 14, 8192, "int6"),
+    (8, 13, 2048, "int6"),
+)  # fmt: skip
+CODEBOOKS = (
+    (4, 128),
+    (4, 256),
+    (4, 512),
+    (4, 1024),
+    (4, 2048),
+    (4, 4096),
+    (8, 512),
+    (8, 1024),
+    (8, 2048),
+    (8, 4096),
+)
+SIZES = (1.6, 1.8, 2.0, 2.3, 2.6, 2.83, 3.1, 3.3, 3.42, 3.7, 4.0)  # bits per weight that are aimed for
+Point = tuple[float, float]  # bits per weight, SNR in dB
+
+orders: dict[tuple[int, int], Tensor] = {}
+
+
+def curve(
+    i: int, weight: Tensor, groups: int, length: int, kept: int, precision: str, rounds: int
+) -> tuple[int, float]:
+    """Bytes and squared error of a layer as a curve."""
+    if (i, groups) not in orders:
+        orders[i, groups] = thread(weight, groups)
+    encoded = tenreo.encode(
+        weight, groups, kept, rounds, length=length, precision=precision, order=orders[i, groups]
+    )
+    size = LayerPlan("", tuple(weight.shape), groups, length, kept, precision).bytes(4)
+    return size, (weight - tenreo.decode(encoded)).double().square().sum().item()
+
+
+def groupwise(weight: Tensor, bits: int, size: int = 64) -> tuple[int, float]:
+    """Bytes and squared error of symmetric integers with a 16-bit scale per group, the best of a few clips."""
+    rows = weight.reshape(-1, size)
+    top = 2 ** (bits - 1) - 1
+    best = torch.full((len(rows),), math.inf)
+    for clip in torch.linspace(0.6, 1, 17):
+        scale = (rows.abs().amax(1, keepdim=True) * clip / top).half().float().clamp_min(1e-8)
+        error = (rows - (rows / scale).round().clamp(-top - 1, top) * scale).square().sum(1)
+        best = torch.minimum(best, error)
+    return (weight.numel() * bits + len(rows) * 16 + 7) // 8, best.double().sum().item()
+
+
+def kmeans(weight: Tensor, groups: int, codewords: int) -> tuple[int, float]:
+    """Bytes and squared error of scikit-learn's k-means on pieces of `groups` weights, with a 16-bit codebook."""
+    from sklearn.cluster import KMeans
+
+    points = weight.reshape(groups, -1).T.numpy()
+    codewords = min(codewords, len(points))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = KMeans(
+            codewords, n_init=1, max_iter=60, random_state=0, algorithm="elkan" if groups < 8 else "lloyd"
+        ).fit(points)
+    book = torch.from_numpy(found.cluster_centers_).half().float()
+    error = (torch.from_numpy(points) - book[torch.from_numpy(found.labels_).long()]).double().square().sum()
+    bits = len(points) * math.ceil(math.log2(max(2, codewords))) + 16 * groups * codewords
+    return (bits + 7) // 8, error.item()
+
+
+def total(layers: list[Tensor], parts: list[tuple[int, float]]) -> Point:
+    """Bits per weight and SNR of all layers together."""
+    size, noise = (sum(column) for column in zip(*parts, strict=True))
+    signal = sum(w.double().square().sum().item() for w in layers)
+    return 8 * size / sum(w.numel() for w in layers), 10 * math.log10(signal / noise)
+
+
+def targeted(layers: list[Tensor], bits: float, rounds: int) -> Point:
+    """What `--target-size` makes of so many bits per weight."""
+    recipe = Recipe(None, tenreo.TargetSize(10**9))
+    # Weights in proportion to the signal: the error of all layers together is what is compared.
+    importance = [w.double().square().sum().item() for w in layers]
+    chosen = spread(
+        [options(w.numel(), recipe) for w in layers],
+        importance,
+        int(bits / 8 * sum(w.numel() for w in layers)),
+    )
+    return total(layers, [
+        curve(i, w, c.groups, c.length, c.kept, c.precision, rounds)
+        for i, (w, c) in enumerate(zip(layers, chosen, strict=True))
+    ])  # fmt: skip
+
+
+def fixed(layers: list[Tensor], groups: int, bits: int, kept: int, precision: str, rounds: int) -> Point:
+    """The same curve for every layer, shorter where a layer has fewer columns."""
+    parts = []
+    for i, weight in enumerate(layers):
+        length = min(weight.numel() // groups, 2**bits)
+        parts.append(curve(i, weight, groups, length, min(kept, length), precision, rounds))
+    return total(layers, parts)
+
+
+def read(path: Path | None, elements: int) -> list[Tensor]:
+    if path is None:
+        return [torch.from_numpy(np.random.default_rng(0).laplace(size=(1, elements)).astype(np.float32))]
+    from tenreo.models import open_model
+
+    model, _ = open_model(path)
+    plan = tenreo.resolve(tenreo.Recipe(4, tenreo.Uniform(2.0)), model)
+    return [weight_of(model, layer.name) for layer in plan.compressed]
+
+
+def weight_of(model: nn.Module, name: str) -> Tensor:
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--elements", type=int, default=589_824)
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    layers = read(arguments.file, arguments.elements)
+    series: dict[str, list[Point]] = {}
+
+    def measured(name: str, what: str, point: Point) -> None:
+        series.setdefault(name, []).append(point)
+        print(f"| {what} | {point[0]:.2f} | {point[1]:.2f} |", flush=True)
+
+    print("| what | bits per weight | SNR in dB |\n|:--|--:|--:|")
+    for bits in (2, 3, 4, 5):
+        measured(
+            "groupwise",
+            f"groupwise {bits}-bit, groups of 64",
+            total(layers, [groupwise(w, bits) for w in layers]),
+        )
+    for g, k in CODEBOOKS:
+        what = f"k-means, {g} elements, K = {k:,}"
+        measured(f"k-means, {g} elements", what, total(layers, [kmeans(w, g, k) for w in layers]))
+    for g, bits, kept, precision in CURVES:
+        what = f"curve, g = {g}, b = {bits}, t = {kept:,}, {precision}"
+        measured("curve", what, fixed(layers, g, bits, kept, precision, arguments.rounds))
+    for bits in SIZES:
+        measured("target size", f"target size, {bits} bits", targeted(layers, bits, arguments.rounds))
+    if arguments.plot:
+        draw(series, arguments.plot)
+
+
+def draw(series: dict[str, list[Point]], picture: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for name, points in series.items():
+        line = "" if name == "curve" else "-"
+        x, y = zip(*sorted(points), strict=True)
+        axis.plot(x, y, marker="o", linestyle=line, label=name)
+    axis.set(xlabel="bits per weight", ylabel="SNR in dB", xlim=(1, 4.6), ylim=(4, 20))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(picture, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
