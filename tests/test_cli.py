@@ -231,6 +231,7 @@ def test_without_a_terminal_progress_is_told_in_lines(monkeypatch, capsys):
 
 def test_calibrate_without_training(compressed_file, tmp_path):
     job = ("finetune", compressed_file, "--data", "digits", "--epochs", 0, "--out", "c.safetensors")
+    (tmp_path / "c.state").write_text("of a run that is none of its business")
     assert "say --calibrate 4" in bad(*job, cwd=tmp_path)
     done = good(*job, "--calibrate", 2, cwd=tmp_path)
     assert "calibrated" in done.stdout and "52 BatchNorms, on 128 images of digits" in done.stderr
@@ -238,7 +239,7 @@ def test_calibrate_without_training(compressed_file, tmp_path):
     found = json.loads(good(*job, "--calibrate", 2, "--force", "--json", cwd=tmp_path).stdout)
     assert found["epochs"] == [] and 0 <= found["calibrated"]["top1"] <= 100
     assert (tmp_path / "c.safetensors").read_bytes() == written  # deterministic
-    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors", "c.state"]
     told = good("inspect", "c.safetensors", cwd=tmp_path).stdout
     assert "images of noise" in told and "images of digits" in told
 

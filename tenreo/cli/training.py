@@ -11,6 +11,8 @@ from tenreo.cli.common import note, progress_bar, show, show_json
 from tenreo.header import read_header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from tenreo.cli.stopping import Stop
@@ -68,8 +70,8 @@ class Job:
 
     def stopped(self) -> str:
         """What to say when the run was stopped."""
-        state = self.beside("state")
-        if state.exists():
+        state = self.files.get("state")
+        if state and state.exists():
             return f"stopped and saved in {state}; go on with the same command and --resume"
         return "stopped before the first step; there is nothing to resume"
 
@@ -85,8 +87,8 @@ def train(
     broken: set[str] = set()
     if job.resume and job.files["last"].exists():
         card = read_header(job.files["last"]).card
-    if group.writes and not job.resume:
-        job.beside("state").unlink(missing_ok=True)  # of a run that is replaced: not to be resumed any more
+    if group.writes and not job.resume and "state" in job.files:
+        job.files["state"].unlink(missing_ok=True)  # of a run that is replaced: not to be resumed any more
     if job.calibrate and not job.resume:
         calibrated, card = _calibrate(job, model, card, images, val, group, stop)
         if group.writes:
@@ -143,7 +145,7 @@ class _Voice:
     card: ModelCard
     images: int
     log: RunLog
-    advance: Any
+    advance: Callable[..., None]
     skipped: set[str] = field(default_factory=set)
 
     def step(self, step: Step) -> None:
@@ -170,11 +172,11 @@ class _Voice:
         self.skipped.add(path)
 
 
-HEADER = f"{'epoch':>9}{'lr':>10}{'training loss':>15}{'top-1 %':>9}{'loss':>9}{'top-1 %':>9}{'seconds':>9}{'waiting':>9}"
+HEADER = f"{'epoch':>9}{'lr':>9}{'training loss':>15}{'top-1 %':>9}{'val loss':>10}{'top-1 %':>9}{'seconds':>9}{'waiting':>9}"
 
 
 def _line(e: Epoch, epochs: int) -> str:
-    return (f"{e.epoch:>4}/{epochs:<4}{e.lr:>10.3g}{e.train_loss:>15.4f}{e.train_top1:>9.2f}{e.loss:>9.4f}"
+    return (f"{e.epoch:>4}/{epochs:<4}{e.lr:>9.3g}{e.train_loss:>15.4f}{e.train_top1:>9.2f}{e.loss:>10.4f}"
             f"{e.top1:>9.2f}{e.seconds:>9.1f}{e.waiting:>9.0%}")  # fmt: skip
 
 
@@ -218,7 +220,7 @@ def _show(title: str, calibrated: Evaluation | None, history: list[Epoch]) -> No
         "lr",
         "training\nloss",
         "training\ntop-1 %",
-        "loss",
+        "val\nloss",
         "top-1\n%",
         "top-5\n%",
         "seconds",
