@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -246,7 +246,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         start = time.perf_counter()
-        for images, labels, broken in self.loader:
+        for images, labels, broken in _hearing_of_lost_workers(self.loader):
             self.waited = time.perf_counter() - start
             self.broken |= {b.path for b in broken}
             if broken and (not self.skip_broken or (images is None and self.totals)):
@@ -258,6 +258,14 @@ class Batches:
                 continue
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             start = time.perf_counter()
+
+
+def _hearing_of_lost_workers(loader: Iterable[Any]) -> Iterator[Any]:
+    try:
+        yield from loader
+    except (EOFError, ConnectionError) as error:
+        time.sleep(1)  # the connection broke first; torch's own error comes with the signal, which ends this
+        raise RuntimeError("DataLoader worker ended") from error
 
 
 @contextmanager

@@ -127,7 +127,10 @@ def test_damage_anywhere_in_an_image_is_no_traceback(folder):
 
 
 def test_a_worker_that_is_killed_is_told(digits):
-    with pytest.raises(TenreoError, match=r"has ended .*killed.*fewer --workers"), naming_lost_workers():
+    with (
+        pytest.raises(TenreoError, match=r"has ended .*DataLoader worker.*fewer --workers"),
+        naming_lost_workers(),
+    ):
         for _ in Batches(digits[0], 4, CPU, workers=1):
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
