@@ -97,11 +97,13 @@ def step(small: nn.Module, dense: nn.Module, arguments: argparse.Namespace, amp:
     if device.type == "cuda":
         peaks = []
         for model in (small, dense):
+            others = torch.cuda.memory_allocated()
             run = training(copy.deepcopy(model))
             run()
             torch.cuda.reset_peak_memory_stats()
             run()
-            peaks.append(torch.cuda.max_memory_allocated())
+            peaks.append(torch.cuda.max_memory_allocated() - others)
+            del run
         memory = peaks[0] / peaks[1]
     return paired(training(small), training(dense), device, arguments.runs), memory
 

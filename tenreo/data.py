@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -56,10 +57,11 @@ class Images(Dataset[Any]):
     def __getitem__(self, i: int) -> tuple[Tensor, int] | Broken:
         source, label = self.samples[i]
         try:
-            image = Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(source)
-            return self.prepare(image.convert("RGB")), label
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return Broken(str(source), str(error))
+            with Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(source) as file:
+                image = file.convert("RGB")
+        except Exception as error:  # a damaged image can fail in any way
+            return Broken(str(source), str(error) or type(error).__name__)
+        return self.prepare(image), label
 
     def limited(self, limit: int | None) -> Images:
         """At most `limit` images, spread evenly over all of them."""
@@ -210,7 +212,7 @@ class Batches:
     Attributes:
         totals: images per batch of all processes together, without those left out; for training.
         broken: paths of the broken images that were met.
-        waiting: seconds spent on waiting for images.
+        waited: seconds spent on waiting for the latest batch.
     """
 
     def __init__(
@@ -220,7 +222,7 @@ class Batches:
         self.device, self.group, self.skip_broken = device, group, skip_broken
         self.totals: list[int] = []
         self.broken: set[str] = set()
-        self.waiting = 0.0
+        self.waited = 0.0
         if seed is None:
             together = torch.split(torch.arange(len(images)), batch_size)
             own = [batch.tolist() for batch in together[first:]][group.rank :: group.size]
@@ -244,8 +246,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         start = time.perf_counter()
-        for images, labels, broken in self.loader:
-            self.waiting += time.perf_counter() - start
+        for images, labels, broken in _hearing_of_lost_workers(self.loader):
+            self.waited = time.perf_counter() - start
             self.broken |= {b.path for b in broken}
             if broken and (not self.skip_broken or (images is None and self.totals)):
                 raise TenreoError(
@@ -258,8 +260,30 @@ class Batches:
             start = time.perf_counter()
 
 
+def _hearing_of_lost_workers(loader: Iterable[Any]) -> Iterator[Any]:
+    try:
+        yield from loader
+    except (EOFError, ConnectionError) as error:
+        time.sleep(1)  # the connection broke first; torch's own error comes with the signal, which ends this
+        raise RuntimeError("DataLoader worker ended") from error
+
+
+@contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """Turn the death of a process that decodes images into an error that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TenreoError(
+            f"a process that decodes images has ended ({str(error).splitlines()[0].strip()}); "
+            "where memory is short, try fewer --workers"
+        ) from error
+
+
 def unlabelled(
-    images: Images, batches: int, batch_size: int, workers: int = 0, seed: int = 0
+    images: Images, batches: int, batch_size: int, workers: int = 0, seed: int = 0, skip_broken: bool = False
 ) -> Iterator[Tensor]:
     """Some batches of a data set, without their labels, as the statistics of a model want them.
 
@@ -269,6 +293,7 @@ def unlabelled(
         batch_size: images per batch.
         workers: processes that decode images.
         seed: the same images for the same seed.
+        skip_broken: take other images for those that can not be read.
 
     Yields:
         (batch_size, 3, crop, crop) float32, on the CPU.
@@ -276,5 +301,5 @@ def unlabelled(
     Raises:
         TenreoError: when an image can not be read.
     """
-    loader = Batches(images, batch_size, torch.device("cpu"), workers, seed)
+    loader = Batches(images, batch_size, torch.device("cpu"), workers, seed, skip_broken=skip_broken)
     return (batch for batch, _ in islice(loader, batches))

@@ -37,6 +37,14 @@ class Group:
             distributed.all_reduce(values)
         return values
 
+    def union(self, names: set[str]) -> set[str]:
+        """What any of the processes has, in every one of them."""
+        if self.size == 1:
+            return names
+        parts: list[set[str]] = [set() for _ in range(self.size)]
+        distributed.all_gather_object(parts, names)
+        return set().union(*parts)
+
     def spread(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the tensors of the first one, in place."""
         if self.size > 1:
@@ -68,10 +76,13 @@ ALONE = Group()
 
 
 def local_device(name: str) -> str:
-    """The device of this process where a name leaves it open: its own GPU of several."""
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    if several and name in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{os.environ['LOCAL_RANK']}"
+    """The device of this process where a name leaves it open: its own GPU of several.
+
+    Raises:
+        TenreoError: when the environment does not say which process this is.
+    """
+    if _size() > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{_told('LOCAL_RANK')}"
     return name
 
 
@@ -80,17 +91,22 @@ def joined(device: torch.device) -> Iterator[Group]:
     """Join the processes that torchrun started, or be alone; nccl on CUDA, gloo otherwise.
 
     Raises:
-        TenreoError: when another process is gone.
+        TenreoError: when the processes do not find each other, or another one is gone.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    size = _size()
     if size == 1:
         yield ALONE
         return
+    rank = _told("RANK")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        yield Group(distributed.get_rank(), size)
+    except (RuntimeError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise TenreoError(f"the {size} processes do not find each other: {why}; {_START}") from error
+    try:
+        yield Group(rank, size)
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         if not isinstance(error, distributed.DistError) and "gloo" not in why:
@@ -98,3 +114,18 @@ def joined(device: torch.device) -> Iterator[Group]:
         raise TenreoError(f"another process of the run has ended; its message says why ({why})") from error
     # After an error there is nobody to say goodbye to: leaving would wait for the others.
     distributed.destroy_process_group()
+
+
+_START = "start several with torchrun, or one with WORLD_SIZE unset"
+
+
+def _size() -> int:
+    return _told("WORLD_SIZE") if "WORLD_SIZE" in os.environ else 1
+
+
+def _told(name: str) -> int:
+    """A number that torchrun puts into the environment."""
+    value = os.environ.get(name, "nothing")
+    if not value.isdecimal():
+        raise TenreoError(f"{name}: given {value} in the environment, needs a number; {_START}")
+    return int(value)

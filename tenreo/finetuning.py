@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,19 +65,21 @@ def finetune_(
         on_epoch: called after each epoch with its figures and whether top-1 is the best so far, while the
             model has the weights that were evaluated.
         progress: called after each step.
-        on_broken: called with the path of every image that is skipped.
+        on_broken: called after each epoch with the path of every image that was skipped, in any process.
         stopping: asked after each step; True saves the state and raises KeyboardInterrupt.
 
     Returns:
         All epochs, also those before a resume.
 
     Raises:
-        TenreoError: when the loss is no longer finite, an image is broken, or the state is missing, damaged
-            or of other settings.
+        TenreoError: when the loss is no longer finite, an image is broken, there are too few of them, or the
+            state is missing, damaged or of other settings.
         KeyboardInterrupt: when it was stopped.
     """
     if settings.distill and teacher is None:
         raise TenreoError("distill: needs a teacher; give the dense model")
+    if resume and state is None:
+        raise TenreoError("resume: needs the file of the state; give its path")
     for network in (model, teacher):
         if network is not None:
             network.to(device)
@@ -84,12 +88,14 @@ def finetune_(
     if teacher is not None:
         teacher.eval()
     with frozen(model, settings.freeze):
-        run = _Run(model, settings, device, group, teacher if settings.distill else None, state)
-        run.stopping = stopping or run.stopping
+        run = _Run(
+            model, settings, device, group, teacher if settings.distill else None, state, train, val, workers,
+            on_epoch, progress, on_broken, stopping,
+        )  # fmt: skip
         if resume and state is not None:
-            run.position = load_state(state, run.parts, settings, group.size)
+            run.position = load_state(state, run.parts, run.made_with)
         while len(run.position.history) < settings.epochs:
-            _epoch(run, train, val, workers, on_epoch, progress, on_broken)
+            _epoch(run)
     if run.average is not None:
         run.average.fill(model)
     model.eval()
@@ -106,8 +112,14 @@ class _Run:
     group: Group
     teacher: nn.Module | None
     state: Path | None
+    train: Images
+    val: Images
+    workers: int
+    on_epoch: Callable[[Epoch, bool], None] | None
+    progress: Callable[[Step], None] | None
+    on_broken: Callable[[str], None] | None
+    stopping: Callable[[], bool] | None
     position: Position = field(default_factory=Position)
-    stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         s, kind = self.settings, self.device.type
@@ -123,15 +135,37 @@ class _Run:
         if self.average is not None:
             self.parts["average"] = self.average
 
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What must be the same for another run to go on from this one's state."""
+        return {**asdict(self.settings), "processes": self.group.size, "images": len(self.train)}
+
     def save(self) -> None:
         """Write the state, in the process that writes."""
         if self.state is not None and self.group.writes:
-            save_state(self.state, self.parts, self.settings, self.group.size, self.position)
+            save_state(self.state, self.parts, self.made_with, self.position)
 
     def seed(self, step: int | None = None) -> int:
         """Of the epoch that is under way, or of one of its steps in this process."""
         seed = self.settings.seed * 1_000_003 + len(self.position.history)
-        return seed if step is None else ((seed * 1_000_003 + step) * 1_009 + self.group.rank) % 2**63
+        return (seed if step is None else (seed * 1_000_003 + step) * 1_009 + self.group.rank) % 2**63
+
+    def stops(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self.stopping is not None and self.stopping()
+
+    def stop_at_once(self) -> None:
+        """Stop within an evaluation; the state was saved before it."""
+        if self.stops():
+            raise KeyboardInterrupt
+
+    def set_lr(self, done: float) -> float:
+        """The learning rate of the step that ends so many epochs after the start."""
+        s = self.settings
+        lr = s.lr * factor(s.schedule, s.warmup, s.epochs, done)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = lr
+        return lr
 
     @contextmanager
     def evaluated_weights(self) -> Iterator[None]:
@@ -141,67 +175,53 @@ class _Run:
             yield
 
 
-def _epoch(
-    run: _Run, train: Images, val: Images, workers: int,
-    on_epoch: Callable[[Epoch, bool], None] | None,
-    progress: Callable[[Step], None] | None,
-    on_broken: Callable[[str], None] | None,
-) -> None:  # fmt: skip
+def _epoch(run: _Run) -> None:
     """The rest of an epoch, and its evaluation."""
     s, at = run.settings, run.position
-    batches = Batches(train, s.batch_size, run.device, workers, run.seed(), group=run.group, first=at.step,
+    batches = Batches(run.train, s.batch_size, run.device, run.workers, run.seed(), group=run.group, first=at.step,
                       skip_broken=s.skip_broken)  # fmt: skip
     if not batches.steps:
-        raise TenreoError("no batch to train on: one image is too few for BatchNorm; give more images")
-    _steps(run, batches, progress)
+        raise TenreoError(
+            f"no batch to train on: given {len(run.train)} images, needs at least 2 per process; give more"
+        )
+    _steps(run, batches)
     start = time.perf_counter()
-    judged = Batches(val, s.batch_size, run.device, workers, group=run.group, skip_broken=s.skip_broken)
+    judged = Batches(
+        run.val, s.batch_size, run.device, run.workers, group=run.group, skip_broken=s.skip_broken
+    )
     with run.evaluated_weights():
-        measured = evaluate(run.model, judged, s.amp, lambda _: _stop_at_once(run))
+        measured = evaluate(run.model, judged, s.amp, lambda _: run.stop_at_once())
         seconds = at.seconds + time.perf_counter() - start
         epoch = Epoch(
             len(at.history) + 1, batches.steps, run.optimizer.param_groups[0]["lr"], at.loss / at.seen, 100 * at.right / at.seen,
             measured.top1, measured.top5, measured.loss, seconds, at.waiting / at.seconds,
         )  # fmt: skip
-        best = all(epoch.top1 > e.top1 for e in at.history)
-        for path in sorted(batches.broken | judged.broken):
-            if on_broken is not None:
-                on_broken(path)
-        if on_epoch is not None:
-            on_epoch(epoch, best)
+        for path in sorted(run.group.union(batches.broken | judged.broken)):
+            if run.on_broken is not None:
+                run.on_broken(path)
+        if run.on_epoch is not None:
+            run.on_epoch(epoch, all(epoch.top1 > e.top1 for e in at.history))
     run.position = Position(history=[*at.history, epoch])
     run.save()  # after the model's own files: a run cut off in between evaluates this epoch again
 
 
-def _stop_at_once(run: _Run) -> None:
-    """Stop within an evaluation; the state was saved before it."""
-    if run.stopping():
-        raise KeyboardInterrupt
-
-
-def _steps(run: _Run, batches: Batches, progress: Callable[[Step], None] | None) -> None:
+def _steps(run: _Run, batches: Batches) -> None:
+    """The steps of an epoch that are not done yet."""
     s, at = run.settings, run.position
     run.model.train()
-    earlier = at.waiting
-    start = time.perf_counter()
+    epoch, before = len(at.history) + 1, time.perf_counter()
     for (images, labels), total in zip(batches, batches.totals, strict=True):
-        done = len(at.history) + (at.step + 1) / batches.steps
-        for parameters in run.optimizer.param_groups:
-            parameters["lr"] = s.lr * factor(s.schedule, s.warmup, s.epochs, done)
+        lr = run.set_lr(epoch - 1 + (at.step + 1) / batches.steps)
         torch.manual_seed(run.seed(at.step))
         loss, right, stop = _step(run, images, labels, total)
-        if not abs(loss) < float("inf"):
-            raise TenreoError(f"the loss became {loss} in epoch {len(at.history) + 1}; try a smaller --lr")
-        at.step += 1
-        at.loss, at.right, at.seen = at.loss + loss * total, at.right + right, at.seen + total
-        seconds = time.perf_counter() - start
-        start += seconds
-        at.seconds += seconds
-        at.waiting = earlier + batches.waiting
-        if progress is not None:
-            lr = run.optimizer.param_groups[0]["lr"]
-            progress(Step(len(at.history) + 1, at.step, batches.steps, total, lr, loss, 100 * right / total,
-                          seconds, at.waiting / at.seconds, peak_memory(run.device)))  # fmt: skip
+        if not math.isfinite(loss):
+            raise TenreoError(f"the loss became {loss} in epoch {epoch}; try a smaller --lr")
+        now = time.perf_counter()
+        seconds, before = now - before, now
+        at.count(total, loss, right, seconds, batches.waited)
+        if run.progress is not None:
+            run.progress(Step(epoch, at.step, batches.steps, total, lr, loss, 100 * right / total, seconds,
+                              at.waiting / at.seconds, peak_memory(run.device)))  # fmt: skip
         due = bool(s.save_every) and at.step % s.save_every == 0
         if stop or due or at.step == batches.steps:
             run.save()
@@ -231,7 +251,7 @@ def _step(run: _Run, images: Tensor, labels: Tensor, total: int) -> tuple[float,
         run.average.update(run.model)
     right = (logits.detach().argmax(1) == labels).sum()
     # In float64, which holds counts exactly; MPS has none, and no processes to sum over either.
-    sums = torch.stack([loss.detach() * len(labels), right, right.new_tensor(run.stopping())])
+    sums = torch.stack([loss.detach() * len(labels), right, right.new_tensor(run.stops())])
     sums = run.group.sum(sums.double() if run.device.type != "mps" else sums)
     value, count, stops = sums.tolist()
     return value / total, int(count), stops > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,16 @@ class RunLog:
         row = {name: f"{v:.6g}" if isinstance(v, float) else str(v) for name, v in row.items()}
         if self.file is None:
             self._begin(row)
-        csv.DictWriter(self.file, COLUMNS, lineterminator="\n").writerow(row)
-        self.file.flush()
+        try:
+            csv.DictWriter(self.file, COLUMNS, lineterminator="\n").writerow(row)
+            self.file.flush()
+        except OSError as error:
+            with suppress(OSError):  # it tries once more to write what it still holds
+                self.file.close()
+            self.file = None
+            raise TenreoError(
+                f"{self.path}: can not be written: {error.strerror}; choose another --out"
+            ) from error
 
     def _begin(self, first: dict[str, Any]) -> None:
         """A new file, with the earlier rows that are not done again."""
@@ -93,7 +102,7 @@ def read_log(path: Path) -> list[dict[str, str]]:
                 raise ValueError(f"needs the columns {', '.join(COLUMNS)}")
             _place(row)
     except (OSError, ValueError, csv.Error) as error:
-        raise TenreoError(f"{path}: is no log of a run: {error}") from error
+        raise TenreoError(f"{path}: is no log of a run: {error}; repair or remove it") from error
     return rows
 
 

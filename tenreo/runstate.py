@@ -6,7 +6,7 @@ image and process.
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +16,6 @@ import torch
 
 from tenreo.checkpoint import replacing
 from tenreo.errors import TenreoError
-from tenreo.settings import Settings
 
 FREE = ("save_every", "skip_broken")  # settings that a resumed run may change
 
@@ -101,6 +100,15 @@ class Position:
     waiting: float = 0.0
     history: list[Epoch] = field(default_factory=list)
 
+    def count(self, images: int, loss: float, right: int, seconds: float, waited: float) -> None:
+        """Take one step of so many images in; the loss is their mean."""
+        self.step += 1
+        self.seen += images
+        self.loss += loss * images
+        self.right += right
+        self.seconds += seconds
+        self.waiting += waited
+
 
 class Stateful(Protocol):
     """What has a state to save: models, optimizers, scalers, averages."""
@@ -113,25 +121,38 @@ class Stateful(Protocol):
 
 
 def save_state(
-    path: Path, parts: Mapping[str, Stateful], settings: Settings, processes: int, position: Position
+    path: Path, parts: Mapping[str, Stateful], made_with: Mapping[str, Any], position: Position
 ) -> None:
     """Write a run's state.
+
+    Args:
+        path: of the file.
+        parts: what has a state.
+        made_with: all that a run must share to go on from it, by name.
+        position: how far the run is.
 
     Raises:
         TenreoError: when the file can not be written; an older one is then untouched.
     """
     values = {
         "parts": {name: part.state_dict() for name, part in parts.items()},
-        "settings": asdict(settings),
-        "processes": processes,
+        "made_with": dict(made_with),
         "position": asdict(position),
     }
-    with replacing(path) as temporary:
-        torch.save(values, temporary)
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(values, file)
+    except RuntimeError as error:  # torch's own, while it handles what the disk said
+        raise TenreoError(f"{path}: can not be written: {error.__context__}; choose another --out") from error
 
 
-def load_state(path: Path, parts: Mapping[str, Stateful], settings: Settings, processes: int) -> Position:
+def load_state(path: Path, parts: Mapping[str, Stateful], made_with: Mapping[str, Any]) -> Position:
     """Put a run's state into a model and all that trains it.
+
+    Args:
+        path: of the file.
+        parts: what takes its state over.
+        made_with: as of `save_state`; what may not differ is compared.
 
     Returns:
         How far the run was.
@@ -142,27 +163,28 @@ def load_state(path: Path, parts: Mapping[str, Stateful], settings: Settings, pr
     if not path.exists():
         raise TenreoError(f"{path}: nothing to resume; leave --resume out to start")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself looks at no checksum
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} has another checksum")
         values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        _check(path, values, settings, processes)
+        _check(path, values["made_with"], made_with)
         for name, part in parts.items():
             part.load_state_dict(values["parts"][name])
         position = dict(values["position"])
         position["history"] = [Epoch(**e) for e in position["history"]]
         return Position(**position)
-    except (
-        OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError, EOFError,
-    ) as error:  # fmt: skip
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TenreoError(f"{path}: does not belong to this model, or is damaged: {why}") from error
+    except TenreoError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        why = f"{type(error).__name__} {error}".splitlines()[0]
+        raise TenreoError(
+            f"{path}: does not belong to this model, or is damaged ({why}); leave --resume out to start again"
+        ) from error
 
 
-def _check(path: Path, values: dict[str, Any], settings: Settings, processes: int) -> None:
-    given = {**asdict(settings), "processes": processes}
-    earlier = {**values["settings"], "processes": values["processes"]}
+def _check(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     # A longer run begins like a shorter one, unless its schedule looks at the end.
-    free = FREE if settings.schedule == "cosine" else (*FREE, "epochs")
-    for name in given:
-        if name not in free and given[name] != earlier[name]:
-            raise TenreoError(
-                f"{path}: was made with {name} {earlier[name]}, now {given[name]}; give the same"
-            )
+    free = FREE if now["schedule"] == "cosine" else (*FREE, "epochs")
+    for name, value in now.items():
+        if name not in free and value != earlier[name]:
+            raise TenreoError(f"{path}: was made with {name} {earlier[name]}, now {value}; give the same")

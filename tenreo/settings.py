@@ -81,6 +81,8 @@ class Settings:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise TenreoError(f"{name}: given {value}, needs 0 or more and less than 1")
+        if not -(2**63) <= self.seed < 2**63:
+            raise TenreoError(f"seed: given {self.seed}, needs a whole number of 64 bits")
         if not 0 <= self.distill_weight <= 1:
             raise TenreoError(f"distill_weight: given {self.distill_weight}, needs 0 to 1")
         if not 0 < self.temperature < float("inf"):

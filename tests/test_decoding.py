@@ -9,7 +9,7 @@ from torch import nn
 
 import tenreo
 from tenreo.core.codec import EncodedWeight, decode
-from tenreo.core.decoding import decode_adjoint, places
+from tenreo.core.decoding import decode_adjoint, decode_columns, places, segment_sum
 
 PERMUTED = torch.randperm(12, generator=torch.Generator().manual_seed(0)).int()
 SHARED = torch.tensor(
@@ -44,6 +44,27 @@ def test_columns_are_sorted_once():
     assert torch.equal(folded[samples.long()], SHARED.long())
     for sample in range(12):
         assert all(samples[order[starts[sample] : starts[sample + 1]].long()] == sample)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck's own
+@pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
+def test_torch_finds_nothing_wrong_with_the_operations(positions):
+    """Schema, fake tensors, autograd and tracing, as torch checks them for operations of one's own."""
+    known = places(positions, 12)
+    c = torch.randn(3, 5, requires_grad=True)
+    torch.library.opcheck(decode_columns, (c, *known, 12))
+    w = torch.randn(3, len(positions), requires_grad=True)
+    torch.library.opcheck(decode_adjoint, (w, *known, 12, 5))
+
+
+def test_the_gpus_segment_sum_is_that_of_a_loop():
+    _, order, starts = places(SHARED, 12)
+    w = torch.randn(3, len(SHARED), dtype=torch.float64)
+    expected = torch.zeros(3, 12, dtype=torch.float64)
+    folded = torch.cat([torch.arange(12)[::2], torch.arange(12)[1::2].flip(0)]).tolist()
+    for column, position in enumerate(SHARED.tolist()):
+        expected[:, folded.index(position)] += w[:, column]
+    torch.testing.assert_close(segment_sum(w, order, starts), expected)
 
 
 def network():

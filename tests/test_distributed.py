@@ -1,5 +1,6 @@
 """Two processes of torchrun, over gloo."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ from conftest import TINY_RUN
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from tenreo.distributed import joined
+from tenreo.errors import TenreoError
 from tenreo.runlog import read_log
 
 
@@ -87,9 +90,32 @@ def test_a_failing_process_ends_the_run_with_its_message(digits_folder, tmp_path
 
 
 @pytest.mark.slow
-def test_the_command_runs_under_torchrun(compressed_file, digits_folder, tmp_path):
-    out = tmp_path / "f.safetensors"
-    code, told, err = torchrun("-m", "tenreo", "finetune", compressed_file, "--data", digits_folder, "--workers", 0,
-                               "-b", 20, "-o", out)  # fmt: skip
+def test_the_command_runs_under_torchrun_and_counts_what_any_process_skips(
+    compressed_file, digits_folder, tmp_path
+):
+    data, out = tmp_path / "data", tmp_path / "f.safetensors"
+    shutil.copytree(digits_folder, data)
+    bad = sorted(sorted((data / "val" / f"class{c}").iterdir())[0] for c in (0, 9))
+    for path in bad:  # in the first and in the second batch: one for each process
+        path.write_bytes(b"not an image")
+    code, told, err = torchrun("-m", "tenreo", "finetune", compressed_file, "--data", data, "--workers", 0,
+                               "-b", 20, "-o", out, "--skip-broken", "--json")  # fmt: skip
     assert code == 0, err
-    assert told.count("wrote") == 1 and out.exists() and "Traceback" not in err
+    result = json.loads(told)
+    assert result["skipped"] == list(map(str, bad)) and result["processes"] == 2
+    assert err.count("skipped 2 broken images") == 1 and "Traceback" not in err and out.exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE: given many in the environment, needs a number"),
+        ({"WORLD_SIZE": "2"}, "RANK: given nothing in the environment, needs a number"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "the 2 processes do not find each other"),
+    ],
+)
+def test_an_environment_that_is_not_torchruns_is_told(monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TenreoError, match=f"{message}.* torchrun"), joined(torch.device("cpu")):
+        pass

@@ -1,15 +1,12 @@
 """Data, evaluation and fine-tuning on real images."""
 
-import numpy as np
 import pytest
 import torch
 from conftest import SMALL
-from PIL import Image
 from torch import nn
 
 import tenreo
 from tenreo.data import Batches, open_images
-from tenreo.distributed import Group
 from tenreo.errors import TenreoError
 from tenreo.evaluation import choose_device, evaluate
 from tenreo.finetuning import Settings, default_lr, finetune_
@@ -31,15 +28,6 @@ def network():
     )  # fmt: skip
     tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("3", "8")))
     return net
-
-
-def test_digits_are_split_once_and_for_all(digits):
-    val = digits[1]
-    train = open_images("digits", "train", SMALL, 10)
-    assert (len(train), len(val)) == (1437, 360)
-    image, label = val[0]
-    assert image.shape == (3, 32, 32) and 0 <= label < 10
-    assert -1 <= image.min() < image.max() <= 1
 
 
 def test_evaluation_counts_as_counting_by_hand(digits):
@@ -109,6 +97,16 @@ def test_resume_repeats_the_uninterrupted_run_exactly(digits, tmp_path):
         finetune_(network(), *digits, settings, device=CPU, state=tmp_path / "none", resume=True)
 
 
+def test_too_few_images_and_a_state_without_a_file_are_told(digits):
+    one = digits[0].limited(1), digits[1].limited(4)
+    with pytest.raises(
+        TenreoError, match="no batch to train on: given 1 images, needs at least 2 per process"
+    ):
+        finetune_(network(), *one, Settings(), device=CPU)
+    with pytest.raises(TenreoError, match="resume: needs the file of the state"):
+        finetune_(network(), *one, Settings(), device=CPU, resume=True)
+
+
 def test_the_rate_is_divided_by_ten_from_epoch_15(digits):
     few = digits[0].limited(4), digits[1].limited(4)
     history = finetune_(network(), *few, Settings(epochs=17, lr=0.01), device=CPU)
@@ -147,82 +145,12 @@ def test_training_follows_its_schedule(digits):
         {"batch_size": 0},
         {"lr": -1.0},
         {"lr": float("nan")},
+        {"seed": 2**63},
     ],
 )
 def test_settings_out_of_range(bad):
     with pytest.raises(TenreoError, match=next(iter(bad))):
         Settings(**bad)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    digits = open_images("digits", "val", SMALL, None)
-    for i, (array, label) in enumerate(digits.samples[:40]):
-        path = tmp_path / "val" / f"class{label}" / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.kron(array, np.ones((8, 8), np.uint8))).save(path)
-    return tmp_path
-
-
-def test_augmentation_depends_on_seed_and_image_alone():
-    images = open_images("digits", "train", SMALL, 10, "standard").limited(12)
-    whole = [x for x, _ in Batches(images, 4, CPU, seed=1)]
-    state = torch.get_rng_state()
-    later = [x for x, _ in Batches(images, 4, CPU, workers=1, seed=1, first=1)]
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(a, b) for a, b in zip(whole[1:], later, strict=True))
-    other = torch.cat([x for x, _ in Batches(images, 4, CPU, seed=2)])
-    assert not any(torch.equal(a, b) for a in other for b in torch.cat(whole))
-
-
-def test_photographs_are_cropped_and_flipped(folder):
-    images = open_images(str(folder), "val", SMALL, 10, "standard")
-    first, second = images[0][0], images[0][0]
-    assert first.shape == (3, 32, 32) and first.dtype == torch.float32
-    assert not torch.equal(first, second)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_broken_images_are_skipped_and_counted(folder, workers):
-    bad = folder / "val" / "class3" / "zz.JPEG"
-    bad.write_bytes(b"not an image")
-    images = open_images(str(folder), "val", SMALL, 10)
-    assert len(images) == 41
-    batches = Batches(images, 16, CPU, workers, skip_broken=True)
-    assert evaluate(network(), batches).images == 40
-    assert batches.broken == {str(bad)}
-    training = Batches(images, 16, CPU, workers, seed=0, skip_broken=True)
-    assert [len(y) for _, y in training] == training.totals == [16, 16, 9]  # another image takes the place
-    assert training.broken == {str(bad)}
-
-
-def test_processes_share_every_batch_and_no_image_twice(digits):
-    few = digits[0].limited(55)
-    alone = [y for _, y in Batches(few, 16, CPU, seed=3)]
-    parts = [list(Batches(few, 8, CPU, seed=3, group=Group(r, 2))) for r in range(2)]
-    for whole, (_, a), (_, b) in zip(alone, *parts, strict=True):
-        assert torch.equal(whole, torch.cat([a, b]))
-    seen = [x for r in range(2) for batch, _ in Batches(few, 8, CPU, group=Group(r, 2)) for x in batch]
-    assert sorted(x.numpy().tobytes() for x in seen) == sorted(few[i][0].numpy().tobytes() for i in range(55))
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_image_is_named(folder, workers):
-    bad = folder / "val" / "class3" / "zz.JPEG"
-    bad.write_bytes(b"not an image")
-    images = open_images(str(folder), "val", SMALL, 10)
-    with pytest.raises(TenreoError, match=r"class3.zz\.JPEG: can not be read as an image"):
-        evaluate(network(), Batches(images, 16, CPU, workers))
-
-
-def test_folders_that_are_not_right(folder):
-    with pytest.raises(TenreoError, match="train: no such folder; data are laid out as"):
-        open_images(str(folder), "train", SMALL, 10)
-    with pytest.raises(TenreoError, match="val: has 10 classes, the model has 1000"):
-        open_images(str(folder), "val", SMALL, 1000)
-    (folder / "val" / "empty").mkdir()
-    with pytest.raises(TenreoError, match="empty: holds no image"):
-        open_images(str(folder), "val", SMALL, 11)
 
 
 @pytest.mark.parametrize(("name", "match"), [("gpu", "given 'gpu'"), ("cuda:99", "not available here"), ("meta", "not available")])  # fmt: skip

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import typer
 
 from tenreo.errors import TenreoError
 
+LINE_EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 debug = False  # set by `tenreo --debug`: errors keep their traceback
 
 Data = Annotated[
@@ -56,8 +58,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 def _who() -> str:
     """Which process of several this is, for a message."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    return "" if size == "1" else f"process {os.environ.get('RANK')} of {size}: "
+    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "1")
+    return "" if rank is None or size == "1" else f"process {rank} of {size}: "
 
 
 def show(*things: Any) -> None:
@@ -81,7 +83,7 @@ def note(text: str) -> None:
 
 @contextmanager
 def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A live bar on stderr, none without a terminal; yields advance(amount, text="", done=None)."""
+    """A live bar on stderr, or without a terminal a line now and then; yields advance(amount, text="", done=None)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -90,14 +92,22 @@ def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
     )  # fmt: skip
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as progress:
+    live = shown and console.is_terminal
+    with Progress(*columns, console=console, disable=not live) as progress:
         task = progress.add_task(title, total=total, text="")
+        said = time.monotonic()
 
         def advance(amount: int = 1, text: str = "", done: int | None = None) -> None:
+            nonlocal said
             if done is None:
                 progress.update(task, advance=amount, text=text)
             else:
                 progress.update(task, completed=done, text=text)
+            if shown and not live and time.monotonic() - said >= LINE_EVERY:
+                said = time.monotonic()
+                seen, left = progress.tasks[0], progress.tasks[0].time_remaining
+                later = "" if left is None else f"{left:.0f} s left"
+                note(f"{title} {seen.completed:g}/{total or '?'} {text} {later}".rstrip())
 
         yield advance
 
@@ -115,5 +125,8 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 
 def choose_workers(workers: int | None, data: str) -> int:
-    """The given number, or one per core for folders and none for the digits."""
-    return workers if workers is not None else 0 if data == "digits" else os.cpu_count() or 1
+    """The given number, or one per core for folders and none for the digits; processes share the cores."""
+    if workers is not None or data == "digits":
+        return workers or 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

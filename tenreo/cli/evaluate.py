@@ -23,13 +23,17 @@ def evaluate(
     """Measure a model's accuracy and speed on labelled images."""
     from tenreo import evaluation, models
     from tenreo.compression import expand_
-    from tenreo.data import Batches, open_images
+    from tenreo.data import Batches, naming_lost_workers, open_images
     from tenreo.tables import megabytes, number, table
 
     where = evaluation.choose_device(device)
     model, header = models.open_model(file)
     images = open_images(data, "val", header.card.preprocess, header.card.classes).limited(limit)
-    with evaluation.naming_batch_size(batch_size), progress_bar("evaluate", len(images)) as advance:
+    with (
+        evaluation.naming_batch_size(batch_size),
+        naming_lost_workers(),
+        progress_bar("evaluate", len(images)) as advance,
+    ):
         expand_(model).to(where)
         batches = Batches(images, batch_size, where, choose_workers(workers, data))
         measured = evaluation.evaluate(model, batches, amp, advance)

@@ -78,6 +78,11 @@ def _sum_by_sample(gradient: Tensor, samples: Tensor, order: Tensor, starts: Ten
         return gradient.new_zeros(len(gradient), length).scatter_add_(1, where, gradient)
     if starts.numel() == 0:
         return gradient.index_select(1, order)
+    return segment_sum(gradient, order, starts)
+
+
+def segment_sum(gradient: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+    """(groups, columns) -> (groups, length): columns of each sample, as `places` sorted them, without atomics."""
     ordered = gradient.t().index_select(0, order)  # (columns, groups)
     sums = torch.segment_reduce(ordered, "sum", offsets=starts, axis=0, unsafe=True, initial=0)
     return sums.t().contiguous()
