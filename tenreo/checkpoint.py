@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -75,7 +76,10 @@ def write(model: nn.Module, path: Path, card: ModelCard, recipe: Recipe | None =
     # Copies: tensors that share memory are no safetensors file.
     tensors = {k: t.contiguous().clone() for k, t in _file_tensors(model, recipe).items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # a full disk, for one
+            raise TenreoError(f"{path}: can not be written: {error}; choose another --out") from error
         _sort_metadata(temporary)
 
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn.utils import parametrize
 from tenreo.core.allocation import allocate
 from tenreo.core.codec import EncodedWeight, decode, encode, light, project, refined, spectrum, thread
 from tenreo.core.decoding import Places, places
+from tenreo.core.precision import rounded
 from tenreo.errors import TenreoError
 from tenreo.layers import LayerPlan
 from tenreo.plan import Plan, arranged, importance, resolve
@@ -204,6 +206,24 @@ def curves(model: nn.Module) -> Iterator[tuple[str, nn.Module, CurveWeight]]:
             curve = layer.parametrizations.weight[0]  # type: ignore[union-attr, index]
             if isinstance(curve, CurveWeight):
                 yield name, layer, curve
+
+
+@contextmanager
+def as_stored(model: nn.Module) -> Iterator[None]:
+    """Round a model's coefficients for a while to what a file would hold of them."""
+    own: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for _, layer, curve in curves(model):
+            if curve.precision != "float32":
+                coefficients = layer.parametrizations.weight.original  # type: ignore[union-attr]
+                own.append((coefficients, coefficients.clone()))  # type: ignore[arg-type, operator]
+                coefficients.copy_(rounded(coefficients, curve.precision))  # type: ignore[operator, arg-type]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for coefficients, values in own:
+                coefficients.copy_(values)
 
 
 def expand_(model: nn.Module) -> nn.Module:

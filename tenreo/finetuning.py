@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tenreo.averaging import Average
+from tenreo.compression import as_stored
 from tenreo.data import Batches, Images
 from tenreo.distributed import ALONE, Group
 from tenreo.errors import TenreoError
@@ -170,7 +171,8 @@ class _Run:
     @contextmanager
     def evaluated_weights(self) -> Iterator[None]:
         """The model with the weights to be judged and kept, the same in every process."""
-        with self.average.applied(self.model) if self.average is not None else nullcontext():
+        averaged = self.average.applied(self.model) if self.average is not None else nullcontext()
+        with averaged, as_stored(self.model):
             self.group.spread(b for b in self.model.buffers() if b.is_floating_point())
             yield
 

@@ -31,7 +31,7 @@ def bad(*arguments, code=1, **options):
 
 def test_version_and_help():
     assert good("--version").stdout.strip() == f"tenreo {package.__version__}"
-    for command in ("compress", "evaluate", "finetune", "inspect", "demo"):
+    for command in ("compress", "evaluate", "finetune", "inspect", "sweep", "demo"):
         assert command in good("--help").stdout
         assert "--help" in good(command, "--help").stdout
 
@@ -108,6 +108,12 @@ def test_configuration_with_options_on_top(tmp_path):
         (["-r", 2.0], "groups: not given"),
         (["-g", 4, "-r", 2.0, "--include", "nothing*"], "pattern 'nothing*' matches no"),
         (["-g", 4, "-r", 2.0, "--weights", "nowhere.pth"], "neither a file"),
+        (["-g", 4, "-r", 2.0, "--target-size", "2MB"], "given uniform and target_size"),
+        (["--target-size", "small"], "target_size: given 'small', needs an amount such as 2.5MB"),
+        (["--target-size", "20kB"], "target_size: given 20,000, but"),
+        (["--target-params", "2M"], "groups: not given"),
+        (["-g", 4, "-r", 2.0, "--coefficients", "int7"], "coefficients: given 'int7', needs one of float32"),
+        (["-g", 4, "-r", 2.0, "--position-bits", 40], "position_bits: given 40, needs 1 to 31"),
         (["-g", 4, "-r", 2.0, "--out", "no/such/folder.safetensors"], "there is no folder"),
         (["-g", 4, "-r", 2.0, "--config", "none.yaml"], "can not be read as YAML"),
     ],
@@ -116,6 +122,44 @@ def test_compress_refuses_bad_input(tmp_path, options, message):
     weights = [] if "--weights" in options else ["--weights", "none"]
     assert message in bad("compress", "-a", "mobilenet_v2", *weights, *options, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_size_is_met_and_the_same_command_writes_the_same_bytes(dense_file, tmp_path):
+    job = ("compress", "-a", "mobilenet_v2", "--weights", dense_file, "--target-size", "1.4MB", "--refine", 1)
+    done = good(*job, "--json", cwd=tmp_path)
+    path = tmp_path / "compressed-mobilenet_v2-target_size-1400000.safetensors"
+    result, before = json.loads(done.stdout), path.read_bytes()
+    assert 1_330_000 < result["bytes"] == len(before) <= 1_400_000
+    good(*job, "--force", "--jobs", 1, cwd=tmp_path)
+    assert path.read_bytes() == before
+    told = good("inspect", path).stdout
+    assert "groups chosen, target size 1,400,000" in told and "bits per compressed weight" in told
+    found = json.loads(good("evaluate", path, "--data", "digits", "--limit", 20, "--json").stdout)
+    assert found["images"] == 20
+
+
+def test_a_number_of_parameters_is_met_and_the_rate_is_said(tmp_path):
+    job = ("compress", "-a", "mobilenet_v2", "-g", 4, "--target-params", "2.0M", "--dry-run")
+    plan = json.loads(good(*job, "--json", cwd=tmp_path).stdout)
+    assert 1_995_000 < plan["after"]["parameters"] <= 2_000_000
+    assert f"progressive {plan['recipe']['progressive']}" in good(*job, cwd=tmp_path).stdout
+
+
+def test_sweep(dense_file, tmp_path):
+    counts = json.loads(
+        good("sweep", "-a", "resnet50", "-g", 4, 8, "-r", 0.5, 1, "--dry-run", "--json").stdout
+    )["rows"]
+    assert [(r["groups"], r["rate"]) for r in counts] == [(None, None), (4, 0.5), (4, 1), (8, 0.5), (8, 1)]
+    assert counts[2]["trainable"] == 1732024 and counts[3]["parameters"] == 6486920  # the paper's
+    job = ("sweep", "-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, 16, "--refine", 1)
+    full = json.loads(
+        good(*job, "--data", "digits", "--limit", 40, "--plot", "s.png", "--json", cwd=tmp_path).stdout
+    )["rows"]
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert full[1]["snr"] > full[2]["snr"] and full[1]["bytes"] > full[2]["bytes"] and "top1" in full[0]
+    assert "exists already" in bad(*job, "--plot", "s.png", cwd=tmp_path)
+    assert "uniform rate: given 0.5" in bad("sweep", "-a", "resnet50", "-g", 4, "-r", 0.5, "--uniform")
+    assert max(map(len, good(*job, "--dry-run", env={"COLUMNS": "80"}).stdout.splitlines())) <= 80
 
 
 def test_wrong_usage_is_exit_code_2(tmp_path):

@@ -1,6 +1,8 @@
 """Targets, allocation and light files: what is promised is what lies on the disk."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ import torch
 from torch import nn
 
 import tenreo
+from tenreo.checkpoint import _file_tensors
+from tenreo.compression import as_stored
 from tenreo.core.allocation import _falling, allocate
+from tenreo.core.packing import unpack
 from tenreo.errors import TenreoError
 from tenreo.header import read_header
 from tenreo.models import build
@@ -98,6 +103,35 @@ def test_what_is_left_dense_in_half_precision(tmp_path):
     tenreo.save(model, tmp_path / "m.safetensors", recipe=recipe)
     again = tenreo.load(tmp_path / "m.safetensors", net())
     assert torch.equal(again[0].weight, model[0].weight.half().float())
+
+
+def test_training_is_judged_by_what_is_stored():
+    model = net()
+    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0, coefficients="int6"))
+    coefficients = model[2].parametrizations.weight.original
+    stored = coefficients.detach().clone()
+    with torch.no_grad():
+        coefficients.add_(0.01 * torch.randn_like(coefficients))
+    trained = coefficients.detach().clone()
+    with as_stored(model):
+        judged = coefficients.detach().clone()
+        tensors = _file_tensors(model, None)
+    codes = unpack(tensors["2.weight.coefficients"], 6, coefficients.numel())
+    steps = judged[0, :64] / tensors["2.weight.scales"][0, 0].float()
+    assert torch.equal(codes[:64] - 32, steps.round().long())
+    assert torch.equal(coefficients, trained) and not torch.equal(judged, stored)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path):
+    code = (
+        "import resource, tenreo, torch\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try: tenreo.save(torch.nn.Linear(100, 100), 'm.safetensors')\n"
+        "except tenreo.TenreoError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert "m.safetensors: can not be written" in done.stdout and not done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_spread_is_as_good_as_trying_everything():
