@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tenreo.report import Counts
-from tenreo.sizes import PRECISIONS, width_of
+from tenreo.sizes import PRECISIONS
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -30,7 +31,7 @@ def megabytes(value: int) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> Table:
     """A table whose first `text` columns hold words and all others figures."""
-    result = Table(title=title, title_justify="left")
+    result = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for i, column in enumerate(columns):
         result.add_column(column, justify="left" if i < text else "right", overflow="fold", no_wrap=i >= text)
     for row in rows:
@@ -91,12 +92,12 @@ def layers_table(
         bits = PRECISIONS[precision]
         cells = (
             str(groups),
-            f"{length}/{width_of(length)}",
+            str(length),
             f"{kept}/{bits}",
-            f"{rate:.2f}",
+            f"{rate:.4g}",
             number(before),
             number(after),
         )
         rows.append((name, "x".join(map(str, shape)), *cells))
-    columns = ("layer", "shape", "g", "samples\n/bits", "kept\n/bits", "rate", "paper\ndB", "SNR\ndB")
+    columns = ("layer", "shape", "g", "samples", "kept\n/bits", "rate", "paper\ndB", "SNR\ndB")
     return table("Layers", columns, rows, text=2)
