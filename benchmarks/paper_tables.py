@@ -42,6 +42,6 @@ for arch, published in PUBLISHED.items():
     print(row("dense", resolve(Recipe(4, Uniform(2.0)), model).before, *published[None]))
     for setting, accuracy in published.items():
         if setting is not None:
-            config = read_config(CONFIGS / f"{arch}-{setting}.yaml")
-            counts = resolve(config.recipe(), model).after
-            print(row(f"g = {config.groups}, r' = {config.recipe().strength}", counts, *accuracy))
+            recipe = read_config(CONFIGS / f"{arch}-{setting}.yaml").recipe()
+            counts = resolve(recipe, model).after
+            print(row(f"g = {recipe.groups}, r' = {recipe.strength}", counts, *accuracy))

@@ -59,12 +59,12 @@ def curve(
     return size, (weight - tenreo.decode(encoded)).double().square().sum().item()
 
 
-def groupwise(weight: Tensor, bits: int, size: int = 64) -> tuple[int, float]:
-    """Bytes and squared error of symmetric integers with a 16-bit scale per group, the best of a few clips."""
+def groupwise(weight: Tensor, bits: int, clips: tuple[float, ...], size: int = 64) -> tuple[int, float]:
+    """Bytes and squared error of symmetric integers with a 16-bit scale per group, the best of some clips."""
     rows = weight.reshape(-1, size)
     top = 2 ** (bits - 1) - 1
     best = torch.full((len(rows),), math.inf)
-    for clip in torch.linspace(0.6, 1, 17):
+    for clip in clips:
         scale = (rows.abs().amax(1, keepdim=True) * clip / top).half().float().clamp_min(1e-8)
         error = (rows - (rows / scale).round().clamp(-top - 1, top) * scale).square().sum(1)
         best = torch.minimum(best, error)
@@ -151,12 +151,10 @@ def main() -> None:
         print(f"| {what} | {point[0]:.2f} | {point[1]:.2f} |", flush=True)
 
     print("| what | bits per weight | SNR in dB |\n|:--|--:|--:|")
-    for bits in (2, 3, 4, 5):
-        measured(
-            "groupwise",
-            f"groupwise {bits}-bit, groups of 64",
-            total(layers, [groupwise(w, bits) for w in layers]),
-        )
+    for name, clips in (("plain", (1.0,)), ("clipped", tuple(0.6 + 0.025 * i for i in range(17)))):
+        for bits in (2, 3, 4):
+            parts = [groupwise(w, bits, clips) for w in layers]
+            measured(f"groupwise, {name}", f"groupwise {bits}-bit, {name}", total(layers, parts))
     for g, k in CODEBOOKS:
         what = f"k-means, {g} elements, K = {k:,}"
         measured(f"k-means, {g} elements", what, total(layers, [kmeans(w, g, k) for w in layers]))
