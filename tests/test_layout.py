@@ -7,14 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "tenreo"
 ROWS = [
-    ["cli", "__main__"], ["tables"], ["finetuning"], ["runlog"], ["runstate"], ["evaluation"], ["statistics"], ["data"], ["models"], ["checkpoint"],
+    ["cli", "__main__"], ["tables"], ["finetuning"], ["runlog"], ["plotting"], ["runstate"], ["evaluation"], ["statistics"], ["data"], ["models"], ["checkpoint"],
     ["optimisation", "objective", "averaging"], ["compression"], ["plan"], ["layers", "target"], ["rules"], ["header"], ["recipe"], ["rates"],
     ["settings"], ["report", "schedule", "distributed"], ["core"], ["sizes"], ["errors"],
 ]  # fmt: skip
 HOME = {
     "typer": {"cli"}, "rich": {"tables", "cli"}, "safetensors": {"checkpoint", "header"},
     "torchvision": {"models", "data"}, "yaml": {"recipe"}, "numba": {"core"}, "sklearn": {"data"},
-    "matplotlib": {"runlog"},
+    "matplotlib": {"runlog", "plotting"},
 }  # fmt: skip
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

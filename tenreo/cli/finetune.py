@@ -79,7 +79,7 @@ def finetune(
     if teacher and not distill:
         raise TenreoError(f"teacher: given {teacher}, but nothing is learnt from it; say --distill as well")
     if plot:
-        from tenreo.runlog import require_plotting
+        from tenreo.plotting import require_plotting
 
         require_plotting()
 

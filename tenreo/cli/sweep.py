@@ -82,7 +82,7 @@ def sweep(
         for g, r in product(dict.fromkeys(groups), dict.fromkeys(rate))
     ]
     if plot is not None:
-        from tenreo.runlog import require_plotting
+        from tenreo.plotting import require_plotting
 
         require_plotting()
         refuse_existing(plot, force)
@@ -101,7 +101,7 @@ def sweep(
                  match_statistics, jobs)  # fmt: skip
     rows = job.rows(recipes)
     if plot is not None:
-        from tenreo.runlog import plot_sweep
+        from tenreo.plotting import plot_sweep
 
         plot_sweep(rows, plot)
     show_rows(rows, arch, json)
