@@ -156,6 +156,11 @@ def main() -> None:
             parts = [groupwise(w, bits, clips) for w in layers]
             measured(f"groupwise, {name}", f"groupwise {bits}-bit, {name}", total(layers, parts))
     for g, k in CODEBOOKS:
+        # Small layers pay dearly for a codebook; beyond 4.5 bits per weight there is nothing to compare.
+        if sum(16 * g * k + w.numel() / g * math.log2(k) for w in layers) > 4.5 * sum(
+            w.numel() for w in layers
+        ):
+            continue
         what = f"k-means, {g} elements, K = {k:,}"
         measured(f"k-means, {g} elements", what, total(layers, [kmeans(w, g, k) for w in layers]))
     for g, bits, kept, precision in CURVES:
