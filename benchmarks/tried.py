@@ -64,9 +64,10 @@ def weighted(weight: Tensor, groups: int, kept: int, moments: Tensor | None, rou
     """Decode a 1x1 convolution that was refined in plain rounds, its columns weighted by their input."""
     encoded = tenreo.encode(weight, groups, kept)
     matrix = weight.detach().reshape(groups, -1)  # column = (output channel within the group, input channel)
-    inputs = weight.shape[1]
-    weights = torch.ones(inputs) if moments is None else (moments / moments.mean()).clamp_min(1e-3)
-    weights = weights.repeat(matrix.shape[1] // inputs)
+    weights = torch.ones(matrix.shape[1])
+    if moments is not None:
+        share = (moments / moments.mean()).clamp_min(1e-3)
+        weights = share.repeat(len(weights) // len(share))
     positions, y = encoded.positions, encoded.coefficients
     for _ in range(rounds):
         positions = refine.assign(matrix, idct(y, encoded.length), positions)
@@ -82,7 +83,7 @@ def compare_weights(dense: nn.Module) -> None:
         "noise": second_moments(dense, x),
         "digits": second_moments(dense, torch.stack([train[i][0] for i in range(256)])),
     }
-    for groups, growth in ((8, 32.0), (16, 4.0), (16, 16.0)):
+    for groups, growth in ((8, 32.0), (16, 4.0)):
         plan = tenreo.resolve(tenreo.Recipe(groups, tenreo.Progressive(growth)), dense)
         for name, known in moments.items():
             small = copy.deepcopy(dense)

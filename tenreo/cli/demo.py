@@ -75,7 +75,7 @@ def demo(
 def train_dense(card: ModelCard, train: Images, val: Images, seed: int) -> nn.Module:
     """Train a model that can be compressed.
 
-    A hundred times the usual weight decay: what the images do not need of the random weights fades, and what
+    Fifty times the usual weight decay: what the images do not need of the random weights fades, and what
     is left endures being changed (docs/refinement.md). A rate that ends at 0 settles the BatchNorm statistics.
     """
     import torch
