@@ -1,6 +1,6 @@
-"""What was tried for refinement and not taken: weights per column, re-seeding, other steps.
+"""What was tried for refinement and not taken: weights per column, re-seeding.
 
-.venv/bin/python benchmarks/tried.py FOLDER [weights] [seeds] [steps]
+.venv/bin/python benchmarks/tried.py FOLDER [weights] [seeds]
 
 FOLDER is that of benchmarks/accuracy.py, with its dense MobileNet-V2.
 """
@@ -130,21 +130,9 @@ def compare_seeds() -> None:
                   f"{decibels(matrix, idct(y, columns), positions):.2f} dB", flush=True)  # fmt: skip
 
 
-def compare_steps() -> None:
-    for groups, columns, rate in ((4, 36_864, 4), (4, 36_864, 13), (8, 18_432, 13)):
-        matrix = laplace(groups, columns)
-        encoded = tenreo.encode(matrix, groups, columns // rate)
-        for refine.STEP, refine.MOMENTUM in ((2.2, 0.6), (2.0, 0.65), (2.2, 0.65), (2.5, 0.6), (2.5, 0.55)):
-            positions, y = refine.refine(matrix, encoded.positions, encoded.coefficients, columns, 12)
-            print(f"g={groups} n={columns:,} rate {rate}, step {refine.STEP}, momentum {refine.MOMENTUM}: "
-                  f"{decibels(matrix, idct(y, columns), positions):.2f} dB", flush=True)  # fmt: skip
-
-
 if __name__ == "__main__":
-    asked = sys.argv[2:] or ["weights", "seeds", "steps"]
+    asked = sys.argv[2:] or ["weights", "seeds"]
     if "weights" in asked:
         compare_weights(tenreo.load(Path(sys.argv[1]) / "mobilenet_v2.safetensors").eval())
     if "seeds" in asked:
         compare_seeds()
-    if "steps" in asked:
-        compare_steps()
