@@ -11,8 +11,9 @@ The inputs cancel out as far as both models treat them alike: noise does.
 
 *calibrate*: running_var = v_c; running_mean = m_c, on images.
 
-A model without BatchNorm keeps means by its biases: bias += m_d - m_c, with m the mean of the output
-of a compressed layer (bias correction: M. Nagel et al., "Data-Free Quantization Through Weight
+A model without BatchNorm keeps means by its biases, in proportion to what is left of the deviations:
+bias += m_d * sqrt(v_c / v_d) - m_c, with m and v those of the output of a compressed layer (without the
+root this is bias correction: M. Nagel et al., "Data-Free Quantization Through Weight
 Equalization and Bias Correction", arXiv 1906.04721, section 4.2).
 """
 
@@ -188,7 +189,9 @@ class _BiasSite:
         shape = [-1 if i == self.channel % output.dim() else 1 for i in range(output.dim())]
         plain = output - (current - self.bias).reshape(shape)
         self.seen.see(plain, self.channel)
-        shift = (self.seen_dense.mean - self.seen.mean).to(current.dtype)
+        # The mean shrinks with the deviation: a mean that stays while the signal fades hides it from the ReLU.
+        ratio = torch.where(self.seen_dense.var > 0, self.seen.var / self.seen_dense.var, 1.0)
+        shift = (self.seen_dense.mean * ratio.sqrt() - self.seen.mean).to(current.dtype)
         current.copy_(self.bias + shift)
         corrected: Tensor = plain + shift.reshape(shape)
         return corrected

@@ -35,6 +35,21 @@ def test_the_error_never_rises_with_the_rounds(seed, groups, columns, share, tie
     assert error(weight, refined(weight, tenreo.encode(weight, groups, kept), 5)) <= errors[0] + slack
 
 
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**31), st.integers(1, 5), st.integers(20, 90), st.integers(1, 12))
+def test_a_step_too_far_is_taken_back(seed, groups, columns, kept):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(groups, columns, dtype=torch.float64, generator=generator)
+    wanted = paper = tenreo.encode(weight, groups, kept)
+    for _ in range(4):
+        wanted = refined(weight, wanted, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tenreo.core.refine.STEP", 1e6)
+        patch.setattr("tenreo.core.refine.ENOUGH", -1.0)
+        found = refined(weight, paper, 4)
+    assert error(weight, found) <= error(weight, wanted) * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("kept", [5, 40, 64])
 def test_fit_is_the_least_squares_solution(kept):
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,18 +13,20 @@ from tenreo.cli.common import Force, Json, note, progress_bar, show, show_json
 from tenreo.errors import TenreoError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tenreo.data import Images
     from tenreo.header import ModelCard
     from tenreo.recipe import Recipe
+    from tenreo.report import Correction, Report
 
 SETTINGS = ((4, 1.0), (4, 32.0), (8, 4.0), (8, 8.0))  # (groups, growth)
-DENSE_EPOCHS = 14
+DENSE_EPOCHS = 12
 # How a compressed model is repaired: key, heading, the last one with a label for every image.
 WAYS = {
-    "paper": "paper", "paper_noise": "paper\n+noise", "refined": "refined",
-    "refined_noise": "refined\n+noise", "refined_calibrated": "refined\n+calibr.", "finetuned": "fine-\ntuned",
+    "paper": "paper", "paper_noise": "paper\n+noise", "refined": "re-\nfined",
+    "refined_noise": "re-\nfined\n+noise", "refined_calibrated": "re-\nfined\n+calib",
+    "finetuned": "fine-\ntuned",
 }  # fmt: skip
 
 
@@ -48,9 +51,17 @@ def demo(
     card = ModelCard("mobilenet_v2", 10, "digits", preprocess)
     train, val = (open_images(DIGITS, split, preprocess, 10) for split in ("train", "val"))
     dense = out / "dense.safetensors"
-    model = _train_dense(card, train, val, seed)
+    model = train_dense(card, train, val, seed)
     models.save(model, dense, card)
-    rows = [{"setting": "dense", **_counts(dense), **dict.fromkeys(WAYS), "dense": _top1(model, val)}]
+    rows = [
+        {
+            "groups": None,
+            "growth": None,
+            **_counts(dense),
+            **dict.fromkeys(WAYS),
+            "dense": percent(model, val),
+        }
+    ]
     for groups, growth in SETTINGS:
         rows.append(_one_setting(dense, Recipe(groups, Progressive(growth)), out, train, val, seed))
     if json:
@@ -62,18 +73,23 @@ def demo(
     )
 
 
-def _train_dense(card: ModelCard, train: Images, val: Images, seed: int) -> nn.Module:
+def train_dense(card: ModelCard, train: Images, val: Images, seed: int) -> nn.Module:
+    """Train a model that can be compressed.
+
+    Fifty times the usual weight decay: what the images do not need of the random weights fades, and what
+    is left endures being changed (docs/refinement.md). A rate that ends at 0 settles the BatchNorm statistics.
+    """
     import torch
 
     from tenreo import finetuning, models
 
     torch.manual_seed(seed)
     model = models.build(card.arch or "", card.classes or 10, "none")
-    # A rate that ends at 0 settles the BatchNorm statistics, which compression then builds on.
     settings = finetuning.Settings(
-        epochs=DENSE_EPOCHS, lr=0.1, seed=seed, schedule="cosine", warmup=0.2 * DENSE_EPOCHS
-    )
-    _train(model, train, val, settings, "train dense")
+        epochs=DENSE_EPOCHS, batch_size=32, lr=0.05, weight_decay=0.005, seed=seed,
+        schedule="cosine", warmup=0.2 * DENSE_EPOCHS,
+    )  # fmt: skip
+    _train(model, train, val, settings, f"train {card.arch}")
     return model
 
 
@@ -91,38 +107,51 @@ def _train(model: nn.Module, train: Images, val: Images, settings: Any, title: s
     return history[-1].top1
 
 
-def _one_setting(
-    dense: Path, recipe: Recipe, out: Path, train: Images, val: Images, seed: int
-) -> dict[str, Any]:
-    from copy import deepcopy
+def untrained(
+    model: nn.Module, recipe: Recipe, size: int, images: Tensor, val: Images
+) -> tuple[dict[str, float], nn.Module, Report, Correction]:
+    """Compress a model in every way that needs no label.
 
-    import torch
+    Args:
+        model: dense; stays as it is.
+        recipe: with the rounds of the refined columns.
+        size: side of the model's input in pixels.
+        images: (batch, 3, size, size) to calibrate on.
+        val: images to evaluate on.
 
-    from tenreo import finetuning, models
-    from tenreo.cli.compress import default_name, run_plan
+    Returns:
+        Top-1 in % by way; and what `compress` makes by default: model, report, correction.
+    """
+    from tenreo.cli.compress import run_plan
     from tenreo.plan import resolve
     from tenreo.statistics import calibrate_, match_statistics_
 
-    model, header = models.open_model(dense)
-    card = replace(header.card, weights=dense.name)
-    original = deepcopy(model)
-    images = torch.stack([train[i][0] for i in range(256)])  # type: ignore[index]
-    size = card.preprocess.crop
-
-    paper = deepcopy(model)
+    paper, refined = deepcopy(model), deepcopy(model)
     run_plan(paper, resolve(replace(recipe, refine=0), paper), None)
-    top1 = {"paper": _top1(paper, val)}
-    match_statistics_(paper, original, size=size)
-    top1["paper_noise"] = _top1(paper, val)
-
-    report = run_plan(model, resolve(recipe, model), None)
-    top1["refined"] = _top1(model, val)
-    calibrated = deepcopy(model)
+    top1 = {"paper": percent(paper, val)}
+    match_statistics_(paper, model, size=size)
+    top1["paper_noise"] = percent(paper, val)
+    report = run_plan(refined, resolve(recipe, refined), None)
+    top1["refined"] = percent(refined, val)
+    calibrated = deepcopy(refined)
     calibrate_(calibrated, [images])
-    top1["refined_calibrated"] = _top1(calibrated, val)
-    card = replace(card, corrections=(match_statistics_(model, original, size=size),))
-    top1["refined_noise"] = _top1(model, val)
+    correction = match_statistics_(refined, model, size=size)
+    top1 |= {"refined_noise": percent(refined, val), "refined_calibrated": percent(calibrated, val)}
+    return top1, refined, report, correction
 
+
+def _one_setting(
+    dense: Path, recipe: Recipe, out: Path, train: Images, val: Images, seed: int
+) -> dict[str, Any]:
+    import torch
+
+    from tenreo import finetuning, models
+    from tenreo.cli.compress import default_name
+
+    original, header = models.open_model(dense)
+    images = torch.stack([train[i][0] for i in range(256)])  # type: ignore[index]
+    top1, model, report, correction = untrained(original, recipe, header.card.preprocess.crop, images, val)
+    card = replace(header.card, weights=dense.name, corrections=(correction,))
     name = default_name(card.arch or "", recipe)
     path = out / name
     models.save(model, path, card, recipe)
@@ -132,7 +161,7 @@ def _one_setting(
     )
     models.save(model, out / f"finetuned-{name}", card, recipe)
     return {
-        "setting": f"g={recipe.groups}, r'={recipe.strength:g}", **_counts(path), "snr": report.snr,
+        "groups": recipe.groups, "growth": recipe.strength, **_counts(path), "snr": report.snr,
         "snr_unrefined": report.snr_unrefined, **top1,
     }  # fmt: skip
 
@@ -145,7 +174,7 @@ def _counts(path: Path) -> dict[str, int]:
     return {"parameters": counts.parameters, "trainable": counts.trainable, "bytes": header.size}
 
 
-def _top1(model: nn.Module, val: Images) -> float:
+def percent(model: nn.Module, val: Images) -> float:
     import torch
 
     from tenreo.data import Batches
@@ -158,7 +187,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     from tenreo.tables import megabytes, millions, number, table
 
     cells = [
-        (r["setting"], millions(r["parameters"]), megabytes(r["bytes"]),
+        (f"{r['groups']}, {r['growth']:g}" if r["groups"] else "dense", millions(r["parameters"]), megabytes(r["bytes"]),
          *(number(r[way], 1) for way in WAYS))
         for r in rows
     ]  # fmt: skip
@@ -166,4 +195,4 @@ def _show(rows: list[dict[str, Any]]) -> None:
         f"MobileNet-V2 on 360 handwritten digits; top-1 in %, dense {number(rows[0]['dense'])};\n"
         "all but the last column without training"
     )
-    show(table(title, ("setting", "para-\nmeters", "bytes", *WAYS.values()), cells, text=0))
+    show(table(title, ("g, r'", "para-\nmeters", "bytes", *WAYS.values()), cells, text=0))
