@@ -163,7 +163,7 @@ def test_allocation_equalises_slopes():
     assert spectra[0][kept[0]] == pytest.approx(spectra[1][kept[1]], rel=0.05)
     assert allocate(spectra, [100, 100], [400, 102]) == [98, 102]
     flat = [np.ones(100), np.zeros(100)]
-    assert allocate(flat, [20, 20], [100, 100]) == [35, 5]  # never less than a quarter
+    assert allocate(flat, [20, 20], [100, 100]) == [30, 10]  # never less than half
 
 
 def test_the_hull_falls_and_keeps_the_energy():

@@ -2,8 +2,8 @@
 
 A coefficient of frequency k takes the energy of that frequency off the error, so with equal slopes every layer keeps
 the frequencies above one threshold. Spectra fall, but not steadily: each is replaced by the concave hull of its
-cumulative energy. What refinement gains on top is not in the spectrum, nor are layers that it knows nothing of:
-hence no layer gets less than a quarter, or more than four times, of what was asked for it.
+cumulative energy. What refinement gains on top is not in the spectrum, least of all where that is flat: so no
+layer gets less than half, or more than twice, of what was asked for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_BOUND = 4
+_BOUND = 2
 
 
 def allocate(
