@@ -13,6 +13,10 @@ from tenreo import models
 from tenreo.data import open_images
 from tenreo.header import ModelCard, Preprocess
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core: threads would only fight for them
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
 DATA = Path(__file__).parent / "data"
 TINY_RUN = Path(__file__).parent / "tiny_run.py"
 SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

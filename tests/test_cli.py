@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,7 +69,6 @@ def test_compress_writes_the_references_name_and_never_overwrites(dense_file, tm
 def test_refinement_and_statistics_are_on_and_can_be_turned_off(dense_file, tmp_path):
     job = ("compress", "-a", "mobilenet_v2", "-g", 8, "-r", 8, "--progressive", "--weights", dense_file,
            "--json")  # fmt: skip
-    assert json.loads(good(*job, "--dry-run", cwd=tmp_path).stdout)["recipe"]["refine"] == ROUNDS
     full = json.loads(good(*job, "-o", "full.st", "--refine", 2, cwd=tmp_path).stdout)
     assert full["snr"] > full["snr_unrefined"] + 1
     assert full["corrections"][0]["source"] == "noise" and full["corrections"][0]["batchnorms"] == 52
@@ -84,7 +84,7 @@ def test_refinement_and_statistics_are_on_and_can_be_turned_off(dense_file, tmp_
 def test_dry_run_shows_the_papers_row_and_writes_nothing(tmp_path):
     job = ("compress", "-a", "resnet50", "-g", 4, "-r", 1.0, "--progressive", "--dry-run")
     plan = json.loads(good(*job, "--json", cwd=tmp_path).stdout)
-    assert plan["after"]["coefficients"] == 1732024
+    assert plan["after"]["coefficients"] == 1732024 and plan["recipe"]["refine"] == ROUNDS
     assert "not in the ResNet rule" in good(*job, cwd=tmp_path).stdout
     assert not list(tmp_path.iterdir())
 
@@ -125,7 +125,8 @@ def test_compress_refuses_bad_input(tmp_path, options, message):
 
 
 def test_a_size_is_met_and_the_same_command_writes_the_same_bytes(dense_file, tmp_path):
-    job = ("compress", "-a", "mobilenet_v2", "--weights", dense_file, "--target-size", "1.4MB", "--refine", 1)
+    job = ("compress", "-a", "mobilenet_v2", "--weights", dense_file, "--target-size", "1.4MB", "--refine", 1,
+           "--no-match-statistics")  # fmt: skip
     done = good(*job, "--json", cwd=tmp_path)
     path = tmp_path / "compressed-mobilenet_v2-target_size-1400000.safetensors"
     result, before = json.loads(done.stdout), path.read_bytes()
@@ -134,15 +135,14 @@ def test_a_size_is_met_and_the_same_command_writes_the_same_bytes(dense_file, tm
     assert path.read_bytes() == before
     told = good("inspect", path).stdout
     assert "groups chosen, target size 1,400,000" in told and "bits per compressed weight" in told
-    found = json.loads(good("evaluate", path, "--data", "digits", "--limit", 20, "--json").stdout)
-    assert found["images"] == 20
 
 
 def test_a_number_of_parameters_is_met_and_the_rate_is_said(tmp_path):
     job = ("compress", "-a", "mobilenet_v2", "-g", 4, "--target-params", "2.0M", "--dry-run")
-    plan = json.loads(good(*job, "--json", cwd=tmp_path).stdout)
-    assert 1_995_000 < plan["after"]["parameters"] <= 2_000_000
-    assert f"progressive {plan['recipe']['progressive']}" in good(*job, cwd=tmp_path).stdout
+    told = good(*job, cwd=tmp_path).stdout
+    assert "recipe: 4 groups, progressive 0.7" in told and re.search(
+        r"parameters \(paper\) +3.54 M +2.00 M", told
+    )
 
 
 def test_sweep(dense_file, tmp_path):
@@ -153,7 +153,18 @@ def test_sweep(dense_file, tmp_path):
     assert counts[2]["trainable"] == 1732024 and counts[3]["parameters"] == 6486920  # the paper's
     job = ("sweep", "-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, 16, "--refine", 1)
     full = json.loads(
-        good(*job, "--data", "digits", "--limit", 40, "--plot", "s.png", "--json", cwd=tmp_path).stdout
+        good(
+            *job,
+            "--data",
+            "digits",
+            "--limit",
+            40,
+            "--no-match-statistics",
+            "--plot",
+            "s.png",
+            "--json",
+            cwd=tmp_path,
+        ).stdout
     )["rows"]
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     assert full[1]["snr"] > full[2]["snr"] and full[1]["bytes"] > full[2]["bytes"] and "top1" in full[0]
