@@ -25,21 +25,12 @@ from tenreo.target import options, spread
 
 # groups, position bits, kept, precision: the rows of docs/size.md
 CURVES = (
-    (4, 11, 2048, "int6"), (4, 12, 2048, "int8"), (4, 13, 4096, "int8"), (4, 13, 4096, "int6"), (4, 14, 8192, "int6"),
-    (8, 13, 2048, "int6"),
+    (4, 11, 2048, "int6"), (4, 12, 2048, "int8"), (4, 13, 2048, "int6"), (4, 13, 4096, "int8"), (4, 13, 4096, "int6"),
+    (4, 14, 8192, "int6"), (8, 13, 2048, "int6"),
 )  # fmt: skip
 CODEBOOKS = (
-    (4, 128),
-    (4, 256),
-    (4, 512),
-    (4, 1024),
-    (4, 2048),
-    (4, 4096),
-    (8, 512),
-    (8, 1024),
-    (8, 2048),
-    (8, 4096),
-)
+    (4, 128), (4, 256), (4, 512), (4, 1024), (4, 2048), (4, 4096), (8, 512), (8, 1024), (8, 2048), (8, 4096),
+)  # fmt: skip
 SIZES = (1.6, 1.8, 2.0, 2.3, 2.6, 2.83, 3.1, 3.3, 3.42, 3.7, 4.0)  # bits per weight that are aimed for
 Point = tuple[float, float]  # bits per weight, SNR in dB
 

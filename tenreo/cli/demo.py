@@ -76,8 +76,8 @@ def demo(
 def train_dense(card: ModelCard, train: Images, val: Images, seed: int) -> nn.Module:
     """Train a model that can be compressed.
 
-    Fifty times the usual weight decay: what the images do not need of the random weights fades, and what
-    is left endures being changed (docs/refinement.md). A rate that ends at 0 settles the BatchNorm statistics.
+    With the usual weight decay, a fiftieth of this, models did not survive compression (docs/refinement.md): few
+    steps from a random start leave what was learned a small part of the weights. A rate that ends at 0 settles the BatchNorm statistics.
     """
     import torch
 
