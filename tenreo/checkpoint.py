@@ -97,6 +97,8 @@ def _describe(curve: CurveWeight) -> dict[str, Any]:
 
 def _file_tensors(model: nn.Module, recipe: Recipe | None) -> dict[str, Tensor]:
     """Name in a file -> tensor as it lies there, on the CPU."""
+    if any(not layer for layer, _, _ in curves(model)):
+        raise TenreoError("save: the model is a layer, without a name for a file; save nn.Sequential(layer)")
     state = model.state_dict()
     names = _file_names(model)
     tensors = {names[key]: value.detach().cpu() for key, value in state.items()}

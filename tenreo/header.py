@@ -27,6 +27,7 @@ ITEMSIZE = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2,
     "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+_MOST_CLASSES = 100_000  # a damaged number must not fill the memory
 _FLOATING = ("F32", "F16", "BF16", "F64")
 
 
@@ -222,9 +223,9 @@ def read_header(path: Path) -> Header:
     except (SafetensorError, OSError) as error:
         raise TenreoError(f"{path}: can not be read as safetensors: {error}") from error
     version = metadata.get("tenreo.version")
-    if version is not None and (not version.isdecimal() or int(version) > VERSION):
+    if version is not None and version not in map(str, range(VERSION + 1)):
         raise TenreoError(
-            f"{path}: format version {version!r}, this tenreo reads up to {VERSION}; install a newer one"
+            f"{path}: format version {version[:20]!r}, this tenreo reads up to {VERSION}; install a newer one"
         )
     try:
         card = _card(json.loads(metadata.get("tenreo.model", "{}")))
@@ -232,7 +233,15 @@ def read_header(path: Path) -> Header:
         recipe = recipe_from_dict(json.loads(recipe_text)) if recipe_text else None
         entries = json.loads(metadata.get("tenreo.layers", "{}"))
         layers = {name: _entry(values) for name, values in entries.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, TenreoError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        TenreoError,
+    ) as error:
         raise TenreoError(f"{path}: the metadata can not be understood: {error}") from error
     kind = "dense" if version is None or not layers else "tenreo"
     header = Header(path, kind, tensors, card, recipe, layers, size)
@@ -246,13 +255,19 @@ def _card(values: dict[str, Any]) -> ModelCard:
         if key in preprocess:
             preprocess[key] = tuple(float(x) for x in preprocess[key])
     arch, classes, weights = (values.get(k) for k in ("arch", "classes", "weights"))
-    if classes is not None and (not isinstance(classes, int) or classes < 1):
+    if classes is not None and (type(classes) is not int or not 1 <= classes <= _MOST_CLASSES):
         raise ValueError(f"classes {classes!r}")
     if not all(isinstance(x, (str, type(None))) for x in (arch, weights)):
         raise ValueError(f"arch {arch!r}, weights {weights!r}")
     prepared = Preprocess(**preprocess)
     if not all(isinstance(x, int) and 0 < x < 10_000 for x in (prepared.resize, prepared.crop)):
         raise ValueError(f"preprocess {preprocess!r}")
+    if prepared.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
+        raise ValueError(f"interpolation {prepared.interpolation!r}")
+    if not all(
+        math.isfinite(m) and 0 < s < math.inf for m, s in zip(prepared.mean, prepared.std, strict=True)
+    ):
+        raise ValueError(f"mean {prepared.mean}, std {prepared.std}")
     corrections = tuple(Correction(**c) for c in values.get("corrections") or ())
     return ModelCard(arch, classes, weights, prepared, corrections)
 
@@ -265,6 +280,8 @@ def _entry(values: dict[str, Any]) -> LayerEntry:
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}")
     snr, snr_unrefined, signal = (None if x is None else float(x) for x in measured)
+    if not all(x is None or -1000 < x < math.inf for x in (snr, snr_unrefined, signal)):
+        raise ValueError(f"measured {measured}")
     position_bits = int(values.get("position_bits", 32))
     return LayerEntry(shape, groups, length, kept, snr, snr_unrefined, signal, position_bits, precision)
 

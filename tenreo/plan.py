@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -152,10 +153,18 @@ def importance(name: str, recipe: Recipe) -> float:
 
 
 def _out_of_reach(recipe: Recipe, least: int) -> TenreoError:
-    what = "bytes" if isinstance(recipe.rate, TargetSize) else "parameters"
+    size = isinstance(recipe.rate, TargetSize)
+    ways = ["give more"]
+    ways += ["choose more groups"] if recipe.groups else []
+    ways += ["--other float16"] if size and recipe.other == "float32" else []
+    ways += (
+        ["let it refine, for shorter curves"]
+        if size and not recipe.chooses and not recipe.position_bits
+        else []
+    )
     return TenreoError(
-        f"{recipe.mode}: given {recipe.strength:,}, but with these groups and what is left dense the least is "
-        f"{least:,} {what}; give more, choose more groups, or leave less dense (--include, --other float16)"
+        f"{recipe.mode}: given {recipe.strength:,}, but the least is {least:,} {'bytes' if size else 'parameters'}; "
+        f"{', '.join(ways)}, or leave less dense with --include"
     )
 
 
@@ -199,8 +208,11 @@ def file_size(plan: Plan, model: nn.Module) -> int:
     """
     tensors = _stored(plan.recipe, model, plan.layers)
     digits = len(str(plan.after.bytes))
-    listed = sum(len(name) + len(str(numel)) + 2 * digits + _LISTED for name, numel, _, _ in tensors.values())
-    described = sum(len(layer.name) + _DESCRIBED for layer in plan.compressed)
+    listed = sum(
+        len(name.encode()) + len(str(numel)) + 2 * digits + _LISTED for name, numel, _, _ in tensors.values()
+    )
+    # JSON within JSON: what is not ASCII is escaped twice.
+    described = sum(len(json.dumps(json.dumps(layer.name))) + _DESCRIBED for layer in plan.compressed)
     return plan.after.bytes + listed + described + _HEADER + len(str(plan.recipe.to_dict()))
 
 

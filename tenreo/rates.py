@@ -90,6 +90,8 @@ def check_number(what: str, value: object) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TenreoError(f"{what}: given {value!r}, needs a number")
+    if isinstance(value, int) and abs(value) > 10**300:
+        raise TenreoError(f"{what}: given a number of {len(str(value))} digits, needs a smaller one")
 
 
 def _check_total(what: str, value: object) -> None:

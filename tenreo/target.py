@@ -21,7 +21,7 @@ _BASE = {2: -5.2, 4: -1.95, 8: -0.35}  # dB of a curve with a single sample, by 
 _ROUNDING = {
     "int6": 1e-3,
     "int8": 6e-5,
-    "float16": 1e-7,
+    "float32": 0.0,
 }  # relative error of coefficients that precision brings
 _BITS = range(4, 32)
 _SHARES = (1, 2, 4, 8, 16)  # samples per coefficient

@@ -203,6 +203,30 @@ def strange_classes(tensors, metadata):
     metadata["tenreo.model"] = json.dumps({"arch": "resnet18", "classes": "many"})
 
 
+def a_card(**values):
+    def attack(tensors, metadata):
+        metadata["tenreo.model"] = json.dumps({"arch": "resnet18", "classes": 7, **values})
+
+    return attack
+
+
+def a_layer(**values):
+    def attack(tensors, metadata):
+        layers = json.loads(metadata["tenreo.layers"])
+        layers["fc"] |= values
+        metadata["tenreo.layers"] = json.dumps(layers)
+
+    return attack
+
+
+def deep_json(tensors, metadata):
+    metadata["tenreo.recipe"] = "[" * 100_000
+
+
+def long_version(tensors, metadata):
+    metadata["tenreo.version"] = "1" * 5000
+
+
 def unnamed_layer(tensors, metadata):
     layers = json.loads(metadata["tenreo.layers"])
     del layers["fc"]
@@ -226,6 +250,15 @@ def unnamed_layer(tensors, metadata):
         (wrong_layer, r"no layer fc of shape \[512, 7\]"),
         (huge_curve, "fc: impossible layer"),
         (strange_classes, "metadata can not be understood: classes 'many'"),
+        (a_card(classes=10**7), "metadata can not be understood: classes 10000000"),
+        (a_card(classes=True), "metadata can not be understood: classes True"),
+        (a_card(preprocess={"std": [0, 0, 0]}), "metadata can not be understood: mean"),
+        (a_card(preprocess={"interpolation": "foo"}), "metadata can not be understood: interpolation 'foo'"),
+        (a_layer(groups=float("inf")), "metadata can not be understood"),
+        (a_layer(snr=-1e5), "metadata can not be understood: measured"),
+        (a_layer(signal=float("nan")), "metadata can not be understood: measured"),
+        (deep_json, "metadata can not be understood"),
+        (long_version, "format version '1111"),
         (broken_json, "metadata can not be understood"),
         (unnamed_layer, "tenreo.layers does not name it"),
     ],

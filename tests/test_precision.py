@@ -76,5 +76,7 @@ def test_short_curves_cost_little_and_stay_in_range():
 def test_refuses_what_does_not_fit():
     with pytest.raises(TenreoError, match="does not fit into float16; say bfloat16"):
         rounded(torch.tensor([[1e6]]), "float16")
+    with pytest.raises(TenreoError, match="is too large for int6"):
+        tenreo.encode(torch.full((64, 64), 3e38), 4, 8, precision="int6")  # its mean alone overflows
     with pytest.raises(TenreoError, match="given precision 'int5', needs one of float32"):
         tenreo.encode(torch.randn(8, 8), 4, 4, precision="int5")

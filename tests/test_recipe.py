@@ -18,6 +18,7 @@ def test_rates():
         (lambda: Uniform("2"), "given '2', needs a number"),
         (lambda: Progressive(0), "given 0, needs a number above 0"),
         (lambda: Progressive(-1.5), "given -1.5"),
+        (lambda: Uniform(10**400), "given a number of 401 digits"),
         (lambda: Recipe(0, Uniform(2)), "given 0, needs a whole number"),
         (lambda: Recipe(4.0, Uniform(2)), "given 4.0, needs a whole number"),
         (lambda: Recipe(4, 2.0), "needs Uniform"),

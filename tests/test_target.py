@@ -65,7 +65,9 @@ def test_the_file_is_as_large_as_was_asked_for(tmp_path, refine, other):
 
 
 def test_a_size_out_of_reach_says_the_least():
-    with pytest.raises(TenreoError, match=r"target_size: given 5,000, .* the least is [\d,]+ bytes"):
+    with pytest.raises(
+        TenreoError, match=r"target_size: given 5,000, but the least is [\d,]+ bytes; give more, --other"
+    ):
         resolve(tenreo.Recipe(None, tenreo.TargetSize(5000)), net())
 
 
@@ -103,6 +105,22 @@ def test_what_is_left_dense_in_half_precision(tmp_path):
     tenreo.save(model, tmp_path / "m.safetensors", recipe=recipe)
     again = tenreo.load(tmp_path / "m.safetensors", net())
     assert torch.equal(again[0].weight, model[0].weight.half().float())
+
+
+def test_names_beyond_ascii_count_as_they_are_written(tmp_path):
+    model = nn.ModuleDict({"名" * 60 + str(i): nn.Linear(64, 64) for i in range(20)})
+    recipe = tenreo.Recipe(None, tenreo.TargetSize(70_000), refine=1, include=("*",))
+    tenreo.compress_(model, recipe)
+    tenreo.save(model, tmp_path / "m.safetensors", recipe=recipe)
+    assert 60_000 < (tmp_path / "m.safetensors").stat().st_size <= 70_000
+
+
+def test_a_model_that_is_a_layer_says_how_to_save_it(tmp_path):
+    layer = nn.Linear(64, 64)
+    tenreo.compress_(layer, tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0))
+    with pytest.raises(TenreoError, match=r"save nn\.Sequential\(layer\)"):
+        tenreo.save(layer, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_is_judged_by_what_is_stored():

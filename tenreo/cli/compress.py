@@ -121,6 +121,8 @@ def _merge(
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if rate is not None:
         given["progressive" if progressive or values.get("progressive") is not None else "uniform"] = rate
+    elif progressive and {"target_size", "target_params"} & set(given):
+        raise TenreoError("--progressive: goes with -r; a target finds its rates itself")
     elif progressive and not set(RATES) & set(given) and values.get("progressive") is None:
         raise TenreoError("--progressive: needs the growth r'; say for example -r 0.5 --progressive")
     if set(RATES) & set(given):

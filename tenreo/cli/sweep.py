@@ -81,17 +81,19 @@ def sweep(
         Config(values={"groups": g, rate_name: r, **common}).recipe()
         for g, r in product(dict.fromkeys(groups), dict.fromkeys(rate))
     ]
+    if dry_run and (plot or data):
+        raise TenreoError("dry-run: measures nothing; leave out --plot and --data, or --dry-run")
     if plot is not None:
         from tenreo.plotting import require_plotting
 
         require_plotting()
         refuse_existing(plot, force)
-        if dry_run:
-            raise TenreoError("plot: a dry run measures nothing to draw; leave out one of the two")
     from tenreo import models
 
     if dry_run:
-        show_rows([*_counted(models.build(arch, device="meta"), recipes)], arch, json)
+        random = weights in (None, "none")
+        dense = models.build(arch, device="meta") if random else models.with_weights(arch, weights)[0]
+        show_rows([*_counted(dense, recipes)], arch, json)
         return
     from tenreo.evaluation import choose_device
 

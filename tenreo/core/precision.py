@@ -56,7 +56,10 @@ def rounded(coefficients: Tensor, precision: str) -> Tensor:
     """
     if precision in FLOATS:
         return _as_float(coefficients, precision).to(coefficients.dtype)
-    return dequantise(*quantise(coefficients.float(), PRECISIONS[precision])).to(coefficients.dtype)
+    whole = dequantise(*quantise(coefficients.float(), PRECISIONS[precision]))
+    if not torch.isfinite(whole).all():
+        raise TenreoError(f"coefficients: one of {coefficients.abs().max():.3g} is too large for {precision}")
+    return whole.to(coefficients.dtype)
 
 
 def _as_float(coefficients: Tensor, precision: str) -> Tensor:
