@@ -18,11 +18,8 @@ from tenreo.sizes import FLOATS, PRECISIONS, bands_of, packed_size, width_of
 LARGEST = 1e6  # growth that is tried
 _SMALLEST = 1e-4
 _BASE = {2: -5.2, 4: -1.95, 8: -0.35}  # dB of a curve with a single sample, by groups
-_ROUNDING = {
-    "int6": 1e-3,
-    "int8": 6e-5,
-    "float32": 0.0,
-}  # relative error of coefficients that precision brings
+# Relative error of coefficients that precision brings.
+_ROUNDING = {"int6": 1e-3, "int8": 6e-5, "float32": 0.0}
 _BITS = range(4, 32)
 _SHARES = (1, 2, 4, 8, 16)  # samples per coefficient
 
