@@ -1,8 +1,8 @@
-"""Top-1 with no fine-tuning: the second table of docs/refinement.md.
+"""Top-1 with no fine-tuning, on models of the digits: a table of docs/measurements.md.
 
-.venv/bin/python benchmarks/accuracy.py FOLDER [mobilenet_v2] [resnet18]
+OMP_NUM_THREADS=1 .venv/bin/python benchmarks/accuracy.py FOLDER [mobilenet_v2] [resnet18]
 
-Both models are trained on the digits as the demo's is; the dense files in the folder are used again.
+Both models are trained as the demo's is; the dense files in the folder are used again.
 """
 
 from __future__ import annotations
@@ -10,39 +10,25 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
+from common import percents, row, table, trained
 
 import tenreo
-from tenreo import models
-from tenreo.cli.demo import WAYS, percent, train_dense, untrained
-from tenreo.data import DIGITS, Images, open_images
-from tenreo.header import ModelCard, Preprocess
+from tenreo.training.digits import WAYS, calibration_images, compress_without_training, digits, top1
 
 SETTINGS = {"mobilenet_v2": ((4, 32.0), (8, 4.0), (8, 8.0), (16, 4.0)), "resnet18": ((8, 1.0), (8, 4.0))}
-PREPROCESS = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-def trained(arch: str, folder: Path, train: Images, val: Images) -> torch.nn.Module:
-    path = folder / f"{arch}.safetensors"
-    if not path.exists():
-        card = ModelCard(arch, 10, DIGITS, PREPROCESS)
-        models.save(train_dense(card, train, val, seed=0), path, card)
-    return tenreo.load(path).eval()
 
 
 def main(folder: Path, archs: list[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    train, val = (open_images(DIGITS, split, PREPROCESS, 10) for split in ("train", "val"))
-    images = torch.stack([train[i][0] for i in range(256)])
+    train, val = digits()
+    images = calibration_images(train)
+    table("model", "g, r'", *(way.replace("_", " + ") for way in WAYS), "SNR paper", "SNR refined", text=2)
     for arch in archs or SETTINGS:
-        dense = trained(arch, folder, train, val)
-        ways = [way for way in WAYS if way != "finetuned"]
-        print(f"{arch}, dense {percent(dense, val):.1f}: {', '.join(ways)}; SNR paper, refined", flush=True)
+        dense = trained(arch, folder)
+        print(f"{arch}, dense {top1(dense, val):.1f}", file=sys.stderr)
         for groups, growth in SETTINGS[arch]:
-            recipe = tenreo.Recipe(groups, tenreo.Progressive(growth))
-            top1, _, report, _ = untrained(dense, recipe, PREPROCESS.crop, images, val)
-            print(f"| {groups}, {growth:g} |", *(f"{top1[way]:.1f} |" for way in ways),
-                  f"{report.snr_unrefined:.2f} | {report.snr:.2f} |", flush=True)  # fmt: skip
+            found = compress_without_training(dense, tenreo.Recipe(groups, tenreo.Progressive(growth)), images, val)
+            ratios = (f"{found.report.snr_unrefined:.2f}", f"{found.report.snr:.2f}")
+            row(arch, f"{groups}, {growth:g}", *percents([found.top1[way] for way in WAYS]), *ratios)
 
 
 if __name__ == "__main__":

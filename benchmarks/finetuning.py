@@ -1,4 +1,4 @@
-"""Ratios of a training step that docs/finetuning.md quotes, each pair measured in turn in one run.
+"""Ratios of a training step that docs/measurements.md quotes, each pair measured in turn in one run.
 
 .venv/bin/python benchmarks/finetuning.py [decode step amp sums processes] [--device cpu] [--batch 8] [--size 224]
 """
@@ -11,66 +11,51 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
+from common import compressed, paired
 from torch import nn
 from torch.nn.functional import cross_entropy, pad
 
 import tenreo
-from tenreo.compression import curves
-from tenreo.models import build
+from tenreo.compression.parametrization import CurveWeight, curves
+from tenreo.training.digits import PREPROCESS
+from tenreo.training.distributed import process_group
+from tenreo.training.loop import Resources, finetune_
+from tenreo.training.observer import Observer, Step
+from tenreo.training.settings import Settings
+from tenreo.vision.architectures import build
+from tenreo.vision.images import open_images
+
+MODELS = (("resnet50", 4, 1.0), ("mobilenet_v2", 4, 0.5))  # groups, growth
 
 
-def seconds(function: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def paired(
-    ours: Callable[[], object], theirs: Callable[[], object], device: torch.device, runs: int
-) -> float:
-    """The median of the ratios of time, measured in turn."""
-    for _ in range(3 if device.type == "cuda" else 1):
-        ours(), theirs()
-    return statistics.median(seconds(ours, device) / seconds(theirs, device) for _ in range(runs))
-
-
-def compressed(model: nn.Module, groups: int, growth: float, refine: int) -> nn.Module:
-    """A compressed copy; refined positions are many to one, and cost a segment sum."""
-    small = copy.deepcopy(model)
-    recipe = tenreo.Recipe(groups, tenreo.Progressive(growth), refine=refine)
-    tenreo.compress_(small, recipe)
-    return small
-
-
-def reference(curve: nn.Module, index: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+def reference(curve: CurveWeight, index: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
     """The reference implementation's way: pad, transform everything, index."""
     import torch_dct
 
-    full = torch_dct.idct(pad(coefficients, (0, curve.length - curve.kept)), norm="ortho")
+    rest = curve.curve.length - curve.curve.coefficients_per_row
+    full = torch_dct.idct(pad(coefficients, (0, rest)), norm="ortho")
     return full[:, index].reshape(curve.shape)
 
 
 def decode(small: nn.Module, device: torch.device, runs: int) -> float:
-    """Forward and backward of every layer's weight, against the reference's way."""
-    layers = [(layer.parametrizations.weight.original, curve) for _, layer, curve in curves(small)]
-    gradients = [torch.randn(curve.shape, device=device) for _, curve in layers]
-    indices = [curve.positions.long() for _, curve in layers]
+    """How many times faster than the reference's way every layer's weight is decoded, forward and backward."""
+    layers = [(curve.coefficients, curve.weight) for curve in curves(small)]
+    gradients = [torch.randn(weight.shape, device=device) for _, weight in layers]
+    indices = [weight.positions.long() for _, weight in layers]
 
     def ours() -> None:
-        for (coefficients, curve), gradient in zip(layers, gradients, strict=True):
-            curve(coefficients).backward(gradient)
+        for (coefficients, weight), gradient in zip(layers, gradients, strict=True):
+            weight(coefficients).backward(gradient)
 
     def theirs() -> None:
-        for (coefficients, curve), index, gradient in zip(layers, indices, gradients, strict=True):
-            reference(curve, index, coefficients).backward(gradient)
+        for (coefficients, weight), index, gradient in zip(layers, indices, gradients, strict=True):
+            reference(weight, index, coefficients).backward(gradient)
 
-    return 1 / paired(ours, theirs, device, runs)
+    return 1 / paired(ours, theirs, runs, device).ratio
 
 
 def step(small: nn.Module, dense: nn.Module, arguments: argparse.Namespace, amp: bool) -> tuple[float, float]:
@@ -105,7 +90,7 @@ def step(small: nn.Module, dense: nn.Module, arguments: argparse.Namespace, amp:
             peaks.append(torch.cuda.max_memory_allocated() - others)
             del run
         memory = peaks[0] / peaks[1]
-    return paired(training(small), training(dense), device, arguments.runs), memory
+    return paired(training(small), training(dense), arguments.runs, device).ratio, memory
 
 
 def sums() -> None:
@@ -114,9 +99,7 @@ def sums() -> None:
     gradient = torch.randn(4, 147_456)
     ours = lambda: torch.zeros(4, 147_456).scatter_add_(1, positions.long().expand(4, -1), gradient)  # noqa: E731
     theirs = lambda: torch.zeros(4, 147_456).index_add_(1, positions, gradient)  # noqa: E731
-    print(
-        f"sum by position: {1 / paired(ours, theirs, torch.device('cpu'), 11):.1f} times faster than index_add_"
-    )
+    print(f"sum by position: {1 / paired(ours, theirs, 11).ratio:.1f} times faster than index_add_")
 
 
 def processes(runs: int) -> None:
@@ -137,33 +120,37 @@ def processes(runs: int) -> None:
           f"{max(ratios):.2f}); their training losses differ by {max(losses) - min(losses):.1e}")  # fmt: skip
 
 
+class _Seconds(Observer):
+    """Notes the seconds of every step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step(self, step: Step) -> None:
+        self.seconds.append(step.seconds)
+
+
 def worker() -> None:
     """One process of those: half the batch each when there are two; digits at 64 px, no BatchNorm."""
-    from tenreo.data import open_images
-    from tenreo.distributed import joined
-    from tenreo.finetuning import Settings, finetune_
-    from tenreo.header import Preprocess
-
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(os.environ["LOCAL_RANK"])]})
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})
     torch.set_num_threads(1)
-    cpu = torch.device("cpu")
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 32, 3, stride=2), nn.ReLU(), nn.Conv2d(32, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3),
         nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(2048, 10),
     )  # fmt: skip
     tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(8.0), refine=1))
-    look = Preprocess(64, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    train = open_images("digits", "train", look, 10).limited(640)
-    seconds: list[float] = []
-    with joined(cpu) as group:
+    preprocess = replace(PREPROCESS, resize=64, crop=64)
+    train = open_images("digits", "train", preprocess, 10).limited(640)
+    observer = _Seconds()
+    with process_group(torch.device("cpu")) as group:
         settings = Settings(epochs=2, batch_size=64 // group.size, lr=0.01)
         history = finetune_(
-            net, train, train.limited(64), settings, device=cpu, group=group,
-            progress=lambda step: seconds.append(step.seconds),
-        )  # fmt: skip
-        if group.writes:
-            print(64 / statistics.median(seconds), history[-1].train_loss)
+            net, train, train.limited(64), settings, resources=Resources(group=group), observer=observer
+        )
+        if group.is_main:
+            print(64 / statistics.median(observer.seconds), history[-1].train_loss)
 
 
 def main() -> None:
@@ -182,20 +169,18 @@ def main() -> None:
         sums()
     if "processes" in arguments.what:
         processes(arguments.runs)
-    models = (("resnet50", 4, 1.0), ("mobilenet_v2", 4, 0.5))
-    for arch, groups, growth in models if {"decode", "step", "amp"} & set(arguments.what) else ():
+    asked = {"decode", "step", "amp"} & set(arguments.what)
+    for arch, groups, growth in MODELS if asked else ():
         dense = build(arch, weights="none").to(arguments.device)
-        for refine in (0, 1):
+        for refine in (0, 1):  # refined positions are many-to-one, and cost a segment sum
             small = compressed(dense, groups, growth, refine)
             name = f"{arch} g={groups} r'={growth} {'refined' if refine else 'paper'}"
-            if "decode" in arguments.what:
+            if "decode" in asked:
                 faster = decode(small, torch.device(arguments.device), arguments.runs)
-                print(
-                    f"{name}: decode forward and backward {faster:.2f} times faster than the reference's way"
-                )
-            for amp in [name == "amp" for name in arguments.what if name in ("step", "amp")]:
-                time_ratio, memory = step(small, copy.deepcopy(dense), arguments, amp)
-                print(f"{name}: step{' with AMP' if amp else ''}, batch {arguments.batch}, {arguments.size} px: "
+                print(f"{name}: decode forward and backward {faster:.2f} times faster than the reference's way")
+            for what in sorted(asked - {"decode"}, reverse=True):
+                time_ratio, memory = step(small, copy.deepcopy(dense), arguments, amp=what == "amp")
+                print(f"{name}: {what}, batch {arguments.batch}, {arguments.size} px: "
                       f"{time_ratio:.3f} of the dense time, {memory:.3f} of its memory")  # fmt: skip
 
 

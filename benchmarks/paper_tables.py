@@ -1,17 +1,22 @@
 """The paper's two tables: counts and bytes as tenreo computes them, accuracies as published.
 
 .venv/bin/python benchmarks/paper_tables.py
+
+Every row is a recipe in configs/.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tenreo.models import build
-from tenreo.plan import resolve
-from tenreo.rates import Uniform
-from tenreo.recipe import Recipe, read_config
-from tenreo.report import Counts
+import yaml
+from common import row, table
+
+from tenreo.files.counts import Counts
+from tenreo.planning.plan import resolve
+from tenreo.planning.rates import Progressive, Uniform
+from tenreo.planning.recipe import Recipe
+from tenreo.vision.architectures import build
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Top-1 and top-5 on ImageNet after one epoch of fine-tuning, from the paper's tables.
@@ -29,19 +34,23 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def row(name: str, counts: Counts, top1: float, top5: float) -> str:
-    cells = (name, f"{counts.parameters:,}", f"{counts.trainable:,}", f"{counts.bytes / 1e6:.1f} MB",
-             f"{top1:.2f}", f"{top5:.2f}")  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+def show(name: str, counts: Counts, top1: float, top5: float) -> None:
+    numbers = (f"{counts.parameters:,}", f"{counts.paper_trainable:,}", f"{counts.bytes / 1e6:.1f} MB")
+    row(name, *numbers, f"{top1:.2f}", f"{top5:.2f}")
 
 
-for arch, published in PUBLISHED.items():
-    print(f"\n| {arch} | parameters | trainable | bytes | top-1 % (published) | top-5 % (published) |")
-    print("|:--|--:|--:|--:|--:|--:|")
-    model = build(arch, device="meta")
-    print(row("dense", resolve(Recipe(4, Uniform(2.0)), model).before, *published[None]))
-    for setting, accuracy in published.items():
-        if setting is not None:
-            recipe = read_config(CONFIGS / f"{arch}-{setting}.yaml").recipe()
-            counts = resolve(recipe, model).after
-            print(row(f"g = {recipe.groups}, r' = {recipe.strength}", counts, *accuracy))
+def main() -> None:
+    for arch, published in PUBLISHED.items():
+        print()
+        table(arch, "parameters", "trainable", "bytes", "top-1 % (published)", "top-5 % (published)")
+        model = build(arch, device="meta")
+        show("dense", resolve(Recipe(4, Uniform(2.0)), model).before, *published[None])
+        for setting, accuracy in published.items():
+            if setting is not None:
+                values = yaml.safe_load((CONFIGS / f"{arch}-{setting}.yaml").read_text())
+                recipe = Recipe(values["groups"], Progressive(values["progressive"]))
+                show(f"g = {recipe.groups}, r' = {values['progressive']}", resolve(recipe, model).after, *accuracy)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,40 +1,61 @@
-"""SNR against rounds of refinement and seconds, paper beside refined, for four layer sizes.
+"""SNR and time against rounds of refinement, the paper's encoding beside: a table of docs/measurements.md.
 
-.venv/bin/python benchmarks/refinement.py
+.venv/bin/python benchmarks/refinement.py [--columns 10000000] [--time]
+
+Layers with more columns than `--columns` are left out; `--time` adds a table of times, as multiples of the time that
+the nearest-neighbor chain takes.
 """
 
 from __future__ import annotations
 
-import math
+import argparse
 import time
 
-import numpy as np
 import torch
+from common import laplace, row, snr, table
 
 import tenreo
-from tenreo.core.codec import refined
+from tenreo.codec.codec import refined
 
-LAYERS = ((4, 36_864, 13), (4, 147_456, 13), (4, 147_456, 49), (8, 73_728, 13))  # groups, columns, rate
-ROUNDS = (1, 2, 4, 8, 12, 16, 24)
+# groups, columns, rate
+LAYERS = (
+    (4, 147_456, 4), (4, 147_456, 13), (4, 147_456, 49), (8, 73_728, 13), (8, 73_728, 49), (4, 73_728, 13),
+    (8, 36_864, 13),
+)  # fmt: skip
+ROUNDS = (4, 8, 12, 16, 24, 50)
 
 
-def snr(weight: torch.Tensor, encoded: tenreo.EncodedWeight) -> float:
-    noise = (weight - tenreo.decode(encoded)).double().square().sum()
-    return 10 * math.log10(weight.double().square().sum() / noise)
-
-
-if __name__ == "__main__":
-    tenreo.encode(torch.randn(8, 8), 4, 2, refine=1)  # compiles
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--columns", type=int, default=10_000_000)
+    parser.add_argument("--time", action="store_true")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
+    tenreo.encode(torch.randn(8, 8), 4, 2, refine=1)  # compiles
+    times = []
+    table("g", "n", "rate", "paper", *(f"{rounds} rounds" for rounds in ROUNDS), text=0)
     for g, n, rate in LAYERS:
-        weight = torch.from_numpy(np.random.default_rng(0).laplace(size=(g, n)).astype(np.float32))
+        if n > arguments.columns:
+            continue
+        weight = laplace(g, n)
         start = time.perf_counter()
         paper = tenreo.encode(weight, g, n // rate)
         chain = time.perf_counter() - start
-        print(f"g={g} n={n:,} rate {rate}: paper {snr(weight, paper):.2f} dB, {chain:.2f} s")
+        ratios, multiples = [snr(weight, tenreo.decode(paper))], []
         for rounds in ROUNDS:
             start = time.perf_counter()
             better = refined(weight, paper, rounds)
-            seconds = time.perf_counter() - start
-            print(f"  {rounds:>2} rounds: {snr(weight, better):.2f} dB, {seconds:.2f} s more, "
-                  f"{seconds / chain:.1f} times the paper's encoding")  # fmt: skip
+            multiples.append((time.perf_counter() - start) / chain)
+            ratios.append(snr(weight, tenreo.decode(better)))
+        layer = (g, f"{n:,}", rate)
+        row(*layer, *(f"{ratio:.2f}" for ratio in ratios))
+        times.append((*layer, f"{chain:.2f} s", *(f"{multiple:.1f}" for multiple in multiples)))
+    if arguments.time:
+        print()
+        table("g", "n", "rate", "chain", *(f"{rounds} rounds" for rounds in ROUNDS), text=0)
+        for cells in times:
+            row(*cells)
+
+
+if __name__ == "__main__":
+    main()

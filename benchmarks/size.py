@@ -1,9 +1,9 @@
-"""SNR against bits per weight: curves of tenreo, groupwise quantisation, and k-means, every bit counted.
+"""SNR against bits per weight: curves of tenreo, groupwise quantization, and k-means, every bit counted.
 
-.venv/bin/python benchmarks/size.py [DENSE.safetensors] [--plot docs/size.png] [--elements 589824]
+.venv/bin/python benchmarks/size.py [FOLDER] [--plot docs/size.png] [--elements 589824]
 
-Without a file: a Laplace-distributed layer. With the demo's dense model: its compressed layers together, every method
-with the same settings in all layers. The recipe for bytes is `--target-size`'s own choice.
+Without a folder: a Laplace-distributed layer. With that of benchmarks/accuracy.py: the compressed layers of its dense
+MobileNet-V2 together, every method with the same settings in all layers, but for the target size, which chooses.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import math
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from common import laplace, row, table, trained
+from torch import Tensor
 
 import tenreo
-from tenreo.core.codec import thread
-from tenreo.layers import LayerPlan
-from tenreo.recipe import Recipe
-from tenreo.target import options, spread
+from tenreo.codec.codec import nearest_neighbor_order
+from tenreo.codec.decibels import decibels
+from tenreo.codec.shape import CurveShape, Precision
+from tenreo.planning.layers import weight_of
+from tenreo.planning.search import candidates, choose
 
-# groups, position bits, kept, precision: the rows of docs/size.md
+# groups, position bits, coefficients per row, precision
 CURVES = (
     (4, 11, 2048, "int6"), (4, 12, 2048, "int8"), (4, 13, 2048, "int6"), (4, 13, 4096, "int8"), (4, 13, 4096, "int6"),
     (4, 14, 8192, "int6"), (8, 13, 2048, "int6"),
@@ -37,17 +38,15 @@ Point = tuple[float, float]  # bits per weight, SNR in dB
 orders: dict[tuple[int, int], Tensor] = {}
 
 
-def curve(
-    i: int, weight: Tensor, groups: int, length: int, kept: int, precision: str, rounds: int
-) -> tuple[int, float]:
-    """Bytes and squared error of a layer as a curve."""
-    if (i, groups) not in orders:
-        orders[i, groups] = thread(weight, groups)
+def curve(i: int, weight: Tensor, shape: CurveShape, rounds: int) -> tuple[int, float]:
+    """Bytes and squared error of layer number i as a curve."""
+    if (i, shape.groups) not in orders:
+        orders[i, shape.groups] = nearest_neighbor_order(weight, shape.groups)
     encoded = tenreo.encode(
-        weight, groups, kept, rounds, length=length, precision=precision, order=orders[i, groups]
-    )
-    size = LayerPlan("", tuple(weight.shape), groups, length, kept, precision).bytes(4)
-    return size, (weight - tenreo.decode(encoded)).double().square().sum().item()
+        weight, shape.groups, shape.coefficients_per_row, rounds, length=shape.length, precision=shape.precision,
+        order=orders[i, shape.groups],
+    )  # fmt: skip
+    return shape.bytes(weight.numel()), (weight - tenreo.decode(encoded)).double().square().sum().item()
 
 
 def groupwise(weight: Tensor, bits: int, clips: tuple[float, ...], size: int = 64) -> tuple[int, float]:
@@ -81,82 +80,70 @@ def kmeans(weight: Tensor, groups: int, codewords: int) -> tuple[int, float]:
 
 def total(layers: list[Tensor], parts: list[tuple[int, float]]) -> Point:
     """Bits per weight and SNR of all layers together."""
-    size, noise = (sum(column) for column in zip(*parts, strict=True))
-    signal = sum(w.double().square().sum().item() for w in layers)
-    return 8 * size / sum(w.numel() for w in layers), 10 * math.log10(signal / noise)
+    size, error = (sum(column) for column in zip(*parts, strict=True))
+    return 8 * size / sum(w.numel() for w in layers), decibels(sum(_squared_norm(w) for w in layers), error)
+
+
+def _squared_norm(weight: Tensor) -> float:
+    return weight.double().square().sum().item()
 
 
 def targeted(layers: list[Tensor], bits: float, rounds: int) -> Point:
     """What `--target-size` makes of so many bits per weight."""
-    recipe = Recipe(None, tenreo.TargetSize(10**9))
-    # Weights in proportion to the signal: the error of all layers together is what is compared.
-    importance = [w.double().square().sum().item() for w in layers]
-    chosen = spread(
-        [options(w.numel(), recipe) for w in layers],
-        importance,
-        int(bits / 8 * sum(w.numel() for w in layers)),
-    )
-    return total(layers, [
-        curve(i, w, c.groups, c.length, c.kept, c.precision, rounds)
-        for i, (w, c) in enumerate(zip(layers, chosen, strict=True))
-    ])  # fmt: skip
+    recipe = tenreo.Recipe(None, tenreo.TargetSize(10**9))
+    room = int(bits / 8 * sum(w.numel() for w in layers))
+    # Weighted by squared norms: the error of all layers together is what is compared.
+    chosen = choose([candidates(w.numel(), recipe) for w in layers], [_squared_norm(w) for w in layers], room)
+    pairs = zip(layers, chosen, strict=True)
+    return total(layers, [curve(i, weight, choice.curve, rounds) for i, (weight, choice) in enumerate(pairs)])
 
 
-def fixed(layers: list[Tensor], groups: int, bits: int, kept: int, precision: str, rounds: int) -> Point:
+def fixed(layers: list[Tensor], groups: int, bits: int, per_row: int, precision: str, rounds: int) -> Point:
     """The same curve for every layer, shorter where a layer has fewer columns."""
     parts = []
     for i, weight in enumerate(layers):
         length = min(weight.numel() // groups, 2**bits)
-        parts.append(curve(i, weight, groups, length, min(kept, length), precision, rounds))
+        shape = CurveShape(groups, length, min(per_row, length), Precision(precision))
+        parts.append(curve(i, weight, shape, rounds))
     return total(layers, parts)
 
 
-def read(path: Path | None, elements: int) -> list[Tensor]:
-    if path is None:
-        return [torch.from_numpy(np.random.default_rng(0).laplace(size=(1, elements)).astype(np.float32))]
-    from tenreo.models import open_model
-
-    model, _ = open_model(path)
+def read(folder: Path | None, elements: int) -> list[Tensor]:
+    if folder is None:
+        return [laplace(1, elements)]
+    model = trained("mobilenet_v2", folder)
     plan = tenreo.resolve(tenreo.Recipe(4, tenreo.Uniform(2.0)), model)
-    return [weight_of(model, layer.name) for layer in plan.compressed]
-
-
-def weight_of(model: nn.Module, name: str) -> Tensor:
-    weight = model.get_submodule(name).weight
-    assert isinstance(weight, Tensor)
-    return weight.detach()
+    return [weight_of(model.get_submodule(layer.name)).detach() for layer in plan.compressed]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--elements", type=int, default=589_824)
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
-    layers = read(arguments.file, arguments.elements)
+    layers = read(arguments.folder, arguments.elements)
     series: dict[str, list[Point]] = {}
 
     def measured(name: str, what: str, point: Point) -> None:
         series.setdefault(name, []).append(point)
-        print(f"| {what} | {point[0]:.2f} | {point[1]:.2f} |", flush=True)
+        row(what, f"{point[0]:.2f}", f"{point[1]:.2f}")
 
-    print("| what | bits per weight | SNR in dB |\n|:--|--:|--:|")
+    table("what", "bits per weight", "SNR in dB")
     for name, clips in (("plain", (1.0,)), ("clipped", tuple(0.6 + 0.025 * i for i in range(17)))):
         for bits in (2, 3, 4):
             parts = [groupwise(w, bits, clips) for w in layers]
             measured(f"groupwise, {name}", f"groupwise {bits}-bit, {name}", total(layers, parts))
     for g, k in CODEBOOKS:
         # Small layers pay dearly for a codebook; beyond 4.5 bits per weight there is nothing to compare.
-        if sum(16 * g * k + w.numel() / g * math.log2(k) for w in layers) > 4.5 * sum(
-            w.numel() for w in layers
-        ):
+        if sum(16 * g * k + w.numel() / g * math.log2(k) for w in layers) > 4.5 * sum(w.numel() for w in layers):
             continue
         what = f"k-means, {g} elements, K = {k:,}"
         measured(f"k-means, {g} elements", what, total(layers, [kmeans(w, g, k) for w in layers]))
-    for g, bits, kept, precision in CURVES:
-        what = f"curve, g = {g}, b = {bits}, t = {kept:,}, {precision}"
-        measured("curve", what, fixed(layers, g, bits, kept, precision, arguments.rounds))
+    for g, bits, per_row, precision in CURVES:
+        what = f"curve, g = {g}, b = {bits}, t = {per_row:,}, {precision}"
+        measured("curve", what, fixed(layers, g, bits, per_row, precision, arguments.rounds))
     for bits in SIZES:
         measured("target size", f"target size, {bits} bits", targeted(layers, bits, arguments.rounds))
     if arguments.plot:

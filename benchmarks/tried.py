@@ -1,40 +1,44 @@
-"""What was tried for refinement and not taken: weights per column, re-seeding.
+"""What was tried for refinement and not taken (docs/research/refinement.md).
 
-.venv/bin/python benchmarks/tried.py FOLDER [weights] [seeds]
+OMP_NUM_THREADS=1 .venv/bin/python benchmarks/tried.py FOLDER [weights] [seeds] [starts]
 
-FOLDER is that of benchmarks/accuracy.py, with its dense MobileNet-V2.
+weights: columns weighted by their input; seeds: re-seeding of unused samples; starts: where a round begins.
+
+FOLDER is that of benchmarks/accuracy.py; its dense MobileNet-V2 is trained first where it is not there.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
+from common import laplace, row, snr, table, trained
 from torch import Tensor, nn
 
 import tenreo
-from tenreo.cli.demo import percent
-from tenreo.core import refine
-from tenreo.core.cosine import dct, idct
-from tenreo.data import DIGITS, open_images
-from tenreo.header import Preprocess
-from tenreo.statistics import noise
+from tenreo.codec import refine
+from tenreo.codec.codec import refined
+from tenreo.codec.cosine import dct, idct
+from tenreo.training.digits import calibration_images, digits, top1
+from tenreo.vision.recalibration import noise_images
 
 ROUNDS = 4
-PREPROCESS = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# How far beyond a fit the next round starts, and how much of the last move is added; names are those of the notes.
+STARTS = {
+    "the fit itself": (1.0, 0.0), "1.5 times as far": (1.5, 0.0), "2.2 times as far": (2.2, 0.0),
+    "the fit and 0.8 of its last move": (1.0, 0.8), "1.5 times, and 0.6 of the last move": (1.5, 0.6),
+    "2.2 times, and 0.6 of the last move": (2.2, 0.6), "3 times, and 0.5": (3.0, 0.5),
+    "1.8 times, and 0.7": (1.8, 0.7),
+}  # fmt: skip
 
 
 def second_moments(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """Mean square of every input channel of every 1x1 convolution."""
     found = {}
     handles = [
-        m.register_forward_pre_hook(
-            lambda _, inputs, name=n: found.update({name: inputs[0].square().mean((0, 2, 3))})
-        )
+        m.register_forward_pre_hook(lambda _, inputs, name=n: found.update({name: inputs[0].square().mean((0, 2, 3))}))
         for n, m in model.named_modules()
         if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)
     ]
@@ -46,13 +50,13 @@ def second_moments(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def weighted_fit(matrix: Tensor, positions: Tensor, y: Tensor, length: int, weights: Tensor) -> Tensor:
-    """The fit of tenreo.core.refine with a weight (n,) for every column, by 20 conjugate gradients."""
+    """The fit of tenreo.codec.refine with a weight (n,) for every column, by 20 conjugate gradients."""
     density = torch.zeros(length).index_add_(0, positions, weights)
-    kept = y.shape[1]
-    residual = dct(refine.scatter(matrix * weights, positions, length) - idct(y, length) * density, kept)
+    per_row = y.shape[1]
+    residual = dct(refine.scatter(matrix * weights, positions, length) - idct(y, length) * density, per_row)
     direction, energy = residual, residual.square().sum(1, keepdim=True)
     for _ in range(20):
-        image = dct(idct(direction, length) * density, kept)
+        image = dct(idct(direction, length) * density, per_row)
         step = energy / (direction * image).sum(1, keepdim=True).clamp_min(1e-20)
         y, residual = y + step * direction, residual - step * image
         before, energy = energy, residual.square().sum(1, keepdim=True)
@@ -60,9 +64,9 @@ def weighted_fit(matrix: Tensor, positions: Tensor, y: Tensor, length: int, weig
     return y
 
 
-def weighted(weight: Tensor, groups: int, kept: int, moments: Tensor | None, rounds: int) -> Tensor:
+def weighted(weight: Tensor, groups: int, per_row: int, moments: Tensor | None, rounds: int) -> Tensor:
     """Decode a 1x1 convolution that was refined in plain rounds, its columns weighted by their input."""
-    encoded = tenreo.encode(weight, groups, kept)
+    encoded = tenreo.encode(weight, groups, per_row)
     matrix = weight.detach().reshape(groups, -1)  # column = (output channel within the group, input channel)
     weights = torch.ones(matrix.shape[1])
     if moments is not None:
@@ -76,12 +80,12 @@ def weighted(weight: Tensor, groups: int, kept: int, moments: Tensor | None, rou
 
 
 def compare_weights(dense: nn.Module) -> None:
-    train, val = (open_images(DIGITS, split, PREPROCESS, 10) for split in ("train", "val"))
-    x = noise(256, 3, 32)
+    train, val = digits()
+    x = noise_images(256, 3, 32)
     moments = {
         "no weights": None,
         "noise": second_moments(dense, x),
-        "digits": second_moments(dense, torch.stack([train[i][0] for i in range(256)])),
+        "digits": second_moments(dense, calibration_images(train)),
     }
     for groups, growth in ((8, 32.0), (16, 4.0)):
         plan = tenreo.resolve(tenreo.Recipe(groups, tenreo.Progressive(growth)), dense)
@@ -90,21 +94,11 @@ def compare_weights(dense: nn.Module) -> None:
             for layer in plan.compressed:
                 module = small.get_submodule(layer.name)
                 of_layer = known.get(layer.name) if known else None  # none for the classifier
-                module.weight.data = weighted(module.weight, groups, layer.kept, of_layer, ROUNDS)
-            alone = percent(small, val)
+                per_row = layer.encoding.coefficients_per_row
+                module.weight.data = weighted(module.weight, groups, per_row, of_layer, ROUNDS)
+            alone = top1(small, val)
             tenreo.match_statistics_(small, dense, [x])
-            print(
-                f"g={groups} r'={growth:g}, {name}: {alone:.1f}, matched {percent(small, val):.1f}",
-                flush=True,
-            )
-
-
-def laplace(groups: int, columns: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(0).laplace(size=(groups, columns)).astype(np.float32))
-
-
-def decibels(matrix: Tensor, curve: Tensor, positions: Tensor) -> float:
-    return 10 * math.log10(matrix.square().sum() / (matrix - curve[:, positions]).square().sum())
+            print(f"g={groups} r'={growth:g}, {name}: {alone:.1f}, matched {top1(small, val):.1f}", flush=True)
 
 
 def compare_seeds() -> None:
@@ -121,18 +115,31 @@ def compare_seeds() -> None:
                     count = min(int(share * columns), len(unused))
                     worst = (matrix - curve[:, positions]).square().sum(0).topk(count).indices
                     worst = worst[positions[worst].argsort()]
-                    spread = torch.linspace(0, len(unused) - 1, count).long()
+                    chosen = torch.linspace(0, len(unused) - 1, count).long()
                     positions = positions.clone()
-                    positions[worst] = unused[spread].int()
+                    positions[worst] = unused[chosen].int()
                 y = refine.fit(matrix, positions, y, columns)
             positions = refine.assign(matrix, idct(y, columns), positions)
             print(f"g={groups} n={columns:,} rate {rate}, re-seeded {share:.0%}: "
-                  f"{decibels(matrix, idct(y, columns), positions):.2f} dB", flush=True)  # fmt: skip
+                  f"{snr(matrix, idct(y, columns)[:, positions]):.2f} dB", flush=True)  # fmt: skip
+
+
+def compare_starts(layers: tuple[tuple[int, int, int], ...] = ((4, 73_728, 13), (8, 36_864, 13))) -> None:
+    table("next start", *(f"g = {g}, n = {n:,}, rate {rate}" for g, n, rate in layers))
+    weights = [laplace(g, n) for g, n, _ in layers]
+    papers = [tenreo.encode(w, g, n // rate) for w, (g, n, rate) in zip(weights, layers, strict=True)]
+    usual = refine.STEP, refine.MOMENTUM
+    for name, (refine.STEP, refine.MOMENTUM) in STARTS.items():
+        pairs = zip(weights, papers, strict=True)
+        row(name, *(f"{snr(weight, tenreo.decode(refined(weight, paper, 12))):.2f}" for weight, paper in pairs))
+    refine.STEP, refine.MOMENTUM = usual
 
 
 if __name__ == "__main__":
-    asked = sys.argv[2:] or ["weights", "seeds"]
-    if "weights" in asked:
-        compare_weights(tenreo.load(Path(sys.argv[1]) / "mobilenet_v2.safetensors").eval())
+    asked = sys.argv[2:] or ["weights", "seeds", "starts"]
     if "seeds" in asked:
         compare_seeds()
+    if "starts" in asked:
+        compare_starts()
+    if "weights" in asked:
+        compare_weights(trained("mobilenet_v2", Path(sys.argv[1])))

@@ -13,16 +13,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import tenreo
-from tenreo.core.codec import encode
-from tenreo.core.cosine import dct
+from tenreo.codec.cosine import dct
 
 LAYER, GROUPS, GROWTH = "features.17.conv.0.0", 4, 1.0
 
 model = tenreo.load(sys.argv[1])
 weight = model.get_submodule(LAYER).weight.detach()
 plan = tenreo.resolve(tenreo.Recipe(GROUPS, tenreo.Progressive(GROWTH)), model)
-kept = next(layer.kept for layer in plan.compressed if layer.name == LAYER)
-encoded = encode(weight, GROUPS, kept)
+count = next(layer.encoding.coefficients_per_row for layer in plan.compressed if layer.name == LAYER)
+encoded = tenreo.encode(weight, GROUPS, count)
 columns = encoded.length
 before = weight.reshape(GROUPS, columns)
 after = before[:, np.argsort(encoded.positions.numpy())]
@@ -34,18 +33,16 @@ left.plot(before[row, shown], lw=0.7)
 left.set(title="a row of the weight", xlabel=f"column (the first 400 of {columns:,})", ylabel="weight")
 middle.plot(after[row, shown], lw=0.7, label="row, reordered")
 curve = tenreo.decode(
-    tenreo.EncodedWeight(
-        encoded.coefficients, encoded.positions.new_tensor(range(columns)), columns, (GROUPS, columns)
-    )
+    tenreo.EncodedWeight(encoded.coefficients, encoded.positions.new_tensor(range(columns)), columns, (GROUPS, columns))
 )
-middle.plot(curve[row, shown], lw=1.2, label=f"{kept:,} coefficients")
+middle.plot(curve[row, shown], lw=1.2, label=f"{count:,} coefficients")
 middle.set(title="along the path through all columns", xlabel="position (the first 400)")
 middle.legend(frameon=False)
 for values, name in ((before, "before"), (after, "after reordering")):
     energy = dct(values).square().mean(0).numpy()
     bins = np.array_split(energy, 200)
     right.semilogy(np.linspace(0, columns, 200), [b.mean() for b in bins], lw=1, label=name)
-right.axvspan(0, kept, color="tab:green", alpha=0.12, label=f"kept ({kept / columns:.0%})")
+right.axvspan(0, count, color="tab:green", alpha=0.12, label=f"kept ({count / columns:.0%})")
 right.set(title="cosine spectrum", xlabel="frequency", ylabel="mean squared coefficient")
 right.legend(frameon=False)
 figure.suptitle(f"{LAYER} of MobileNet-V2 trained on digits, g = {GROUPS}, r' = {GROWTH:g}")

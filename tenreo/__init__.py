@@ -6,37 +6,56 @@ from typing import TYPE_CHECKING
 from tenreo.errors import TenreoError
 
 if TYPE_CHECKING:
-    from tenreo.compression import compress_, expand_
-    from tenreo.core.codec import EncodedWeight, decode, encode
-    from tenreo.header import ModelCard
-    from tenreo.models import load, save
-    from tenreo.plan import Plan, resolve
-    from tenreo.rates import Progressive, TargetParameters, TargetSize, Uniform
-    from tenreo.recipe import Recipe
-    from tenreo.report import Report
-    from tenreo.statistics import calibrate_, match_statistics_
+    from tenreo.codec.codec import EncodedWeight as EncodedWeight
+    from tenreo.codec.codec import decode as decode
+    from tenreo.codec.codec import encode as encode
+    from tenreo.compression.compress import compress_ as compress_
+    from tenreo.compression.parametrization import expand_ as expand_
+    from tenreo.compression.report import Report as Report
+    from tenreo.compression.statistics import calibrate_ as calibrate_
+    from tenreo.files.records import ModelInfo as ModelInfo
+    from tenreo.planning.plan import Plan as Plan
+    from tenreo.planning.plan import resolve as resolve
+    from tenreo.planning.rates import Progressive as Progressive
+    from tenreo.planning.rates import TargetParameters as TargetParameters
+    from tenreo.planning.rates import TargetSize as TargetSize
+    from tenreo.planning.rates import Uniform as Uniform
+    from tenreo.planning.recipe import Recipe as Recipe
+    from tenreo.vision.models import load as load
+    from tenreo.vision.models import save as save
+    from tenreo.vision.recalibration import match_statistics_ as match_statistics_
 
-# Imported on first use: torch takes seconds, and the command line must answer at once.
-_HOME = {
-    **dict.fromkeys(("Progressive", "TargetParameters", "TargetSize", "Uniform"), "rates"),
-    "Recipe": "recipe",
-    **dict.fromkeys(("Plan", "resolve"), "plan"),
-    **dict.fromkeys(("compress_", "expand_"), "compression"),
-    **dict.fromkeys(("EncodedWeight", "encode", "decode"), "core.codec"),
-    **dict.fromkeys(("save", "load"), "models"),
-    **dict.fromkeys(("calibrate_", "match_statistics_"), "statistics"),
-    "ModelCard": "header",
-    "Report": "report",
+# The public names and the modules they live in; imported on first use, since torch takes seconds to import and the
+# command line must answer at once.
+_MODULES = {
+    "EncodedWeight": "codec.codec",
+    "ModelInfo": "files.records",
+    "Plan": "planning.plan",
+    "Progressive": "planning.rates",
+    "Recipe": "planning.recipe",
+    "Report": "compression.report",
+    "TargetParameters": "planning.rates",
+    "TargetSize": "planning.rates",
+    "Uniform": "planning.rates",
+    "calibrate_": "compression.statistics",
+    "compress_": "compression.compress",
+    "decode": "codec.codec",
+    "encode": "codec.codec",
+    "expand_": "compression.parametrization",
+    "load": "vision.models",
+    "match_statistics_": "vision.recalibration",
+    "resolve": "planning.plan",
+    "save": "vision.models",
 }
-__version__ = "0.1.0"
-__all__ = [
-    "EncodedWeight", "ModelCard", "Plan", "Progressive", "Recipe", "Report", "TargetParameters", "TargetSize",
-    "TenreoError", "Uniform", "calibrate_", "compress_", "decode", "encode", "expand_", "load", "match_statistics_",
-    "resolve", "save",
-]  # fmt: skip
+__all__ = ["TenreoError", *_MODULES]
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'tenreo' has no attribute {name!r}")
-    return getattr(import_module(f"tenreo.{_HOME[name]}"), name)
+    return getattr(import_module(f"tenreo.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,24 +1,26 @@
+import fcntl
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
+import resource
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import DATA, good, tiny_run
 from safetensors import safe_open
+from torch import nn
 
-from tenreo import models
-from tenreo.data import open_images
-from tenreo.header import ModelCard, Preprocess
+import tenreo
+from tenreo.files.records import ModelInfo, Preprocess
+from tenreo.vision import architectures, models
+from tenreo.vision.images import open_images
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core: threads would only fight for them
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
-DATA = Path(__file__).parent / "data"
-TINY_RUN = Path(__file__).parent / "tiny_run.py"
 SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -36,31 +38,65 @@ def paper_rows():
 
 
 @pytest.fixture(scope="session")
-def dense_file(tmp_path_factory):
-    """MobileNet-V2 with ten classes and random weights, as `compress --weights` takes it."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("dense") / "dense.safetensors"
-    card = ModelCard("mobilenet_v2", 10, "none", SMALL)
-    models.save(models.build("mobilenet_v2", 10, "none"), path, card)
-    return path
+def small():
+    """How the tests' networks want their images."""
+    return SMALL
 
 
 @pytest.fixture(scope="session")
-def compressed_file(dense_file, tmp_path_factory):
-    path = tmp_path_factory.mktemp("compressed") / "compressed.safetensors"
-    done = tenreo("compress", "-a", "mobilenet_v2", "-g", 8, "-r", 8, "--progressive",
-                  "--refine", 1, "--weights", dense_file, "--out", path)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return path
+def digits(small):
+    """192 digits to learn from, 360 to evaluate on."""
+    return open_images("digits", "train", small, 10).limited(192), open_images("digits", "val", small, 10)
 
 
-def tenreo(*arguments, cwd=None, env=None):
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-W", "error::UserWarning:tenreo", "-m", "tenreo", *map(str, arguments)],
-        capture_output=True, text=True, cwd=cwd, timeout=280,
-        env={**os.environ, "COLUMNS": "120", **(env or {})},
-    )  # fmt: skip
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """made_once(name, make): a path that the first of all workers makes; the others wait for it."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    def path_of(name, make):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        with path.with_name(f"{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                make(path)
+        return path
+
+    return path_of
+
+
+@pytest.fixture(scope="session")
+def dense_file(made_once):
+    """MobileNet-V2 with ten classes and random weights, as `compress --weights` takes it."""
+
+    def make(path):
+        torch.manual_seed(0)
+        info = ModelInfo("mobilenet_v2", 10, "none", SMALL)
+        models.save(architectures.build("mobilenet_v2", 10, "none"), path, info)
+
+    return made_once("dense/dense.safetensors", make)
+
+
+@pytest.fixture(scope="session")
+def compressed_file(dense_file, made_once):
+    job = ("compress", "-a", "mobilenet_v2", "-g", 8, "-r", 8, "--progressive", "--refine", 1)
+    return made_once(
+        "compressed/compressed.safetensors", lambda path: good(*job, "--weights", dense_file, "--out", path)
+    )
+
+
+@pytest.fixture(scope="session")
+def saved_file(tmp_path_factory):
+    """(model, report, path) of a ResNet-18 of seven classes, some of its layers in the paper's encoding."""
+    torch.manual_seed(0)
+    model = architectures.build("resnet18", 7, "none")
+    recipe = tenreo.Recipe(8, tenreo.Progressive(4.0), ("layer1.*", "layer2.0.*", "fc"), refine=0)
+    report = tenreo.compress_(model, recipe)
+    path = tmp_path_factory.mktemp("saved") / "m.safetensors"
+    tenreo.save(model, path)
+    return model, report, path
 
 
 @pytest.fixture(scope="session")
@@ -76,21 +112,62 @@ def digits_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(digits_folder, tmp_path_factory):
+def uninterrupted(digits_folder, made_once):
     """(output, folder) of a run of tests/tiny_run.py that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
-    return tiny_run(digits_folder, folder), folder
+
+    def make(folder):
+        folder.mkdir()
+        (folder / "output").write_text(tiny_run(digits_folder, folder))
+
+    folder = made_once("uninterrupted", make)
+    return (folder / "output").read_text(), folder
 
 
-def start_tiny_run(*arguments):
-    """tests/tiny_run.py in a process of its own."""
-    command = [sys.executable, str(TINY_RUN), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def folder(tmp_path, small):
+    """val/ with 40 digits of 64 by 64 pixels, as PNG files."""
+    digits = open_images("digits", "val", small, None)
+    for i, (array, label) in enumerate(digits.samples[:40]):
+        path = tmp_path / "val" / f"class{label}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.kron(array, np.ones((8, 8), np.uint8))).save(path)
+    return tmp_path
 
 
-def tiny_run(*arguments):
-    """The same, waited for: its output."""
-    process = start_tiny_run(*arguments)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return out
+@pytest.fixture(scope="session")
+def reference_state():
+    """A compressed model's state dict under the names of the reference implementation."""
+
+    def state_of(model):
+        names = {".parametrizations.weight.original": ".weight", ".parametrizations.weight.0.positions": ".index"}
+        state = {}
+        for key, value in model.state_dict().items():
+            for ours, theirs in names.items():
+                key = key.replace(ours, theirs)
+            state[key] = nn.Parameter(value.detach(), requires_grad=False)
+        return state
+
+    return state_of
+
+
+@pytest.fixture
+def disk_full_after():
+    """disk_full_after(size): a context in which no file of this process grows beyond so many bytes."""
+
+    @contextmanager
+    def full(size):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return full
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """The test's own folder, which is the working folder as well."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

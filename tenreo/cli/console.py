@@ -1,0 +1,65 @@
+"""What a person sees: tables and JSON on stdout, notes and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY = 60.0  # seconds between two lines of progress where there is no terminal
+SCHEMA = 1  # version of the JSON objects, docs/cli.md
+
+
+def show(*things: Any) -> None:
+    """Print tables or text to stdout."""
+    console = Console()
+    for thing in things:
+        console.print(thing, highlight=False, soft_wrap=isinstance(thing, str), markup=False)
+
+
+def show_json(command: str, values: dict[str, Any]) -> None:
+    """Print the JSON object of a command to stdout."""
+    print(json.dumps({"schema": SCHEMA, "command": command, **values}, indent=2, default=str))
+
+
+def note(text: str) -> None:
+    """A line to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """A live bar on stderr, or without a terminal a line now and then.
+
+    Yields:
+        advance(amount=1, text="", done=None): adds to what is done, or says how much is.
+    """
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
+    )  # fmt: skip
+    live = shown and console.is_terminal
+    with Progress(*columns, console=console, disable=not live) as progress:
+        task = progress.add_task(title, total=total, text="")
+        said = time.monotonic()
+
+        def advance(amount: int = 1, text: str = "", done: int | None = None) -> None:
+            nonlocal said
+            if done is None:
+                progress.update(task, advance=amount, text=text)
+            else:
+                progress.update(task, completed=done, text=text)
+            if shown and not live and time.monotonic() - said >= LINE_EVERY:
+                said = time.monotonic()
+                seen, left = progress.tasks[0], progress.tasks[0].time_remaining
+                later = "" if left is None else f"{left:.0f} s left"
+                note(f"{title} {seen.completed:g}/{total or '?'} {text} {later}".rstrip())
+
+        yield advance

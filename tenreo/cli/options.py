@@ -1,0 +1,197 @@
+"""The options of the command line besides those of `Recipe` and `Settings`: a dataclass per subject. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tenreo.errors import TenreoError
+from tenreo.options import check_options, described, option
+from tenreo.planning.rates import RATES, Rate, rate_of
+from tenreo.sizes import amount
+
+
+class Options:
+    """Checks the options of a frozen dataclass when it is made."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class DenseModel(Options):
+    """The dense model that is compressed."""
+
+    arch: str | None = option(None, "Classification architecture of torchvision.")
+    weights: str | None = option(None, "Weights of torchvision (by default IMAGENET1K_V1), a file, or none: random.")
+    seed: int = option(0, "Seed of random weights.", least=-(2**63), below=2**63)
+
+    def require_arch(self) -> str:
+        """The architecture.
+
+        Raises:
+            TenreoError: when it was not given.
+        """
+        if self.arch is None:
+            raise TenreoError("arch: not given, needs an architecture such as resnet50")
+        return self.arch
+
+
+@dataclass(frozen=True)
+class RateOptions(Options):
+    """How much is kept: a rate, or a total from which rates follow."""
+
+    rate: float | None = option(None, "Rate r of at least 1, or with --progressive its growth r' above 0.")
+    progressive: bool = option(False, "Let the rate grow with the size of the layer.")
+    target_size: str | None = option(None, "Instead of a rate: the best file of at most so many bytes, such as 2.5MB.")
+    target_params: str | None = option(
+        None, "Instead of a rate: the gentlest one with at most so many parameters, such as 2.0M."
+    )
+
+    def resolve(self) -> Rate:
+        """The rate that was asked for.
+
+        Raises:
+            TenreoError: when not exactly one was given, or it is out of range.
+        """
+        simple = "progressive" if self.progressive else "uniform"
+        given = {simple: self.rate, "target_size": self.target_size, "target_params": self.target_params}
+        chosen = [name for name, value in given.items() if value is not None]
+        if self.progressive and self.rate is None:
+            raise TenreoError("progressive: needs the growth r' as the rate, such as 0.5; a target finds its own rates")
+        if len(chosen) != 1:
+            raise TenreoError(f"rate: needs exactly one of {', '.join(RATES)}, given {' and '.join(chosen) or 'none'}")
+        if self.target_size is not None:
+            return rate_of("target_size", amount(self.target_size, "target_size", "B"))
+        if self.target_params is not None:
+            return rate_of("target_params", amount(self.target_params, "target_params"))
+        rate = self.rate or 0.0
+        if not self.progressive and 0 < rate < 1:
+            raise TenreoError(f"rate: given {rate:g}, needs at least 1 (1 keeps everything), or --progressive")
+        return rate_of(simple, rate)
+
+
+@dataclass(frozen=True)
+class Statistics(Options):
+    """How the statistics of a compressed model are corrected."""
+
+    match_statistics: bool = option(True, "Correct BatchNorm (or biases) on noise, by the dense model.")
+    calibrate: str | None = option(None, "Correct BatchNorm on unlabeled training images instead.")
+    calibrate_batches: int = option(4, "Batches of 64 images to calibrate on.", least=1)
+
+
+@dataclass(frozen=True)
+class Matching(Options):
+    """Whether the statistics of compressed models are corrected."""
+
+    match_statistics: bool = option(True, "Correct BatchNorm (or biases) on noise, where top-1 is measured.")
+
+
+@dataclass(frozen=True)
+class Encoding(Options):
+    """Where layers are encoded."""
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    jobs: int | None = option(None, "Layers at a time, by default one per core; never changes the result.", least=1)
+
+
+@dataclass(frozen=True)
+class Computing(Options):
+    """Where a model runs."""
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    workers: int | None = option(
+        None, "Processes that decode images; by default one per core, none for digits.", least=0, most=1024
+    )
+
+
+@dataclass(frozen=True)
+class Output(Options):
+    """What is written and shown."""
+
+    out: Path | None = option(None, "Output file.")
+    dry_run: bool = option(False, "Show the plan; write nothing.")
+    force: bool = option(False, "Replace an existing output file.")
+    json: bool = option(False, "One JSON object instead of tables.")
+
+
+@dataclass(frozen=True)
+class SweepOutput(Options):
+    """What is written and shown."""
+
+    dry_run: bool = option(False, "Counts alone: nothing is compressed, no weights are needed.")
+    plot: Path | None = option(None, "Draw the table.")
+    force: bool = option(False, "Replace an existing output file.")
+    json: bool = option(False, "One JSON object instead of tables.")
+
+
+@dataclass(frozen=True)
+class Shown(Options):
+    """How results are shown."""
+
+    json: bool = option(False, "One JSON object instead of tables.")
+
+
+@dataclass(frozen=True)
+class Inspected(Shown):
+    """How results are shown."""
+
+    layers: bool = option(True, "Show the table of layers.")
+
+
+@dataclass(frozen=True)
+class File(Options):
+    """The file that a command starts from."""
+
+    file: Path = field(
+        metadata=described("A file of tenreo, dense safetensors, or a .pth of the reference implementation.")
+    )
+
+
+@dataclass(frozen=True)
+class Evaluated(Options):
+    """The images that a model is measured on."""
+
+    data: str = field(metadata=described("Folder with val/, a folder per class in it; or digits."))
+    limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1)
+    batch_size: int = option(256, "Images at a time.", least=1)
+    amp: bool = option(False, "Autocast to bfloat16.")
+
+
+@dataclass(frozen=True)
+class SweepData(Options):
+    """The images that models are measured on."""
+
+    data: str | None = option(None, "Measure top-1 as well: folder with val/, a folder per class in it; or digits.")
+    limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1)
+    batch_size: int = option(256, "Images at a time.", least=1)
+
+
+@dataclass(frozen=True)
+class TrainingData(Options):
+    """The images that a model learns from."""
+
+    data: str = field(metadata=described("Folder with train/ and val/, a folder per class in each; or digits."))
+    calibrate: int = option(0, "First estimate BatchNorm on so many batches, without labels.", least=0)
+    teacher: Path | None = option(None, "Dense model to distill from; by default the weights that the file names.")
+
+
+@dataclass(frozen=True)
+class TrainingOutput(Options):
+    """What is written and shown."""
+
+    out: Path | None = option(None, "The best model; the last one, the run's state and log stand beside it.")
+    resume: bool = option(False, "Go on from the state beside the output file.")
+    plot: bool = option(False, "Draw loss and accuracy beside the output file.")
+    force: bool = option(False, "Replace existing output files.")
+    json: bool = option(False, "One JSON object instead of tables.")
+
+
+@dataclass(frozen=True)
+class DemoOutput(Options):
+    """What is written and shown."""
+
+    out: Path = option(Path("tenreo-demo"), "Folder for the files.")
+    seed: int = option(0, "Seed of weights and the order of images.", least=-(2**63), below=2**63)
+    force: bool = option(False, "Write into a folder that is not empty.")
+    json: bool = option(False, "One JSON object instead of tables.")

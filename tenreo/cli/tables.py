@@ -1,0 +1,101 @@
+"""Plans, reports and headers as rich tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from tenreo.files.counts import Counts
+from tenreo.files.records import LayerRecord
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure for a table; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-" if value is None or value < 0 else "exact"
+    return f"{value:.{digits}f}"
+
+
+def millions(value: int) -> str:
+    """A count as the paper prints it, in millions, with a digit more."""
+    return f"{value / 1e6:.2f} M"
+
+
+def megabytes(value: int) -> str:
+    """Bytes in MB of a million bytes."""
+    return f"{value / 1e6:.2f} MB"
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> Table:
+    """A table whose first `text` columns hold words and all others figures."""
+    result = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="left" if i < text else "right", overflow="fold", no_wrap=i >= text)
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def counts_table(
+    before: Counts,
+    after: Counts,
+    snr: tuple[float | None, float | None] | None = None,
+    size: int | None = None,
+) -> Table:
+    """The paper's two columns, what an optimizer changes, and bytes: dense beside compressed.
+
+    Args:
+        before: of the dense model.
+        after: of the compressed one.
+        snr: of all compressed layers in dB: before refinement, and as they are.
+        size: of the file on disk.
+    """
+    rows = [
+        ("parameters (paper)", millions(before.parameters), millions(after.parameters)),
+        ("  positions", "-", millions(after.positions)),
+        ("  coefficients", "-", millions(after.coefficients)),
+        *([("  their scales", "-", millions(after.scales))] if after.scales else []),
+        ("  left dense", millions(before.dense_parameters), millions(after.dense_parameters)),
+        (
+            "  BatchNorm statistics",
+            millions(before.batchnorm_statistics),
+            millions(after.batchnorm_statistics),
+        ),
+        ("trainable (paper)", millions(before.paper_trainable), millions(after.paper_trainable)),
+        ("requires_grad", millions(before.requires_grad), millions(after.requires_grad)),
+        ("bytes of all tensors", megabytes(before.bytes), megabytes(after.bytes)),
+    ]
+    if after.bits_per_weight is not None:
+        rows.append(("bits per compressed weight", "-", number(after.bits_per_weight)))
+    if size is not None:
+        rows.append(("bytes on disk", "-", megabytes(size)))
+    if snr is not None:
+        for name, value in zip(("SNR before refinement", "SNR of compressed weights"), snr, strict=True):
+            rows.append((name, "-", f"{number(value)} dB"))
+    return table("Totals", ("", "dense", "compressed"), rows)
+
+
+def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:
+    """One row per compressed layer.
+
+    Args:
+        layers: name and record of each.
+    """
+    rows = []
+    for name, layer in layers:
+        curve = layer.curve
+        rows.append((
+            name,
+            "x".join(map(str, layer.shape)),
+            str(curve.groups),
+            str(curve.length),
+            f"{curve.coefficients_per_row}/{curve.precision.bits}",
+            f"{layer.columns / curve.coefficients_per_row:.4g}",
+            number(layer.errors.snr_unrefined),
+            number(layer.errors.snr),
+        ))  # fmt: skip
+    columns = ("layer", "shape", "g", "samples", "coeffs\n/bits", "rate", "paper\ndB", "SNR\ndB")
+    return table("Layers", columns, rows, text=2)

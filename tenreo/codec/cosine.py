@@ -1,0 +1,165 @@
+"""The orthonormal cosine transform (DCT-II) and its inverse, along the last axis, by real FFTs.
+
+A signal x of length L, even samples first and odd ones after them backwards, has a spectrum V with
+X[k] = scale[k] * Re(V[k] * exp(-i pi k / 2L)) (J. Makhoul, "A fast cosine transform in one and two
+dimensions", 1980). The upper half follows from the lower: with W[k] = V[k] * exp(-i pi k / 2L),
+X[k] = Re W[k] and X[L-k] = -Im W[k]. So half a spectrum is all that is ever computed, and
+coefficients beyond `count` never exist.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tenreo.errors import TenreoError
+
+
+def dct(signal: Tensor, count: int | None = None) -> Tensor:
+    """Return the first `count` orthonormal DCT-II coefficients of a signal.
+
+    Differentiable; the adjoint is `idct`. Half precision is computed in float32.
+
+    Args:
+        signal: (..., length) floating point.
+        count: coefficients to return, in [1, length]; all of them without it.
+
+    Returns:
+        (..., count), of the signal's dtype.
+
+    Raises:
+        TenreoError: when `count` is not in [1, length].
+    """
+    length = signal.shape[-1]
+    count = length if count is None else count
+    _check(count, length)
+    result: Tensor = _Dct.apply(signal, count)
+    return result
+
+
+def idct(coefficients: Tensor, length: int) -> Tensor:
+    """Return the signal of `length` samples whose low frequencies are given, all others zero.
+
+    Differentiable; the adjoint is `dct(_, count)`. Half precision is computed in float32.
+
+    Args:
+        coefficients: (..., count) floating point, 1 <= count <= length.
+        length: number of samples.
+
+    Returns:
+        (..., length), of the coefficients' dtype.
+
+    Raises:
+        TenreoError: when there are no coefficients, or more than samples.
+    """
+    _check(coefficients.shape[-1], length)
+    result: Tensor = _Idct.apply(coefficients, length)
+    return result
+
+
+def _check(count: int, length: int) -> None:
+    if not 1 <= count <= length:
+        raise TenreoError(f"cosine: given {count} coefficients for {length} samples, needs 1 to {length}")
+
+
+class _Dct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, count: int) -> Tensor:
+        ctx.length = signal.shape[-1]
+        return _forward(signal, count)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Idct.apply(gradients[0], ctx.length), None
+
+
+class _Idct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, length: int) -> Tensor:
+        ctx.count = coefficients.shape[-1]
+        return _inverse(coefficients, length)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Dct.apply(gradients[0], ctx.count), None
+
+
+def _forward(signal: Tensor, count: int) -> Tensor:
+    return dct_folded(torch.cat([signal[..., ::2], signal[..., 1::2].flip(-1)], dim=-1), count)
+
+
+def _inverse(coefficients: Tensor, length: int) -> Tensor:
+    folded = idct_folded(coefficients, length)
+    signal = torch.empty_like(folded)
+    evens = (length + 1) // 2
+    signal[..., ::2] = folded[..., :evens]
+    signal[..., 1::2] = folded[..., evens:].flip(-1)
+    return signal
+
+
+def fold(samples: Tensor, length: int) -> Tensor:
+    """Where samples of a signal stand once it is folded: even ones first, odd ones after them backwards.
+
+    Args:
+        samples: integers in [0, length).
+        length: of the signal.
+    """
+    half = samples >> 1
+    return torch.where(samples % 2 == 0, half, length - 1 - half)
+
+
+def dct_folded(folded: Tensor, count: int) -> Tensor:
+    """`dct` of a signal that is folded already, (..., length) -> (..., count); not differentiable."""
+    length = folded.shape[-1]
+    half = length // 2 + 1
+    x = _at_least_float32(folded)
+    spectrum = torch.fft.rfft(x)  # (..., half)
+    if count <= half:
+        spectrum = spectrum[..., :count]
+    spectrum = spectrum * _twiddle(length, spectrum.shape[-1], False, x.dtype, x.device)
+    low: Tensor = spectrum.real
+    if count > half:
+        high = -spectrum.imag[..., length - count + 1 : length - half + 1].flip(-1)
+        low = torch.cat([low, high], dim=-1)
+    return low.to(folded.dtype).contiguous()
+
+
+def idct_folded(coefficients: Tensor, length: int) -> Tensor:
+    """`idct` that leaves the signal folded, (..., count) -> (..., length); not differentiable."""
+    count = coefficients.shape[-1]
+    half = length // 2 + 1
+    y = _at_least_float32(coefficients)
+    spectrum = y[..., :half]
+    if count > length - half:
+        imag = torch.zeros_like(spectrum)
+        imag[..., length - count + 1 :] = -y[..., length - half + 1 :].flip(-1)
+        spectrum = torch.complex(spectrum.contiguous(), imag)
+    scaled = spectrum * _twiddle(length, spectrum.shape[-1], True, y.dtype, y.device)
+    folded: Tensor = torch.fft.irfft(scaled, n=length).to(coefficients.dtype)
+    return folded
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+@lru_cache(maxsize=256)
+def _twiddle(length: int, count: int, inverse: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """exp(-i pi k / 2 length) times the orthonormal scale, or 1 over it, for k < count: (count,) complex."""
+    # Kept for every later call, also those that need gradients: never an inference tensor.
+    with torch.inference_mode(False), torch.no_grad():
+        k = torch.arange(count, dtype=torch.float64, device="cpu")
+        scale = torch.full_like(k, math.sqrt(2 / length))
+        scale[0] = math.sqrt(1 / length)
+        phase = torch.polar(scale, -math.pi * k / (2 * length))
+        if inverse:
+            # irfft divides by the length, and counts every frequency but the first twice.
+            phase = phase.conj().resolve_conj() * length
+            phase[1:] /= 2
+        wanted = torch.complex128 if dtype == torch.float64 else torch.complex64
+        moved: Tensor = phase.to(device=device, dtype=wanted)
+        return moved

@@ -1,0 +1,78 @@
+"""Integers of a few bits each, side by side in bytes: how positions and integer coefficients lie in a file.
+
+Number i is bits [i * width, (i + 1) * width) of the stream, lowest bit first; bit k of the stream is bit
+k % 8 of byte k // 8, as in `numpy.packbits` with little bit order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from tenreo.sizes import packed_size
+
+
+def pack(numbers: Tensor, width: int) -> Tensor:
+    """Put integers side by side.
+
+    Args:
+        numbers: (count,) integers in [0, 2^width), on the CPU.
+        width: bits of each, 1 to 32.
+
+    Returns:
+        (packed_size(count, width),) uint8.
+    """
+    packed = np.zeros(packed_size(len(numbers), width), np.uint8)
+    _pack(numbers.numpy().astype(np.uint32), np.uint64(width), packed)
+    return torch.from_numpy(packed)
+
+
+def unpack(packed: Tensor, width: int, count: int) -> Tensor:
+    """Take integers apart that `pack` put side by side.
+
+    Args:
+        packed: (packed_size(count, width),) uint8, on the CPU.
+        width: bits of each, 1 to 32.
+        count: of the integers.
+
+    Returns:
+        (count,) int64.
+    """
+    numbers = np.empty(count, np.int64)
+    _unpack(packed.numpy(), np.uint64(width), numbers)
+    return torch.from_numpy(numbers)
+
+
+@njit(nogil=True, cache=True)
+def _pack(numbers, width, packed):
+    pending = np.uint64(0)  # bits not yet written, fewer than 8 between two numbers
+    bits = np.uint64(0)
+    byte = 0
+    for number in numbers:
+        pending |= np.uint64(number) << bits
+        bits += width
+        while bits >= 8:
+            packed[byte] = pending & np.uint64(255)
+            byte += 1
+            pending >>= np.uint64(8)
+            bits -= np.uint64(8)
+    if bits > 0:
+        packed[byte] = pending
+
+
+@njit(nogil=True, cache=True)
+def _unpack(packed, width, numbers):
+    mask = (np.uint64(1) << width) - np.uint64(1)
+    pending = np.uint64(0)
+    bits = np.uint64(0)
+    byte = 0
+    for i in range(len(numbers)):
+        while bits < width:
+            pending |= np.uint64(packed[byte]) << bits
+            byte += 1
+            bits += np.uint64(8)
+        numbers[i] = pending & mask
+        pending >>= width
+        bits -= width

@@ -1,0 +1,111 @@
+"""Coefficients in fewer bits: half floats, or integers with a scale per row and band of frequencies.
+
+A band is a range of neighbouring frequencies, all bands equally wide; the spectrum falls, so each has a scale of
+its own: the one, out of a few below the band's largest value, that loses least. Scales are bfloat16, so that code
+times scale is exact in float32 and quantizing twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tenreo.codec.packing import pack, unpack
+from tenreo.codec.shape import CurveShape, Precision, bands
+from tenreo.errors import TenreoError
+
+_CLIPS = torch.linspace(1.0, 0.5, 21)  # share of a band's largest value that the largest code stands for
+
+
+def pack_coefficients(coefficients: Tensor, precision: Precision) -> tuple[Tensor, Tensor | None]:
+    """Quantize coefficients and pack them as they lie in a file.
+
+    Args:
+        coefficients: (groups, coefficients_per_row) floating point.
+        precision: float32 leaves them as they are.
+
+    Returns:
+        Values, (groups, coefficients_per_row) floating point or packed uint8, and for integers the scales
+        (groups, bands) bfloat16. On the CPU.
+
+    Raises:
+        TenreoError: when a coefficient is too large for float16.
+    """
+    coefficients = coefficients.detach().cpu()
+    if not precision.is_integer:
+        return _cast(coefficients, precision), None
+    codes, scales = quantize_bands(coefficients.float(), precision.bits)
+    return pack(codes.reshape(-1) + (1 << (precision.bits - 1)), precision.bits), scales
+
+
+def unpack_coefficients(values: Tensor, scales: Tensor | None, shape: CurveShape) -> Tensor:
+    """The coefficients that `pack_coefficients` packed.
+
+    Returns:
+        (groups, coefficients_per_row), float32 where they were integers.
+    """
+    if scales is None:
+        return values
+    bits = shape.precision.bits
+    codes = unpack(values, bits, shape.coefficients) - (1 << (bits - 1))
+    return dequantize_bands(codes.reshape(shape.groups, shape.coefficients_per_row), scales)
+
+
+def fake_quantize(coefficients: Tensor, precision: Precision) -> Tensor:
+    """Quantize and dequantize coefficients: what a file gives back, of the same dtype and on the same device.
+
+    Raises:
+        TenreoError: when a coefficient is too large for float16.
+    """
+    if not precision.is_integer:
+        return _cast(coefficients, precision).to(coefficients.dtype)
+    restored = dequantize_bands(*quantize_bands(coefficients.float(), precision.bits))
+    if not torch.isfinite(restored).all():
+        raise TenreoError(f"coefficients: one of {coefficients.abs().max():.3g} is too large for {precision}")
+    return restored.to(coefficients.dtype)
+
+
+def _cast(coefficients: Tensor, precision: Precision) -> Tensor:
+    if precision == Precision.FLOAT32:
+        return coefficients
+    cast = coefficients.to(getattr(torch, precision))
+    if not torch.isfinite(cast).all():
+        raise TenreoError(
+            f"coefficients: one of {coefficients.abs().max():.3g} does not fit into {precision}; choose bfloat16"
+        )
+    return cast
+
+
+def quantize_bands(coefficients: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Round coefficients to symmetric integers.
+
+    Args:
+        coefficients: (groups, coefficients_per_row) float32.
+        bits: of an integer, whose range is +-(2^(bits - 1) - 1).
+
+    Returns:
+        Codes (groups, coefficients_per_row) float32, whole numbers, and scales (groups, bands) bfloat16.
+    """
+    top = 2.0 ** (bits - 1) - 1
+    codes, scales = zip(*(_quantize_band(band, top) for band in _split_bands(coefficients)), strict=True)
+    return torch.cat(codes, 1), torch.cat(scales, 1).bfloat16()
+
+
+def _quantize_band(band: Tensor, top: float) -> tuple[Tensor, Tensor]:
+    """(groups, width) -> codes (groups, width) and scales (groups, 1), both float32."""
+    largest = band.abs().amax(1)
+    trials = (_CLIPS.to(band)[:, None] * largest / top).bfloat16().float()[:, :, None]  # (clips, groups, 1)
+    codes = torch.where(trials > 0, band / trials, 0.0).round().clamp(-top, top)  # (clips, groups, width)
+    best = (band - codes * trials).square().sum(2).argmin(0)  # (groups,)
+    groups = torch.arange(len(band), device=band.device)
+    return codes[best, groups], trials[best, groups]
+
+
+def dequantize_bands(codes: Tensor, scales: Tensor) -> Tensor:
+    """Codes (groups, count) and scales (groups, bands) to coefficients (groups, count) float32."""
+    pairs = zip(_split_bands(codes.float()), scales.float().unbind(1), strict=True)
+    return torch.cat([band * scale[:, None] for band, scale in pairs], 1)
+
+
+def _split_bands(rows: Tensor) -> tuple[Tensor, ...]:
+    return rows.tensor_split(bands(rows.shape[1]), dim=1)

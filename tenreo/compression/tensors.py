@@ -1,0 +1,162 @@
+"""A model as the tensors of a file, and back: packing, unpacking, and checking every name and shape."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tenreo.codec.codec import EncodedWeight
+from tenreo.codec.packing import pack, unpack
+from tenreo.codec.precision import pack_coefficients, unpack_coefficients
+from tenreo.compression.parametrization import curves, parametrize_
+from tenreo.errors import TenreoError
+from tenreo.files.header import Header, metadata
+from tenreo.files.layout import COEFFICIENTS, POSITIONS, SCALES
+from tenreo.files.records import LayerRecord, ModelInfo
+from tenreo.files.safetensors import write_tensors
+from tenreo.planning.recipe import DenseDtype, Recipe
+
+
+def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | None = None) -> None:
+    """Write a model, compressed or dense, with all that is needed to use it again.
+
+    Coefficients are written in the precision of their layer, what is left dense in the recipe's `dense_dtype`.
+
+    Args:
+        model: any module.
+        path: of the file; replaced as a whole.
+        info: what the model is.
+        recipe: kept in the file.
+
+    Raises:
+        TenreoError: when a number does not fit its format, or the file can not be written; an older one is
+            then untouched.
+    """
+    layers = {curve.name: curve.record for curve in curves(model)}
+    said = metadata(info, None if recipe is None else recipe.to_dict(), layers)
+    dense_dtype = DenseDtype.FLOAT32 if recipe is None else recipe.dense_dtype
+    write_tensors(path, file_tensors(model, dense_dtype), said)
+
+
+def file_tensors(model: nn.Module, dense_dtype: DenseDtype = DenseDtype.FLOAT32) -> dict[str, Tensor]:
+    """The tensors of a model under their names in a file, on the CPU.
+
+    Args:
+        model: compressed or dense.
+        dense_dtype: of floating-point tensors that are left dense.
+
+    Raises:
+        TenreoError: when the model is itself a compressed layer, or a number does not fit its format.
+    """
+    if any(not curve.name for curve in curves(model)):
+        raise TenreoError("save: the model is a layer, without a name for a file; save nn.Sequential(layer)")
+    names = _file_names(model)
+    tensors = {names[key]: value.detach().cpu() for key, value in model.state_dict().items()}
+    if dense_dtype != DenseDtype.FLOAT32:
+        for name, value in tensors.items():
+            if value.is_floating_point() and not name.endswith(COEFFICIENTS):
+                tensors[name] = _cast(name, value, dense_dtype)
+    for curve in curves(model):
+        shape, name = curve.weight.curve, curve.name
+        tensors[name + POSITIONS] = pack(tensors[name + POSITIONS], shape.position_bits)
+        values, scales = pack_coefficients(tensors[name + COEFFICIENTS], shape.precision)
+        tensors[name + COEFFICIENTS] = values
+        if scales is not None:
+            tensors[name + SCALES] = scales
+    return tensors
+
+
+def _cast(name: str, value: Tensor, dtype: DenseDtype) -> Tensor:
+    cast = value.to(getattr(torch, dtype))
+    if not torch.isfinite(cast).all():
+        raise TenreoError(
+            f"{name}: a value of {value.abs().max():.3g} does not fit into {dtype}; choose dense_dtype bfloat16"
+        )
+    return cast
+
+
+def _file_names(model: nn.Module) -> dict[str, str]:
+    """State-dict key -> name in a file."""
+    names = {key: key for key in model.state_dict()}
+    for curve in curves(model):
+        prefix = f"{curve.name}.parametrizations.weight"
+        names[f"{prefix}.original"] = curve.name + COEFFICIENTS
+        names[f"{prefix}.0.positions"] = curve.name + POSITIONS
+    return names
+
+
+def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Fill a dense model of the right shapes with a file's tensors, compressing layers on the way.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TenreoError: when a name, shape, dtype or value does not fit; the message names it.
+    """
+    modules = dict(model.named_modules())
+    state = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALES)}
+    for name, record in header.layers.items():
+        layer = modules.get(name)
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)) or tuple(layer.weight.shape) != record.shape:
+            raise TenreoError(f"{header.path}: the model has no layer {name} of shape {list(record.shape)}")
+        encoded = _unpack_layer(name, record, tensors, header.path)
+        state[name + COEFFICIENTS], state[name + POSITIONS] = encoded.coefficients, encoded.positions
+        empty = EncodedWeight(
+            encoded.coefficients.to(layer.weight.dtype), encoded.positions, encoded.length, encoded.shape
+        )
+        parametrize_(layer, empty, record.curve.precision, record.errors)
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise TenreoError(f"{header.path}: {name} holds NaN or infinity; the file is damaged")
+    load_tensors_(model, state, header.path)
+    return model
+
+
+def _unpack_layer(name: str, record: LayerRecord, tensors: Mapping[str, Tensor], path: Path) -> EncodedWeight:
+    positions = tensors[name + POSITIONS]
+    length = record.curve.length
+    if record.packed:
+        positions = unpack(positions, record.curve.position_bits, record.columns)
+    if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < length:
+        raise TenreoError(f"{path}: {name + POSITIONS} leaves [0, {length}); the file is damaged")
+    coefficients = unpack_coefficients(tensors[name + COEFFICIENTS], tensors.get(name + SCALES), record.curve)
+    return EncodedWeight(coefficients, positions.to(torch.int32), length, record.shape)
+
+
+def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors under their names in a file; every name that does not fit is told.
+
+    Args:
+        model: dense, or with its layers compressed.
+        tensors: positions and coefficients unpacked.
+        path: of the file, for messages.
+
+    Raises:
+        TenreoError: naming what is missing, not expected, or of another shape.
+    """
+    own = model.state_dict()
+    names = _file_names(model)
+    # Files of old torch versions do not count batches, and nothing depends on it.
+    missing = [n for n in names.values() if n not in tensors and not n.endswith("num_batches_tracked")]
+    extra = sorted(set(tensors) - set(names.values()))
+    wrong = [
+        f"{n} {list(tensors[n].shape)} instead of {list(own[key].shape)}"
+        for key, n in names.items()
+        if n in tensors and tensors[n].shape != own[key].shape
+    ]
+    problems = [
+        f"{what}: {', '.join(keys)}"
+        for what, keys in (("missing", missing), ("not expected", extra), ("shape", wrong))
+        if keys
+    ]
+    if problems:
+        raise TenreoError(f"{path} does not fit the model; {'; '.join(problems)}")
+    # Some layers (MNASNet) ask which version of themselves was saved; files do not say: this one.
+    versioned = OrderedDict((key, tensors[n]) for key, n in names.items() if n in tensors)
+    versioned._metadata = own._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=False)

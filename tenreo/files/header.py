@@ -1,0 +1,182 @@
+"""What a file says of itself, read from its header alone: no tensor, no torch.
+
+Metadata: `tenreo.version`, and as JSON `tenreo.model`, `tenreo.recipe`, `tenreo.layers`.
+
+Version 1: positions are int32, coefficients floating point. Version 2: positions are packed, coefficients may be
+integers. docs/format.md describes both byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from tenreo.codec.decibels import total_decibels
+from tenreo.codec.shape import Precision
+from tenreo.errors import TenreoError
+from tenreo.files.counts import Counts, count
+from tenreo.files.layout import (
+    COEFFICIENTS,
+    FLOATING,
+    TensorRecord,
+    layer_tensors,
+    split_name,
+)
+from tenreo.files.records import LayerRecord, ModelInfo
+
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Header:
+    """A file without its tensors' values.
+
+    Attributes:
+        path: of the file.
+        kind: tenreo, dense or reference.
+        tensors: by name.
+        info: the model.
+        recipe: what it was compressed with, as plain values; None where the file does not say.
+        layers: the compressed ones, by name.
+        size: bytes on disk.
+    """
+
+    path: Path
+    kind: str
+    tensors: dict[str, TensorRecord]
+    info: ModelInfo
+    recipe: dict[str, Any] | None
+    layers: dict[str, LayerRecord]
+    size: int
+
+    @property
+    def snr(self) -> float | None:
+        """Ratio in dB of all compressed layers together; None where the file does not say."""
+        return total_decibels((x.errors.squared_norm, x.errors.snr) for x in self.layers.values())
+
+    @property
+    def snr_unrefined(self) -> float | None:
+        """The same before refinement."""
+        return total_decibels((x.errors.squared_norm, x.errors.snr_unrefined) for x in self.layers.values())
+
+    def counts(self) -> Counts:
+        """The numbers in the file."""
+        return count(self.tensors, self.layers)
+
+    def dense_counts(self) -> Counts:
+        """The numbers in the model that was compressed, in float32 where the file holds less."""
+        dense = {}
+        dense_dtype = (self.recipe or {}).get("other", "float32")
+        for name, tensor in self.tensors.items():
+            layer, suffix = split_name(name)
+            record = self.layers.get(layer) if suffix else None
+            if record is not None and suffix != COEFFICIENTS:
+                continue
+            lower = record.curve.precision if record else dense_dtype
+            floating = record is not None or tensor.is_floating
+            dtype = "F32" if floating and lower != Precision.FLOAT32 else tensor.dtype
+            shape = record.shape if record else tensor.shape
+            dense[f"{layer}.weight" if record else name] = TensorRecord(dtype, shape)
+        return count(dense)
+
+
+def metadata(info: ModelInfo, recipe: Mapping[str, Any] | None, layers: Mapping[str, LayerRecord]) -> dict[str, str]:
+    """A file's metadata, as safetensors takes it.
+
+    Args:
+        info: the model.
+        recipe: as plain values, or None.
+        layers: the compressed ones, by name.
+    """
+    result = {
+        "format": "pt",
+        "tenreo.version": str(VERSION),
+        "tenreo.model": json.dumps(info.to_dict()),
+        "tenreo.layers": json.dumps({name: layer.to_dict() for name, layer in layers.items()}),
+    }
+    return {**result, "tenreo.recipe": json.dumps(recipe)} if recipe is not None else result
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is torch's own (a zip archive or a bare pickle), such as the reference's.
+
+    Raises:
+        TenreoError: when there is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise TenreoError(f"{path}: can not be opened: {error.strerror}; give the path of a file") from error
+    # After eight bytes of length, safetensors begins with a brace.
+    return start.startswith((b"PK\x03\x04", b"\x80")) and start[8:] != b"{"
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a safetensors file, tenreo's or dense.
+
+    Raises:
+        TenreoError: when it is no safetensors file, is of a newer format version, or contradicts
+            itself; the message names what.
+    """
+    said, tensors, size = _read(path)
+    version = said.get("tenreo.version")
+    if version is not None and version not in map(str, range(VERSION + 1)):
+        raise TenreoError(
+            f"{path}: format version {version[:20]!r}, this tenreo reads up to {VERSION}; install a newer one"
+        )
+    layers: dict[str, LayerRecord] = {}
+    name = ""
+    try:
+        info = ModelInfo.from_dict(json.loads(said.get("tenreo.model", "{}")))
+        recipe = json.loads(said.get("tenreo.recipe", "null"))
+        for name, values in json.loads(said.get("tenreo.layers", "{}")).items():
+            layers[name] = LayerRecord.from_dict(values)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        what = f"{name}: {error}" if name else error
+        raise TenreoError(f"{path}: the metadata can not be understood: {what}") from error
+    if recipe is not None and not isinstance(recipe, dict):
+        raise TenreoError(f"{path}: the metadata can not be understood: recipe {str(recipe)[:50]!r}")
+    kind = "dense" if version is None or not layers else "tenreo"
+    header = Header(path, kind, tensors, info, recipe, layers, size)
+    _check(header)
+    return header
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, TensorRecord], int]:
+    """The metadata, the tensors without their values, and the bytes of a safetensors file."""
+    try:
+        with safe_open(path, framework="np") as file:
+            said = file.metadata() or {}
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {n: TensorRecord(p.get_dtype(), tuple(p.get_shape())) for n, p in parts.items()}
+        return said, tensors, path.stat().st_size
+    except (SafetensorError, OSError) as error:
+        raise TenreoError(f"{path}: can not be read as safetensors: {error}") from error
+
+
+def _check(header: Header) -> None:
+    """Compare the layers that the metadata describe with the tensors that are there."""
+    split = (split_name(name) for name in header.tensors)
+    for name in sorted({layer for layer, suffix in split if suffix} | set(header.layers)):
+        layer = header.layers.get(name)
+        if layer is None:
+            raise TenreoError(
+                f"{header.path}: {name} has coefficients or positions, but tenreo.layers does not name it"
+            )
+        for suffix, needed in layer_tensors(layer).items():
+            given = header.tensors.get(name + suffix)
+            if given is None:
+                raise TenreoError(f"{header.path}: {name + suffix} is missing")
+            # Coefficients in full precision have the dtype of the weight.
+            dtypes = FLOATING if suffix == COEFFICIENTS and needed.is_floating else (needed.dtype,)
+            if given.dtype not in dtypes or given.shape != needed.shape:
+                raise TenreoError(
+                    f"{header.path}: {name + suffix} is {given.dtype} {list(given.shape)}, "
+                    f"needs {' or '.join(dtypes)} {list(needed.shape)}"
+                )

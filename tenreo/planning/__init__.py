@@ -1,0 +1,1 @@
+"""What to do: recipes, the layers that they choose, and plans; nothing here changes a model."""

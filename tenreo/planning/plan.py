@@ -1,0 +1,240 @@
+"""Recipe and model to one decision per layer; every check is made here, nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from tenreo.codec.shape import CurveShape, Precision
+from tenreo.errors import TenreoError
+from tenreo.files.counts import Counts, count
+from tenreo.files.header import metadata
+from tenreo.files.layout import TensorRecord, file_size, layer_tensors
+from tenreo.files.records import Correction, LayerErrors, LayerRecord, ModelInfo
+from tenreo.files.safetensors import record
+from tenreo.planning import search
+from tenreo.planning.layers import LayerPlan, find_layers, importance
+from tenreo.planning.rates import Progressive, TargetParameters, TargetSize, Uniform, rate_name, rate_number
+from tenreo.planning.recipe import DenseDtype, Recipe
+from tenreo.planning.rules import Rule, rule_for
+
+# Stand for what a plan does not know yet: numbers and words as long as they get.
+_ERRORS = LayerErrors(*[-1.2345678901234567e-100] * 3)
+_INFO = ModelInfo("a" * 32, 100_000, "w" * 64, corrections=(Correction("s" * 128, 10**6, 10**4, 10**4),))
+_HALF = {DenseDtype.FLOAT16: "F16", DenseDtype.BFLOAT16: "BF16"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decisions for a whole model, and the counts before and after, which follow from them."""
+
+    recipe: Recipe
+    layers: tuple[LayerPlan, ...]
+    before: Counts
+    after: Counts
+
+    @property
+    def compressed(self) -> tuple[LayerPlan, ...]:
+        """The layers that will be compressed."""
+        return tuple(layer for layer in self.layers if layer.curve)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON can hold it."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
+
+
+def resolve(recipe: Recipe, model: nn.Module) -> Plan:
+    """Decide for every Conv2d and Linear of a model; change nothing.
+
+    >>> from tenreo import Uniform
+    >>> plan = resolve(Recipe(4, Uniform(2.0)), nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10)))
+    >>> [(layer.name, layer.columns, layer.why_dense) for layer in plan.layers]
+    [('0', 1024, ''), ('1', 0, 'not in the general rule')]
+
+    Args:
+        recipe: what was asked for.
+        model: any module; tensors may be on the meta device.
+
+    Returns:
+        The plan; where the recipe asks for a total of parameters, the plan's has the growth that was found.
+
+    Raises:
+        TenreoError: when a pattern matches no layer, a chosen weight is shared with another layer
+            or the model is compressed already, when nothing is left to compress, and when a target is out of reach.
+    """
+    rule = rule_for(model)
+    found = find_layers(recipe, model, rule)
+    counting = FileEstimate(recipe, model)
+    if recipe.chooses:
+        return _of_size(recipe, found, counting)
+    if isinstance(recipe.rate, (TargetSize, TargetParameters)):
+        return _of_total(recipe, found, counting, rule)
+    return make_plan(recipe, _of_rate(recipe, found, rule), counting)
+
+
+class FileEstimate:
+    """The tensors of the file that a plan leads to, and their counts; what is fixed is counted once.
+
+    Args:
+        recipe: says in which number format tensors that are left dense are written.
+        model: before it is compressed.
+    """
+
+    def __init__(self, recipe: Recipe, model: nn.Module) -> None:
+        self.recipe = recipe
+        state = model.state_dict()
+        self.dense = {name: record(tensor) for name, tensor in state.items()}
+        self.stored = {name: _stored(tensor, recipe.dense_dtype) for name, tensor in state.items()}
+        self.before = count(self.dense)
+        self._alone = {name: count({name: tensor}) for name, tensor in self.stored.items()}
+        self._stored_counts = count(self.stored)
+
+    def after(self, layers: Iterable[LayerPlan]) -> Counts:
+        """The counts of the model with some layers compressed."""
+        total = self._stored_counts
+        for layer in layers:
+            if layer.curve:
+                total += count(self._tensors(layer), {layer.name: layer.record}) + _minus(
+                    self._alone[_weight_name(layer.name)]
+                )
+        return total
+
+    def file_size(self, layers: Iterable[LayerPlan], info: ModelInfo = _INFO) -> int:
+        """The bytes of the file, what is not known yet being as long as it gets."""
+        tensors, records = dict(self.stored), {}
+        for layer in layers:
+            if layer.curve:
+                del tensors[_weight_name(layer.name)]
+                tensors |= self._tensors(layer)
+                records[layer.name] = LayerRecord(layer.shape, layer.curve, _ERRORS)
+        return file_size(tensors, metadata(info, self.recipe.to_dict(), records))
+
+    def _tensors(self, layer: LayerPlan) -> dict[str, TensorRecord]:
+        dtype = self.dense[_weight_name(layer.name)].dtype
+        return {layer.name + suffix: tensor for suffix, tensor in layer_tensors(layer.record, dtype).items()}
+
+
+def _minus(counts: Counts) -> Counts:
+    return Counts(**{name: -value for name, value in vars(counts).items()})
+
+
+def _stored(tensor: Tensor, dtype: DenseDtype) -> TensorRecord:
+    known = record(tensor)
+    return replace(known, dtype=_HALF[dtype]) if known.is_floating and dtype in _HALF else known
+
+
+def _weight_name(layer: str) -> str:
+    return f"{layer}.weight" if layer else "weight"
+
+
+def make_plan(recipe: Recipe, layers: Iterable[LayerPlan], counting: FileEstimate) -> Plan:
+    """A plan of given decisions, counted.
+
+    Raises:
+        TenreoError: when no layer is to be compressed.
+    """
+    layers = tuple(layers)
+    if not any(layer.curve for layer in layers):
+        reasons = sorted({layer.why_dense for layer in layers}) or ["no Conv2d or Linear in the model"]
+        raise TenreoError(
+            f"plan: nothing is left to compress ({'; '.join(reasons[:3])}); "
+            "choose other groups, or name layers with include"
+        )
+    return Plan(recipe, layers, counting.before, counting.after(layers))
+
+
+def _of_rate(recipe: Recipe, found: Mapping[str, LayerPlan], rule: Rule) -> Iterator[LayerPlan]:
+    """The layers with the curves that follow from a rate and the recipe's groups."""
+    groups, rate = recipe.groups, recipe.rate
+    if groups is None or not isinstance(rate, (Uniform, Progressive)):
+        raise ValueError(f"{recipe} has no rate for a layer")
+    for layer in found.values():
+        if layer.why_dense:
+            yield layer
+        elif layer.numel == 0 or layer.numel % groups:
+            yield replace(layer, why_dense=f"{groups} groups do not divide {layer.numel} elements")
+        else:
+            columns = layer.numel // groups
+            length = min(columns, 2**recipe.position_bits) if recipe.position_bits else columns
+            per_row = min(length, max(1, int(columns / rate.of(layer.numel, rule.reference_numel))))
+            yield replace(layer, curve=CurveShape(groups, length, per_row, recipe.precision or Precision.FLOAT32))
+
+
+def _of_total(recipe: Recipe, found: Mapping[str, LayerPlan], counting: FileEstimate, rule: Rule) -> Plan:
+    """The smallest progressive growth that reaches a total of parameters or bytes."""
+
+    def layers(growth: float) -> list[LayerPlan]:
+        return list(_of_rate(replace(recipe, rate=Progressive(growth)), found, rule))
+
+    def total(growth: float) -> int:
+        if isinstance(recipe.rate, TargetSize):
+            return counting.file_size(layers(growth))
+        return counting.after(layers(growth)).parameters
+
+    make_plan(recipe, layers(search.LARGEST), counting)  # something can be compressed at all
+    growth = search.smallest_growth(lambda growth: total(growth) <= rate_number(recipe.rate))
+    if growth is None:
+        raise _out_of_reach(recipe, total(search.LARGEST))
+    return make_plan(replace(recipe, rate=Progressive(growth)), layers(growth), counting)
+
+
+def _of_size(recipe: Recipe, found: dict[str, LayerPlan], counting: FileEstimate) -> Plan:
+    """The curves with the smallest expected error in a file of at most so many bytes."""
+    wanted = {name: search.candidates(x.numel, recipe) for name, x in found.items() if not x.why_dense}
+    for name, offered in wanted.items():
+        if not offered:
+            why = f"no choice of groups divides {found[name].numel} elements"
+            found[name] = replace(found[name], why_dense=why)
+    sized = {name: offered for name, offered in wanted.items() if offered}
+
+    def curves(choices: Iterable[search.Candidate]) -> Plan:
+        chosen = {name: choice.curve for name, choice in zip(sized, choices, strict=True)}
+        layers = (replace(x, curve=chosen.get(name)) for name, x in found.items())
+        return make_plan(recipe, layers, counting)
+
+    smallest = curves(min(offered, key=lambda c: c.bytes) for offered in sized.values())
+    weights = [importance(name, recipe) for name in sized]
+    return _fit(smallest, lambda room: curves(search.choose(list(sized.values()), weights, room)), counting)
+
+
+def _fit(smallest: Plan, best_in: Callable[[int], Plan], counting: FileEstimate) -> Plan:
+    """The best plan whose file has at most the recipe's bytes.
+
+    Args:
+        smallest: the plan of the smallest file.
+        best_in: the best plan whose compressed weights take at most so many bytes.
+        counting: of the model.
+    """
+    limit = int(rate_number(smallest.recipe.rate))
+    least = counting.file_size(smallest.layers)
+    if least > limit:
+        raise _out_of_reach(smallest.recipe, least)
+    room = limit - least + smallest.after.weight_bytes
+    while room >= smallest.after.weight_bytes:
+        found = best_in(room)
+        excess = counting.file_size(found.layers) - limit
+        if excess <= 0:
+            return found
+        room -= excess  # the header grew with the numbers in it
+    return smallest
+
+
+def _out_of_reach(recipe: Recipe, least: int) -> TenreoError:
+    size = isinstance(recipe.rate, TargetSize)
+    ways = ["give more"]
+    ways += ["choose more groups"] if recipe.groups else []
+    ways += ["choose dense_dtype float16"] if size and recipe.dense_dtype == DenseDtype.FLOAT32 else []
+    if size and not recipe.chooses and not recipe.position_bits:
+        ways += ["allow refinement, for shorter curves"]
+    return TenreoError(
+        f"{rate_name(recipe.rate)}: given {rate_number(recipe.rate):,}, but the least is {least:,} "
+        f"{'bytes' if size else 'parameters'}; {', '.join(ways)}, or include more layers"
+    )

@@ -1,0 +1,119 @@
+"""How much is kept: a rate per layer, or a total from which rates follow. No torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tenreo.options import Option, check_number
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """The same rate r for every layer: coefficients per row = int(columns / rate).
+
+    >>> Uniform(2.0).of(numel=147_456, reference_numel=4096)
+    2.0
+
+    Raises:
+        TenreoError: when the rate is not a finite number of at least 1.
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        check_number("uniform rate", self.rate, whole=False, option=Option("", least=1))
+
+    def of(self, numel: int, reference_numel: int) -> float:
+        """The rate of a layer of `numel` elements."""
+        return self.rate
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """A rate that grows with the layer: 1 + growth * sqrt(numel) / sqrt(reference) (section 2).
+
+    >>> Progressive(0.5).of(numel=4 * 4096, reference_numel=4096)
+    2.0
+
+    Raises:
+        TenreoError: when the growth is not a finite number above 0.
+    """
+
+    growth: float
+
+    def __post_init__(self) -> None:
+        check_number("progressive growth", self.growth, whole=False, option=Option("", above=0))
+
+    def of(self, numel: int, reference_numel: int) -> float:
+        """The rate of a layer of `numel` elements."""
+        return 1 + self.growth * math.sqrt(numel) / math.sqrt(reference_numel)
+
+
+@dataclass(frozen=True)
+class TargetParameters:
+    """The smallest progressive growth with at most so many parameters, counted as the paper counts.
+
+    >>> TargetParameters(2_000_000)
+    TargetParameters(parameters=2000000)
+
+    Raises:
+        TenreoError: when it is not a whole number of at least 1.
+    """
+
+    parameters: int
+
+    def __post_init__(self) -> None:
+        check_number("target parameters", self.parameters, whole=True, option=Option("", least=1))
+
+
+@dataclass(frozen=True)
+class TargetSize:
+    """The smallest expected error in a file of at most so many bytes.
+
+    With refinement every layer gets the samples, coefficients and precision that serve best, and the groups where
+    the recipe names none; without, the paper's encoding is made to fit by its progressive growth.
+
+    >>> TargetSize(2_500_000)
+    TargetSize(bytes=2500000)
+
+    Raises:
+        TenreoError: when it is not a whole number of at least 1.
+    """
+
+    bytes: int
+
+    def __post_init__(self) -> None:
+        check_number("target size", self.bytes, whole=True, option=Option("", least=1))
+
+
+Rate = Uniform | Progressive | TargetParameters | TargetSize
+RATES: dict[str, type[Uniform] | type[Progressive] | type[TargetParameters] | type[TargetSize]] = {
+    "uniform": Uniform,
+    "progressive": Progressive,
+    "target_params": TargetParameters,
+    "target_size": TargetSize,
+}
+
+
+def rate_of(name: str, number: float) -> Rate:
+    """The rate of a name in `RATES` and its number.
+
+    >>> rate_of("progressive", 0.5)
+    Progressive(growth=0.5)
+
+    Raises:
+        TenreoError: when the number is out of range.
+    """
+    return RATES[name](number)  # type: ignore[arg-type]
+
+
+def rate_name(rate: Rate) -> str:
+    """The name of a rate: uniform, progressive, target_params or target_size."""
+    return next(name for name, kind in RATES.items() if isinstance(rate, kind))
+
+
+def rate_number(rate: Rate) -> float:
+    """The number of a rate: r, r', parameters or bytes."""
+    number: float = next(iter(vars(rate).values()))
+    return number

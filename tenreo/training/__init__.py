@@ -1,0 +1,1 @@
+"""Fine-tuning: settings, the loop and what it consists of, the state and log of a run."""

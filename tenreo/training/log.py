@@ -1,0 +1,104 @@
+"""The log of a run: a CSV of every step and every evaluation. No torch."""
+
+from __future__ import annotations
+
+import csv
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tenreo.errors import TenreoError
+from tenreo.files.atomic import atomic_write
+from tenreo.training.observer import Epoch, Step
+
+COLUMNS = (
+    "epoch", "step", "steps", "split", "lr", "loss", "top1", "images_per_second", "waiting", "memory",
+)  # fmt: skip
+
+
+class RunLog:
+    """Rows appended to a CSV as they happen.
+
+    Columns: epoch and step from 1, steps of an epoch, split (train: one step; val: an evaluation), lr, loss
+    in nats, top1 in percent, images per second, waiting (share of the epoch spent on waiting for data),
+    memory in bytes.
+
+    Args:
+        path: of the file.
+        resume: keep what an earlier run wrote before the first row of this one.
+
+    Raises:
+        TenreoError: when the file can not be written.
+    """
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
+        self.earlier = read_log(path) if resume and path.exists() else []
+        self.file: Any = None
+
+    def step(self, step: Step) -> None:
+        """Add a step."""
+        speed = step.images / step.seconds if step.seconds else 0.0
+        self._write({
+            "epoch": step.epoch, "step": step.step, "steps": step.steps, "split": "train", "lr": step.lr,
+            "loss": step.loss, "top1": step.top1, "images_per_second": speed, "waiting": step.waiting,
+            "memory": step.memory,
+        })  # fmt: skip
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Add an evaluation."""
+        self._write({
+            "epoch": epoch.epoch, "step": epoch.steps, "steps": epoch.steps, "split": "val", "lr": epoch.lr,
+            "loss": epoch.loss, "top1": epoch.top1, "waiting": epoch.waiting,
+        })  # fmt: skip
+
+    def _write(self, row: dict[str, Any]) -> None:
+        row = {name: f"{v:.6g}" if isinstance(v, float) else str(v) for name, v in row.items()}
+        if self.file is None:
+            self._begin(row)
+        try:
+            csv.DictWriter(self.file, COLUMNS, lineterminator="\n").writerow(row)
+            self.file.flush()
+        except OSError as error:
+            with suppress(OSError):  # it tries once more to write what it still holds
+                self.file.close()
+            self.file = None
+            raise TenreoError(f"{self.path}: can not be written: {error.strerror}; choose another path") from error
+
+    def _begin(self, first: dict[str, Any]) -> None:
+        """A new file, with the earlier rows that are not done again."""
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row for row in self.earlier if _moment(row) < _moment(first))
+        self.file = self.path.open("a", newline="")
+
+    def close(self) -> None:
+        """Write all that is left to the disk."""
+        if self.file is not None:
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self.file = None
+
+
+def _moment(row: dict[str, Any]) -> tuple[int, int, bool]:
+    return int(row["epoch"]), int(row["step"]), row["split"] == "val"
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a log; a last one that was cut off is left out.
+
+    Raises:
+        TenreoError: when it is no such log.
+    """
+    try:
+        text = path.read_text()
+        rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+        for row in rows:
+            if tuple(row) != COLUMNS or None in row.values():
+                raise ValueError(f"needs the columns {', '.join(COLUMNS)}")
+            _moment(row)
+    except (OSError, ValueError, csv.Error) as error:
+        raise TenreoError(f"{path}: is no log of a run: {error}; repair or remove it") from error
+    return rows

@@ -1,0 +1,270 @@
+"""Fine-tuning: gradient descent on everything that requires a gradient; positions stay as they are."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenreo.compression.parametrization import quantized_coefficients
+from tenreo.errors import TenreoError
+from tenreo.training.distributed import ALONE, ProcessGroup
+from tenreo.training.ema import ExponentialMovingAverage
+from tenreo.training.loss import training_loss
+from tenreo.training.observer import Epoch, Observer, Step
+from tenreo.training.optimizer import frozen, make_optimizer
+from tenreo.training.schedule import lr_multiplier
+from tenreo.training.settings import Settings, default_lr
+from tenreo.training.state import Progress, StateFile, Stateful, load_state, save_state
+from tenreo.vision.batches import Batches, Loading
+from tenreo.vision.evaluation import Evaluation, evaluate, half, peak_memory
+from tenreo.vision.images import Images
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where a model is trained.
+
+    Attributes:
+        device: of the model and its batches.
+        workers: processes that decode images.
+        group: the processes that train together, each doing the same.
+    """
+
+    device: torch.device = torch.device("cpu")
+    workers: int = 0
+    group: ProcessGroup = ALONE
+
+
+def finetune_(
+    model: nn.Module,
+    train: Images,
+    val: Images,
+    settings: Settings,
+    *,
+    resources: Resources = Resources(),
+    teacher: nn.Module | None = None,
+    state: StateFile | None = None,
+    observer: Observer | None = None,
+) -> list[Epoch]:
+    """Train a model in place.
+
+    Every step is a function of the weights, the seed and its own number, so on the CPU a resumed run is bit-for-bit
+    identical to an uninterrupted one.
+
+    Args:
+        model: dense or compressed; moved to the device. In the end it has the last weights, or with a
+            moving average of them (`settings.ema`) that average.
+        train: images to learn from, augmented as `open_images` was told.
+        val: images to evaluate on after each epoch.
+        settings: how to train.
+        resources: where.
+        teacher: dense model to learn from, with `settings.distill`.
+        state: file that holds all a run needs to go on.
+        observer: is told of every step and epoch, and asked whether to stop.
+
+    Returns:
+        All epochs, also those before a resume.
+
+    Raises:
+        TenreoError: when the loss is no longer finite, an image is broken, there are too few of them, or the
+            state is missing, damaged or of other settings.
+        KeyboardInterrupt: when it was stopped.
+    """
+    if settings.distill and teacher is None:
+        raise TenreoError("distill: needs a teacher; give the dense model")
+    for network in (model, teacher):
+        if network is not None:
+            network.to(resources.device)
+            if settings.channels_last:
+                network.to(memory_format=torch.channels_last)
+    if teacher is not None:
+        teacher.eval()
+    lr = default_lr(None) if settings.lr is None else settings.lr
+    settings = replace(settings, lr=lr)
+    with frozen(model, settings.freeze):
+        run = _Run(model, train, val, settings, resources, teacher, state, observer or Observer())
+        if state is not None and state.resume:
+            run.progress = load_state(state.path, run.parts, run.configuration)
+        while len(run.progress.history) < settings.epochs:
+            _epoch(run)
+    if run.average is not None:
+        run.average.copy_to(model)
+    model.eval()
+    return run.progress.history
+
+
+class _Run:
+    """What stays the same from step to step, and how far the run is."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Images,
+        val: Images,
+        settings: Settings,
+        resources: Resources,
+        teacher: nn.Module | None,
+        state: StateFile | None,
+        observer: Observer,
+    ) -> None:
+        self.model, self.train, self.val, self.settings = model, train, val, settings
+        self.resources, self.state, self.observer = resources, state, observer
+        self.device, self.group = resources.device, resources.group
+        self.teacher = teacher if settings.distill else None
+        self.progress = Progress()
+        self.engine = self.group.wrap(model, self.device, settings.sync_batchnorm)
+        if settings.compile:
+            self.engine = torch.compile(self.engine)  # type: ignore[assignment]
+        self.optimizer = make_optimizer(model, settings)
+        scaled = settings.amp and half(self.device) == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.average = ExponentialMovingAverage(model, settings.ema) if settings.ema else None
+        self.parts: dict[str, Stateful] = {
+            "model": model, "optimizer": self.optimizer, "scaler": self.scaler,
+        }  # fmt: skip
+        if self.average is not None:
+            self.parts["average"] = self.average
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What must be the same for another run to go on from this one's state."""
+        plain = {k: str(v) if isinstance(v, str) else v for k, v in asdict(self.settings).items()}
+        return {**plain, "processes": self.group.size, "images": len(self.train)}
+
+    @property
+    def loading(self) -> Loading:
+        """How images are read."""
+        return Loading(self.settings.batch_size, self.resources.workers, self.settings.skip_broken)
+
+    def save(self) -> None:
+        """Write the state, in the main process."""
+        if self.state is not None and self.group.is_main:
+            save_state(self.state.path, self.parts, self.configuration, self.progress)
+
+    def seed(self, step: int | None = None) -> int:
+        """Of the epoch that is under way, or of one of its steps in this process."""
+        seed = self.settings.seed * 1_000_003 + len(self.progress.history)
+        return (seed if step is None else (seed * 1_000_003 + step) * 1_009 + self.group.rank) % 2**63
+
+    def stop_at_once(self) -> None:
+        """Stop within an evaluation if asked to; the state was saved before it."""
+        if self.observer.should_stop():
+            raise KeyboardInterrupt
+
+    def set_lr(self, done: float) -> float:
+        """The learning rate of the step that ends so many epochs after the start."""
+        lr = (self.settings.lr or 0.0) * lr_multiplier(self.settings, done)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = lr
+        return lr
+
+    @contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """The model with the weights to be evaluated and written, the same in every process."""
+        averaged = self.average.applied(self.model) if self.average is not None else nullcontext()
+        with averaged, quantized_coefficients(self.model):
+            self.group.broadcast(b for b in self.model.buffers() if b.is_floating_point())
+            yield
+
+
+def _epoch(run: _Run) -> None:
+    """The rest of an epoch, and its evaluation."""
+    progress, share = run.progress, run.group.share
+    batches = Batches(run.train, run.loading, run.device, seed=run.seed(), share=share, first=progress.step)
+    if not batches.steps:
+        raise TenreoError(
+            f"no batch to train on: given {len(run.train)} images, needs at least 2 per process; give more"
+        )
+    _steps(run, batches)
+    start = time.perf_counter()
+    val = Batches(run.val, run.loading, run.device, share=share)
+    with run.evaluated_weights():
+        measured = evaluate(
+            run.model, val, run.settings.amp, progress=lambda _: run.stop_at_once(), total=run.group.sum
+        )
+        epoch = _summary(run, batches.steps, measured, time.perf_counter() - start)
+        for path in sorted(run.group.union(batches.broken | val.broken)):
+            run.observer.on_broken(path)
+        run.observer.on_epoch(epoch, all(epoch.top1 > earlier.top1 for earlier in progress.history))
+    run.progress = Progress(history=[*progress.history, epoch])
+    run.save()  # after the model's own files: a run cut off in between evaluates this epoch again
+
+
+def _summary(run: _Run, steps: int, measured: Evaluation, seconds: float) -> Epoch:
+    """An epoch's figures; seconds are those of its evaluation."""
+    done = run.progress
+    return Epoch(
+        epoch=len(done.history) + 1,
+        steps=steps,
+        lr=run.optimizer.param_groups[0]["lr"],
+        train_loss=done.loss / done.seen,
+        train_top1=100 * done.correct / done.seen,
+        top1=measured.top1,
+        top5=measured.top5,
+        loss=measured.loss,
+        seconds=done.seconds + seconds,
+        waiting=done.waiting / done.seconds,
+    )
+
+
+def _steps(run: _Run, batches: Batches) -> None:
+    """The steps of an epoch that are not done yet."""
+    s, progress = run.settings, run.progress
+    run.model.train()
+    epoch, before = len(progress.history) + 1, time.perf_counter()
+    for (images, labels), total in zip(batches, batches.totals, strict=True):
+        lr = run.set_lr(epoch - 1 + (progress.step + 1) / batches.steps)
+        torch.manual_seed(run.seed(progress.step))
+        loss, correct, stop = _step(run, images, labels, total)
+        if not math.isfinite(loss):
+            raise TenreoError(f"the loss became {loss} in epoch {epoch}; try a smaller learning rate")
+        now = time.perf_counter()
+        seconds, before = now - before, now
+        progress.add_step(images=total, loss=loss, correct=correct, seconds=seconds, waited=batches.waited)
+        run.observer.on_step(
+            Step(
+                epoch=epoch, step=progress.step, steps=batches.steps, images=total, lr=lr, loss=loss,
+                top1=100 * correct / total, seconds=seconds, waiting=progress.waiting / progress.seconds,
+                memory=peak_memory(run.device),
+            )
+        )  # fmt: skip
+        due = bool(s.save_every) and progress.step % s.save_every == 0
+        if stop or due or progress.step == batches.steps:
+            run.save()
+        if stop:
+            raise KeyboardInterrupt
+
+
+def _step(run: _Run, images: Tensor, labels: Tensor, total: int) -> tuple[float, int, bool]:
+    """One step of the optimizer: mean loss and correct answers over all processes, and whether to stop."""
+    s = run.settings
+    if s.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(run.device.type, half(run.device), enabled=s.amp):
+        logits = run.engine(images)
+        with torch.no_grad():
+            taught = run.teacher(images) if run.teacher is not None else None
+    loss = training_loss(logits, labels, taught, s)
+    run.optimizer.zero_grad()
+    # Processes average their gradients; each image is to count the same, however many a process has.
+    run.scaler.scale(loss * (len(labels) * run.group.size / total)).backward()  # type: ignore[no-untyped-call]
+    if s.clip:
+        run.scaler.unscale_(run.optimizer)
+        nn.utils.clip_grad_norm_(run.model.parameters(), s.clip)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    if run.average is not None:
+        run.average.update(run.model)
+    correct = (logits.detach().argmax(1) == labels).sum()
+    # In float64, which holds counts exactly; MPS has none, and no processes to sum over either.
+    sums = torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(run.observer.should_stop())])
+    sums = run.group.sum(sums.double() if run.device.type != "mps" else sums)
+    value, count, stops = sums.tolist()
+    return value / total, int(count), stops > 0

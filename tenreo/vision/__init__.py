@@ -1,0 +1,1 @@
+"""Torchvision's models and images: building, loading, saving, correcting, evaluating."""

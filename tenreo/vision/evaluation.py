@@ -1,0 +1,155 @@
+"""Accuracy, loss and speed of a model on labeled images."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import parametrize
+
+from tenreo.errors import TenreoError
+from tenreo.vision.batches import Batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        top1: percent.
+        top5: percent; None with five classes or fewer.
+        loss: mean cross-entropy in nats.
+        images: how many.
+        seconds: for all of them, reading included.
+        peak_memory: bytes, of the GPU or else of the process.
+    """
+
+    top1: float
+    top5: float | None
+    loss: float
+    images: int
+    seconds: float
+    peak_memory: int
+
+    @property
+    def images_per_second(self) -> float:
+        """Images per second, reading included."""
+        return self.images / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "images_per_second": self.images_per_second}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name: auto, cpu, cuda, cuda:N, mps.
+
+    Raises:
+        TenreoError: when the name is unknown or the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TenreoError(f"device: given {name!r}, needs auto, cpu, cuda, cuda:N or mps") from error
+    missing = (
+        (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count())
+        or (device.type == "mps" and not torch.backends.mps.is_available())
+        or device.type not in ("cpu", "cuda", "mps")
+    )
+    if missing:
+        raise TenreoError(f"device: {name} is not available here; choose cpu, or auto")
+    return device
+
+
+@contextmanager
+def memory_named(batch_size: int) -> Iterator[None]:
+    """Turn running out of GPU memory into an error that names a smaller batch size."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TenreoError(
+            f"the GPU has not enough memory for batch size {batch_size}; try batch size {max(1, batch_size // 2)}"
+        ) from error
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    amp: bool = False,
+    *,
+    progress: Callable[[int], None] | None = None,
+    total: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> Evaluation:
+    """Measure a model; compressed weights are decoded once, and every image counts once over all processes.
+
+    Args:
+        model: on the batches' device; its mode is put back afterwards.
+        batches: what to measure it on.
+        amp: autocast to `half`.
+        progress: called with the number of images done.
+        total: adds a tensor up over all processes.
+
+    Raises:
+        TenreoError: when no image can be read.
+    """
+    device = batches.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    was_training = model.training
+    model.eval()
+    autocast = torch.autocast(device.type, half(device)) if amp else nullcontext()
+    # Top-1, top-5, loss, images, batches of many classes: float64 holds such numbers exactly.
+    sums = torch.zeros(5, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+    start = time.perf_counter()
+    with torch.inference_mode(), parametrize.cached(), autocast:
+        for images, labels in batches:
+            sums += _figures(model(images).float(), labels).to(sums)
+            if progress is not None:
+                progress(len(labels))
+    top1, top5, loss, seen, many = total(sums).tolist()  # waits for the device
+    seconds = time.perf_counter() - start
+    model.train(was_training)
+    if not seen:
+        raise TenreoError("no image to evaluate on; give at least one that can be read")
+    return Evaluation(
+        top1=100 * top1 / seen,
+        top5=100 * top5 / seen if many else None,
+        loss=loss / seen,
+        images=int(seen),
+        seconds=seconds,
+        peak_memory=peak_memory(device),
+    )
+
+
+def _figures(logits: Tensor, labels: Tensor) -> Tensor:
+    """What a batch adds to the sums: (5,), of logits (batch, classes) and labels (batch,)."""
+    top = logits.topk(min(5, logits.shape[1])).indices  # (batch, 5)
+    hits = top == labels[:, None]
+    loss = cross_entropy(logits, labels, reduction="sum")
+    many = logits.shape[1] > 5
+    return torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_tensor(len(labels)), loss.new_tensor(many)])
+
+
+def half(device: torch.device) -> torch.dtype:
+    """The 16-bit type to compute in: bfloat16, or float16 on a GPU that has none."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the highest point: of the GPU's allocations, or else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,103 @@
+"""Saving models and loading them, torchvision's without being told what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torchvision
+from torch import Tensor, nn
+
+from tenreo.compression.tensors import restore_, write_model
+from tenreo.errors import TenreoError
+from tenreo.files.header import Header, is_pickle, read_header
+from tenreo.files.records import ModelInfo
+from tenreo.files.safetensors import read_tensors
+from tenreo.planning.recipe import Recipe, recipe_of
+from tenreo.vision.architectures import build, builder, classifier_name, default_info
+from tenreo.vision.reference import identify_paper, read_reference
+
+
+def save(model: nn.Module, path: str | Path, info: ModelInfo | None = None, recipe: Recipe | None = None) -> None:
+    """Write a model, compressed or dense, to a safetensors file.
+
+    >>> import tempfile
+    >>> from tenreo import Uniform, compress_
+    >>> model = nn.Sequential(nn.Linear(64, 64))
+    >>> _ = compress_(model, Recipe(4, Uniform(2.0)))
+    >>> path = Path(tempfile.mkdtemp()) / "small.safetensors"
+    >>> save(model, path)
+    >>> load(path, nn.Sequential(nn.Linear(64, 64)))[0].weight.shape
+    torch.Size([64, 64])
+
+    Args:
+        model: any module; the architecture of torchvision's models is recognized.
+        path: of the file; replaced as a whole.
+        info: says what the model is, where it is not recognized or something should be added.
+        recipe: kept in the file for `inspect`.
+
+    Raises:
+        TenreoError: when the file can not be written.
+    """
+    write_model(model, Path(path), info or identify(model), recipe)
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Read a model from a file of tenreo or of the reference implementation; `save` has an example.
+
+    Args:
+        path: of the file.
+        model: a dense model to fill, for architectures that torchvision does not have.
+
+    Returns:
+        The model, in evaluation mode; compressed layers stay compressed.
+
+    Raises:
+        TenreoError: when the file is damaged, does not fit, or needs `model`.
+    """
+    return open_model(Path(path), model)[0]
+
+
+def open_model(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, Header]:
+    """As `load`, and what the file says of itself."""
+    header, tensors = _read(path, named=model is not None)
+    recipe_of(header)  # refuses what makes no sense
+    info = header.info
+    if model is None:
+        if info.arch is None:
+            raise TenreoError(f"{path}: does not say its architecture; load it with tenreo.load(path, model)")
+        model = build(info.arch, info.classes or 1000, info.weights)
+    return restore_(model, header, tensors).eval(), header
+
+
+def _read(path: Path, named: bool) -> tuple[Header, Mapping[str, Tensor]]:
+    """Header and tensors of any file; a dense one that does not say its architecture is recognized unless named."""
+    if is_pickle(path):
+        return read_reference(path)
+    header = read_header(path)
+    tensors = read_tensors(path)
+    if header.info.arch is None and not named and header.kind == "dense":
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        header = replace(header, info=identify_paper(path, shapes, set())[0])
+    return header, tensors
+
+
+def identify(model: nn.Module) -> ModelInfo:
+    """The info of a model, its architecture found by class and shapes among torchvision's."""
+    found = next((c for c in type(model).__mro__ if c.__module__.startswith("torchvision.models.")), None)
+    if found is None:
+        return ModelInfo()
+    own = _weight_shapes(model)
+    last = model.get_submodule(classifier_name(model))
+    classes = int(last.out_features if isinstance(last, nn.Linear) else last.out_channels)  # type: ignore[arg-type]
+    for arch in torchvision.models.list_models(module=torchvision.models):
+        alike = builder(arch).__module__ == found.__module__
+        if alike and own == _weight_shapes(build(arch, classes, device="meta")):
+            return replace(default_info(arch), classes=classes, weights=None)
+    return ModelInfo(classes=classes)
+
+
+def _weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    layers = (nn.Conv2d, nn.Linear)
+    return {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, layers)}

@@ -1,0 +1,85 @@
+"""The reference implementation's checkpoints: everything follows from names and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tenreo.codec.shape import CurveShape
+from tenreo.errors import TenreoError
+from tenreo.files.header import Header
+from tenreo.files.layout import COEFFICIENTS, POSITIONS
+from tenreo.files.records import LayerRecord, ModelInfo
+from tenreo.files.safetensors import read_pickle, record
+from tenreo.vision.architectures import build, class_count, classifier_name, default_info
+from tenreo.vision.names import PAPER
+
+_UNCOUNTED = "num_batches_tracked"  # old torch versions do not write it
+
+
+def read_reference(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    """Read a checkpoint of the reference implementation.
+
+    Its keys are `X.index` (columns,) and `X.weight` (groups, coefficients_per_row) for a compressed layer X.
+
+    Returns:
+        The header, as a file of tenreo's would have it, and tensors under tenreo's names.
+
+    Raises:
+        TenreoError: when it is no such checkpoint, naming what does not fit.
+    """
+    state = read_pickle(path)
+    compressed = {key.removesuffix(".index") for key in state if key.endswith(".index")}
+    shapes = {key: tuple(value.shape) for key, value in state.items() if not key.endswith(".index")}
+    info, skeleton = identify_paper(path, shapes, {f"{name}.weight" for name in compressed})
+    layers: dict[str, LayerRecord] = {}
+    tensors = dict(state)
+    for name in sorted(compressed):
+        coefficients, index = tensors.pop(f"{name}.weight"), tensors.pop(f"{name}.index")
+        shape = tuple(skeleton.get_parameter(f"{name}.weight").shape)
+        columns = index.numel()
+        if coefficients.dim() != 2 or coefficients.shape[0] * columns != torch.Size(shape).numel():
+            raise TenreoError(
+                f"{path}: {name}.weight {list(coefficients.shape)} and {name}.index "
+                f"{list(index.shape)} do not make a weight of shape {list(shape)}"
+            )
+        curve = CurveShape(coefficients.shape[0], columns, coefficients.shape[1])
+        layers[name] = LayerRecord(shape, curve, packed=False)
+        tensors[name + COEFFICIENTS] = coefficients
+        tensors[name + POSITIONS] = index.reshape(-1).to(torch.int32)
+    kind = "reference" if compressed else "dense"
+    records = {name: record(tensor) for name, tensor in tensors.items()}
+    return Header(path, kind, records, info, None, layers, path.stat().st_size), tensors
+
+
+def identify_paper(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], compressed: set[str]
+) -> tuple[ModelInfo, nn.Module]:
+    """Find one of the paper's architectures whose names, and shapes of what is dense, agree.
+
+    Args:
+        path: of the file, for messages.
+        shapes: of the tensors, by state-dict name.
+        compressed: names of weights that have other shapes.
+
+    Returns:
+        Its info, and a model of it on the meta device.
+
+    Raises:
+        TenreoError: when there is none.
+    """
+    names = {key for key in shapes if not key.endswith(_UNCOUNTED)}
+    for arch in PAPER:
+        skeleton = build(arch, device="meta")
+        state, classifier = skeleton.state_dict(), classifier_name(skeleton)
+        dense = {key for key in names - compressed if not key.startswith(classifier)}
+        same = names == {key for key in state if not key.endswith(_UNCOUNTED)}
+        if same and all(shapes[key] == tuple(state[key].shape) for key in dense):
+            classes = class_count(arch, shapes)
+            info = replace(default_info(arch), classes=classes, weights=None)
+            return info, build(arch, classes, device="meta")
+    raise TenreoError(f"{path}: its names are those of none of {', '.join(PAPER)}")

@@ -1,0 +1,18 @@
+import importlib
+
+import pytest
+from processes import here
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """parsed(command, *typed): the dataclasses that the command's body would get, which does nothing."""
+
+    def parse(command, *typed):
+        taken = []
+        monkeypatch.setattr(importlib.import_module(f"tenreo.cli.{command}"), "run", lambda *parts: taken.append(parts))
+        done = here(command, *typed)
+        assert len(taken) == 1 and not done.stdout
+        return taken[0]
+
+    return parse

@@ -1,0 +1,235 @@
+"""What all commands have in common: signatures, help, exit codes, JSON."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
+
+import pytest
+import typer
+from processes import COMMANDS, ROOT, bad, good, here, refused
+
+import tenreo as package
+from tenreo.cli import command as machinery
+from tenreo.cli import commands
+from tenreo.cli.app import app
+from tenreo.cli.options import RateOptions
+from tenreo.options import options_of
+from tenreo.planning.recipe import Recipe
+from tenreo.vision.names import architecture_names
+
+DOCUMENT = ROOT / "docs" / "cli.md"
+WITH_YAML = ("compress", "finetune")
+
+
+def params_of(name):
+    """The parameters of a command by name, without --help and --config."""
+    params = typer.main.get_command(app).commands[name].params
+    return {p.name: p for p in params if p.name not in ("help", "config")}
+
+
+def fields_of(name):
+    """The fields that a command's dataclasses have, written out: a recipe's rate has a dataclass of its own."""
+    found = {}
+    for hint in list(get_type_hints(getattr(commands, name)).values())[:-1]:
+        cls = get_args(hint)[0] if get_origin(hint) is list else hint
+        for part in (RateOptions, Recipe) if cls is Recipe else (cls,):
+            found |= {f.name: (part, f) for f in fields(part) if (part, f.name) != (Recipe, "rate")}
+    return found
+
+
+def test_version_and_help_in_a_process():
+    assert good("--version").stdout.strip() == f"tenreo {package.__version__}"
+    told = good("--help").stdout
+    assert all(re.search(rf"^  {command} ", told, re.M) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_parameters_are_the_fields_of_the_dataclasses(name):
+    params, known = params_of(name), fields_of(name)
+    assert set(params) == set(known)
+    yaml = [p.name for p in typer.main.get_command(app).commands[name].params if p.name == "config"]
+    assert yaml == ["config"] * (name in WITH_YAML)
+    for key, (cls, field) in known.items():
+        param = params[key]
+        option = options_of(cls)[key]  # no field without help
+        assert param.help.startswith(option.help.removesuffix(".")), key
+        assert not option.range or option.least == -(2**63) or option.range in param.help, key
+        if key == "file" or (field.default is MISSING and field.default_factory is MISSING):
+            assert param.required == (cls is not Recipe), key  # groups may be chosen for a size
+        else:
+            default = () if field.default is MISSING else field.default
+            assert not param.required and (param.default or None) == (default or None), key
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_names_of_options_are_those_of_fields(name):
+    for key, param in params_of(name).items():
+        if key != "file":
+            assert f"--{key.replace('_', '-')}" in param.opts
+            assert bool(param.secondary_opts) == (get_type_hints(fields_of(name)[key][0])[key] is bool), key
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_without_options_a_command_gets_the_defaults(parsed, name):
+    typed = {"finetune": ["f", "--data", "d"], "evaluate": ["f", "--data", "d"], "inspect": ["f"],
+             "compress": ["-g", 4, "-r", 2], "sweep": ["-g", 4, "-r", 2]}.get(name, [])  # fmt: skip
+    given = {"file": Path("f"), "data": "d"}
+    hints = list(get_type_hints(getattr(commands, name)).values())[:-1]
+    for hint, part in zip(hints, parsed(name, *typed), strict=True):
+        if hint is Recipe or get_origin(hint) is list:
+            wanted = Recipe(4, package.Uniform(2.0))
+            assert part == (wanted if hint is Recipe else [wanted])
+        else:
+            needed = {f.name for f in fields(hint) if f.default is MISSING and f.default_factory is MISSING}
+            assert part == hint(**{key: given[key] for key in needed})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_readable_at_80_columns(name):
+    told = here(name, "--help", columns=80).stdout
+    assert max(map(len, told.splitlines())) <= 80 and "…" not in told
+    words = " ".join(told.split())
+    for key, (cls, field) in fields_of(name).items():
+        assert key == "file" or f"--{key.replace('_', '-')} " in words
+        assert " ".join(options_of(cls)[key].help.removesuffix(".").split()) in words, key
+        if isinstance(field.default, (int, float, str, Path)) and not isinstance(field.default, bool):
+            assert f"[default: {field.default}]" in words, key
+    assert str(machinery.PANELS.get("Recipe")) + ":" in told or name not in ("compress", "sweep")
+
+
+def test_help_and_inspect_do_not_import_torch(compressed_file):
+    code = (
+        "import sys, tenreo.cli.app as a\n"
+        "try: a.app(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    for arguments in (["--help"], ["compress", "--help"], ["finetune", "--help"], ["inspect", str(compressed_file)]):
+        command = [sys.executable, "-c", code, *arguments]
+        assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0, arguments
+
+
+def test_names_and_devices_are_completed():
+    for name, beginning, wanted in (("arch", "resnet5", ["resnet50"]), ("device", "cp", ["cpu"])):
+        param = params_of("compress")[name]
+        assert [item.value for item in param.shell_complete(None, beginning)] == wanted
+    assert "resnext50_32x4d" in architecture_names()
+    told = here("compress", "--help").stdout
+    assert "float32|float16|bfloat16|int8|int6" in told and "--dense-dtype <float32|float16|bfloat16>" in told
+
+
+def test_wrong_usage_in_a_process_is_exit_code_2():
+    assert "No such option" in bad("compress", "--nonsense", code=2)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["evaluate", "x.safetensors"], "Missing option '--data'"),
+        (["inspect"], "Missing argument 'FILE'"),
+        (["inspect", "x.safetensors"], "x.safetensors: can not be opened: no such file"),
+        (["inspect", "."], "can not be opened: no such file"),
+        (["evaluate", "x.safetensors", "--data", "digits"], "can not be opened"),
+        (["finetune", "x.safetensors", "--data", "digits"], "can not be opened"),
+        (["compress", "-g", "four"], "Invalid value for"),
+        (["compress", "-g", 4, "-r", 2, "--precision", "int7"], "Invalid value for '--precision'"),
+        (["compress", "-g", 4, "-r", 2], "arch: not given, needs an architecture such as resnet50 (-a/--arch)"),
+        (["compress", "-a", "resnet51", "-g", 4, "-r", 2], "no classification architecture 'resnet51'"),
+        (["sweep", "-a", "resnet18", "-g", 4], "rate: needs exactly one of uniform, progressive"),
+        (["sweep", "-a", "resnet18", "-r", 4], "groups: given None, needs a whole number"),
+        (["compres"], "No such command"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(inside, typed, message):
+    assert message in refused(*typed)
+    assert not list(inside.iterdir())
+
+
+def test_what_goes_wrong_afterwards_is_exit_code_1(inside, compressed_file, folder):
+    damaged = inside / "damaged.safetensors"
+    damaged.write_bytes(compressed_file.read_bytes()[:-100])
+    for typed in (["inspect", damaged], ["evaluate", damaged, "--data", "digits"]):
+        assert "damaged.safetensors: can not be read as safetensors" in refused(*typed, code=1)
+    (folder / "val" / "class3" / "zz.JPEG").write_bytes(b"not an image")
+    told = refused("evaluate", compressed_file, "--data", folder, "--workers", 0, code=1)
+    assert "zz.JPEG: can not be read as an image" in told and told.count("error: ") == 1
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    done = bad_with_traceback("--debug", "inspect", "nothing.safetensors")
+    assert "Traceback" in done.stderr and "WrongUsageError" in done.stderr
+
+
+def bad_with_traceback(*typed):
+    done = subprocess.run([sys.executable, "-m", "tenreo", *typed], capture_output=True, text=True)
+    assert done.returncode == 1
+    return done
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"), [("coefficients", "precision", "int8"), ("other", "dense_dtype", "float16")]
+)
+@pytest.mark.parametrize("glue", [" ", "="])
+def test_renamed_options_are_understood_and_noted(monkeypatch, old, new, value, glue):
+    taken = []
+    monkeypatch.setattr(importlib.import_module("tenreo.cli.compress"), "run", lambda *parts: taken.append(parts))
+    done = here("compress", "-g", 4, "-r", 2, *f"--{old}{glue}{value}".split())
+    assert getattr(taken[0][1], new) == value
+    option = new.replace("_", "-")
+    assert done.stderr == f"note: --{old} is now --{option}; the old name goes with the next version\n"
+
+
+def documented_keys():
+    """Heading -> the keys at the beginning of the rows of its table."""
+    found, heading = {}, None
+    for line in DOCUMENT.read_text().splitlines():
+        if line.startswith("#"):
+            title = re.fullmatch(r"### `tenreo (.*)`", line)
+            heading = title[1] if title else None
+        elif heading and (row := re.match(r"\| *`(\w+)`", line)):
+            found.setdefault(heading, set()).add(row[1])
+    return found
+
+
+@pytest.fixture(scope="session")
+def objects(compressed_file, dense_file, tmp_path_factory):
+    """Heading in docs/cli.md -> the JSON object that the command prints."""
+    folder = tmp_path_factory.mktemp("objects")
+    dense = ("-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, "--include", "classifier.1")
+    typed = {
+        "compress --json": ("compress", *dense, "-o", folder / "m.safetensors", "--no-match-statistics"),
+        "compress --dry-run --json": ("compress", *dense, "--dry-run"),
+        "inspect --json": ("inspect", compressed_file),
+        "evaluate --json": ("evaluate", compressed_file, "--data", "digits", "--limit", 8),
+        "finetune --json": ("finetune", compressed_file, "--data", "digits", "--epochs", 0, "--calibrate", 1,
+                            "-b", 8, "-o", folder / "f.safetensors"),
+        "sweep --json": ("sweep", *dense, "--refine", 1),
+    }  # fmt: skip
+    return {heading: json.loads(here(*words, "--json").stdout) for heading, words in typed.items()}
+
+
+def test_every_object_says_its_schema_and_command(objects):
+    for heading, found in objects.items():
+        assert found["schema"] == 1 and found["command"] == heading.split()[0]
+
+
+def test_layers_are_always_a_list(objects):
+    for heading in ("compress --json", "compress --dry-run --json", "inspect --json"):
+        layers = objects[heading]["layers"]
+        assert isinstance(layers, list) and all(isinstance(layer["name"], str) for layer in layers)
+
+
+@pytest.mark.skipif(not DOCUMENT.exists(), reason="docs/cli.md is not written yet")
+@pytest.mark.parametrize(
+    "heading",
+    ["compress --json", "compress --dry-run --json", "inspect --json", "evaluate --json", "finetune --json",
+     "sweep --json"],
+)  # fmt: skip
+def test_the_documented_keys_are_those_that_are_printed(objects, heading):
+    common = {"schema", "command"}
+    assert documented_keys()[heading] | common == set(objects[heading])

@@ -1,0 +1,115 @@
+"""`tenreo compress`."""
+
+import json
+import re
+
+import pytest
+from processes import here, refused
+
+from tenreo.planning.recipe import ROUNDS
+
+FEW = ("--include", "features.16.conv.0.0", "--include", "classifier.1")  # of MobileNet-V2's layers: seconds less
+
+
+@pytest.fixture
+def job(dense_file):
+    return ("compress", "-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, "--progressive", *FEW)
+
+
+def test_it_writes_the_references_name_and_never_overwrites(job, inside):
+    job = (*job, "--refine", 1)
+    done = here(*job)
+    path = inside / "compressed-mobilenet_v2-progressive-8-8.0.safetensors"
+    assert f"wrote {path.name}" in done.stdout and "SNR of compressed weights" in done.stdout
+    before = path.read_bytes()
+    assert "exists already; say --force" in refused(*job)
+    assert path.read_bytes() == before
+    result = json.loads(here(*job, "--force", "--json", "--jobs", 1).stdout)
+    assert path.read_bytes() == before  # the same command writes the same bytes, whatever the jobs
+    assert result["bytes"] == len(before) and result["after"]["positions"] > 0
+    assert list(inside.iterdir()) == [path]
+
+
+def test_refinement_and_statistics_are_on_and_can_be_turned_off(job, inside):
+    job = (*job, "--json")
+    full = json.loads(here(*job, "-o", "full.st", "--refine", 2).stdout)
+    assert full["snr"] > full["snr_unrefined"] + 1
+    assert full["corrections"][0]["source"] == "noise" and full["corrections"][0]["batchnorms"] == 52
+    plain = json.loads(here(*job, "-o", "p.st", "--refine", 0, "--no-match-statistics").stdout)
+    assert plain["snr"] == plain["snr_unrefined"] == full["snr_unrefined"] and plain["corrections"] == []
+    told = here("inspect", "full.st").stdout
+    assert "52 BatchNorms, on 256 images of noise" in told and f"{full['snr']:.2f} dB" in told
+    digits = json.loads(
+        here(*job, "-o", "c.st", "--refine", 0, "--calibrate", "digits", "--calibrate-batches", 1).stdout
+    )
+    assert digits["corrections"][0]["images"] == 64 and digits["corrections"][0]["source"] == "digits"
+
+
+def test_dry_run_shows_the_papers_row_and_writes_nothing(inside):
+    job = ("compress", "-a", "resnet50", "-g", 4, "-r", 1.0, "--progressive", "--dry-run")
+    plan = json.loads(here(*job, "--json").stdout)
+    assert plan["after"]["coefficients"] == 1732024 and plan["recipe"]["refine"] == ROUNDS
+    assert "not in the ResNet rule" in here(*job).stdout
+    assert not list(inside.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-g", 0, "-r", 2.0], "groups: given 0, needs a whole number of at least 1 (-g/--groups)"),
+        (["-g", 4, "-r", 0.5], "rate: given 0.5, needs at least 1 (1 keeps everything), or --progressive (-r/--rate)"),
+        (["-g", 4, "-r", 0, "--progressive"], "progressive growth: given 0.0, needs a number above 0"),
+        (["-g", 4, "-r", "nan"], "rate: given nan, needs a number (-r/--rate)"),
+        (["-g", 4], "rate: needs exactly one of uniform, progressive, target_params, target_size, given none"),
+        (["-g", 4, "--progressive"], "progressive: needs the growth r' as the rate, such as 0.5"),
+        (["-r", 2.0], "groups: given None, needs a whole number of at least 1, such as 4 (-g/--groups)"),
+        (["-g", 4, "-r", 2.0, "--include", "nothing*"], "include: pattern 'nothing*' matches no Conv2d or Linear"),
+        (["-g", 4, "-r", 2.0, "--importance", "fc=2", "--allocate"], "importance: pattern 'fc' matches no"),
+        (["-g", 4, "-r", 2.0, "--importance", "fc"], "importance: given 'fc', needs a pattern and a number"),
+        (["-g", 4, "-r", 2.0, "--importance", "fc=0"], "importance: given 0.0, needs a number above 0 (--importance)"),
+        (["-g", 4, "-r", 2.0, "--weights", "nowhere.pth"], "neither a file, nor none, nor one of IMAGENET1K_V1"),
+        (["-g", 4, "-r", 2.0, "--target-size", "2MB"], "given uniform and target_size (-r/--rate)"),
+        (["--target-size", "small"], "target_size: given 'small', needs an amount such as 2.5MB or 800kB"),
+        (["--target-size", "20kB"], "target_size: given 20,000, but the least is"),
+        (["--target-size", "2MB", "--progressive"], "progressive: needs the growth"),
+        (["--target-size", "2MB", "--allocate"], "allocate: a target size distributes its bytes already"),
+        (["--target-params", "2M"], "groups: given None, needs a whole number"),
+        (["--target-params", "many", "-g", 4], "target_params: given 'many', needs an amount such as 2.5M or 800k"),
+        (["-g", 4, "-r", 2.0, "--position-bits", 40], "position_bits: given 40, needs a whole number of 1 to 31"),
+        (["-g", 4, "-r", 2.0, "--jobs", 0], "jobs: given 0, needs a whole number of at least 1 (-j/--jobs)"),
+        (["-g", 4, "-r", 2.0, "--device", "gpu"], "device: given 'gpu', needs auto, cpu, cuda, cuda:N or mps"),
+        (["-g", 4, "-r", 2.0, "--calibrate", "nowhere"], "no such folder; data are laid out as"),
+        (["-g", 4, "-r", 2.0, "--out", "no/such/folder.safetensors"], "there is no folder no/such; create it first"),
+        (["-g", 4, "-r", 2.0, "--config", "none.yaml"], "none.yaml: can not be read as YAML"),
+    ],
+)
+def test_bad_input_is_refused(inside, options, message):
+    weights = [] if "--weights" in options else ["--weights", "none"]
+    assert message in refused("compress", "-a", "mobilenet_v2", *weights, *options)
+    assert not list(inside.iterdir())
+
+
+def test_a_size_is_met_and_the_same_command_writes_the_same_bytes(dense_file, inside):
+    job = ("compress", "-a", "mobilenet_v2", "--weights", dense_file, "--target-size", "8.5MB", "--refine", 1,
+           "--no-match-statistics", *FEW)  # fmt: skip
+    result = json.loads(here(*job, "--json").stdout)
+    path = inside / "compressed-mobilenet_v2-target_size-8500000.safetensors"
+    before = path.read_bytes()
+    assert 8_480_000 < result["bytes"] == len(before) <= 8_500_000
+    here(*job, "--force", "--jobs", 1)
+    assert path.read_bytes() == before
+    told = here("inspect", path).stdout
+    assert "groups chosen, target size 8,500,000" in told and "bits per compressed weight" in told
+
+
+def test_a_number_of_parameters_is_met_and_the_rate_is_said(inside):
+    told = here("compress", "-a", "mobilenet_v2", "-g", 4, "--target-params", "2.0M", "--dry-run").stdout
+    assert "recipe: 4 groups, progressive 0.7" in told
+    assert re.search(r"parameters \(paper\) +3.54 M +2.00 M", told)
+
+
+def test_a_full_disk_is_exit_code_1(job, inside, disk_full_after):
+    with disk_full_after(20_000):
+        told = refused(*job, "--refine", 0, "--no-match-statistics", code=1)
+    assert "can not be written" in told and "choose another path" in told
+    assert not list(inside.iterdir())

@@ -1,0 +1,74 @@
+"""Signals to real processes."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from processes import start_python, start_tenreo
+
+STUCK = """
+import hashlib
+from tenreo.cli.stopping import stoppable
+with stoppable() as stop:
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in which Python hears no signal
+"""
+STEPS = """
+import time
+from tenreo.cli.stopping import stoppable
+for _ in range(2):
+    with stoppable() as stop:
+        print("ready", flush=True)
+        while not stop():
+            time.sleep(0.01)
+        time.sleep(0.3)
+print("saved", stop.exit_code, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_stuck_ends_when_asked_again(number):
+    process = start_python(STUCK)
+    process.send_signal(number)
+    time.sleep(1.2)
+    assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(10) == 128 + number
+    process.communicate()
+
+
+def test_signals_that_come_together_are_one_request():
+    process = start_python(STEPS)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "ready\n"  # and the next run starts anew
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out) == (0, "saved 143\n")
+    assert err.count("stopping after this step") == 2
+
+
+def seconds_of_work(process):
+    """Seconds that the cores have spent on a process."""
+    user, system = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def test_ctrl_c_ends_with_130_and_no_file(tmp_path):
+    process = start_tenreo(
+        "compress", "-a", "resnet152", "-g", 8, "-r", 1.0, "--progressive", "--weights", "none", cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it in the background
+    )  # fmt: skip
+    while seconds_of_work(process) < 9:  # by then it is inside compiled code
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert "stopped" in process.stderr.read()
+    process.stderr.close()
+    assert not list(tmp_path.iterdir())

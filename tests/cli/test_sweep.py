@@ -1,0 +1,74 @@
+"""`tenreo sweep`."""
+
+import json
+
+import pytest
+from processes import here, refused
+
+from tenreo import Progressive, Recipe, Uniform
+
+
+@pytest.fixture
+def job(dense_file):
+    return ("sweep", "-a", "mobilenet_v2", "--weights", dense_file, "--include", "classifier.1", "--refine", 1)
+
+
+def test_counts_are_the_papers(inside):
+    job = ("sweep", "-a", "resnet50", "-g", 4, 8, "-r", 0.5, 1, "--progressive", "--dry-run")
+    rows = json.loads(here(*job, "--json").stdout)["rows"]
+    assert [(r["groups"], r["rate"]) for r in rows] == [(None, None), (4, 0.5), (4, 1), (8, 0.5), (8, 1)]
+    assert rows[2]["paper_trainable"] == 1732024 and rows[3]["parameters"] == 6486920
+    assert max(map(len, here(*job, columns=80).stdout.splitlines())) <= 80
+
+
+def test_settings_are_measured_and_drawn(job, inside):
+    job = (*job, "-g", 8, "-r", 8, 16)
+    rows = json.loads(
+        here(*job, "--data", "digits", "--limit", 40, "--no-match-statistics", "--plot", "s.png", "--json").stdout
+    )["rows"]
+    assert (inside / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert rows[1]["snr"] > rows[2]["snr"] and rows[1]["bytes"] > rows[2]["bytes"] and "top1" in rows[0]
+    assert "exists already" in refused(*job, "--plot", "s.png")
+
+
+def test_a_row_is_what_compress_makes(job, inside):
+    row = json.loads(here(*job, "-g", 8, "-r", 8, "--json").stdout)["rows"][1]
+    words = ("compress", *job[1:], "-g", 8, "-r", 8, "--no-match-statistics", "-o", "m.safetensors", "--json")
+    made = json.loads(here(*words).stdout)
+    assert (row["bytes"], row["snr"], row["parameters"]) == (made["bytes"], made["snr"], made["after"]["parameters"])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["-g", 4, 8, "-r", 2, 3], ["-g4", 8, "-r2", 3], ["-g4", "-g8", "-r", 2, "-r", 3],
+        ["-g", 4, "-g8", "-r2", "-r3"], ["--groups", 4, 8, "--rate", 2, 3], ["-g", 4, 8, "--refine", 12, "-r", 2, 3],
+        ["-r", 2, 3, "-g", 4, 8, 4],
+    ],
+)  # fmt: skip
+def test_several_values_follow_one_name(parsed, typed):
+    recipes = parsed("sweep", *typed)[1]
+    assert recipes == [Recipe(g, Uniform(r)) for g in (4, 8) for r in (2.0, 3.0)]
+
+
+def test_rates_mean_what_they_mean_to_compress(parsed):
+    for typed, rate in (([], Uniform(2.0)), (["--progressive"], Progressive(2.0))):
+        words = ("-g", 4, "-r", 2, *typed)
+        assert parsed("sweep", *words)[1] == [parsed("compress", *words)[1]] == [Recipe(4, rate)]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["-g", 4, "-r", 0.5], "rate: given 0.5, needs at least 1"),
+        (["-g", 0, "-r", 2], "groups: given 0"),
+        (["-g", 4, "-r", 2, "--dry-run", "--data", "digits"], "dry_run: measures nothing"),
+        (["-g", 4, "-r", 2, "--plot", "no/such.png"], "there is no folder no"),
+        (["-g", 4, "-r", 2, "--data", "nowhere"], "no such folder"),
+        (["-g", 4, "-r", 2, "--exclude", "nothing"], "exclude: pattern 'nothing' matches no"),
+        (["-g", 4, "-r", 2, 5, "x"], "Invalid value for '"),
+    ],
+)
+def test_bad_input_is_refused(inside, typed, message):
+    assert message in refused("sweep", "-a", "mobilenet_v2", "--weights", "none", *typed)
+    assert not list(inside.iterdir())

@@ -1,0 +1,114 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import cosine_matrix
+
+import tenreo
+from tenreo.codec.codec import refined
+from tenreo.codec.refine import _nearest_by_tree, _nearest_of_all, assign, fit
+from tenreo.errors import TenreoError
+
+
+def error(weight, encoded):
+    return (weight - tenreo.decode(encoded)).square().sum().item()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(2, 90), st.floats(0, 1), st.booleans())
+def test_the_error_never_rises_with_the_rounds(seed, groups, columns, share, tied):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(groups, columns, dtype=torch.float64, generator=generator)
+    weight = weight.round() if tied else weight
+    per_row = max(1, int(share * columns))
+    before = tenreo.encode(weight, groups, per_row)
+    errors = [error(weight, before)]
+    for _ in range(4):
+        before = refined(weight, before, 1)
+        errors.append(error(weight, before))
+        assert before.positions.min() >= 0 and before.positions.max() < before.length
+    slack = 1e-24 * weight.square().sum().item()
+    assert all(b <= a * (1 + 1e-9) + slack for a, b in pairwise(errors)), errors
+    assert error(weight, refined(weight, tenreo.encode(weight, groups, per_row), 5)) <= errors[0] + slack
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**31), st.integers(1, 5), st.integers(20, 90), st.integers(1, 12))
+def test_a_step_too_far_is_taken_back(seed, groups, columns, per_row):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(groups, columns, dtype=torch.float64, generator=generator)
+    wanted = paper = tenreo.encode(weight, groups, per_row)
+    for _ in range(4):
+        wanted = refined(weight, wanted, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tenreo.codec.refine.STEP", 1e6)
+        patch.setattr("tenreo.codec.refine.ENOUGH", -1.0)
+        found = refined(weight, paper, 4)
+    assert error(weight, found) <= error(weight, wanted) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("per_row", [5, 40, 64])
+def test_fit_is_the_least_squares_solution(per_row):
+    torch.manual_seed(0)
+    matrix = torch.randn(3, 400, dtype=torch.float64)
+    positions = torch.randint(0, 64, (400,), dtype=torch.int32)
+    basis = cosine_matrix(64)[:per_row, positions.numpy()].T  # (columns, per_row)
+    wanted = np.linalg.lstsq(basis, matrix.numpy().T, rcond=None)[0].T
+    found = fit(matrix, positions, torch.zeros(3, per_row, dtype=torch.float64), 64, iterations=300)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_tree_and_brute_force_agree_with_torch():
+    torch.manual_seed(0)
+    for g, n, length in ((1, 50, 7), (4, 3000, 2000), (9, 500, 9000)):
+        points, samples = torch.randn(n, g), torch.randn(length, g)
+        start = torch.randint(0, length, (n,), dtype=torch.int32)
+        wanted = torch.cdist(points.double(), samples.double()).square().min(1)
+        for search in (_nearest_by_tree, _nearest_of_all):
+            found = search(points, samples, start)
+            gaps = (points - samples[found]).double().square().sum(1)
+            torch.testing.assert_close(gaps, wanted.values, rtol=1e-4, atol=1e-5)
+
+
+def test_assigning_keeps_a_position_that_is_as_near():
+    matrix, curve = torch.zeros(2, 3), torch.zeros(2, 5)
+    assert assign(matrix, curve, torch.tensor([4, 0, 2], dtype=torch.int32)).tolist() == [4, 0, 2]
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(8, 8), torch.ones(8, 8), torch.eye(8)], ids=["zero", "constant", "few"])
+@pytest.mark.parametrize("per_row", [1, 7, 16])
+def test_degenerate_layers(weight, per_row):
+    paper = tenreo.encode(weight, 4, per_row)
+    better = refined(weight, paper, 12)
+    assert torch.isfinite(better.coefficients).all()
+    assert error(weight, better) <= error(weight, paper) + 1e-9
+    if per_row == 16:
+        torch.testing.assert_close(tenreo.decode(better), weight, atol=1e-5, rtol=1e-5)
+
+
+def test_no_rounds_is_the_paper_and_more_gain_decibels():
+    weight = torch.from_numpy(np.random.default_rng(0).laplace(size=(4, 9000)).astype(np.float32))
+    paper, none = tenreo.encode(weight, 4, 700), tenreo.encode(weight, 4, 700, refine=0)
+    assert torch.equal(paper.positions, none.positions) and torch.equal(paper.coefficients, none.coefficients)
+    better = tenreo.encode(weight, 4, 700, refine=12)
+    assert better.coefficients.shape == paper.coefficients.shape
+    assert error(weight, better) < error(weight, paper) / 3  # 5 dB
+    again = tenreo.encode(weight, 4, 700, refine=12)
+    assert torch.equal(better.positions, again.positions)
+    assert torch.equal(better.coefficients, again.coefficients)
+
+
+def test_refuses_negative_rounds():
+    with pytest.raises(TenreoError, match="given -1 rounds"):
+        tenreo.encode(torch.randn(8, 8), 4, 4, refine=-1)
+
+
+@pytest.mark.cuda
+def test_cuda_reaches_the_same_error():
+    weight = torch.from_numpy(np.random.default_rng(0).laplace(size=(4, 30_000)).astype(np.float32))
+    here = error(weight, tenreo.encode(weight, 4, 2000, refine=6))
+    there = error(weight.cuda(), tenreo.encode(weight.cuda(), 4, 2000, refine=6))
+    assert abs(10 * np.log10(here / there)) < 0.01

@@ -1,0 +1,37 @@
+"""The numbers that an encoded weight consists of, against tensors that hold them."""
+
+import pytest
+import torch
+
+from tenreo.codec.packing import pack
+from tenreo.codec.precision import pack_coefficients
+from tenreo.codec.shape import CurveShape, Precision, bands
+
+
+def test_bands_are_at_least_64_wide_and_at_most_16():
+    assert [bands(n) for n in (1, 63, 128, 1024, 10**6)] == [1, 1, 2, 16, 16]
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize(("groups", "length", "per_row"), [(1, 1, 1), (4, 1000, 130), (8, 4097, 4097)])
+def test_bytes_are_those_of_the_packed_tensors(precision, groups, length, per_row):
+    shape = CurveShape(groups, length, per_row, precision)
+    columns = 5003
+    positions = pack(torch.arange(columns) % length, shape.position_bits)
+    values, scales = pack_coefficients(torch.randn(groups, per_row), precision)
+    tensors = [positions, values] if scales is None else [positions, values, scales]
+    assert shape.columns(groups * columns) == columns
+    assert shape.bytes(groups * columns) == sum(t.numel() * t.element_size() for t in tensors)
+    assert shape.coefficients == groups * per_row
+    assert shape.scales == (0 if scales is None else scales.numel())
+
+
+def test_coefficients_in_full_precision_are_as_wide_as_the_weight():
+    full, half = (CurveShape(2, 10, 5, precision) for precision in (Precision.FLOAT32, Precision.FLOAT16))
+    assert full.bytes(20, itemsize=8) - full.bytes(20) == 2 * 5 * 4
+    assert half.bytes(20, itemsize=8) == half.bytes(20)
+
+
+def test_every_precision_says_its_bits():
+    assert {p: p.bits for p in Precision} == {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int6": 6}
+    assert [p for p in Precision if p.is_integer] == ["int8", "int6"]

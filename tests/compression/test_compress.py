@@ -1,0 +1,55 @@
+"""Compressing: weights, report and counts agree; nothing is left half done."""
+
+import pytest
+import torch
+from networks import strided_and_grouped
+from torch.nn.utils import parametrize
+
+import tenreo
+from tenreo.errors import TenreoError
+
+RECIPE = tenreo.Recipe(4, tenreo.Uniform(2.0), refine=3)
+
+
+def test_report_and_weights_agree_with_the_codec():
+    net = strided_and_grouped()
+    dense = net[4].weight.detach().clone()
+    report = tenreo.compress_(net, RECIPE)
+    assert [x.name for x in report.layers] == ["4", "7"]
+    decoded = tenreo.decode(tenreo.encode(dense, 4, 512, refine=3))
+    assert torch.equal(net[4].weight, decoded)
+    snr = 10 * torch.log10(dense.square().sum() / (dense - decoded).square().sum())
+    assert report.layers[0].snr == pytest.approx(snr.item(), abs=1e-3)
+    assert report.after.coefficients == 4 * 512 * 2 and report.after.positions == 2048
+    assert report.after.bytes == report.before.bytes - 2 * 4096 * 4 + 4096 * 4 + 2 * 1024 * 10 // 8
+
+
+def test_jobs_never_change_the_result():
+    states = []
+    for jobs in (1, 2, 5):
+        net = strided_and_grouped()
+        tenreo.compress_(net, RECIPE, jobs=jobs)
+        states.append(net.state_dict())
+    for other in states[1:]:
+        assert all(torch.equal(states[0][k], other[k]) for k in states[0])
+
+
+def test_refuses_a_second_time_and_other_parametrizations():
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    with pytest.raises(TenreoError, match=r"already parametrized \(CurveWeight\); call tenreo.expand_"):
+        tenreo.compress_(net, RECIPE)
+
+
+def test_a_weight_that_is_not_finite_changes_nothing():
+    net = strided_and_grouped()
+    with torch.no_grad():
+        net[7].weight[0, 0] = torch.nan
+    with pytest.raises(TenreoError, match="7: the weight holds NaN"):
+        tenreo.compress_(net, RECIPE)
+    assert not any(parametrize.is_parametrized(m) for m in net.modules())
+
+
+def test_refuses_no_jobs():
+    with pytest.raises(TenreoError, match="jobs: given 0"):
+        tenreo.compress_(strided_and_grouped(), RECIPE, jobs=0)

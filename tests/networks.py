@@ -1,0 +1,79 @@
+"""Small networks that several tests use, each always with the same weights."""
+
+import torch
+from torch import nn
+
+import tenreo
+
+
+def convolutional():
+    """Dense, all that the general rule tells apart: a first, large and small convolutions, BatchNorm, Linear."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Conv2d(128, 64, 1),
+        nn.Flatten(), nn.Linear(64, 100), nn.Linear(100, 41),
+    ).eval()  # fmt: skip
+
+
+def strided_and_grouped():
+    """Dense, with strides, padding and groups of its own."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 64, 3, stride=2, padding=1, padding_mode="reflect", groups=2), nn.Conv2d(64, 64, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 64),
+    ).eval()  # fmt: skip
+
+
+def two_norms(norm=True):
+    """Dense, two convolutions with BatchNorms that have seen something, or without any."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)]
+    first, second = (nn.BatchNorm2d(64) if norm else nn.Identity() for _ in range(2))
+    model = nn.Sequential(layers[0], first, nn.ReLU(), layers[1], second, nn.ReLU())
+    with torch.no_grad():
+        for _ in range(20):
+            model(torch.randn(16, 3, 8, 8))
+    return model.eval()
+
+
+def golden():
+    """Dense; the files tests/data/{float32,float16,bfloat16,int8,int6}.safetensors are it, compressed."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 32, 3), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(32, 64),
+    ).eval()  # fmt: skip
+
+
+def compressed():
+    """Compressed, for images of 12 by 12 pixels; layers 3 and 6."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("3", "6"), refine=1))
+    return net
+
+
+def digits_classifier():
+    """Compressed, with BatchNorm and dropout, for digits of 32 by 32 pixels."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 64, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.1), nn.Linear(256, 10),
+    )  # fmt: skip
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("3", "8")))
+    return net
+
+
+def without_batchnorm():
+    """Compressed, without BatchNorm and dropout: several processes can then equal one."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 64, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 10),
+    )  # fmt: skip
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("2", "6"), refine=1))
+    return net

@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tenreo.errors import TenreoError
+from tenreo.files.header import Header
+from tenreo.files.records import ModelInfo
+from tenreo.planning.rates import Progressive, TargetParameters, TargetSize, Uniform, rate_name, rate_number, rate_of
+from tenreo.planning.recipe import Recipe, recipe_of
+
+
+def test_rates():
+    assert Uniform(2.0).of(10, 4096) == 2.0
+    assert Progressive(0.5).of(4 * 4096, 4096) == 1 + 0.5 * 2
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Uniform(0.5), "given 0.5, needs a number of at least 1"),
+        (lambda: Uniform(float("nan")), "given nan"),
+        (lambda: Uniform("2"), "given '2', needs a number"),
+        (lambda: Progressive(0), "given 0, needs a number above 0"),
+        (lambda: Progressive(-1.5), "given -1.5"),
+        (lambda: Uniform(10**400), "given a number of 401 digits"),
+        (lambda: Recipe(0, Uniform(2)), "given 0, needs a whole number"),
+        (lambda: Recipe(4.0, Uniform(2)), "given 4.0, needs a whole number"),
+        (lambda: Recipe(4, 2.0), "needs Uniform"),
+        (lambda: Recipe(4, Uniform(2), include="fc"), "given 'fc', needs a list"),
+        (lambda: Recipe(None, Uniform(2)), "groups: given None, needs a whole number"),
+        (lambda: Recipe(None, TargetSize(9), refine=0), "groups: given None, needs a whole number"),
+        (lambda: Recipe(4, Uniform(2), position_bits=32), "position_bits: given 32, needs a whole number of 1 to 31"),
+        (lambda: Recipe(4, Uniform(2), position_bits=0), "position_bits: given 0, needs a whole number"),
+        (lambda: Recipe(4, Uniform(2), precision="int7"), "precision: given 'int7', needs one of float32"),
+        (lambda: Recipe(4, Uniform(2), dense_dtype="int8"), "dense_dtype: given 'int8', needs one of float32, float16"),
+        (lambda: Recipe(4, Uniform(2), refine=-1), "refine: given -1, needs a whole number of at least 0"),
+        (lambda: Recipe(4, Uniform(2), dense_dtype=None), "dense_dtype: given None, needs one of"),
+        (lambda: Recipe(4, Uniform(2), allocate=1), "allocate: given 1, needs true or false"),
+        (lambda: Recipe(4, TargetSize(9), allocate=True), "a target size distributes its bytes already"),
+        (
+            lambda: Recipe(4, Uniform(2), importance={"fc": 0}),
+            "importance of fc: given 0, needs a number above",
+        ),
+        (lambda: Recipe(4, Uniform(2), importance=["fc"]), "importance: given .*needs layer-name patterns"),
+        (lambda: TargetSize(2.5), "target size: given 2.5, needs a whole number"),
+        (lambda: TargetParameters(0), "target parameters: given 0"),
+    ],
+)
+def test_refuses_values_out_of_range(make, match):
+    with pytest.raises(TenreoError, match=match):
+        make()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(4, Uniform(2.0)),
+        Recipe(8, Progressive(0.5), ("a*",), ("b",)),
+        Recipe(None, TargetSize(2_500_000), precision="int6", dense_dtype="float16", importance={"fc": 2.0}),
+        Recipe(4, TargetParameters(2_000_000), refine=0, position_bits=13, allocate=True),
+    ],
+)
+def test_round_trip(recipe):
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_the_keys_of_files_are_those_that_files_always_had():
+    said = Recipe(4, Uniform(2.0), ("a",), precision="int6", dense_dtype="float16").to_dict()
+    assert said == {
+        "groups": 4, "include": ["a"], "exclude": [], "refine": 12, "position_bits": None, "coefficients": "int6",
+        "other": "float16", "allocate": False, "importance": {}, "uniform": 2.0,
+    }  # fmt: skip
+
+
+def test_words_become_enumerations():
+    recipe = Recipe(4, Uniform(2.0), ["a"], precision="int8")
+    assert recipe.precision.bits == 8 and recipe.include == ("a",)
+    assert not recipe.chooses and Recipe(None, TargetSize(9)).chooses
+
+
+@pytest.mark.parametrize("rate", [Uniform(2.0), Progressive(0.5), TargetParameters(7), TargetSize(7)])
+def test_a_rate_is_its_name_and_number(rate):
+    assert rate_of(rate_name(rate), rate_number(rate)) == rate
+
+
+@pytest.mark.parametrize(
+    ("said", "match"),
+    [
+        ({"groups": 4}, "given 0 rates, needs one of uniform"),
+        ({"groups": 4, "uniform": 2.0, "progressive": 1.0}, "given 2 rates"),
+        ({"groups": 4, "uniform": 2.0, "grups": 1}, "needs the keys groups"),
+        ({"groups": 4, "uniform": 2.0, "precision": "int8"}, "needs the keys groups"),
+        ({"groups": 0, "uniform": 2.0}, "groups: given 0"),
+        ([4], "needs the keys groups"),
+    ],
+)
+def test_a_files_recipe_that_makes_no_sense_is_refused(said, match):
+    header = Header(Path("m.safetensors"), "tenreo", {}, ModelInfo(), said, {}, 0)
+    with pytest.raises(TenreoError, match=rf"m\.safetensors: the metadata can not be understood: .*{match}"):
+        recipe_of(header)
+
+
+def test_files_from_before_there_was_refinement():
+    header = Header(Path("m.safetensors"), "tenreo", {}, ModelInfo(), {"groups": 4, "uniform": 2.0}, {}, 0)
+    assert recipe_of(header) == Recipe(4, Uniform(2.0), refine=0)

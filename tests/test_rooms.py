@@ -1,0 +1,153 @@
+"""Imports go one way, from room to room; heavy libraries stay at home; functions stay short."""
+
+import ast
+import re
+
+import pytest
+from processes import ROOT
+
+import tenreo
+
+PACKAGE = ROOT / "tenreo"
+# Each may import from itself and from those before it; the first one is the modules that belong to no folder.
+ROOMS = ("", "codec", "files", "planning", "compression", "vision", "training", "cli")
+FIRST = {"errors", "sizes", "options"}
+HOMES = {
+    "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"}, "yaml": {"cli"}, "matplotlib": {"cli"},
+    "torchvision": {"vision"}, "PIL": {"vision"}, "sklearn": {"vision"}, "safetensors": {"files"},
+    "numba": {"codec", "planning"},
+}  # fmt: skip
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem not in ("__init__", "__main__"))
+DOCUMENT = ROOT / "docs" / "architecture.md"
+
+by_path = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+
+
+def imports(tree, module):
+    """Full names of all that a module imports, wherever it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: -node.level] if node.level else []
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            # What is imported from a package may be a module of it.
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+
+
+def room_of(name):
+    """The number of the room that a module of tenreo is in; None of tenreo itself and of its public names."""
+    part = [*name.split("."), ""][1]
+    if part in FIRST:
+        return 0
+    return ROOMS.index(part) if part in ROOMS and part else None
+
+
+def wrong_imports(source, module):
+    """Names that a module imports and may not."""
+    here = ROOMS[room_of(module)]
+    for name in imports(ast.parse(source), module):
+        top = name.split(".")[0]
+        if top == "tenreo":
+            there = room_of(name)
+            # Public names and the version: what they need is not to be seen here, so only the last room may use them.
+            if (there is None and here != ROOMS[-1]) or (there is not None and there > room_of(module)):
+                yield name
+        elif here not in HOMES.get(top, {here}):
+            yield name
+
+
+def test_every_folder_is_a_room_and_every_room_a_folder():
+    folders = {p.parent.name for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE}
+    assert folders == set(ROOMS) - {""}
+    loose = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert loose == FIRST
+
+
+@by_path
+def test_imports_only_go_back(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    assert list(wrong_imports(path.read_text(), module)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("tenreo.codec.x", "from tenreo.files.header import Header"),
+        ("tenreo.codec.x", "import tenreo.cli"),
+        ("tenreo.files.x", "def f():\n    from tenreo import planning"),
+        ("tenreo.files.x", "if TYPE_CHECKING:\n    from ..vision import images"),
+        ("tenreo.training.x", "from tenreo import Recipe"),
+        ("tenreo.options", "import tenreo.codec.shape"),
+        ("tenreo.training.x", "from rich.table import Table"),
+        ("tenreo.compression.x", "import torchvision.models as models"),
+    ],
+)
+def test_a_wrong_import_would_be_found(module, source):
+    assert len(list(wrong_imports(source, module))) == 1
+    assert list(wrong_imports("import torch\nfrom tenreo.errors import TenreoError", module)) == []
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "codec").glob("*.py")), ids=lambda p: p.stem)
+def test_the_codec_knows_tensors_alone(path):
+    tree = ast.parse(path.read_text())
+    assert not [name for name in imports(tree, "tenreo.codec.x") if "torch.nn" in name]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "nn"]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "nn"]
+
+
+@pytest.mark.skipif(not DOCUMENT.exists(), reason="docs/architecture.md is not written yet")
+def test_the_document_states_the_same_order():
+    lines = [line.replace("`", "") for line in DOCUMENT.read_text().splitlines() if re.match("`?codec`? →", line)]
+    assert [line.split(" → ") for line in lines] == [list(ROOMS[1:])]
+
+
+def functions(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+@by_path
+def test_functions_are_short_and_take_few_parameters(path):
+    for node in functions(ast.parse(path.read_text())):
+        given = node.args
+        names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if a]
+        count = len([name for name in names if name not in ("self", "cls")])
+        assert node.end_lineno - node.lineno + 1 < 60, f"{node.name} is long"
+        assert count <= 8 or path.relative_to(PACKAGE).parts == ("cli", "commands.py"), f"{node.name} takes {count}"
+
+
+@by_path
+def test_all_that_is_public_has_a_docstring(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    for node in tree.body:
+        if isinstance(node, kinds) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name
+            for method in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(method, kinds) and not method.name.startswith("_"):
+                    assert ast.get_docstring(method), f"{node.name}.{method.name}"
+
+
+def test_public_names_are_listed_alike_for_people_and_for_types():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If) and node.test.id == "TYPE_CHECKING")
+    typed = {}
+    for node in block.body:
+        for alias in node.names:
+            assert alias.asname == alias.name  # so that type checkers take it for public
+            typed[alias.name] = node.module.removeprefix("tenreo.")
+    assert typed == tenreo._MODULES
+    assert set(tenreo.__all__) == {"TenreoError", *typed} and set(tenreo.__all__) <= set(dir(tenreo))
+
+
+@pytest.mark.parametrize("name", tenreo.__all__)
+def test_public_names_are_there(name):
+    found = getattr(tenreo, name)
+    assert found.__doc__ and found.__name__ == name
+    assert found.__module__ in (f"tenreo.{tenreo._MODULES.get(name, 'errors')}",)
+
+
+def test_other_names_are_not():
+    with pytest.raises(AttributeError, match="module 'tenreo' has no attribute 'compress'"):
+        _ = tenreo.nothing if hasattr(tenreo, "nothing") else tenreo.__getattr__("compress")

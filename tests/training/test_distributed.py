@@ -1,0 +1,117 @@
+"""Two processes of torchrun, over gloo."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from processes import TINY_RUN
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from tenreo.errors import TenreoError
+from tenreo.training.distributed import process_group
+from tenreo.training.log import read_log
+
+
+def start_torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def torchrun(*arguments):
+    process = start_torchrun(*arguments)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def numbers(text):
+    return [[float(x) for x in line.split()] for line in text.splitlines()]
+
+
+def agree(folder, uninterrupted, out):
+    expected, one = uninterrupted
+    assert len(numbers(out)) == 2  # one process alone talks
+    for found, wanted in zip(numbers(out), numbers(expected), strict=True):
+        assert found == pytest.approx(wanted, abs=1e-4)
+    for found, wanted in zip(read_log(folder / "run.csv"), read_log(one / "run.csv"), strict=True):
+        assert float(found["loss"]) == pytest.approx(float(wanted["loss"]), abs=1e-4)
+        assert (found["step"], found["top1"]) == (wanted["step"], wanted["top1"])
+    assert_close(load_file(folder / "done.safetensors"), load_file(one / "done.safetensors"), atol=1e-4, rtol=0)
+
+
+def test_two_processes_equal_one_with_twice_the_batch(digits_folder, tmp_path, uninterrupted):
+    code, out, err = torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", 8)
+    assert code == 0, err
+    agree(tmp_path, uninterrupted, out)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_same_step_and_go_on(digits_folder, tmp_path, uninterrupted):
+    process = start_torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", 8, "--slow")
+    while not (tmp_path / "run.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    done = torch.load(tmp_path / "run.state", weights_only=True)["progress"]["step"]
+    assert done == int(read_log(tmp_path / "run.csv")[-1]["step"]) < 14
+    code, out, err = torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", 8, "--resume")
+    assert code == 0, err
+    agree(tmp_path, uninterrupted, out)
+    assert "processes 2, now 1" in _error_of_one(digits_folder, tmp_path)
+
+
+def _error_of_one(data, folder):
+    command = [sys.executable, str(TINY_RUN), str(data), str(folder), "--batch", "8", "--resume"]
+    return subprocess.run(command, capture_output=True, text=True).stderr
+
+
+def test_a_failing_process_ends_the_run_with_its_message(digits_folder, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(digits_folder, data)
+    next((data / "train" / "class3").iterdir()).write_bytes(b"not an image")
+    code, _, err = torchrun(TINY_RUN, data, tmp_path, "--batch", 8)
+    assert code == 1 and "can not be read as an image" in err and "of 2: error: " in err
+    own = [line for line in err.splitlines() if line.startswith("process ")]
+    assert len(own) <= 2  # of the one that failed, and of the one that was left alone
+    assert "Traceback" not in err.split("elastic/multiprocessing")[0]
+    assert not (tmp_path / "done.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_command_runs_under_torchrun_and_counts_what_any_process_skips(compressed_file, digits_folder, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "f.safetensors"
+    shutil.copytree(digits_folder, data)
+    bad = sorted(sorted((data / "val" / f"class{c}").iterdir())[0] for c in (0, 9))
+    for path in bad:  # in the first and in the second batch: one for each process
+        path.write_bytes(b"not an image")
+    code, told, err = torchrun("-m", "tenreo", "finetune", compressed_file, "--data", data, "--workers", 0,
+                               "-b", 20, "-o", out, "--skip-broken", "--json")  # fmt: skip
+    assert code == 0, err
+    result = json.loads(told)
+    assert result["skipped"] == list(map(str, bad)) and result["processes"] == 2
+    assert err.count("skipped 2 broken images") == 1 and "Traceback" not in err and out.exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE: given many in the environment, needs a number"),
+        ({"WORLD_SIZE": "2"}, "RANK: given nothing in the environment, needs a number"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "the 2 processes do not find each other"),
+    ],
+)
+def test_an_environment_that_is_not_torchruns_is_told(monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TenreoError, match=f"{message}.* torchrun"), process_group(torch.device("cpu")):
+        pass

@@ -1,0 +1,27 @@
+"""The moving average of weights against its recursion written out."""
+
+import copy
+
+import torch
+from networks import compressed
+
+from tenreo.training.ema import ExponentialMovingAverage
+
+
+def test_average_follows_the_written_out_recursion_and_is_put_back():
+    net = compressed()
+    average = ExponentialMovingAverage(net, 0.3)
+    expected = {n: p.detach().clone() for n, p in net.named_parameters()}
+    for step in range(1, 5):
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(torch.randn_like(p))
+        average.update(net)
+        decay = min(0.3, (1 + step) / (10 + step))
+        for n, p in net.named_parameters():
+            expected[n] = decay * expected[n] + (1 - decay) * p.detach()
+    before = copy.deepcopy(net.state_dict())
+    with average.applied(net):
+        for n, p in net.named_parameters():
+            torch.testing.assert_close(p.detach(), expected[n])
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())

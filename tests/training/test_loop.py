@@ -1,0 +1,196 @@
+"""Fine-tuning on real images: it learns, resumes and stops."""
+
+from functools import partial
+
+import pytest
+import torch
+from networks import digits_classifier
+from torch import nn
+
+from tenreo.errors import TenreoError
+from tenreo.training.loop import Resources, finetune_
+from tenreo.training.observer import Observer
+from tenreo.training.settings import Settings
+from tenreo.training.state import StateFile
+from tenreo.vision.batches import Batches, Loading
+from tenreo.vision.evaluation import evaluate
+from tenreo.vision.images import open_images
+
+CPU = torch.device("cpu")
+
+
+class StopAfter(Observer):
+    """Asks to stop after some steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def should_stop(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def test_training_learns(digits):
+    history = finetune_(digits_classifier(), *digits, Settings(epochs=4, lr=0.1, batch_size=32))
+    assert history[-1].train_loss < 0.9 * history[0].train_loss
+    assert history[-1].top1 > 20
+
+
+def test_resume_repeats_the_uninterrupted_run_exactly(digits, tmp_path):
+    settings = Settings(epochs=3, lr=0.05, batch_size=32, seed=5)
+    whole = digits_classifier()
+    expected = finetune_(whole, *digits, settings)
+
+    class Stop(Exception):
+        pass
+
+    class StopIn2(Observer):
+        def on_step(self, step):
+            if step.epoch == 2:
+                raise Stop
+
+    part = digits_classifier()
+    state = tmp_path / "run.state"
+    with pytest.raises(Stop):
+        finetune_(part, *digits, settings, state=StateFile(state), observer=StopIn2())
+    again = digits_classifier()
+    history = finetune_(again, *digits, settings, state=StateFile(state, resume=True))
+    assert [(e.train_loss, e.top1, e.loss) for e in history] == [(e.train_loss, e.top1, e.loss) for e in expected]
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    with pytest.raises(TenreoError, match=r"made with lr 0.05, now 0.1"):
+        finetune_(
+            digits_classifier(),
+            *digits,
+            Settings(epochs=3, lr=0.1, batch_size=32, seed=5),
+            state=StateFile(state, resume=True),
+        )
+    with pytest.raises(TenreoError, match="nothing to resume"):
+        finetune_(digits_classifier(), *digits, settings, state=StateFile(tmp_path / "none", resume=True))
+
+
+def test_too_few_images_are_told(digits):
+    one = digits[0].limited(1), digits[1].limited(4)
+    with pytest.raises(TenreoError, match="no batch to train on: given 1 images, needs at least 2 per process"):
+        finetune_(digits_classifier(), *one, Settings())
+
+
+def test_the_rate_is_divided_by_ten_from_epoch_15(digits):
+    few = digits[0].limited(4), digits[1].limited(4)
+    history = finetune_(digits_classifier(), *few, Settings(epochs=17, lr=0.01))
+    assert [e.lr for e in history[14:]] == [0.01, pytest.approx(0.001), pytest.approx(0.001)]
+
+
+def test_a_loss_that_explodes_is_an_error(digits):
+    with pytest.raises(TenreoError, match=r"the loss became .*smaller learning rate"):
+        finetune_(digits_classifier(), *digits, Settings(epochs=20, lr=1e18))
+
+
+def test_training_follows_its_schedule(digits):
+    few = digits[0].limited(64), digits[1].limited(4)
+    settings = Settings(epochs=4, lr=0.01, batch_size=16, schedule="cosine", warmup=2)
+    history = finetune_(digits_classifier(), *few, settings)
+    assert [e.lr for e in history] == pytest.approx([0.005, 0.01, 0.005, 0])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"optimizer": "adamw", "lr": 0.01}, {"label_smoothing": 0.1, "clip": 1.0}, {"ema": 0.9}, {"amp": True},
+        {"channels_last": True}, {"freeze": "dense", "lr": 0.2},
+    ],
+    ids=lambda how: next(iter(how)),
+)  # fmt: skip
+def test_every_way_of_training_learns_and_resumes_exactly(digits, tmp_path, how, small):
+    settings = Settings(**{"epochs": 2, "lr": 0.1, "batch_size": 32, "save_every": 2, "augment": "standard", **how})
+    data = open_images("digits", "train", small, 10, "standard").limited(128), digits[1].limited(64)
+    whole, part, again, state = digits_classifier(), digits_classifier(), digits_classifier(), tmp_path / "run.state"
+    expected = finetune_(whole, *data, settings)
+    assert expected[1].train_loss < expected[0].train_loss
+    with pytest.raises(KeyboardInterrupt):  # within the second epoch, between two saves
+        finetune_(part, *data, settings, state=StateFile(state), observer=StopAfter(6))
+    history = finetune_(again, *data, settings, state=StateFile(state, resume=True))
+    assert [(e.train_loss, e.train_top1, e.top1, e.loss) for e in history] == [
+        (e.train_loss, e.train_top1, e.top1, e.loss) for e in expected
+    ]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_compiled_run_trains_like_a_plain_one(digits, monkeypatch):
+    data = digits[0].limited(64), digits[1].limited(32)
+    plain = finetune_(digits_classifier(), *data, Settings(lr=0.05, batch_size=32))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # needs no C++ compiler
+    compiled = finetune_(digits_classifier(), *data, Settings(lr=0.05, batch_size=32, compile=True))
+    assert compiled[0].train_loss == pytest.approx(plain[0].train_loss, rel=1e-5)
+
+
+def test_a_teacher_is_needed_and_followed(digits):
+    data = digits[0].limited(96), digits[1].limited(32)
+    with pytest.raises(TenreoError, match="distill: needs a teacher"):
+        finetune_(digits_classifier(), *data, Settings(distill=True))
+    torch.manual_seed(3)
+    teacher = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
+    settings = Settings(epochs=3, lr=0.05, batch_size=32, distill=True, distill_weight=1.0, temperature=2)
+    history = finetune_(digits_classifier(), *data, settings, teacher=teacher)
+    assert history[-1].train_loss < 0.5 * history[0].train_loss
+
+
+def test_the_loss_is_the_mean_over_all_images_of_uneven_batches(digits):
+    few = digits[0].limited(50), digits[1].limited(10)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    x, y = zip(*(few[0][i] for i in range(50)), strict=True)
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(net(torch.stack(x)), torch.tensor(y))
+    history = finetune_(net, *few, Settings(lr=0.0, batch_size=16))
+    assert history[0].train_loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("compile", [False, True])
+def test_cuda_trains_with_amp(digits, compile):
+    settings = Settings(epochs=2, lr=0.05, batch_size=32, amp=True, channels_last=True, compile=compile)
+    history = finetune_(digits_classifier(), *digits, settings, resources=Resources(torch.device("cuda")))
+    assert history[1].train_loss < history[0].train_loss
+
+
+@pytest.mark.cuda
+def test_cuda_agrees_with_the_cpu(digits):
+    there = evaluate(digits_classifier().cuda(), Batches(digits[1], Loading(100), torch.device("cuda")))
+    here = evaluate(digits_classifier(), Batches(digits[1], Loading(100), CPU))
+    assert there.top1 == pytest.approx(here.top1, abs=0.6)
+    finetune_(digits_classifier(), *digits, Settings(epochs=1, lr=0.01), resources=Resources(torch.device("cuda")))
+
+
+def test_an_observer_is_told_all(digits):
+    few = digits[0].limited(50), digits[1].limited(40)
+
+    class Told(Observer):
+        steps, epochs, best = (), (), ()
+
+        def on_step(self, step):
+            self.steps += (step,)
+
+        def on_epoch(self, epoch, is_best):
+            self.epochs += (epoch,)
+            self.best += (is_best,)
+
+    told = Told()
+    history = finetune_(digits_classifier(), *few, Settings(epochs=3, lr=0.1, batch_size=16), observer=told)
+    assert list(told.epochs) == history
+    assert [(s.epoch, s.step, s.steps, s.images) for s in told.steps] == [
+        (epoch, step, 4, images) for epoch in (1, 2, 3) for step, images in enumerate((16, 16, 16, 2), 1)
+    ]
+    top1 = [e.top1 for e in history]
+    assert list(told.best) == [all(top1[i] > earlier for earlier in top1[:i]) for i in range(3)]
+    for epoch in history:
+        own = [s for s in told.steps if s.epoch == epoch.epoch]
+        assert epoch.train_loss == pytest.approx(sum(s.loss * s.images for s in own) / 50)
+        assert epoch.train_top1 == pytest.approx(sum(s.top1 * s.images for s in own) / 50)
+
+
+def test_positions_stay_and_the_model_ends_in_evaluation_mode(digits):
+    few, net = (digits[0].limited(32), digits[1].limited(8)), digits_classifier()
+    before = {name: value.clone() for name, value in net.named_buffers() if name.endswith("positions")}
+    finetune_(net, *few, Settings(lr=0.1, batch_size=16))
+    assert before and not net.training
+    assert all(torch.equal(value, dict(net.named_buffers())[name]) for name, value in before.items())

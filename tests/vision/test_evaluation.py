@@ -1,0 +1,66 @@
+"""Accuracy and loss, counted by hand; devices."""
+
+import pytest
+import torch
+from networks import digits_classifier
+from torch import nn
+
+from tenreo.errors import TenreoError
+from tenreo.vision.batches import Batches, Loading, Share
+from tenreo.vision.evaluation import choose_device, evaluate, memory_named
+
+CPU = torch.device("cpu")
+
+
+def test_evaluation_counts_as_counting_by_hand(digits):
+    net, val = digits_classifier(), digits[1]
+    measured = evaluate(net, Batches(val, Loading(100), CPU))
+    x, y = zip(*(val[i] for i in range(len(val))), strict=True)
+    with torch.no_grad():
+        logits = net.eval()(torch.stack(x))
+    order = logits.argsort(1, descending=True)
+    y = torch.tensor(y)
+    assert measured.images == 360
+    assert measured.top1 == pytest.approx(100 * (order[:, 0] == y).float().mean().item(), abs=1e-4)
+    assert measured.top5 == pytest.approx(100 * (order[:, :5] == y[:, None]).any(1).float().mean().item(), abs=1e-4)
+    logp = logits.double() - logits.double().logsumexp(1, keepdim=True)
+    assert measured.loss == pytest.approx(-logp[torch.arange(360), y].mean().item(), rel=1e-5)
+
+
+def test_evaluation_puts_the_mode_back(digits):
+    net = digits_classifier().train()
+    evaluate(net, Batches(digits[1].limited(10), Loading(5), CPU))
+    assert net.training
+
+
+@pytest.mark.parametrize(
+    ("name", "match"), [("gpu", "given 'gpu'"), ("cuda:99", "not available here"), ("meta", "not available")]
+)
+def test_devices_that_are_not_there(name, match):
+    with pytest.raises(TenreoError, match=match):
+        choose_device(name)
+
+
+def test_shares_of_the_images_add_up(digits):
+    """Two processes see every image once; the sums of both are those of one."""
+    net, val = digits_classifier(), digits[1].limited(50)
+    whole = evaluate(net, Batches(val, Loading(8), CPU))
+    sums = []
+    for rank in range(2):
+        evaluate(net, Batches(val, Loading(8), CPU, share=Share(rank, 2)), total=lambda s: sums.append(s) or s)
+    top1, top5, loss, seen, _ = sum(sums).tolist()
+    assert seen == whole.images == 50
+    assert (100 * top1 / 50, 100 * top5 / 50) == (whole.top1, whole.top5)
+    assert loss / 50 == pytest.approx(whole.loss)
+
+
+def test_few_classes_have_no_top5(digits):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 5))
+    few = digits[1].limited(40)
+    few.samples = [(image, label % 5) for image, label in few.samples]
+    assert evaluate(net, Batches(few, Loading(16), CPU)).top5 is None
+
+
+def test_too_little_memory_names_a_smaller_batch():
+    with pytest.raises(TenreoError, match="not enough memory for batch size 30; try batch size 15"), memory_named(30):
+        raise torch.OutOfMemoryError
