@@ -37,7 +37,7 @@ _OTHER_PANEL = "Files and running"
 METAVARS = {
     "arch": "NAME", "device": "NAME", "target_size": "SIZE", "target_params": "NUMBER", "weights": "NAME|FILE|none",
     "include": "PATTERN", "exclude": "PATTERN", "importance": "PATTERN=W", "calibrate": "DIR|digits",
-    "data": "DIR|digits",
+    "data": "DIR|digits", "against": "dense|FILE",
 }  # fmt: skip
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
 _MANY = ("groups", "rate")  # of `list[Recipe]`

@@ -17,7 +17,6 @@ from tenreo.cli.tables import counts_table, layers_table, table
 from tenreo.codec.chain import on_compile
 from tenreo.compression.compress import compress_
 from tenreo.compression.report import Report
-from tenreo.compression.statistics import calibrate_
 from tenreo.files.records import Correction, ModelInfo
 from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.rates import TargetParameters, TargetSize, rate_name, rate_number
@@ -83,14 +82,16 @@ def _compress(
     jobs: int | None,
 ) -> tuple[Report, tuple[Correction, ...]]:
     """Compress a model in place and correct its statistics."""
-    dense = deepcopy(model) if statistics.match_statistics and images is None else None
+    dense = deepcopy(model) if statistics.match_statistics or images is not None else None
     report = compress_shown(model, plan, jobs)
     with progress_bar("statistics, images", None) as advance:
-        if images is not None:
-            return report, (calibrate_(model, images, source=statistics.calibrate, progress=advance),)
-        if dense is not None:
-            return report, (match_statistics_(model, dense, size=info.preprocess.crop, progress=advance),)
-    return report, ()
+        if dense is None:
+            return report, ()
+        return report, (
+            match_statistics_(
+                model, dense, images, size=info.preprocess.crop, source=statistics.calibrate, progress=advance
+            ),
+        )
 
 
 def compress_shown(model: nn.Module, plan: Plan, jobs: int | None) -> Report:

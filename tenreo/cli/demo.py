@@ -94,7 +94,8 @@ def _one_setting(dense: Path, recipe: Recipe, train: Images, val: Images, seed: 
     save(found.model, path.with_name(f"finetuned-{path.name}"), info, recipe)
     return {
         "groups": recipe.groups, "growth": growth, **_counts(path), "snr": found.report.snr,
-        "snr_unrefined": found.report.snr_unrefined, **found.top1, "finetuned": history[-1].top1,
+        "snr_unrefined": found.report.snr_unrefined, **found.top1, "agreement": found.agreement.agreement,
+        "kl": found.agreement.kl, "finetuned": history[-1].top1,
     }  # fmt: skip
 
 
@@ -107,11 +108,11 @@ def _counts(path: Path) -> dict[str, int]:
 def _show(rows: list[dict[str, Any]]) -> None:
     cells = [
         (f"{r['groups']}, {r['growth']:g}" if r["groups"] else "dense", millions(r["parameters"]),
-         megabytes(r["bytes"]), *(number(r[way], 1) for way in COLUMNS))
+         megabytes(r["bytes"]), *(number(r[way], 1) for way in COLUMNS), number(r.get("kl"), 3))
         for r in rows
     ]  # fmt: skip
     title = (
         f"MobileNet-V2 on 360 handwritten digits; top-1 in %, dense {number(rows[0]['dense'])};\n"
         "all but the last column without training"
     )
-    show(table(title, ("g, r'", "para-\nmeters", "bytes", *COLUMNS.values()), cells, text=0))
+    show(table(title, ("g, r'", "para-\nmeters", "bytes", *COLUMNS.values(), "KL\nrefined\n+noise"), cells, text=0))

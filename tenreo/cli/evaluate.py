@@ -2,41 +2,86 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
 from tenreo.cli.checks import check_input, choose_workers
 from tenreo.cli.command import usage
 from tenreo.cli.console import progress_bar, show, show_json
 from tenreo.cli.options import Computing, Evaluated, File, Shown
 from tenreo.cli.tables import megabytes, number, table
 from tenreo.compression.parametrization import expand_
+from tenreo.files.header import Header
 from tenreo.vision import evaluation
 from tenreo.vision.batches import Batches, Loading, lost_workers_named
-from tenreo.vision.images import open_images
-from tenreo.vision.models import open_model
+from tenreo.vision.evaluation import Agreement, Evaluation
+from tenreo.vision.images import open_images, open_photographs
+from tenreo.vision.models import dense_weights, open_dense, open_model
 
 
 def run(file: File, data: Evaluated, computing: Computing, shown: Shown) -> None:
     """Load, measure and show."""
     with usage():
         check_input(file.file)
+        if data.against not in (None, "dense"):
+            check_input(Path(data.against))
         device = evaluation.choose_device(computing.device)
     model, header = open_model(file.file)
+    reference = None if data.against is None else _reference(header, data.against)
+    preprocess, classes = header.info.preprocess, header.info.classes
     with usage():
-        images = open_images(data.data, "val", header.info.preprocess, header.info.classes).limited(data.limit)
+        if reference is None:
+            images = open_images(data.data, "val", preprocess, classes).limited(data.limit)
+        else:
+            images = open_photographs(data.data, preprocess, classes).limited(data.limit)
+    loading = Loading(data.batch_size, choose_workers(computing.workers, data.data))
     with (
         evaluation.memory_named(data.batch_size),
         lost_workers_named(),
         progress_bar("evaluate", len(images)) as advance,
     ):
         expand_(model).to(device)
-        loading = Loading(data.batch_size, choose_workers(computing.workers, data.data))
-        measured = evaluation.evaluate(model, Batches(images, loading, device), data.amp, progress=advance)
+        batches = Batches(images, loading, device)
+        found = evaluation.evaluate(model, batches, data.amp, progress=advance) if images.labeled else None
+        agreement = None
+        if reference is not None:
+            agreement = evaluation.compare(model, reference.to(device), batches, data.amp)
+    title = f"{file.file.name} on {data.data} ({device})"
     if shown.json:
-        where = {"file": str(file.file), "data": data.data, "device": str(device)}
-        show_json("evaluate", {**where, **measured.to_dict()})
+        measured: dict[str, Any] = {} if found is None else found.to_dict()
+        against = {"against": None if agreement is None else {"model": data.against, **vars(agreement)}}
+        show_json("evaluate", {"file": str(file.file), "data": data.data, "device": str(device), **measured, **against})
         return
+    if found is not None:
+        _show(title, found)
+    if agreement is not None:
+        _show_agreement(f"{title} against {data.against}", agreement)
+
+
+def _reference(header: Header, against: str) -> nn.Module:
+    """The model to compare with, expanded: the dense one that the file names, or that of another file."""
+    if against == "dense":
+        with usage():
+            dense_weights(header)
+        return open_dense(header)
+    return expand_(open_model(Path(against))[0])
+
+
+def _show(title: str, measured: Evaluation) -> None:
     columns = ("top-1 %", "top-5 %", "loss", "images", "images/s", "peak memory")
     row = (
         number(measured.top1), number(measured.top5), number(measured.loss, 4), str(measured.images),
         number(measured.images_per_second, 1), megabytes(measured.peak_memory),
     )  # fmt: skip
-    show(table(f"{file.file.name} on {data.data} ({device})", columns, [row], text=0))
+    show(table(title, columns, [row], text=0))
+
+
+def _show_agreement(title: str, measured: Agreement) -> None:
+    columns = ("agreement\nof top-1 %", "KL\nin nats", "images", "top-1 %", "top-1 %\nof the other")
+    row = (
+        number(measured.agreement), number(measured.kl, 4), str(measured.images), number(measured.top1),
+        number(measured.reference_top1),
+    )  # fmt: skip
+    show(table(title, columns, [row], text=0))

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from tenreo.cli.checks import check_input, check_output, choose_workers
-from tenreo.cli.command import WrongUsageError, usage
+from tenreo.cli.command import usage
 from tenreo.cli.console import note
 from tenreo.cli.options import Computing, File, TrainingData, TrainingOutput
 from tenreo.cli.pictures import require_plotting
@@ -21,11 +21,10 @@ from tenreo.files.header import Header
 from tenreo.training.distributed import local_device, process_group
 from tenreo.training.loop import Resources
 from tenreo.training.settings import Settings, default_lr
-from tenreo.vision.architectures import check_weights, with_weights
 from tenreo.vision.batches import lost_workers_named
 from tenreo.vision.evaluation import choose_device, memory_named
 from tenreo.vision.images import open_images
-from tenreo.vision.models import open_model
+from tenreo.vision.models import dense_weights, open_dense, open_model
 
 
 def run(file: File, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput) -> None:
@@ -48,7 +47,7 @@ def run(file: File, data: TrainingData, settings: Settings, computing: Computing
                 check_output(path, output.force)
         train_images = open_images(data.data, "train", preprocess, classes, settings.augment)
         val_images = open_images(data.data, "val", preprocess, classes)
-    teacher = _teacher(header, file.file, data.teacher) if settings.distill else None
+    teacher = _teacher(header, data.teacher) if settings.distill else None
     with (
         stoppable() as stop,
         process_group(device) as group,
@@ -85,25 +84,15 @@ def _leave(job: Job, resources: Resources, stop: Stop) -> None:
     os._exit(stop.exit_code)
 
 
-def _teacher(header: Header, file: Path, given: Path | None) -> nn.Module:
-    """The dense model: a given file, one beside the compressed file, or torchvision's weights.
+def _teacher(header: Header, given: Path | None) -> nn.Module:
+    """The dense model to distill from.
 
     Raises:
         TenreoError: when there is none, or it is compressed itself or has other classes.
     """
-    info = header.info
-    if info.arch is None or (given is None and info.weights in (None, "none")):
-        raise WrongUsageError(f"distill: {file} does not name the weights it comes from; say --teacher FILE")
-    path = given or file.parent / str(info.weights)
     try:
-        weights = str(path) if given or path.is_file() else info.weights
         with usage():
-            check_weights(info.arch, weights)
-        teacher, found = with_weights(info.arch, weights)
+            dense_weights(header, given)
+        return open_dense(header, given)
     except TenreoError as error:
         raise type(error)(f"distill: {error}; a teacher is a dense model: say --teacher FILE") from error
-    if found.classes != info.classes:
-        raise TenreoError(
-            f"{path}: has {found.classes} classes, the model has {info.classes}; give its own dense model"
-        )
-    return teacher

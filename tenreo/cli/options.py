@@ -76,7 +76,7 @@ class Statistics(Options):
     """How the statistics of a compressed model are corrected."""
 
     match_statistics: bool = option(True, "Correct BatchNorm (or biases) on noise, by the dense model.")
-    calibrate: str | None = option(None, "Correct BatchNorm on unlabeled training images instead.")
+    calibrate: str | None = option(None, "Correct it on unlabeled training images instead of noise.")
     calibrate_batches: int = option(4, "Batches of 64 images to calibrate on.", least=1)
 
 
@@ -153,6 +153,9 @@ class Evaluated(Options):
     """The images that a model is measured on."""
 
     data: str = field(metadata=described("Folder with val/, a folder per class in it; or digits."))
+    against: str | None = option(
+        None, "Compare with the dense model, or that of a file: agreement and KL. Data may then be loose images."
+    )
     limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1)
     batch_size: int = option(256, "Images at a time.", least=1)
     amp: bool = option(False, "Autocast to bfloat16.")
@@ -162,7 +165,9 @@ class Evaluated(Options):
 class SweepData(Options):
     """The images that models are measured on."""
 
-    data: str | None = option(None, "Measure top-1 as well: folder with val/, a folder per class in it; or digits.")
+    data: str | None = option(
+        None, "Measure top-1 and agreement with the dense model: folder with val/, of loose images, or digits."
+    )
     limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1)
     batch_size: int = option(256, "Images at a time.", least=1)
 

@@ -29,6 +29,7 @@ from tenreo.vision.evaluation import Evaluation, evaluate
 from tenreo.vision.images import Images
 from tenreo.vision.models import save
 
+ENOUGH_IMAGES = 256  # to estimate statistics on, docs/research/statistics.md
 WAITING = 0.2  # share of the time spent on waiting for images that is worth a note
 Splits = tuple[Images, Images]  # to learn from, and to evaluate on
 
@@ -213,6 +214,8 @@ def _calibrate(
         measured = evaluate(model, batches, s.amp, progress=lambda _: progress(0), total=group.sum)
     if group.is_main:
         note(f"calibrated {done}: top-1 {measured.top1:.2f} %")
+        if done.images < ENOUGH_IMAGES:
+            note(f"{done.images} images are few to average over, and can do harm: give {ENOUGH_IMAGES} or more")
     return measured, replace(info, corrections=(*info.corrections, done))
 
 

@@ -31,8 +31,8 @@ from tenreo.planning.rates import rate_number
 from tenreo.planning.recipe import DenseDtype, Recipe
 from tenreo.vision.architectures import build, check_weights, default_info, with_weights
 from tenreo.vision.batches import Batches, Loading
-from tenreo.vision.evaluation import choose_device, evaluate, memory_named
-from tenreo.vision.images import Images, open_images
+from tenreo.vision.evaluation import choose_device, compare, memory_named
+from tenreo.vision.images import Images, open_photographs
 from tenreo.vision.recalibration import match_statistics_
 
 Row = dict[str, Any]
@@ -62,7 +62,7 @@ def run(
     with usage():
         images = None
         if data.data:
-            images = open_images(data.data, "val", info.preprocess, info.classes).limited(data.limit)
+            images = open_photographs(data.data, info.preprocess, info.classes).limited(data.limit)
         plans = [resolve(recipe, model) for recipe in recipes]  # every check before anything slow
     loading = Loading(data.batch_size, choose_workers(None, data.data or "digits"))
     job = _Sweep(model.to(device), info, images, loading, matching.match_statistics, encoding.jobs)
@@ -116,7 +116,7 @@ class _Sweep:
 
     def rows(self, plans: list[Plan]) -> list[Row]:
         """One per plan, after one for the dense model."""
-        rows = [_row(None, plans[0].before, self._size(self.model, None), snr=None, **self._top1(self.model))]
+        rows = [_row(None, plans[0].before, self._size(self.model, None), snr=None, **self._measured(self.model))]
         with progress_bar("settings", len(plans)) as advance:
             for plan in plans:
                 rows.append(self._compressed(plan))
@@ -129,7 +129,7 @@ class _Sweep:
         size = self._size(small, plan.recipe)
         if self.images is not None and self.match_statistics:
             match_statistics_(small, self.model, size=self.info.preprocess.crop)
-        return _row(plan.recipe, report.after, size, snr=finite(report.snr), **self._top1(expand_(small)))
+        return _row(plan.recipe, report.after, size, snr=finite(report.snr), **self._measured(expand_(small)))
 
     def _size(self, model: nn.Module, recipe: Recipe | None) -> int:
         """The bytes of the file that the model would be."""
@@ -138,18 +138,22 @@ class _Sweep:
         tensors = file_tensors(model, recipe.dense_dtype if recipe else DenseDtype.FLOAT32)
         return file_size({name: record(tensor) for name, tensor in tensors.items()}, said)
 
-    def _top1(self, model: nn.Module) -> dict[str, float]:
+    def _measured(self, model: nn.Module) -> dict[str, float | None]:
+        """Top-1, where there are labels, and how far the outputs are from those of the dense model."""
         if self.images is None:
             return {}
         device: torch.device = next(model.parameters()).device
         with memory_named(self.loading.batch_size):
-            return {"top1": evaluate(model, Batches(self.images, self.loading, device)).top1}
+            found = compare(model, self.model, Batches(self.images, self.loading, device))
+        top1 = {"top1": found.top1} if self.images.labeled else {}
+        return {**top1, "agreement": found.agreement, "kl": found.kl}
 
 
 _COLUMNS = {
     "parameters": ("para-\nmeters", millions), "paper_trainable": ("trainable\n(paper)", millions),
     "bytes": ("bytes", megabytes), "bits_per_weight": ("bits per\nweight", number), "snr": ("SNR dB", number),
-    "top1": ("top-1 %", number),
+    "top1": ("top-1 %", number), "agreement": ("agree\n%", number),
+    "kl": ("KL\nnats", lambda value: number(value, 4)),
 }  # fmt: skip
 
 

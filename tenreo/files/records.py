@@ -59,17 +59,20 @@ class Correction:
         images: how many were seen.
         batchnorms: layers whose running statistics were set.
         biases: layers whose bias was.
+        note: what was not corrected, or not entirely; empty where there is nothing to say.
     """
 
     source: str
     images: int
     batchnorms: int
     biases: int
+    note: str = ""
 
     def __str__(self) -> str:
         counts = ((self.batchnorms, "BatchNorms"), (self.biases, "biases"))
         done = " and ".join(f"{count} {what}" for count, what in counts if count)
-        return f"{done or 'nothing to correct'}, on {self.images} images of {self.source}"
+        note = f" ({self.note})" if self.note else ""
+        return f"{done or 'nothing to correct'}, on {self.images} images of {self.source}{note}"
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,12 @@ class ModelInfo:
     corrections: tuple[Correction, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; earlier versions do not know notes, so an empty one is left out."""
+        plain = asdict(self)
+        for correction in plain["corrections"]:
+            if not correction["note"]:
+                del correction["note"]
+        return plain
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelInfo:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tenreo.compression.compress import Orders, compress_
 from tenreo.compression.report import Report
-from tenreo.compression.statistics import calibrate_
 from tenreo.files.records import Correction, ModelInfo, Preprocess
 from tenreo.planning.recipe import Recipe
 from tenreo.training.loop import finetune_
@@ -18,7 +17,7 @@ from tenreo.training.observer import Observer
 from tenreo.training.settings import Schedule, Settings
 from tenreo.vision.architectures import build
 from tenreo.vision.batches import Batches, Loading
-from tenreo.vision.evaluation import evaluate
+from tenreo.vision.evaluation import Agreement, compare, evaluate
 from tenreo.vision.images import DIGITS, Images, open_images
 from tenreo.vision.recalibration import match_statistics_
 
@@ -86,12 +85,14 @@ class Compressed:
 
     Attributes:
         top1: in percent, by way.
+        agreement: of the model with the dense one.
         model: refined and matched on noise, which is what `tenreo compress` makes by default.
         report: of its compression.
         correction: of its statistics.
     """
 
     top1: dict[str, float]
+    agreement: Agreement
     model: nn.Module
     report: Report
     correction: Correction
@@ -103,7 +104,7 @@ def compress_without_training(model: nn.Module, recipe: Recipe, images: Tensor, 
     Args:
         model: dense; stays as it is.
         recipe: with the rounds of the refined ways.
-        images: (batch, 3, size, size) to calibrate on.
+        images: (batch, 3, size, size) to correct the statistics on.
         val: images to evaluate on.
     """
     size = images.shape[-1]
@@ -116,7 +117,8 @@ def compress_without_training(model: nn.Module, recipe: Recipe, images: Tensor, 
     report = compress_(refined, recipe, orders=orders)
     found["refined"] = top1(refined, val)
     calibrated = deepcopy(refined)
-    calibrate_(calibrated, [images])
+    match_statistics_(calibrated, model, images)
     correction = match_statistics_(refined, model, size=size)
     found |= {"refined_noise": top1(refined, val), "refined_calibrated": top1(calibrated, val)}
-    return Compressed(found, refined, report, correction)
+    agreement = compare(refined, model, Batches(val, Loading(256), torch.device("cpu")))
+    return Compressed(found, agreement, refined, report, correction)

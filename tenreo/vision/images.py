@@ -57,6 +57,11 @@ class Images(Dataset[Any]):
             return Broken(str(source), str(error) or type(error).__name__)
         return self.prepare(image), label
 
+    @property
+    def labeled(self) -> bool:
+        """Whether the images have labels; loose ones have -1."""
+        return self.classes > 0
+
     def limited(self, limit: int | None) -> Images:
         """At most `limit` images, spread evenly over all of them."""
         if limit is None or limit >= len(self):
@@ -90,6 +95,29 @@ def open_images(
     if classes is not None and count != classes:
         raise TenreoError(f"{where}: has {count} classes, the model has {classes}; give the data it was trained on")
     return Images(samples, count, prepare)
+
+
+def open_photographs(data: str, preprocess: Preprocess, classes: int | None) -> Images:
+    """Open images to compare models on: a data set's val split, or any folder of loose images, without labels.
+
+    Args:
+        data: a folder with `val/`, one with images anywhere below it, or "digits".
+        preprocess: how the model wants its images.
+        classes: outputs of the model; None skips the check.
+
+    Returns:
+        The images; their labels are -1 where the folder has no `val/`.
+
+    Raises:
+        TenreoError: when the folder is missing, or holds no image.
+    """
+    folder = Path(data)
+    if data == DIGITS or (folder / "val").is_dir() or not folder.is_dir():
+        return open_images(data, "val", preprocess, classes)
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMG_EXTENSIONS and not f.name.startswith("."))
+    if not files:
+        raise TenreoError(f"{folder}: holds no image ({', '.join(IMG_EXTENSIONS)})")
+    return Images([(f, -1) for f in files], 0, _preparation(preprocess, Augmentation.NONE, digits=False))
 
 
 def _preparation(preprocess: Preprocess, augment: Augmentation, digits: bool) -> Callable[[Any], Tensor]:

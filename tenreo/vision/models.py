@@ -15,7 +15,14 @@ from tenreo.files.header import Header, is_pickle, read_header
 from tenreo.files.records import ModelInfo
 from tenreo.files.safetensors import read_tensors
 from tenreo.planning.recipe import Recipe, recipe_of
-from tenreo.vision.architectures import build, builder, classifier_name, default_info
+from tenreo.vision.architectures import (
+    build,
+    builder,
+    check_weights,
+    classifier_name,
+    default_info,
+    with_weights,
+)
 from tenreo.vision.reference import identify_paper, read_reference
 
 
@@ -81,6 +88,42 @@ def _read(path: Path, named: bool) -> tuple[Header, Mapping[str, Tensor]]:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         header = replace(header, info=identify_paper(path, shapes, set())[0])
     return header, tensors
+
+
+def dense_weights(header: Header, given: Path | None = None) -> str:
+    """The weights of the dense model that a file was compressed from, as `with_weights` takes them.
+
+    Args:
+        header: of the file.
+        given: the dense model's file; without it one beside the compressed file of the name that this one gives, or
+            else torchvision's weights.
+
+    Raises:
+        TenreoError: when the file does not name them, or there are none of that name.
+    """
+    info = header.info
+    if info.arch is None or (given is None and info.weights in (None, "none")):
+        raise TenreoError(f"{header.path} does not name the dense weights it comes from; give their file")
+    path = given or header.path.parent / str(info.weights)
+    weights = str(path) if given or path.is_file() else str(info.weights)
+    check_weights(info.arch, weights)
+    return weights
+
+
+def open_dense(header: Header, given: Path | None = None) -> nn.Module:
+    """The dense model that a file was compressed from; `dense_weights` says which.
+
+    Raises:
+        TenreoError: as `dense_weights`, and when the model is compressed itself or has other classes.
+    """
+    info = header.info
+    weights = dense_weights(header, given)
+    model, found = with_weights(info.arch or "", weights)
+    if found.classes != info.classes:
+        raise TenreoError(
+            f"{weights}: has {found.classes} classes, the model has {info.classes}; give its own dense model"
+        )
+    return model
 
 
 def identify(model: nn.Module) -> ModelInfo:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tenreo.compression import statistics
+from tenreo.compression.batch_inputs import Forward
+from tenreo.compression.statistics import match_
 from tenreo.errors import TenreoError
 from tenreo.files.records import Correction
 from tenreo.vision.models import identify
 
-NOISE_PIXELS = 256 * 32 * 32  # of a batch of noise, so many images; docs/research/refinement.md has the table
+NOISE_PIXELS = 32 * 224 * 224  # of a batch of noise, so many images; docs/research/refinement.md has the table
+BIAS_SHARE = 0.5  # of the correction of biases on noise, which does not say all of what a model sees
 
 
 def match_statistics_(
     compressed: nn.Module,
     dense: nn.Module,
-    images: Iterable[Tensor] | None = None,
+    images: Any = None,
     *,
     size: int | None = None,
     seed: int = 0,
     source: str | None = None,
+    forward: Forward | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Correction:
     """Make a compressed model's statistics fit its weights, by the dense model's, in place.
@@ -33,26 +37,32 @@ def match_statistics_(
     >>> model = copy.deepcopy(dense)
     >>> _ = compress_(model, Recipe(4, Uniform(4.0)))
     >>> print(match_statistics_(model, dense, size=32))
-    2 BatchNorms, on 256 images of noise
+    2 BatchNorms, on 512 images of noise
 
     Args:
-        compressed: on any device.
-        dense: the same model before it was compressed, on the same device.
-        images: batches (batch, channels, height, width) of unlabeled inputs; None makes one of noise.
-        size: side of the noise in pixels; None asks torchvision what the architecture was trained on.
+        compressed: on any device, in either mode.
+        dense: the same model before it was compressed, on the same device; it stays as it is.
+        images: a tensor (batch, channels, height, width), or an iterable of batches: tensors, (images, labels)
+            pairs, dictionaries of arguments, lists of images; None makes a batch of noise.
+        size: side of the noise in pixels; None asks the model's timm configuration, then torchvision.
         seed: of the noise.
         source: what the images are, for the report.
+        forward: runs a model on a batch as it comes, where the model takes its inputs in another way.
         progress: called with the number of images after each batch.
 
     Returns:
-        How much was corrected: the BatchNorms, or where there are none the compressed layers' biases.
+        How much was corrected: the BatchNorms, or where there are none the compressed layers' biases; its
+        note says what was not.
 
     Raises:
-        TenreoError: when the models differ, or the noise does not fit them.
+        TenreoError: when the models differ, or the batches do not fit them; the model is then as before.
     """
+    share = 1.0
     if images is None:
-        images, source = [noise_images(*_input_shape(dense, size), seed)], "noise"
-    return statistics.match_(compressed, dense, images, source or "images", progress)
+        images, source, share = _noise(dense, size, seed), "noise", BIAS_SHARE
+    return match_(
+        compressed, dense, images, source=source or "images", bias_share=share, forward=forward, progress=progress
+    )
 
 
 def noise_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
@@ -79,13 +89,23 @@ def noise_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
     return normalized
 
 
-def _input_shape(model: nn.Module, size: int | None) -> tuple[int, int, int]:
-    """How many images of noise, of how many channels and pixels, a model gets."""
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if size is None:
-        info = identify(model)
-        if info.arch is None:
-            raise TenreoError("statistics: the size of the model's input is not known; give size=32, or images")
-        size = info.preprocess.crop
-    channels = 3 if first is None else first.in_channels
-    return min(256, max(32, NOISE_PIXELS // size**2)), channels, size
+def _noise(model: nn.Module, size: int | None, seed: int) -> Iterator[Tensor]:
+    """A batch of noise of the channels, pixels and dtype that a model takes; made when it is needed."""
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    first = next((m for m in model.modules() if isinstance(m, convolutions)), None)
+    if not isinstance(first, nn.Conv2d):
+        raise TenreoError("statistics: noise comes as images, which the model does not take; give images")
+    size = size or _input_size(model)
+    count = min(512, max(32, NOISE_PIXELS // size**2))
+    yield noise_images(count, first.in_channels, size, seed).to(first.weight.dtype)
+
+
+def _input_size(model: nn.Module) -> int:
+    """The side of a model's input in pixels, from its timm configuration or torchvision's weights."""
+    timm = getattr(model, "pretrained_cfg", None)
+    if isinstance(timm, Mapping) and timm.get("input_size"):
+        return int(timm["input_size"][-1])
+    info = identify(model)
+    if info.arch is None:
+        raise TenreoError("statistics: the size of the model's input is not known; give size=32, or images")
+    return info.preprocess.crop

@@ -38,7 +38,7 @@ def test_refinement_and_statistics_are_on_and_can_be_turned_off(job, inside):
     plain = json.loads(here(*job, "-o", "p.st", "--refine", 0, "--no-match-statistics").stdout)
     assert plain["snr"] == plain["snr_unrefined"] == full["snr_unrefined"] and plain["corrections"] == []
     told = here("inspect", "full.st").stdout
-    assert "52 BatchNorms, on 256 images of noise" in told and f"{full['snr']:.2f} dB" in told
+    assert "52 BatchNorms, on 512 images of noise" in told and f"{full['snr']:.2f} dB" in told
     digits = json.loads(
         here(*job, "-o", "c.st", "--refine", 0, "--calibrate", "digits", "--calibrate-batches", 1).stdout
     )

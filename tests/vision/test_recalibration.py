@@ -20,12 +20,12 @@ def test_noise_is_normalized_falls_with_frequency_and_follows_its_seed():
     assert torch.equal(x, noise_images(64, 3, 32, seed=1)) and not torch.equal(x, noise_images(64, 3, 32, seed=2))
 
 
-@pytest.mark.parametrize(("size", "images"), [(8, 256), (64, 64), (96, 32)])
+@pytest.mark.parametrize(("size", "images"), [(8, 512), (64, 392), (224, 32)])
 def test_a_batch_has_so_many_pixels(size, images):
     dense = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     done = tenreo.match_statistics_(copy.deepcopy(dense), dense, size=size)
     assert (done.source, done.images, done.batchnorms) == ("noise", images, 1)
-    assert images == min(256, max(32, NOISE_PIXELS // size**2))
+    assert images == min(512, max(32, NOISE_PIXELS // size**2))
 
 
 class Seen(Exception):
