@@ -20,7 +20,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from tenreo.cli.configuration import RATE_KEYS, RENAMED, read_yaml
+from tenreo.cli.configuration import NEEDLESS, RATE_KEYS, RENAMED, RENAMED_VALUES, read_yaml
 from tenreo.cli.options import RateOptions
 from tenreo.errors import TenreoError
 from tenreo.options import check_number, options_of, types_of
@@ -126,14 +126,17 @@ def _parameter(cls: type, field: Field[Any], many: bool) -> inspect.Parameter:
         flag = name.replace("_", "-")
         names = [f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}", *([SHORT[name]] if name in SHORT else [])]
         declared = typer.Option(
-            *names, help=text, metavar=_metavar(name, kind), rich_help_panel=PANELS.get(cls.__name__, _OTHER_PANEL),
+            *names, help=text, metavar=_metavar(name, kind, many),
+            rich_help_panel=PANELS.get(cls.__name__, _OTHER_PANEL),
             autocompletion=_completion(name), show_default=default is not None and not isinstance(default, bool),
         )  # fmt: skip
     annotation = Annotated.__class_getitem__((kind, declared))  # type: ignore[attr-defined]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _metavar(name: str, kind: Any) -> str | None:
+def _metavar(name: str, kind: Any, many: bool) -> str | None:
+    if many:
+        return f"{name[0].upper()} ..."
     if kind is int and name == "calibrate":
         return None
     return METAVARS.get(name)
@@ -256,8 +259,14 @@ class Command(TyperCommand):
 
     def _renamed(self, args: list[str]) -> Iterator[str]:
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        previous = ""
         for word in args:
             name, equals, value = word.partition("=")
+            if word in NEEDLESS and word not in known:
+                print(f"note: {word} is no longer needed: {NEEDLESS[word]}", file=sys.stderr)
+                continue
+            word = RENAMED_VALUES.get((previous.removeprefix("--"), word), word)
+            previous = word
             new = RENAMED.get(name.removeprefix("--").replace("-", "_")) if name.startswith("--") else None
             option = f"--{new.replace('_', '-')}" if new else ""
             if name in known or option not in known:

@@ -13,7 +13,10 @@ from tenreo.errors import TenreoError
 from tenreo.options import check_value, options_of, types_of
 
 RATE_KEYS = ("rate", "progressive", "target_size", "target_params")
-RENAMED = {"coefficients": "precision", "other": "dense_dtype"}  # understood for one version
+# Understood for one version: former names of options, former values, and options that are no longer needed.
+RENAMED = {"coefficients": "precision", "other": "dense_dtype"}
+RENAMED_VALUES = {("freeze", "others"): "dense"}
+NEEDLESS = {"--uniform": "rates are uniform without --progressive"}
 _NOT_IN_FILES = ("file",)
 
 
@@ -56,7 +59,11 @@ def _load(path: Path) -> dict[Any, Any]:
 
 
 def _renamed(values: dict[Any, Any]) -> dict[Any, Any]:
-    return {RENAMED.get(key, key) if isinstance(key, str) else key: value for key, value in values.items()}
+    named = {RENAMED.get(key, key) if isinstance(key, str) else key: value for key, value in values.items()}
+    return {
+        key: RENAMED_VALUES.get((key, value), value) if isinstance(value, str) else value
+        for key, value in named.items()
+    }
 
 
 def _with_rate(path: Path, values: dict[Any, Any]) -> dict[Any, Any]:

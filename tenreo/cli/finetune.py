@@ -42,7 +42,9 @@ def run(file: File, data: TrainingData, settings: Settings, computing: Computing
     job = Job(best, file.file, header, data, settings, output)
     preprocess, classes = header.info.preprocess, header.info.classes
     with usage():
-        if not output.resume:
+        if output.resume:
+            check_input(job.files["state"])
+        else:
             for path in job.files.values():
                 check_output(path, output.force)
         train_images = open_images(data.data, "train", preprocess, classes, settings.augment)

@@ -60,5 +60,11 @@ def _to_dict(header: Header, layers: bool) -> dict[str, Any]:
         "snr_unrefined": header.snr_unrefined,
     }
     if layers:
-        result["layers"] = [{"name": name, **layer.to_dict()} for name, layer in header.layers.items()]
+        result["layers"] = [
+            {
+                "name": name, "shape": list(layer.shape), **vars(layer.curve), "columns": layer.columns,
+                **vars(layer.errors),
+            }
+            for name, layer in header.layers.items()
+        ]  # fmt: skip
     return result

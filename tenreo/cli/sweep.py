@@ -165,7 +165,7 @@ def _show(rows: list[Row], arch: str, json: bool) -> None:
     shown = {name: column for name, column in _COLUMNS.items() if name in rows[-1]}
     cells = [
         (
-            f"{row['groups']}, {row['rate']:g}" if row["groups"] else "dense",
+            "dense" if row["rate"] is None else f"{row['groups'] or 'chosen'}, {row['rate']:g}",
             *(text(row[name]) for name, (_, text) in shown.items()),
         )
         for row in rows

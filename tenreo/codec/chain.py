@@ -1,4 +1,4 @@
-"""The nearest-neighbour chain: a short path through all the columns of a matrix.
+"""The nearest-neighbor chain: a short path through all the columns of a matrix.
 
 The order is the paper's (section 2), fixed to the last bit: distances are float32, summed over the
 rows first row first, and every tie goes to the lowest column. It is found with a k-d tree from
@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 
 
 def chain(matrix: Floats) -> NDArray[np.int32]:
-    """Return the columns of a matrix in the order of the nearest-neighbour chain.
+    """Return the columns of a matrix in the order of the nearest-neighbor chain.
 
     The first is the column of largest norm; each next one is the nearest not yet visited
     (section 2 of arXiv 2010.12110). Releases the GIL, needs about 3 (g + 2) n numbers of memory.

@@ -1,6 +1,6 @@
 """Coefficients in fewer bits: half floats, or integers with a scale per row and band of frequencies.
 
-A band is a range of neighbouring frequencies, all bands equally wide; the spectrum falls, so each has a scale of
+A band is a range of neighboring frequencies, all bands equally wide; the spectrum falls, so each has a scale of
 its own: the one, out of a few below the band's largest value, that loses least. Scales are bfloat16, so that code
 times scale is exact in float32 and quantizing twice changes nothing.
 """

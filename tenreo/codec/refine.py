@@ -108,7 +108,7 @@ def assign(matrix: Tensor, curve: Tensor, positions: Tensor) -> Tensor:
 def _nearest_by_tree(points: Tensor, samples: Tensor, positions: Tensor) -> Tensor:
     start = positions.numpy()
     found = np.empty_like(start)
-    along = np.argsort(start, kind="stable")  # neighbours on the curve search in the same part of the tree
+    along = np.argsort(start, kind="stable")  # neighbors on the curve search in the same part of the tree
     nearest_of_each(samples.numpy(), points.numpy(), along, start, found)
     return torch.from_numpy(found)
 

@@ -88,7 +88,7 @@ class CurveShape:
 
 
 def bands(coefficients_per_row: int) -> int:
-    """Bands of neighbouring frequencies that have a scale of their own.
+    """Bands of neighboring frequencies that have a scale of their own.
 
     >>> bands(63), bands(200), bands(10_000)
     (1, 3, 16)

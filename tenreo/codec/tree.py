@@ -1,4 +1,4 @@
-"""A k-d tree for exact nearest-neighbour search in a few dimensions; ties go to the lowest column.
+"""A k-d tree for exact nearest-neighbor search in a few dimensions; ties go to the lowest column.
 
 Two facts keep the pruning exact. Rounding is monotone, so the distance to a box, computed with the
 same operations in the same order, never exceeds the computed distance of a point inside it. And
@@ -296,7 +296,7 @@ def nearest_of_each(samples, queries, sequence, start, result):
     Args:
         samples: (samples, g) float32.
         queries: (queries, g) float32.
-        sequence: (queries,) the order to take them in; neighbours side by side are faster.
+        sequence: (queries,) the order to take them in; neighbors side by side are faster.
         start: (queries,) a sample that is near; never changes the result.
         result: (queries,) int32.
     """

@@ -66,7 +66,7 @@ def _distribute_rest(counts: list[int], gains: list[NDArray[np.float64]], most: 
 
 @njit(nogil=True, cache=True)
 def _falling(values):
-    """The slopes of the concave hull of a cumulative sum: neighbours that rise are averaged."""
+    """The slopes of the concave hull of a cumulative sum: neighbors that rise are averaged."""
     means = np.empty(len(values))
     sizes = np.empty(len(values), np.int64)
     count = 0

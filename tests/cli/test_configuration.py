@@ -8,7 +8,7 @@ from typing import Union, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
-from processes import ROOT, refused
+from processes import ROOT, here, refused
 
 from tenreo import Progressive, Recipe, TargetParameters, TargetSize, Uniform, resolve
 from tenreo.cli import commands
@@ -216,3 +216,13 @@ def test_the_papers_settings(parsed, path):
 def test_all_shipped_configurations_are_tested():
     assert sorted((ROOT / "configs").rglob("*.yaml")) == sorted([*CONFIGS, *TRAINING])
     assert {p.stem for p in TRAINING} == {"resnet", "mobilenet_v2"}
+
+
+def test_former_values_and_needless_options_are_understood(compressed_file, tmp_path):
+    done = here("sweep", "-a", "resnet18", "-g", 4, "-r", 2, "--uniform", "--dry-run")
+    assert "no longer needed" in done.stderr and "4, 2" in done.stdout
+    job = ("finetune", compressed_file, "--data", "nowhere")
+    assert "no such folder" in refused(*job, "--freeze", "others")  # the value is understood
+    (tmp_path / "c.yaml").write_text("freeze: others\n")
+    assert "no such folder" in refused(*job, "--config", tmp_path / "c.yaml")
+    assert "can not be opened" in refused(*job[:-1], "digits", "--resume", "--out", tmp_path / "x.safetensors")
