@@ -3,7 +3,8 @@
 The error of a curve is predicted from its shape alone. A codebook of K points in g dimensions has an error of about
 K^(-2/g) (P. Zador, "Asymptotic quantization error of continuous signals and the quantization dimension", 1982);
 what t free coefficients learn of n columns lowers it by (1 - t/n)^2, and every halving of t against the samples
-costs 0.4 dB. The constants are fitted to Laplace-distributed weights (docs/research/size.md): 0.3 dB off on average.
+costs 0.4 dB. The constants are fitted to Laplace-distributed weights (docs/research/size.md): for
+the shapes that a target size chooses, 0.5 dB off on average.
 """
 
 from __future__ import annotations
