@@ -45,19 +45,19 @@ def run(file: File, data: Evaluated, computing: Computing, shown: Shown) -> None
         expand_(model).to(device)
         batches = Batches(images, loading, device)
         found = evaluation.evaluate(model, batches, data.amp, progress=advance) if images.labeled else None
-        agreement = None
+        compared = None
         if reference is not None:
-            agreement = evaluation.compare(model, reference.to(device), batches, data.amp)
+            compared = evaluation.compare(model, reference.to(device), batches, data.amp)
     title = f"{file.file.name} on {data.data} ({device})"
     if shown.json:
         measured: dict[str, Any] = {} if found is None else found.to_dict()
-        against = {"against": None if agreement is None else {"model": data.against, **vars(agreement)}}
+        against = {"against": None if compared is None else {"model": data.against, **vars(compared)}}
         show_json("evaluate", {"file": str(file.file), "data": data.data, "device": str(device), **measured, **against})
         return
     if found is not None:
         _show(title, found)
-    if agreement is not None:
-        _show_agreement(f"{title} against {data.against}", agreement)
+    if compared is not None:
+        _show_agreement(f"{title} against {data.against}", compared)
 
 
 def _reference(header: Header, against: str) -> nn.Module:

@@ -24,6 +24,7 @@ Weight Equalization and Bias Correction", arXiv 1906.04721, section 4.2.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -44,7 +45,7 @@ def is_batchnorm(module: nn.Module) -> bool:
     return all(isinstance(s, Tensor) for s in running) and not isinstance(module, _InstanceNorm)
 
 
-class CorrectedLayer:
+class CorrectedLayer(ABC):
     """A layer that can be corrected, the same layer of the dense model, and what both saw.
 
     Args:
@@ -60,13 +61,13 @@ class CorrectedLayer:
         self.seen: Moments | None = None
         self.seen_dense: Moments | None = None
 
+    @abstractmethod
     def hooks(self) -> Iterator[RemovableHandle]:
         """Register what looks at the layer; the handles remove it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def correct_(self) -> None:
         """Apply what was seen to the layer."""
-        raise NotImplementedError
 
     def look(self, x: Tensor) -> Moments:
         """Take what a call of the dense model gets."""

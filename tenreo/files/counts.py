@@ -37,6 +37,10 @@ class Counts:
         pairs = zip(asdict(self).values(), asdict(other).values(), strict=True)
         return Counts(*(a + b for a, b in pairs))
 
+    def __sub__(self, other: Counts) -> Counts:
+        pairs = zip(asdict(self).values(), asdict(other).values(), strict=True)
+        return Counts(*(a - b for a, b in pairs))
+
     @property
     def parameters(self) -> int:
         """The paper's "Parameters": everything but the integers that BatchNorm counts."""

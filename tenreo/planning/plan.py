@@ -102,9 +102,8 @@ class FileEstimate:
         total = self._stored_counts
         for layer in layers:
             if layer.curve:
-                total += count(self._tensors(layer), {layer.name: layer.record}) + _minus(
-                    self._alone[_weight_name(layer.name)]
-                )
+                total += count(self._tensors(layer), {layer.name: layer.record})
+                total -= self._alone[_weight_name(layer.name)]
         return total
 
     def file_size(self, layers: Iterable[LayerPlan], info: ModelInfo = _INFO) -> int:
@@ -120,10 +119,6 @@ class FileEstimate:
     def _tensors(self, layer: LayerPlan) -> dict[str, TensorRecord]:
         dtype = self.dense[_weight_name(layer.name)].dtype
         return {layer.name + suffix: tensor for suffix, tensor in layer_tensors(layer.record, dtype).items()}
-
-
-def _minus(counts: Counts) -> Counts:
-    return Counts(**{name: -value for name, value in vars(counts).items()})
 
 
 def _stored(tensor: Tensor, dtype: DenseDtype) -> TensorRecord:
