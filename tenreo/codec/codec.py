@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tenreo.codec.chain import chain
 from tenreo.codec.cosine import dct, idct
-from tenreo.codec.decoding import GatherIndex, decode_columns, gather_index
+from tenreo.codec.decoding import decode_columns, folded_index
 from tenreo.codec.precision import fake_quantize
 from tenreo.codec.refine import assign, fit, refine
 from tenreo.codec.shape import CurveShape, Precision
@@ -70,7 +70,13 @@ def encode(
     order = nearest_neighbor_order(weight, groups) if order is None else order
     unrefined = _along(weight, order, shape)
     better = refined(weight, unrefined, refine)
-    return quantize(weight, better, shape.precision, reassign=refine > 0)
+    encoded = quantize(weight, better, shape.precision, reassign=refine > 0)
+    if not torch.isfinite(decode(encoded)).all():
+        raise TenreoError(
+            f"encode: given values up to {weight.abs().max():.3g}, whose curve leaves the range of {weight.dtype}; "
+            "convert the weight to a wider dtype, or scale it"
+        )
+    return encoded
 
 
 def _check(weight: Tensor, groups: int, coefficients_per_row: int, length: int | None, precision: str) -> CurveShape:
@@ -96,7 +102,21 @@ def _along(weight: Tensor, order: Tensor, shape: CurveShape) -> EncodedWeight:
     # The same curve with fewer samples has the same low frequencies, but for the norm.
     coefficients = spectrum(weight, order, shape.groups, shape.coefficients_per_row)
     coefficients = coefficients * math.sqrt(shape.length / columns)
-    return EncodedWeight(coefficients, positions, shape.length, tuple(weight.shape))
+    return EncodedWeight(coefficients.to(weight.dtype), positions, shape.length, tuple(weight.shape))
+
+
+def _matrix(weight: Tensor, groups: int) -> tuple[Tensor, float]:
+    """The reshaped weight in float32 at least, times a power of two, and that power.
+
+    Its largest magnitude is then between 1/2 and 1, so that squares neither overflow nor vanish, and nothing is
+    rounded.
+    """
+    matrix = weight.detach().reshape(groups, _columns(weight, groups))
+    matrix = matrix.to(torch.promote_types(weight.dtype, torch.float32))
+    most = 126 if matrix.dtype == torch.float32 else 1000
+    exponent = math.frexp(matrix.abs().max().item())[1]
+    scale = 2.0 ** -max(-most, min(most, exponent))
+    return matrix * scale, scale
 
 
 def nearest_neighbor_order(weight: Tensor, groups: int) -> Tensor:
@@ -115,7 +135,7 @@ def nearest_neighbor_order(weight: Tensor, groups: int) -> Tensor:
     Raises:
         TenreoError: when groups do not divide the elements, or the weight is not finite.
     """
-    matrix = weight.detach().reshape(groups, _columns(weight, groups))
+    matrix, _ = _matrix(weight, groups)
     return torch.from_numpy(chain(matrix.to("cpu", torch.float32).numpy())).to(weight.device)
 
 
@@ -129,10 +149,10 @@ def spectrum(weight: Tensor, order: Tensor, groups: int, coefficients_per_row: i
         coefficients_per_row: frequencies to return; all of them without it.
 
     Returns:
-        (groups, coefficients_per_row).
+        (groups, coefficients_per_row), float32 at least.
     """
-    matrix = weight.detach().reshape(groups, -1)  # (groups, columns)
-    return dct(matrix.index_select(1, order), coefficients_per_row)
+    matrix, scale = _matrix(weight, groups)
+    return dct(matrix.index_select(1, order), coefficients_per_row) / scale
 
 
 def _columns(weight: Tensor, groups: int) -> int:
@@ -162,7 +182,7 @@ def refined(weight: Tensor, encoded: EncodedWeight, rounds: int) -> EncodedWeigh
         rounds: at most so many.
 
     Returns:
-        An encoding whose squared error is not larger; the given one for 0 rounds.
+        An encoding whose squared error is not larger, in the weight's own dtype; the given one for 0 rounds.
 
     Raises:
         TenreoError: when rounds is negative.
@@ -171,10 +191,27 @@ def refined(weight: Tensor, encoded: EncodedWeight, rounds: int) -> EncodedWeigh
         raise TenreoError(f"refine: given {rounds} rounds, needs at least 0 (0 is the paper's encoding)")
     if rounds == 0:
         return encoded
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    matrix = weight.detach().reshape(len(encoded.coefficients), -1).to(dtype)  # (groups, columns)
-    positions, coefficients = refine(matrix, encoded.positions, encoded.coefficients.to(dtype), encoded.length, rounds)
-    return replace(encoded, positions=positions, coefficients=coefficients.to(weight.dtype))
+    matrix, scale = _matrix(weight, len(encoded.coefficients))  # (groups, columns)
+    start = encoded.coefficients.to(matrix.dtype) * scale
+    positions, coefficients = refine(matrix, encoded.positions, start, encoded.length, rounds)
+    better = replace(encoded, positions=positions, coefficients=(coefficients / scale).to(weight.dtype))
+    if weight.dtype == matrix.dtype:
+        return better
+    # Rounding to 16 bits can cost more than refinement gained.
+    better = _reassigned(weight, better)
+    return better if squared_error(weight, better) < squared_error(weight, encoded) else encoded
+
+
+def _reassigned(weight: Tensor, encoded: EncodedWeight) -> EncodedWeight:
+    """Every column at the sample of the curve that is nearest to it."""
+    matrix, scale = _matrix(weight, len(encoded.coefficients))  # (groups, columns)
+    curve = idct(encoded.coefficients.to(matrix.dtype) * scale, encoded.length)
+    return replace(encoded, positions=assign(matrix, curve, encoded.positions))
+
+
+def squared_error(weight: Tensor, encoded: EncodedWeight) -> float:
+    """The squared distance of a decoded weight from the weight, in float64."""
+    return (weight.detach().double() - decode(encoded).double()).square().sum().item()
 
 
 def quantize(weight: Tensor, encoded: EncodedWeight, precision: Precision, reassign: bool = True) -> EncodedWeight:
@@ -191,17 +228,12 @@ def quantize(weight: Tensor, encoded: EncodedWeight, precision: Precision, reass
     """
     if precision == Precision.FLOAT32:
         return encoded
-    coefficients = fake_quantize(encoded.coefficients, precision)
-    positions = encoded.positions
-    if reassign:
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        matrix = weight.detach().reshape(len(coefficients), -1).to(dtype)  # (groups, columns)
-        positions = assign(matrix, idct(coefficients.to(dtype), encoded.length), positions)
-    return replace(encoded, positions=positions, coefficients=coefficients)
+    rounded = replace(encoded, coefficients=fake_quantize(encoded.coefficients, precision))
+    return _reassigned(weight, rounded) if reassign else rounded
 
 
-def decode(encoded: EncodedWeight, index: GatherIndex | None = None) -> Tensor:
-    """Return the weight that a curve and its positions stand for; differentiable, twice and more.
+def decode(encoded: EncodedWeight) -> Tensor:
+    """Return the weight that a curve and its positions stand for; differentiable, twice and more, in both modes.
 
     >>> weight = torch.randn(16, 16)
     >>> encoded = encode(weight, groups=4, coefficients_per_row=64)  # every frequency: nothing is lost
@@ -210,7 +242,6 @@ def decode(encoded: EncodedWeight, index: GatherIndex | None = None) -> Tensor:
 
     Args:
         encoded: coefficients (groups, coefficients_per_row), positions (columns,), each in [0, length).
-        index: the `gather_index` of the positions, for callers that decode them often.
 
     Returns:
         A tensor of `encoded.shape`, of the coefficients' dtype.
@@ -218,9 +249,9 @@ def decode(encoded: EncodedWeight, index: GatherIndex | None = None) -> Tensor:
     Raises:
         TenreoError: when there are more coefficients than samples.
     """
-    index = index or gather_index(encoded.positions, encoded.length)
-    weight: Tensor = decode_columns(encoded.coefficients, *index, encoded.length)  # (groups, columns)
-    return weight.reshape(encoded.shape)
+    index = folded_index(encoded.positions, encoded.length)
+    columns = decode_columns(encoded.coefficients, index, encoded.length)  # (groups, columns)
+    return columns.reshape(encoded.shape)
 
 
 def project(weight: Tensor, positions: Tensor, shape: CurveShape) -> Tensor:
@@ -234,6 +265,6 @@ def project(weight: Tensor, positions: Tensor, shape: CurveShape) -> Tensor:
     Returns:
         (groups, coefficients_per_row) coefficients; least squares, to the precision of 100 conjugate gradients.
     """
-    matrix = weight.reshape(shape.groups, -1)  # (groups, columns)
+    matrix, scale = _matrix(weight, shape.groups)
     start = matrix.new_zeros(shape.groups, shape.coefficients_per_row)
-    return fit(matrix, positions, start, shape.length, iterations=100)
+    return (fit(matrix, positions, start, shape.length, iterations=100) / scale).to(weight.dtype)

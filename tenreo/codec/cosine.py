@@ -112,6 +112,17 @@ def fold(samples: Tensor, length: int) -> Tensor:
     return torch.where(samples % 2 == 0, half, length - 1 - half)
 
 
+def unfold(index: Tensor, length: int) -> Tensor:
+    """Where elements of a folded signal stood before `fold`.
+
+    Args:
+        index: integers in [0, length).
+        length: of the signal.
+    """
+    evens = (length + 1) // 2
+    return torch.where(index < evens, 2 * index, 2 * (length - index) - 1)
+
+
 def dct_folded(folded: Tensor, count: int) -> Tensor:
     """`dct` of a signal that is folded already, (..., length) -> (..., count); not differentiable."""
     length = folded.shape[-1]

@@ -1,8 +1,8 @@
-"""Decoding as one operation of torch, and its adjoint, each the other's derivative.
+"""Decoding as two operations that torch can compile and export: gathering samples of a curve, and its adjoint.
 
-weight = idct(coefficients)[:, positions]; adjoint: sum the columns that share a sample, then dct. The curve
-stays folded, as the transform makes it (`tenreo.codec.cosine.fold`): columns gather their samples there. Being
-operations of their own, both are opaque to `torch.compile`, and autocast leaves them alone.
+The curve is left folded, as `tenreo.codec.cosine` says, and positions are turned into an index of the folded curve
+once: that saves a copy per decoding. Each operation is the other's derivative, since decoding is linear. That is said
+twice: of the operations themselves, for `torch.compile`, and by two autograd functions, for all that `torch.func` does.
 """
 
 from __future__ import annotations
@@ -12,59 +12,86 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tenreo.codec.cosine import dct_folded, fold, idct_folded
+from tenreo.codec.cosine import dct_folded, fold, idct_folded, unfold
 
 
-class GatherIndex(NamedTuple):
-    """Positions prepared for decoding.
+def folded_index(positions: Tensor, length: int) -> Tensor:
+    """Positions on a curve as positions on the folded curve, in the smallest integer type that holds them.
 
-    Attributes:
-        samples: (columns,) int32, the sample of the folded curve that each column takes.
-        order: (columns,) int32, the columns sorted by sample.
-        starts: (length + 1,) int32, where in that order each sample's columns begin; empty when every
-            sample has exactly one.
-    """
-
-    samples: Tensor
-    order: Tensor
-    starts: Tensor
-
-
-def gather_index(positions: Tensor, length: int) -> GatherIndex:
-    """Prepare positions, once for every later decoding.
+    >>> folded_index(torch.tensor([0, 1, 2, 3]), length=4)
+    tensor([0, 3, 1, 2], dtype=torch.uint8)
 
     Args:
         positions: (columns,) integers in [0, length).
         length: samples on the curve.
     """
-    index = fold(positions, length)
+    dtype = torch.uint8 if length <= 2**8 else torch.int16 if length <= 2**15 else torch.int32
+    return fold(positions, length).to(dtype)
+
+
+def unfolded_positions(index: Tensor, length: int) -> Tensor:
+    """The positions, (columns,) int32, that `folded_index` made an index of."""
+    return unfold(index.to(torch.int32), length)
+
+
+class Sorted(NamedTuple):
+    """The columns sorted by their samples; only a backward pass on a GPU looks at them.
+
+    Attributes:
+        order: (columns,) int32, the columns in the order of their samples; empty when not sorted yet.
+        starts: (length + 1,) int32, where in that order each sample's columns begin; empty when every
+            sample has exactly one.
+    """
+
+    order: Tensor
+    starts: Tensor
+
+
+def sort_columns(index: Tensor, length: int) -> Sorted:
+    """Sort columns by their samples.
+
+    Args:
+        index: (columns,) of `folded_index`.
+        length: samples on the curve.
+    """
+    index = index.to(torch.int32)
     counts = torch.bincount(index, minlength=length)  # (length,)
     order = torch.argsort(index, stable=True).to(torch.int32)
     starts = order.new_empty(0)
     if not bool((counts == 1).all()):
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
-    return GatherIndex(index.to(torch.int32), order, starts)
+    return Sorted(order, starts)
 
 
-@torch.library.custom_op("tenreo::decode", mutates_args=())
-def decode_columns(coefficients: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int) -> Tensor:
+def decode_columns(coefficients: Tensor, index: Tensor, length: int, columns: Sorted | None = None) -> Tensor:
     """(groups, coefficients_per_row) -> (groups, columns): every column's sample of the curve.
 
     Args:
         coefficients: (groups, coefficients_per_row) floating point.
-        index: of `gather_index`, like order and starts, which only a backward pass looks at.
-        order: the columns sorted by sample.
-        starts: where each sample's columns begin.
+        index: (columns,) of `folded_index`.
         length: samples on the curve.
+        columns: sorted, where that was done before; saves a GPU sorting them in every backward pass.
     """
-    return idct_folded(coefficients, length).index_select(1, index)
+    if torch.compiler.is_compiling():  # which knows no function with a rule for forward derivatives
+        compiled: Tensor = gather_samples(coefficients, index, length)
+        return compiled
+    if columns is None:
+        columns = Sorted(index.new_empty(0, dtype=torch.int32), index.new_empty(0, dtype=torch.int32))
+    decoded: Tensor = _Decode.apply(coefficients, index, *columns, length)
+    return decoded
+
+
+@torch.library.custom_op("tenreo::decode", mutates_args=())
+def gather_samples(coefficients: Tensor, index: Tensor, length: int) -> Tensor:
+    """(groups, coefficients_per_row) -> (groups, columns)."""
+    return idct_folded(coefficients, length).index_select(1, index.to(torch.int32))
 
 
 @torch.library.custom_op("tenreo::decode_adjoint", mutates_args=())
-def decode_adjoint(
+def gather_adjoint(
     gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int, coefficients_per_row: int
 ) -> Tensor:
-    """(groups, columns) -> (groups, coefficients_per_row): the adjoint of `decode_columns`."""
+    """(groups, columns) -> (groups, coefficients_per_row)."""
     return dct_folded(_sum_by_sample(gradient, index, order, starts, length), coefficients_per_row)
 
 
@@ -74,42 +101,113 @@ def _sum_by_sample(gradient: Tensor, index: Tensor, order: Tensor, starts: Tenso
         # A row is added in order: deterministic, and index_add_ with 32-bit indices takes 10 to 20 times as long.
         where = index.long().expand_as(gradient)
         return gradient.new_zeros(len(gradient), length).scatter_add_(1, where, gradient)
+    if order.numel() == 0:
+        order, starts = sort_columns(index, length)
     if starts.numel() == 0:
         return gradient.index_select(1, order)
     return segment_sum(gradient, order, starts)
 
 
 def segment_sum(gradient: Tensor, order: Tensor, starts: Tensor) -> Tensor:
-    """(groups, columns) -> (groups, length): columns of each sample, as `gather_index` sorted them, without atomics."""
+    """(groups, columns) -> (groups, length): columns of each sample, as `sort_columns` sorted them, without atomics."""
     ordered = gradient.t().index_select(0, order)  # (columns, groups)
     sums = torch.segment_reduce(ordered, "sum", offsets=starts, axis=0, unsafe=True, initial=0)
     return sums.t().contiguous()
 
 
-@decode_columns.register_fake
-def _(coefficients: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int) -> Tensor:
+@gather_samples.register_fake
+def _(coefficients: Tensor, index: Tensor, length: int) -> Tensor:
     return coefficients.new_empty(coefficients.shape[0], index.shape[0])
 
 
-@decode_adjoint.register_fake
+@gather_adjoint.register_fake
 def _(gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int, coefficients_per_row: int) -> Tensor:
     return gradient.new_empty(gradient.shape[0], coefficients_per_row)
 
 
+def _rows_first(info: Any, in_dims: tuple[int | None, ...], values: Tensor, *others: Any) -> Tensor:
+    """The rule of both operations for `torch.vmap`: a batch of matrices is one matrix with more rows."""
+    if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
+        raise NotImplementedError("vmap over the positions of a compressed weight")
+    return values.movedim(in_dims[0], 0).flatten(0, 1)  # (batch * groups, ...)
+
+
+@gather_samples.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+    rows = _rows_first(info, in_dims, *inputs)
+    return gather_samples(rows, *inputs[1:]).reshape(info.batch_size, -1, len(inputs[1])), 0
+
+
+@gather_adjoint.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+    rows = _rows_first(info, in_dims, *inputs)
+    return gather_adjoint(rows, *inputs[1:]).reshape(info.batch_size, -1, inputs[5]), 0
+
+
 def _save_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    values, index, order, starts, ctx.length = inputs[:5]
-    ctx.coefficients_per_row = values.shape[1]
-    ctx.save_for_backward(index, order, starts)
+    ctx.save_for_backward(inputs[1])
+    ctx.length, ctx.coefficients_per_row = inputs[2], inputs[0].shape[1]
 
 
-def _decode_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    adjoint = decode_adjoint(gradient.contiguous(), *ctx.saved_tensors, ctx.length, ctx.coefficients_per_row)
-    return adjoint, None, None, None, None
+def _samples_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    (index,) = ctx.saved_tensors
+    unsorted = index.new_empty(0, dtype=torch.int32)
+    adjoint = gather_adjoint(gradient.contiguous(), index, unsorted, unsorted, ctx.length, ctx.coefficients_per_row)
+    return adjoint, None, None
 
 
-def _adjoint_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return decode_columns(gradient.contiguous(), *ctx.saved_tensors, ctx.length), None, None, None, None, None
+gather_samples.register_autograd(_samples_backward, setup_context=_save_context)
 
 
-decode_columns.register_autograd(_decode_backward, setup_context=_save_context)
-decode_adjoint.register_autograd(_adjoint_backward, setup_context=_save_context)
+class _Decode(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(coefficients: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int) -> Tensor:
+        decoded: Tensor = gather_samples(coefficients, index, length)
+        return decoded
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        coefficients, index, order, starts, ctx.length = inputs
+        ctx.coefficients_per_row = coefficients.shape[-1]
+        ctx.save_for_backward(index, order, starts)
+        ctx.save_for_forward(index, order, starts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        index, order, starts = ctx.saved_tensors
+        found = _Adjoint.apply(gradients[0].contiguous(), index, order, starts, ctx.length, ctx.coefficients_per_row)
+        return found, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        found: Tensor = _Decode.apply(tangents[0], *ctx.saved_tensors, ctx.length)
+        return found
+
+
+class _Adjoint(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int, coefficients_per_row: int
+    ) -> Tensor:
+        summed: Tensor = gather_adjoint(gradient, index, order, starts, length, coefficients_per_row)
+        return summed
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, index, order, starts, ctx.length, ctx.coefficients_per_row = inputs
+        ctx.save_for_backward(index, order, starts)
+        ctx.save_for_forward(index, order, starts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        found = _Decode.apply(gradients[0].contiguous(), *ctx.saved_tensors, ctx.length)
+        return found, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        found: Tensor = _Adjoint.apply(tangents[0], *ctx.saved_tensors, ctx.length, ctx.coefficients_per_row)
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -13,15 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from tenreo.codec.codec import (
     EncodedWeight,
-    decode,
     encode,
     nearest_neighbor_order,
     quantize,
     refined,
     spectrum,
+    squared_error,
 )
 from tenreo.compression.parametrization import parametrize_
 from tenreo.compression.report import LayerReport, Report
@@ -66,6 +68,7 @@ def compress_(
         TenreoError: as `resolve`, and when a weight is not finite; the model is then as before.
     """
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
+    _check_fit(model, plan)
     if jobs is not None and jobs < 1:
         raise TenreoError(f"jobs: given {jobs}, needs at least 1")
     orders = {} if orders is None else orders
@@ -89,6 +92,23 @@ def compress_(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return _apply(model, plan, encoded, seconds)
+
+
+def _check_fit(model: nn.Module, plan: Plan) -> None:
+    """Raise unless a plan is one of this model, and there are weights to compress."""
+    modules = dict(model.named_modules())
+    for layer in plan.compressed:
+        weight = getattr(modules.get(layer.name), "weight", None)
+        if not isinstance(weight, Tensor) or tuple(weight.shape) != layer.shape:
+            given = list(weight.shape) if isinstance(weight, Tensor) else "no such layer"
+            raise TenreoError(
+                f"plan: {layer.name or 'the model'} has a weight of {list(layer.shape)} in the plan, the model has "
+                f"{given}; resolve the recipe for this model"
+            )
+        if parametrize.is_parametrized(modules[layer.name], "weight"):
+            raise TenreoError(f"plan: {layer.name or 'the model'} is parametrized already; resolve the recipe anew")
+        if weight.is_meta:
+            raise TenreoError(f"{layer.name}: the weight is on the meta device, without values; load weights first")
 
 
 def _apply(
@@ -149,25 +169,27 @@ def _encode(model: nn.Module, layer: LayerPlan, orders: Orders, rounds: int) -> 
     start = time.perf_counter()
     weight, curve = _weight(model, layer), layer.encoding
     order = orders[layer.name, curve.groups]
-    unrefined = encode(weight, curve.groups, curve.coefficients_per_row, length=curve.length, order=order)
     try:
+        unrefined = encode(weight, curve.groups, curve.coefficients_per_row, length=curve.length, order=order)
         better = refined(weight, unrefined, rounds)
         encoded = quantize(weight, better, curve.precision, reassign=rounds > 0)
     except TenreoError as error:
         raise TenreoError(f"{layer.name}: {error}") from error
+    lost, norm = squared_error(weight, encoded), weight.double().square().sum().item()
+    if not math.isfinite(lost) or not math.isfinite(norm):
+        raise TenreoError(
+            f"{layer.name}: the weight has values up to {weight.abs().max():.3g}, and its curve leaves the range of "
+            f"{weight.dtype}; exclude the layer, or scale it"
+        )
     report = LayerReport(
         name=layer.name,
         shape=layer.shape,
         curve=curve,
-        squared_norm=weight.double().square().sum().item(),
-        squared_error=_squared_error(weight, encoded),
-        squared_error_unrefined=_squared_error(weight, unrefined),
+        squared_norm=norm,
+        squared_error=lost,
+        squared_error_unrefined=squared_error(weight, unrefined),
         seconds=time.perf_counter() - start,
         bytes_before=weight.numel() * weight.element_size(),
         bytes_after=curve.bytes(weight.numel(), weight.element_size()),
     )
     return encoded, report
-
-
-def _squared_error(weight: Tensor, encoded: EncodedWeight) -> float:
-    return (weight.double() - decode(encoded).double()).square().sum().item()

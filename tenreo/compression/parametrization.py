@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tenreo.codec.codec import EncodedWeight, decode, project
-from tenreo.codec.decoding import GatherIndex, gather_index
+from tenreo.codec.codec import EncodedWeight, project
+from tenreo.codec.decoding import Sorted, decode_columns, folded_index, sort_columns, unfolded_positions
 from tenreo.codec.precision import fake_quantize
 from tenreo.codec.shape import CurveShape, Precision
+from tenreo.compression.decoded_weight import DecodedWeight
+from tenreo.errors import TenreoError
 from tenreo.files.records import LayerErrors, LayerRecord
+from tenreo.planning.layers import weight_of
+
+_POSITIONS = "positions"  # in a state dict
 
 
 class CurveWeight(nn.Module):
@@ -23,16 +28,14 @@ class CurveWeight(nn.Module):
     `forward` decodes; `right_inverse` fits the curve to a weight's columns by least squares, so that
     forward(right_inverse(forward(c))) == forward(c).
 
+    Positions are no buffer, although they are in the state dict: averages over a model's buffers, or over the values
+    of its state dict, would change integers that mean places.
+
     Args:
         encoded: the weight; its coefficients are those that registration gives to the layer.
         precision: of the coefficients in a file; in memory they keep their dtype.
         errors: against the dense weight, where they are known.
     """
-
-    positions: Tensor
-    samples: Tensor
-    order: Tensor
-    starts: Tensor
 
     def __init__(
         self,
@@ -45,20 +48,82 @@ class CurveWeight(nn.Module):
         self.curve = CurveShape(groups, encoded.length, per_row, precision)
         self.shape = encoded.shape
         self.errors = errors
-        self.register_buffer("positions", encoded.positions)
-        self._update_index()
-        self.register_load_state_dict_post_hook(CurveWeight._update_index)  # type: ignore[no-untyped-call]
+        self._index = folded_index(encoded.positions, encoded.length)  # (columns,)
+        self._sorted: Sorted | None = None
+        self._lent: Tensor | None = None
         self._initial: Tensor | None = encoded.coefficients
+
+    @property
+    def positions(self) -> Tensor:
+        """(columns,) int32 in [0, length): a copy."""
+        return unfolded_positions(self._index, self.curve.length)
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """(groups, coefficients_per_row) -> weight of `shape`."""
-        encoded = EncodedWeight(coefficients, self.positions, self.curve.length, self.shape)
-        return decode(encoded, GatherIndex(self.samples, self.order, self.starts))
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
+            self._prepare(coefficients)
+        columns = decode_columns(coefficients, self._index, self.curve.length, self._sorted)  # (groups, columns)
+        weight = columns.reshape(self.shape)
+        tracing = compiling or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        return weight if tracing else weight.as_subclass(DecodedWeight)
 
-    def _update_index(self, _: object = None) -> None:
-        """Follow the positions, which come from a constructor or a state dict, and never change otherwise."""
-        for name, value in gather_index(self.positions, self.curve.length)._asdict().items():
-            self.register_buffer(name, value, persistent=False)
+    def _prepare(self, coefficients: Tensor) -> None:
+        """What tracing can not do: follow the coefficients to their device, and sort for a backward pass there."""
+        if self._lent is not None:
+            self._check_lent(self._lent)
+        if self._index.device != coefficients.device:
+            self._set_index(self._index.to(coefficients.device))
+        if self._sorted is None and self._index.is_cuda and coefficients.requires_grad and torch.is_grad_enabled():
+            self._sorted = sort_columns(self._index, self.curve.length)
+
+    def _check_lent(self, lent: Tensor) -> None:
+        """Refuse positions that were written into a state dict, which gives copies of them."""
+        self._lent = None
+        # Averages of equal positions come back rounded down.
+        if lent._version and bool(((lent - self.positions.to(lent.device)).abs() > 1).any()):
+            raise TenreoError(
+                "positions: other ones were written into the state dict of a compressed model, which does not "
+                "change it; use load_state_dict"
+            )
+
+    def _set_index(self, index: Tensor) -> None:
+        self._index, self._sorted, self._lent = index, None, None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CurveWeight:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._set_index(fn(self._index))
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        self._lent = destination[prefix + _POSITIONS] = self.positions
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        name = prefix + _POSITIONS
+        unexpected_keys += [key for key in state_dict if strict and key.startswith(prefix) and key != name]
+        if name not in state_dict:
+            missing_keys += [name] if strict else []
+            return
+        given, length = state_dict[name], self.curve.length
+        if given.is_floating_point() or given.shape != self._index.shape:
+            error_msgs.append(f"{name}: given {given.dtype} {list(given.shape)}, needs {len(self._index)} integers")
+        elif given.numel() and not 0 <= int(given.min()) <= int(given.max()) < length:
+            error_msgs.append(f"{name}: given positions outside [0, {length})")
+        else:
+            device = given.device if self._index.is_meta else self._index.device
+            self._set_index(folded_index(given.to(device), length))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sorted": None, "_lent": None}
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Weight of `shape` -> (groups, coefficients_per_row)."""
@@ -109,8 +174,34 @@ def parametrize_(layer: nn.Module, encoded: EncodedWeight, precision: Precision,
         errors: against the dense weight.
     """
     requires_grad = layer.get_parameter("weight").requires_grad
-    parametrize.register_parametrization(layer, "weight", CurveWeight(encoded, precision, errors))
+    _register(layer, CurveWeight(encoded, precision, errors))
     layer.get_parameter("parametrizations.weight.original").requires_grad_(requires_grad)
+
+
+def _register(layer: nn.Module, weight: CurveWeight) -> None:
+    parametrize.register_parametrization(layer, "weight", weight)
+    # Torch gives every such layer a class of its own, which can not be found again by its name.
+    setattr(type(layer), "__reduce_ex__", _reduce)  # noqa: B010
+
+
+def _reduce(layer: nn.Module, protocol: Any) -> Any:
+    """How to pickle a layer of which the weight alone is parametrized, by a curve alone."""
+    state = {**layer.__dict__, "_modules": dict(layer._modules)}
+    parametrizations = state["_modules"].pop("parametrizations")
+    if len(parametrizations) != 1 or len(parametrizations["weight"]) != 1:
+        raise TenreoError("pickle: the layer has other parametrizations as well; save its state dict")
+    weight = parametrizations["weight"]
+    return _unpickle, (type(layer).__bases__[0], state, weight[0], weight.original)
+
+
+def _unpickle(base: type[nn.Module], state: dict[str, Any], weight: CurveWeight, coefficients: Tensor) -> nn.Module:
+    layer = base.__new__(base)
+    layer.__setstate__(state)  # type: ignore[no-untyped-call]
+    layer.register_parameter("weight", nn.Parameter(coefficients.detach().new_empty(weight.shape)))
+    weight._initial = coefficients
+    _register(layer, weight)
+    layer.get_submodule("parametrizations.weight").original = coefficients
+    return layer
 
 
 @contextmanager
@@ -144,5 +235,24 @@ def expand_(model: nn.Module) -> nn.Module:
         The same model.
     """
     for curve in list(curves(model)):
-        parametrize.remove_parametrizations(curve.layer, "weight", leave_parametrized=True)
+        _remove(curve.layer)
     return model
+
+
+def _remove(layer: nn.Module) -> None:
+    """Make a decoded weight a parameter again.
+
+    `remove_parametrizations` deletes the property `weight` from the layer's class, which copies of the layer share.
+    """
+    weight = weight_of(layer).detach().clone().as_subclass(Tensor)
+    requires_grad = layer.get_parameter("parametrizations.weight.original").requires_grad
+    parametrizations = layer.get_submodule("parametrizations")
+    delattr(parametrizations, "weight")
+    own = type(layer)
+    if any(parametrizations.children()):  # of other tensors
+        names = {name: value for name, value in vars(own).items() if name not in ("weight", "__dict__", "__weakref__")}
+        layer.__class__ = type(own.__name__, own.__bases__, names)
+    else:
+        del layer.parametrizations
+        layer.__class__ = own.__bases__[0]
+    layer.register_parameter("weight", nn.Parameter(weight, requires_grad))

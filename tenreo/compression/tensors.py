@@ -19,6 +19,7 @@ from tenreo.files.layout import COEFFICIENTS, POSITIONS, SCALES
 from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.safetensors import write_tensors
 from tenreo.planning.recipe import DenseDtype, Recipe
+from tenreo.planning.state import has_values, stored_state, tied_names
 
 
 def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | None = None) -> None:
@@ -54,8 +55,11 @@ def file_tensors(model: nn.Module, dense_dtype: DenseDtype = DenseDtype.FLOAT32)
     """
     if any(not curve.name for curve in curves(model)):
         raise TenreoError("save: the model is a layer, without a name for a file; save nn.Sequential(layer)")
+    for key, value in model.state_dict().items():
+        if value is not None and not has_values(value):
+            raise TenreoError(f"save: {key} is a {type(value).__name__}, and a file holds tensors with values alone")
     names = _file_names(model)
-    tensors = {names[key]: value.detach().cpu() for key, value in model.state_dict().items()}
+    tensors = {names[key]: value.cpu() for key, value in stored_state(model).items()}
     if dense_dtype != DenseDtype.FLOAT32:
         for name, value in tensors.items():
             if value.is_floating_point() and not name.endswith(COEFFICIENTS):
@@ -81,7 +85,7 @@ def _cast(name: str, value: Tensor, dtype: DenseDtype) -> Tensor:
 
 def _file_names(model: nn.Module) -> dict[str, str]:
     """State-dict key -> name in a file."""
-    names = {key: key for key in model.state_dict()}
+    names = {key: key for key in tied_names(model)}
     for curve in curves(model):
         prefix = f"{curve.name}.parametrizations.weight"
         names[f"{prefix}.original"] = curve.name + COEFFICIENTS
@@ -141,8 +145,10 @@ def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     """
     own = model.state_dict()
     names = _file_names(model)
+    ties = tied_names(model)
+    given = {ties[key] for key, n in names.items() if n in tensors}
     # Files of old torch versions do not count batches, and nothing depends on it.
-    missing = [n for n in names.values() if n not in tensors and not n.endswith("num_batches_tracked")]
+    missing = [n for key, n in names.items() if ties[key] not in given and not n.endswith("num_batches_tracked")]
     extra = sorted(set(tensors) - set(names.values()))
     wrong = [
         f"{n} {list(tensors[n].shape)} instead of {list(own[key].shape)}"

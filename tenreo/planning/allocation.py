@@ -3,7 +3,7 @@
 A coefficient of frequency k takes the energy of that frequency off the error, so with equal slopes every layer keeps
 the frequencies above one threshold. Spectra fall, but not steadily: each is replaced by the concave hull of its
 cumulative energy. What refinement gains on top is not in the spectrum, least of all where that is flat: so no
-layer gets less than half, or more than twice, of what the rate gives it.
+layer gets less than an eighth, or more than eight times, of what the rate gives it (docs/research/statistics.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_BOUND = 2
+_BOUND = 8
 
 
 def allocate(spectra: Sequence[NDArray[np.float64]], requested: Sequence[int], limits: Sequence[int]) -> list[int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -16,6 +17,8 @@ from tenreo.errors import TenreoError
 from tenreo.files.records import LayerRecord
 from tenreo.planning.recipe import Recipe
 from tenreo.planning.rules import Rule
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -68,31 +71,59 @@ def find_layers(recipe: Recipe, model: nn.Module, rule: Rule) -> dict[str, Layer
     """Every Conv2d and Linear of a model; those to be left dense whatever the rate say why.
 
     Raises:
-        TenreoError: when a pattern matches no layer, a chosen weight is shared with another layer, or the model
-            is compressed already.
+        TenreoError: when a pattern matches no layer, or one of `include` names a layer that can not be compressed.
     """
-    layers = dict(_layers(model))
+    layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
     _check_patterns(recipe, layers)
     first = next((name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)), None)
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
 
     def why_dense(name: str, layer: nn.Module) -> str:
-        weight = weight_of(layer)
         if matches(name, recipe.exclude):
             return "excluded"
         if recipe.include and not matches(name, recipe.include):
             return "not included"
-        if not recipe.include and not rule.takes(name, layer, name == first):
+        obstacle = _obstacle(layer, owners)
+        if obstacle and recipe.include:
+            raise TenreoError(f"include: {name or 'the model'} can not be compressed: {obstacle}")
+        if not obstacle and not recipe.include and not rule.takes(name, layer, name == first):
             return f"not in the {rule.name} rule"
-        if not weight.is_floating_point():
-            return f"{weight.dtype} is not floating point"
-        return ""
+        return obstacle
 
-    plans = {
-        name: LayerPlan(name, tuple(weight_of(layer).shape), why_dense=why_dense(name, layer))
-        for name, layer in layers.items()
-    }
-    _check_shared(model, plans)
-    return plans
+    return {name: LayerPlan(name, _shape(layer), why_dense=why_dense(name, layer)) for name, layer in layers.items()}
+
+
+def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
+    """Why a layer's weight can not be replaced by a curve; empty where it can.
+
+    Args:
+        layer: a Conv2d or Linear.
+        owners: identity of a parameter -> its names.
+    """
+    if parametrize.is_parametrized(layer, "weight"):
+        kind = type(layer.get_submodule("parametrizations.weight.0")).__name__
+        return f"its weight is parametrized already ({kind}); tenreo.expand_ or remove_parametrizations undoes that"
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return "its weight is computed by a hook, as pruning and weight_norm do; remove that first"
+    if isinstance(weight, nn.parameter.UninitializedParameter):
+        return "its weight is not initialized yet; run the model once"
+    if type(weight.data) is not Tensor:
+        return f"its weight is a {type(weight.data).__name__}, no plain tensor"
+    if weight.dtype not in _DTYPES:
+        return f"its weight is {weight.dtype}, not one of {', '.join(str(dtype) for dtype in _DTYPES)}"
+    names = owners[id(weight)]
+    return f"its weight is shared: {' and '.join(names[:3])} are one tensor" if len(names) > 1 else ""
+
+
+def _shape(layer: nn.Module) -> tuple[int, ...]:
+    """Of a layer's weight; () where there is none yet."""
+    weight = layer.weight
+    if not isinstance(weight, Tensor) or isinstance(weight, nn.parameter.UninitializedParameter):
+        return ()
+    return tuple(weight.shape)
 
 
 def weight_of(layer: nn.Module) -> Tensor:
@@ -101,6 +132,13 @@ def weight_of(layer: nn.Module) -> Tensor:
     if not isinstance(weight, Tensor):
         raise TypeError(f"{type(layer).__name__} has no weight")
     return weight
+
+
+def norm(layer: nn.Module) -> float:
+    """The Euclidean norm of a layer's weight; 1 where it has no values that could say."""
+    weight = weight_of(layer).detach()
+    value = 1.0 if weight.is_meta else weight.double().norm().item()
+    return value if math.isfinite(value) and value > 0 else 1.0
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -118,21 +156,7 @@ def importance(name: str, recipe: Recipe) -> float:
     return next(found, 1.0)
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, layer in model.named_modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            if parametrize.is_parametrized(layer, "weight"):
-                kind = type(layer.parametrizations["weight"][0]).__name__  # type: ignore[index]
-                raise TenreoError(
-                    f"plan: the weight of {name or 'the model'} is already parametrized ({kind}); "
-                    "call tenreo.expand_(model) or remove the parametrization first"
-                )
-            if isinstance(layer.weight, nn.parameter.UninitializedParameter):
-                raise TenreoError(f"plan: {name} is lazy; run the model once so that it has its shape")
-            yield name, layer
-
-
-def _check_patterns(recipe: Recipe, layers: dict[str, nn.Module]) -> None:
+def _check_patterns(recipe: Recipe, layers: Mapping[str, nn.Module]) -> None:
     for option in ("include", "exclude", "importance"):
         for pattern in getattr(recipe, option):
             if not any(fnmatchcase(name, pattern) for name in layers):
@@ -140,18 +164,3 @@ def _check_patterns(recipe: Recipe, layers: dict[str, nn.Module]) -> None:
                 raise TenreoError(
                     f"{option}: pattern {pattern!r} matches no Conv2d or Linear layer; names look like {examples}"
                 )
-
-
-def _check_shared(model: nn.Module, plans: dict[str, LayerPlan]) -> None:
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
-    for name, plan in plans.items():
-        if plan.why_dense:
-            continue
-        shared = owners[id(model.get_submodule(name).weight)]
-        if len(shared) > 1:
-            raise TenreoError(
-                f"plan: {shared[0]} and {shared[1]} are one tensor, which can not be compressed; "
-                f"leave it dense with exclude {name!r}, or untie the two"
-            )

@@ -16,10 +16,11 @@ from tenreo.files.layout import TensorRecord, file_size, layer_tensors
 from tenreo.files.records import Correction, LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import record
 from tenreo.planning import search
-from tenreo.planning.layers import LayerPlan, find_layers, importance
+from tenreo.planning.layers import LayerPlan, find_layers, importance, norm
 from tenreo.planning.rates import Progressive, TargetParameters, TargetSize, Uniform, rate_name, rate_number
 from tenreo.planning.recipe import DenseDtype, Recipe
 from tenreo.planning.rules import Rule, rule_for
+from tenreo.planning.state import stored_state
 
 # Stand for what a plan does not know yet: numbers and words as long as they get.
 _ERRORS = LayerErrors(*[-1.2345678901234567e-100] * 3)
@@ -67,14 +68,14 @@ def resolve(recipe: Recipe, model: nn.Module) -> Plan:
         The plan; where the recipe asks for a total of parameters, the plan's has the growth that was found.
 
     Raises:
-        TenreoError: when a pattern matches no layer, a chosen weight is shared with another layer
-            or the model is compressed already, when nothing is left to compress, and when a target is out of reach.
+        TenreoError: when a pattern matches no layer, or includes one that can not be compressed, when nothing is left
+            to compress, and when a target is out of reach.
     """
     rule = rule_for(model)
     found = find_layers(recipe, model, rule)
     counting = FileEstimate(recipe, model)
     if recipe.chooses:
-        return _of_size(recipe, found, counting)
+        return _of_size(recipe, found, counting, model)
     if isinstance(recipe.rate, (TargetSize, TargetParameters)):
         return _of_total(recipe, found, counting, rule)
     return make_plan(recipe, _of_rate(recipe, found, rule), counting)
@@ -90,7 +91,7 @@ class FileEstimate:
 
     def __init__(self, recipe: Recipe, model: nn.Module) -> None:
         self.recipe = recipe
-        state = model.state_dict()
+        state = stored_state(model)
         self.dense = {name: record(tensor) for name, tensor in state.items()}
         self.stored = {name: _stored(tensor, recipe.dense_dtype) for name, tensor in state.items()}
         self.before = count(self.dense)
@@ -111,7 +112,7 @@ class FileEstimate:
         tensors, records = dict(self.stored), {}
         for layer in layers:
             if layer.curve:
-                del tensors[_weight_name(layer.name)]
+                tensors.pop(_weight_name(layer.name))
                 tensors |= self._tensors(layer)
                 records[layer.name] = LayerRecord(layer.shape, layer.curve, _ERRORS)
         return file_size(tensors, metadata(info, self.recipe.to_dict(), records))
@@ -181,8 +182,11 @@ def _of_total(recipe: Recipe, found: Mapping[str, LayerPlan], counting: FileEsti
     return make_plan(replace(recipe, rate=Progressive(growth)), layers(growth), counting)
 
 
-def _of_size(recipe: Recipe, found: dict[str, LayerPlan], counting: FileEstimate) -> Plan:
-    """The curves with the smallest expected error in a file of at most so many bytes."""
+def _of_size(recipe: Recipe, found: dict[str, LayerPlan], counting: FileEstimate, model: nn.Module) -> Plan:
+    """The curves with the smallest expected error in a file of at most so many bytes.
+
+    A layer's relative error counts by the norm of its weight: docs/research/statistics.md, section 6.
+    """
     wanted = {name: search.candidates(x.numel, recipe) for name, x in found.items() if not x.why_dense}
     for name, offered in wanted.items():
         if not offered:
@@ -196,7 +200,7 @@ def _of_size(recipe: Recipe, found: dict[str, LayerPlan], counting: FileEstimate
         return make_plan(recipe, layers, counting)
 
     smallest = curves(min(offered, key=lambda c: c.bytes) for offered in sized.values())
-    weights = [importance(name, recipe) for name in sized]
+    weights = [importance(name, recipe) * norm(model.get_submodule(name)) for name in sized]
     return _fit(smallest, lambda room: curves(search.choose(list(sized.values()), weights, room)), counting)
 
 

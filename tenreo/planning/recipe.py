@@ -43,7 +43,7 @@ class Recipe:
         precision: of the coefficients in the file; None is float32, or what `TargetSize` chooses.
         dense_dtype: number format in the file of what is left dense.
         allocate: distribute the coefficients over the layers by their spectra, as many in all as the rate gives.
-        importance: pattern of layer names -> weight of their relative error, where bits are distributed; 1 otherwise.
+        importance: pattern of layer names -> factor of their error's weight, where bits are distributed; 1 otherwise.
 
     Raises:
         TenreoError: when a value is out of range.

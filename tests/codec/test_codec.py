@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import conv2d, linear
 
 import tenreo
-from tenreo.codec.codec import project
+from tenreo.codec.codec import project, refined
 from tenreo.codec.shape import CurveShape
 from tenreo.errors import TenreoError
 
@@ -75,3 +75,48 @@ def test_cuda_decodes_as_the_cpu():
     encoded = tenreo.encode(torch.randn(64, 32, 3, 3), 4, 500)
     there = tenreo.EncodedWeight(encoded.coefficients.cuda(), encoded.positions.cuda(), encoded.length, encoded.shape)
     torch.testing.assert_close(tenreo.decode(there).cpu(), tenreo.decode(encoded), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-25, 1.0, 1e30])
+def test_the_size_of_the_numbers_changes_nothing(factor):
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    plain, scaled = (tenreo.encode(w, 4, 256, refine=4) for w in (weight, weight * factor))
+    ratio = [
+        10 * torch.log10(w.double().square().sum() / (w.double() - tenreo.decode(e).double()).square().sum()).item()
+        for w, e in ((weight, plain), (weight * factor, scaled))
+    ]
+    assert ratio[0] > 8 and ratio[1] == pytest.approx(ratio[0], abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("value", [260.0, 3e-7])
+def test_sixteen_bits_inside_what_they_hold(dtype, value):
+    weight = torch.full((64, 64), value, dtype=dtype)
+    decoded = tenreo.decode(tenreo.encode(weight, 4, 64, refine=2))
+    assert decoded.dtype == dtype
+    torch.testing.assert_close(decoded, weight, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        torch.full((256, 256), 6e4).half(),
+        6e4 * torch.randn(256, 256, generator=torch.Generator().manual_seed(0)).sign().half(),
+        torch.full((64, 64), 3e38),
+    ],
+    ids=["constant", "signs", "float32"],
+)
+def test_a_curve_that_leaves_the_range_is_refused(weight):
+    with pytest.raises(TenreoError, match="whose curve leaves the range of"):
+        tenreo.encode(weight, 4, 256)
+
+
+def test_refining_sixteen_bits_never_loses():
+    signs = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)).sign().bfloat16()
+    for weight in (signs, torch.randn(256, 256, generator=torch.Generator().manual_seed(1)).bfloat16()):
+        paper = tenreo.encode(weight, 4, 4096)
+        errors = [
+            (weight.double() - tenreo.decode(e).double()).square().sum() for e in (refined(weight, paper, 12), paper)
+        ]
+        assert errors[0] <= errors[1]
+    assert errors[0] < errors[1]

@@ -1,14 +1,20 @@
 """Decoding and its adjoint, against dense matrices made column by column."""
 
-import copy
-
 import oracle
 import pytest
 import torch
 from networks import compressed
 
 from tenreo.codec.codec import EncodedWeight, decode
-from tenreo.codec.decoding import decode_adjoint, decode_columns, gather_index, segment_sum
+from tenreo.codec.decoding import (
+    decode_columns,
+    folded_index,
+    gather_adjoint,
+    gather_samples,
+    segment_sum,
+    sort_columns,
+    unfolded_positions,
+)
 
 PERMUTED = torch.randperm(12, generator=torch.Generator().manual_seed(0)).int()
 SHARED = torch.tensor([3, 3, 0, 11, 3, 7, 7, 1, 5, 0, 9, 2, 2, 10], dtype=torch.int32)  # 4, 6 and 8: no column
@@ -32,30 +38,62 @@ def test_gradients_are_the_adjoint(positions):
     torch.testing.assert_close(torch.autograd.grad((f(c) * w).sum(), c)[0], w @ matrix(positions))
 
 
-def test_columns_are_sorted_once():
-    samples, order, starts = gather_index(PERMUTED, 12)
-    assert samples[order.long()].tolist() == list(range(12)) and starts.numel() == 0
-    samples, order, starts = gather_index(SHARED, 12)
-    signal = torch.arange(12)
+@pytest.mark.parametrize("length", [1, 2, 7, 256, 257, 32768, 32769])
+def test_the_index_is_as_small_as_it_can_be_and_holds_the_positions(length):
+    positions = torch.arange(length, dtype=torch.int32).flip(0)
+    index = folded_index(positions, length)
+    assert torch.equal(unfolded_positions(index, length), positions)
+    signal = torch.arange(length)
     folded = torch.cat([signal[::2], signal[1::2].flip(0)])
-    assert torch.equal(folded[samples.long()], SHARED.long())
+    assert torch.equal(folded[index.long()], positions.long())
+    assert index.element_size() == (1 if length <= 256 else 2 if length <= 32768 else 4)
+
+
+def test_columns_are_sorted_by_sample():
+    order, starts = sort_columns(folded_index(PERMUTED, 12), 12)
+    assert folded_index(PERMUTED, 12)[order.long()].tolist() == list(range(12)) and starts.numel() == 0
+    index = folded_index(SHARED, 12)
+    order, starts = sort_columns(index, 12)
     for sample in range(12):
-        assert all(samples[order[starts[sample] : starts[sample + 1]].long()] == sample)
+        assert all(index[order[starts[sample] : starts[sample + 1]].long()] == sample)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck's own
 @pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
 def test_torch_finds_nothing_wrong_with_the_operations(positions):
-    """Schema, fake tensors, autograd and tracing, as torch checks them for operations of one's own."""
-    known = gather_index(positions, 12)
-    c = torch.randn(3, 5, requires_grad=True)
-    torch.library.opcheck(decode_columns, (c, *known, 12))
-    w = torch.randn(3, len(positions), requires_grad=True)
-    torch.library.opcheck(decode_adjoint, (w, *known, 12, 5))
+    """Schema, fake tensors and tracing, as torch checks them for operations of one's own."""
+    index = folded_index(positions, 12)
+    torch.library.opcheck(gather_samples, (torch.randn(3, 5), index, 12))
+    torch.library.opcheck(gather_adjoint, (torch.randn(3, len(positions)), index, *sort_columns(index, 12), 12, 5))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own
+@pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
+def test_transforms_of_torch_func_are_those_of_the_dense_matrix(positions):
+    index, c = folded_index(positions, 12), torch.randn(3, 5, dtype=torch.float64)
+
+    def f(c):
+        return decode_columns(c, index, 12).square()
+
+    def dense(c):
+        return (c @ matrix(positions).T).square()
+
+    tangent, batch = torch.randn_like(c), torch.randn(4, 3, 5, dtype=torch.float64)
+    for ours, expected in zip(
+        torch.func.jvp(f, (c,), (tangent,)), torch.func.jvp(dense, (c,), (tangent,)), strict=True
+    ):
+        torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(torch.vmap(f)(batch), torch.vmap(dense)(batch))
+    for of in (torch.func.jacrev, torch.func.jacfwd, torch.func.hessian):
+        torch.testing.assert_close(of(f)(c), of(dense)(c))
+    sums = torch.vmap(torch.func.grad(lambda c, x: (f(c) * x).sum()), (None, 0))
+    weights = torch.randn(4, 3, len(positions), dtype=torch.float64)
+    expected = torch.stack([torch.func.grad(lambda c, x=x: (dense(c) * x).sum())(c) for x in weights])
+    torch.testing.assert_close(sums(c, weights), expected)
 
 
 def test_the_gpus_segment_sum_is_that_of_a_loop():
-    _, order, starts = gather_index(SHARED, 12)
+    order, starts = sort_columns(folded_index(SHARED, 12), 12)
     w = torch.randn(3, len(SHARED), dtype=torch.float64)
     expected = torch.zeros(3, 12, dtype=torch.float64)
     folded = torch.cat([torch.arange(12)[::2], torch.arange(12)[1::2].flip(0)]).tolist()
@@ -86,22 +124,12 @@ def test_decoding_stays_in_float32_under_autocast():
     assert weight.dtype == torch.float32 and torch.equal(weight, net[3].weight)
 
 
-def test_the_sort_follows_loaded_positions_and_stays_out_of_files():
-    net, other = compressed(), copy.deepcopy(compressed())
-    assert not [k for k in net.state_dict() if k.endswith(("samples", "order", "starts"))]
-    curve = other[3].parametrizations.weight[0]
-    curve.positions.copy_(curve.positions.flip(0))
-    net.load_state_dict(other.state_dict())
-    here = net[3].parametrizations.weight[0]
-    for name, value in gather_index(curve.positions, curve.curve.length)._asdict().items():
-        assert torch.equal(getattr(here, name), value)
-
-
 @pytest.mark.cuda
 @pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
 def test_cuda_sums_like_the_cpu_and_always_alike(positions):
     w = torch.randn(3, len(positions), dtype=torch.float64)
-    there = [t.cuda() for t in gather_index(positions, 12)]
-    first, again = (decode_adjoint(w.cuda(), *there, 12, 5) for _ in range(2))
-    assert torch.equal(first, again)
+    index = folded_index(positions, 12).cuda()
+    first, again = (gather_adjoint(w.cuda(), index, *sort_columns(index, 12), 12, 5) for _ in range(2))
+    empty = index.new_empty(0, dtype=torch.int32)
+    assert torch.equal(first, again) and torch.equal(first, gather_adjoint(w.cuda(), index, empty, empty, 12, 5))
     torch.testing.assert_close(first.cpu(), w @ matrix(positions))

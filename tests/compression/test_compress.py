@@ -37,7 +37,7 @@ def test_jobs_never_change_the_result():
 def test_refuses_a_second_time_and_other_parametrizations():
     net = strided_and_grouped()
     tenreo.compress_(net, RECIPE)
-    with pytest.raises(TenreoError, match=r"already parametrized \(CurveWeight\); call tenreo.expand_"):
+    with pytest.raises(TenreoError, match=r"parametrized already \(CurveWeight\); tenreo.expand_"):
         tenreo.compress_(net, RECIPE)
 
 
@@ -53,3 +53,30 @@ def test_a_weight_that_is_not_finite_changes_nothing():
 def test_refuses_no_jobs():
     with pytest.raises(TenreoError, match="jobs: given 0"):
         tenreo.compress_(strided_and_grouped(), RECIPE, jobs=0)
+
+
+def test_a_plan_of_another_model_is_refused():
+    net = strided_and_grouped()
+    plan = tenreo.resolve(RECIPE, net)
+    other = torch.nn.Sequential(*strided_and_grouped()[:7], torch.nn.Linear(64, 32))
+    with pytest.raises(TenreoError, match=r"7 has a weight of \[64, 64\] in the plan, the model has \[32, 64\]"):
+        tenreo.compress_(other, plan)
+    with pytest.raises(TenreoError, match=r"7 has a weight of .* the model has no such layer"):
+        tenreo.compress_(net[:7], plan)
+    tenreo.compress_(net, plan)
+    with pytest.raises(TenreoError, match="parametrized already"):
+        tenreo.compress_(net, plan)
+    with torch.device("meta"):
+        empty = strided_and_grouped()
+    with pytest.raises(TenreoError, match="4: the weight is on the meta device"):
+        tenreo.compress_(empty, plan)
+
+
+@pytest.mark.parametrize("value", [6e4, 3e38, 1e300])
+def test_a_weight_out_of_range_is_named_and_changes_nothing(value):
+    net = strided_and_grouped().to({6e4: torch.float16, 3e38: torch.float32, 1e300: torch.float64}[value])
+    with torch.no_grad():
+        net[7].weight.fill_(value)
+    with pytest.raises(TenreoError, match=r"^7: .*range"):
+        tenreo.compress_(net, RECIPE)
+    assert not any(parametrize.is_parametrized(m) for m in net.modules())

@@ -1,10 +1,17 @@
 """Compressed layers: what decodes, what is trained, and plain layers again."""
 
+import copy
+import multiprocessing
+import pickle
+
+import pytest
 import torch
 from networks import strided_and_grouped
+from torch.nn.utils import parametrize
 
 import tenreo
 from tenreo.compression.parametrization import Curve, curves, quantized_coefficients
+from tenreo.errors import TenreoError
 
 RECIPE = tenreo.Recipe(4, tenreo.Uniform(2.0), refine=3)
 X = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -82,3 +89,146 @@ def test_coefficients_are_quantized_for_a_while():
     with quantized_coefficients(net):
         assert torch.equal(coefficients, before.bfloat16().float()) and not torch.equal(coefficients, before)
     assert torch.equal(coefficients, before)
+
+
+def test_copies_are_expanded_one_by_one():
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    y = net(X)
+    first, second = copy.deepcopy(net), copy.deepcopy(net)
+    third = copy.deepcopy(first)
+    assert type(tenreo.expand_(first)[4]) is torch.nn.Conv2d
+    for model in (net, first, second, third):
+        assert torch.equal(model(X), y)
+    tenreo.expand_(net)
+    assert torch.equal(second(X), y) and torch.equal(tenreo.expand_(third)(X), y)
+    assert [type(m) for m in third.modules()] == [type(m) for m in strided_and_grouped().modules()]
+
+
+def test_a_layer_keeps_its_other_parametrizations():
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    parametrize.register_parametrization(net[4], "bias", torch.nn.Softplus(), unsafe=True)
+    y, other = net(X), copy.deepcopy(net)
+    tenreo.expand_(net)
+    assert isinstance(net[4].weight, torch.nn.Parameter) and parametrize.is_parametrized(net[4], "bias")
+    assert torch.equal(net(X), y) and torch.equal(other(X), y)
+
+
+def test_pickled_models_are_the_same_and_can_be_trained():
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    again = pickle.loads(pickle.dumps(net))
+    assert torch.equal(again(X), net(X)) and again.state_dict().keys() == net.state_dict().keys()
+    again(X).square().sum().backward()
+    assert next(curves(again)).coefficients.grad.abs().sum() > 0
+    assert torch.equal(tenreo.expand_(again)(X), net(X))
+
+
+def double(net, queue):
+    queue.put(net(X).tolist())
+
+
+def test_another_process_gets_the_model():
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    process = context.Process(target=double, args=(pickle.loads(pickle.dumps(net)), queue))
+    process.start()
+    there = torch.tensor(queue.get())
+    process.join()
+    torch.testing.assert_close(there, net(X))
+
+
+def average_state_dict(average, model, decay):
+    """As timm's ModelEmaV2 does it, for integers as well."""
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        mean.copy_(decay * mean + (1 - decay) * value)
+
+
+def test_averages_never_change_positions():
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    y, positions = net(X), next(curves(net)).weight.positions
+    by_state = copy.deepcopy(net)
+    averaged = torch.optim.swa_utils.AveragedModel(net, use_buffers=True)
+    for decay in (0.9999, 0.3, 1 / 3):
+        average_state_dict(by_state, net, decay)
+        averaged.update_parameters(net)
+    for model in (by_state, averaged.module):
+        assert torch.equal(next(curves(model)).weight.positions, positions)
+        torch.testing.assert_close(model(X), y)
+    assert not [name for name, _ in net.named_buffers() if "parametrizations" in name]
+
+
+def test_positions_written_into_a_state_dict_are_refused():
+    net, other = strided_and_grouped(), strided_and_grouped()
+    with torch.no_grad():
+        other[4].weight.copy_(torch.randn_like(other[4].weight))
+    for model in (net, other):
+        tenreo.compress_(model, RECIPE)
+    for mine, value in zip(net.state_dict().values(), other.state_dict().values(), strict=True):
+        mine.copy_(value)
+    with pytest.raises(TenreoError, match="use load_state_dict"):
+        net(X)
+    net.load_state_dict(other.state_dict())
+    assert torch.equal(net(X), other(X))
+
+
+def test_loading_refuses_positions_that_do_not_fit():
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    name = "4.parametrizations.weight.0.positions"
+    good = net.state_dict()
+    for value, message in (
+        (good[name] + 1, r"outside \[0, 1024\)"),
+        (good[name][:-1], "needs 1024 integers"),
+        (good[name].float(), "needs 1024 integers"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            net.load_state_dict({**good, name: value})
+    with pytest.raises(RuntimeError, match=r"Missing key.*positions"):
+        net.load_state_dict({key: value for key, value in good.items() if key != name})
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*order"):
+        net.load_state_dict({**good, "4.parametrizations.weight.0.order": good[name]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.weight.data.add_(1),
+        lambda layer: torch.nn.init.zeros_(layer.weight),
+        lambda layer: layer.weight.detach().mul_(2),
+        lambda layer: layer.weight.data.__setitem__(0, 1.0),
+        lambda layer: setattr(layer.weight, "data", torch.zeros(64, 64, 1, 1)),
+        lambda layer: setattr(layer.weight, "data", layer.weight.data + 1),
+    ],
+)
+def test_a_change_in_place_that_would_be_lost_is_refused(change):
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    with torch.no_grad(), pytest.raises(TenreoError, match=r"weight: is decoded.*expand_"):
+        change(net[4])
+
+
+def test_a_decoded_weight_is_a_plain_tensor_for_all_else():
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    weight = net[4].weight
+    assert type(weight + 1) is torch.Tensor and type(weight.data.clone()) is torch.Tensor
+    assert type(pickle.loads(pickle.dumps(weight.detach()))) is torch.Tensor
+    assert torch.equal(copy.deepcopy(weight), weight) and weight.requires_grad
+
+
+def bytes_of(net):
+    """Of all that a model keeps: its parameters, its buffers and the indices of its compressed layers."""
+    kept = [*net.parameters(), *net.buffers(), *(v for c in curves(net) for v in vars(c.weight).values())]
+    return sum(t.numel() * t.element_size() for t in kept if isinstance(t, torch.Tensor))
+
+
+def test_a_compressed_model_is_smaller_in_memory():
+    net = torch.nn.Sequential(torch.nn.Linear(256, 256))
+    dense = bytes_of(net)
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0))
+    assert bytes_of(net) == dense - 256 * 256 * 4 + 16384 * (4 + 2)  # coefficients, and an index of 16 bits

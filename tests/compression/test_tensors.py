@@ -105,3 +105,32 @@ def test_golden_files_are_what_compressing_gives(precision):
         assert layer.snr_unrefined == pytest.approx(wanted.errors.snr_unrefined, abs=0.05)
         assert layer.curve == wanted.curve and wanted.packed
     assert report.after == header.counts() and report.before == header.dense_counts()
+
+
+def tied():
+    net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    net[1].weight = net[0].weight
+    return net
+
+
+def test_tied_weights_are_written_once(tmp_path):
+    net, path = tied(), tmp_path / "tied.safetensors"
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0)))
+    tenreo.save(net, path)
+    assert path.stat().st_size < 64 * 64 * 4 + 64 * 64 * 4 + 8000
+    again = tenreo.load(path, tied())
+    x = torch.randn(2, 64)
+    assert torch.equal(again(x), net(x)) and again[0].weight is again[1].weight
+    untied = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(3)))
+    with pytest.raises(TenreoError, match=r"missing.*1\.weight"):
+        tenreo.load(path, untied)
+
+
+def test_a_state_that_is_no_tensor_is_refused_before_anything_is_written(tmp_path):
+    class Extra(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"scale": 1.0}
+
+    with pytest.raises(TenreoError, match=r"0\._extra_state is a dict.*tensors with values"):
+        tenreo.save(torch.nn.Sequential(Extra(64, 64)), tmp_path / "extra.safetensors")
+    assert not list(tmp_path.iterdir())

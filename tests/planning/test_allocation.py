@@ -17,7 +17,7 @@ def test_allocation_equalizes_slopes():
     assert spectra[0][found[0]] == pytest.approx(spectra[1][found[1]], rel=0.05)
     assert allocate(spectra, [100, 100], [400, 102]) == [98, 102]
     flat = [np.ones(100), np.zeros(100)]
-    assert allocate(flat, [20, 20], [100, 100]) == [30, 10]  # never less than half
+    assert allocate(flat, [20, 20], [100, 100]) == [37, 3]  # never less than an eighth
 
 
 def test_the_hull_falls_and_keeps_the_energy():

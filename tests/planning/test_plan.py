@@ -1,7 +1,10 @@
+import re
+
 import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import prune
 
 from tenreo.errors import TenreoError
 from tenreo.planning.plan import resolve
@@ -51,11 +54,61 @@ def test_at_least_one_coefficient_per_row():
     assert all(layer.curve.coefficients_per_row == 1 for layer in plan.compressed)
 
 
-def test_refuses_tied_weights():
-    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+def odd(kind):
+    """A Linear whose weight can not be replaced."""
+    layer = nn.Linear(64, 64)
+    if kind == "weight_norm":
+        return nn.utils.parametrizations.weight_norm(layer)
+    if kind == "old weight_norm":
+        with pytest.warns(FutureWarning):
+            return nn.utils.weight_norm(layer)
+    if kind == "spectral_norm":
+        return nn.utils.spectral_norm(layer)
+    if kind == "pruned":
+        return prune.l1_unstructured(layer, "weight", 0.5)
+    if kind == "float8":
+        return layer.to(torch.float8_e4m3fn)
+    if kind == "complex":
+        return nn.Linear(64, 64, dtype=torch.complex64)
+    return nn.LazyLinear(64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("weight_norm", r"parametrized already \(_WeightNorm\)"),
+        ("old weight_norm", "computed by a hook"),
+        ("spectral_norm", "computed by a hook"),
+        ("pruned", "computed by a hook"),
+        ("float8", "float8_e4m3fn, not one of"),
+        ("complex", "complex64, not one of"),
+        ("lazy", "not initialized yet"),
+    ],
+)
+def test_one_odd_layer_is_left_dense_unless_it_is_named(kind, reason):
+    model = nn.Sequential(nn.Linear(64, 64), odd(kind))
+    plan = resolve(Recipe(4, Uniform(2.0)), model)
+    assert [layer.name for layer in plan.compressed] == ["0"]
+    assert re.search(reason, plan.layers[1].why_dense)
+    with pytest.raises(TenreoError, match=f"include: 1 can not be compressed: its weight is .*{reason}"):
+        resolve(Recipe(4, Uniform(2.0), include=("1",)), model)
+
+
+def test_tied_weights_are_left_dense_and_counted_once():
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
     model[1].weight = model[0].weight
-    with pytest.raises(TenreoError, match=r"0\.weight and 1\.weight are one tensor.*exclude"):
-        resolve(Recipe(4, Uniform(2.0)), model)
+    plan = resolve(Recipe(4, Uniform(2.0)), model)
+    assert [layer.name for layer in plan.compressed] == ["2"]
+    assert "0.weight and 1.weight are one tensor" in plan.layers[0].why_dense
+    assert plan.before.dense_parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_what_get_extra_state_gives_is_not_counted():
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return {"scale": 1.0}
+
+    assert resolve(Recipe(4, Uniform(2.0)), nn.Sequential(Extra(64, 64))).before.dense_parameters == 64 * 64 + 64
 
 
 def test_subclasses_keep_the_papers_rule():
