@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from tenreo.codec.codec import (
     EncodedWeight,
@@ -29,9 +28,10 @@ from tenreo.compression.parametrization import parametrize_
 from tenreo.compression.report import LayerReport, Report
 from tenreo.errors import TenreoError
 from tenreo.planning.allocation import allocate
-from tenreo.planning.layers import LayerPlan, importance, weight_of
+from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import FileEstimate, Plan, make_plan, resolve
 from tenreo.planning.recipe import Recipe
+from tenreo.planning.weights import find_weights, obstacle, owners
 
 Orders = dict[tuple[str, int], Tensor]  # (layer, groups) -> (columns,) int32, the order of its columns
 
@@ -88,7 +88,7 @@ def compress_(
         seconds = for_each_layer(_order, orders)
         if plan.recipe.allocate:
             plan = _allocated(model, plan, orders)
-        encoded = for_each_layer(_encode, orders, plan.recipe.refine)
+        encoded = for_each_layer(_encode, orders, plan.recipe)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return _apply(model, plan, encoded, seconds)
@@ -96,19 +96,19 @@ def compress_(
 
 def _check_fit(model: nn.Module, plan: Plan) -> None:
     """Raise unless a plan is one of this model, and there are weights to compress."""
-    modules = dict(model.named_modules())
+    weights, names = find_weights(model), owners(model)
     for layer in plan.compressed:
-        weight = getattr(modules.get(layer.name), "weight", None)
-        if not isinstance(weight, Tensor) or tuple(weight.shape) != layer.shape:
-            given = list(weight.shape) if isinstance(weight, Tensor) else "no such layer"
+        weight, name = weights.get(layer.name), layer.name or "the model"
+        if weight is None or weight.shape != layer.shape:
+            given = list(weight.shape) if weight else "no such layer"
             raise TenreoError(
-                f"plan: {layer.name or 'the model'} has a weight of {list(layer.shape)} in the plan, the model has "
-                f"{given}; resolve the recipe for this model"
+                f"plan: {name} has a weight of {list(layer.shape)} in the plan, the model has {given}; "
+                "resolve the recipe for this model"
             )
-        if parametrize.is_parametrized(modules[layer.name], "weight"):
-            raise TenreoError(f"plan: {layer.name or 'the model'} is parametrized already; resolve the recipe anew")
-        if weight.is_meta:
-            raise TenreoError(f"{layer.name}: the weight is on the meta device, without values; load weights first")
+        if why := obstacle(weight, names):
+            raise TenreoError(f"plan: {name} can not be compressed: {why}; resolve the recipe anew")
+        if weight.value.is_meta:
+            raise TenreoError(f"{name}: the weight is on the meta device, without values; load weights first")
 
 
 def _apply(
@@ -119,15 +119,17 @@ def _apply(
 ) -> Report:
     """Put the encoded weights into the model's layers; seconds are those spent on their orders."""
     reports = []
+    weights = find_weights(model)
     for layer in plan.compressed:
         weight, report = encoded[layer.name]
-        parametrize_(model.get_submodule(layer.name), weight, layer.encoding.precision, report.errors)
+        parametrize_(weights[layer.name], weight, layer.encoding.precision, report.errors)
         reports.append(replace(report, seconds=report.seconds + seconds[layer.name]))
     return Report(tuple(reports), plan.before, plan.after)
 
 
 def _weight(model: nn.Module, layer: LayerPlan) -> Tensor:
-    return weight_of(model.get_submodule(layer.name)).detach()
+    path, _, tensor = layer.parameter.rpartition(".")
+    return model.get_submodule(path).get_parameter(tensor).detach()
 
 
 def _order(model: nn.Module, layer: LayerPlan, orders: Orders) -> float:
@@ -149,7 +151,7 @@ def _allocated(model: nn.Module, plan: Plan, orders: Orders) -> Plan:
     def energies(layer: LayerPlan) -> NDArray[np.float64]:
         weight, groups = _weight(model, layer), layer.encoding.groups
         energy = spectrum(weight, orders[layer.name, groups], groups).double().square().sum(0)  # (columns,)
-        share = energy / energy.sum().clamp_min(1e-300) * importance(layer.name, plan.recipe)
+        share = energy / energy.sum().clamp_min(1e-300) * layer.importance
         return share.cpu().numpy()
 
     counts = allocate(
@@ -165,8 +167,8 @@ def _allocated(model: nn.Module, plan: Plan, orders: Orders) -> Plan:
     return make_plan(plan.recipe, chosen, FileEstimate(plan.recipe, model))
 
 
-def _encode(model: nn.Module, layer: LayerPlan, orders: Orders, rounds: int) -> tuple[EncodedWeight, LayerReport]:
-    start = time.perf_counter()
+def _encode(model: nn.Module, layer: LayerPlan, orders: Orders, recipe: Recipe) -> tuple[EncodedWeight, LayerReport]:
+    start, rounds = time.perf_counter(), recipe.of_layer(layer.own).refine
     weight, curve = _weight(model, layer), layer.encoding
     order = orders[layer.name, curve.groups]
     try:

@@ -35,6 +35,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
 from tenreo.compression.moments import Moments
+from tenreo.planning.rules import CONVOLUTIONS
 
 _STANDARD_ERRORS = 2.0  # a change smaller than so many standard errors is not believed
 
@@ -208,7 +209,7 @@ class MatchedBias(CorrectedLayer):
     """A compressed layer whose bias is corrected by what it puts out, by a share of the formula."""
 
     def __init__(self, name: str, module: Any, dense: Any, share: float) -> None:
-        super().__init__(name, module, dense, -1 if isinstance(module, nn.Linear) else 1)
+        super().__init__(name, module, dense, 1 if isinstance(module, CONVOLUTIONS) else -1)
         self.share = share
 
     def hooks(self) -> Iterator[RemovableHandle]:

@@ -17,7 +17,7 @@ from tenreo.codec.shape import CurveShape, Precision
 from tenreo.compression.decoded_weight import DecodedWeight
 from tenreo.errors import TenreoError
 from tenreo.files.records import LayerErrors, LayerRecord
-from tenreo.planning.layers import weight_of
+from tenreo.planning.weights import Weight
 
 _POSITIONS = "positions"  # in a state dict
 
@@ -134,17 +134,21 @@ class CurveWeight(nn.Module):
 
 
 class Curve(NamedTuple):
-    """A compressed layer of a model.
+    """A compressed weight of a model.
 
     Attributes:
-        name: of the layer, "" where the model is the layer.
-        layer: the module, still an `nn.Conv2d` or `nn.Linear`.
-        weight: the parametrization of its weight.
+        name: of the layer, as `Weight` names it; "" where the model is the layer.
+        layer: the module that has it.
+        tensor: the layer's attribute, mostly `weight`.
+        parameter: its name in a dense model's state dict.
+        weight: its parametrization.
         coefficients: the trainable parameter, (groups, coefficients_per_row).
     """
 
     name: str
     layer: nn.Module
+    tensor: str
+    parameter: str
     weight: CurveWeight
     coefficients: nn.Parameter
 
@@ -155,52 +159,65 @@ class Curve(NamedTuple):
 
 
 def curves(model: nn.Module) -> Iterator[Curve]:
-    """Every compressed layer of a model."""
-    for name, layer in model.named_modules():
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrizations = layer.get_submodule("parametrizations.weight")
-            weight = parametrizations.get_submodule("0")
-            if isinstance(weight, CurveWeight):
-                yield Curve(name, layer, weight, parametrizations.get_parameter("original"))
+    """Every compressed weight of a model."""
+    for path, layer in model.named_modules():
+        if not parametrize.is_parametrized(layer):
+            continue
+        for tensor, parametrizations in layer.get_submodule("parametrizations").named_children():
+            curve = parametrizations.get_submodule("0")
+            if isinstance(curve, CurveWeight):
+                named = Weight(layer, tensor, path)
+                coefficients = parametrizations.get_parameter("original")
+                yield Curve(named.name, layer, tensor, named.parameter, curve, coefficients)
 
 
-def parametrize_(layer: nn.Module, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
-    """Replace a layer's weight by an encoded one, in place.
+def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
+    """Replace a weight by an encoded one, in place.
 
     Args:
-        layer: with a `weight` of the encoded shape.
-        encoded: the weight.
+        weight: of the encoded shape.
+        encoded: its encoding.
         precision: of the coefficients in a file.
         errors: against the dense weight.
     """
-    requires_grad = layer.get_parameter("weight").requires_grad
-    _register(layer, CurveWeight(encoded, precision, errors))
-    layer.get_parameter("parametrizations.weight.original").requires_grad_(requires_grad)
+    layer, tensor = weight.module, weight.tensor
+    requires_grad = layer.get_parameter(tensor).requires_grad
+    _register(layer, tensor, CurveWeight(encoded, precision, errors))
+    layer.get_parameter(f"parametrizations.{tensor}.original").requires_grad_(requires_grad)
 
 
-def _register(layer: nn.Module, weight: CurveWeight) -> None:
-    parametrize.register_parametrization(layer, "weight", weight)
+def _register(layer: nn.Module, tensor: str, curve: CurveWeight) -> None:
+    parametrize.register_parametrization(layer, tensor, curve)
     # Torch gives every such layer a class of its own, which can not be found again by its name.
     setattr(type(layer), "__reduce_ex__", _reduce)  # noqa: B010
 
 
 def _reduce(layer: nn.Module, protocol: Any) -> Any:
-    """How to pickle a layer of which the weight alone is parametrized, by a curve alone."""
+    """How to pickle a layer whose parametrizations are curves alone."""
     state = {**layer.__dict__, "_modules": dict(layer._modules)}
     parametrizations = state["_modules"].pop("parametrizations")
-    if len(parametrizations) != 1 or len(parametrizations["weight"]) != 1:
-        raise TenreoError("pickle: the layer has other parametrizations as well; save its state dict")
-    weight = parametrizations["weight"]
-    return _unpickle, (type(layer).__bases__[0], state, weight[0], weight.original)
+    own = {}
+    for tensor, each in parametrizations.items():
+        if len(each) != 1 or not isinstance(each[0], CurveWeight):
+            raise TenreoError(f"pickle: {tensor} of a layer has other parametrizations as well; save its state dict")
+        own[tensor] = each[0], each.original
+    for kept_twice in ("_flat_weights", "_flat_weight_refs"):  # of recurrent layers
+        state.pop(kept_twice, None)
+    return _unpickle, (type(layer).__bases__[0], state, own)
 
 
-def _unpickle(base: type[nn.Module], state: dict[str, Any], weight: CurveWeight, coefficients: Tensor) -> nn.Module:
+def _unpickle(
+    base: type[nn.Module], state: dict[str, Any], own: Mapping[str, tuple[CurveWeight, nn.Parameter]]
+) -> nn.Module:
     layer = base.__new__(base)
-    layer.__setstate__(state)  # type: ignore[no-untyped-call]
-    layer.register_parameter("weight", nn.Parameter(coefficients.detach().new_empty(weight.shape)))
-    weight._initial = coefficients
-    _register(layer, weight)
-    layer.get_submodule("parametrizations.weight").original = coefficients
+    nn.Module.__setstate__(layer, state)  # type: ignore[no-untyped-call]
+    for tensor, (curve, coefficients) in own.items():
+        layer.register_parameter(tensor, nn.Parameter(coefficients.detach().new_empty(curve.shape)))
+        curve._initial = coefficients
+        _register(layer, tensor, curve)
+        layer.get_submodule(f"parametrizations.{tensor}").original = coefficients
+    if isinstance(layer, nn.RNNBase):
+        layer._init_flat_weights()
     return layer
 
 
@@ -235,24 +252,24 @@ def expand_(model: nn.Module) -> nn.Module:
         The same model.
     """
     for curve in list(curves(model)):
-        _remove(curve.layer)
+        _remove(curve.layer, curve.tensor)
     return model
 
 
-def _remove(layer: nn.Module) -> None:
+def _remove(layer: nn.Module, tensor: str) -> None:
     """Make a decoded weight a parameter again.
 
-    `remove_parametrizations` deletes the property `weight` from the layer's class, which copies of the layer share.
+    `remove_parametrizations` deletes the tensor's property from the layer's class, which copies of the layer share.
     """
-    weight = weight_of(layer).detach().clone().as_subclass(Tensor)
-    requires_grad = layer.get_parameter("parametrizations.weight.original").requires_grad
+    value = getattr(layer, tensor).detach().clone().as_subclass(Tensor)
+    requires_grad = layer.get_parameter(f"parametrizations.{tensor}.original").requires_grad
     parametrizations = layer.get_submodule("parametrizations")
-    delattr(parametrizations, "weight")
+    delattr(parametrizations, tensor)
     own = type(layer)
-    if any(parametrizations.children()):  # of other tensors
-        names = {name: value for name, value in vars(own).items() if name not in ("weight", "__dict__", "__weakref__")}
+    if any(True for _ in parametrizations.children()):  # of other tensors
+        names = {name: value for name, value in vars(own).items() if name not in (tensor, "__dict__", "__weakref__")}
         layer.__class__ = type(own.__name__, own.__bases__, names)
     else:
         del layer.parametrizations
         layer.__class__ = own.__bases__[0]
-    layer.register_parameter("weight", nn.Parameter(weight, requires_grad))
+    layer.register_parameter(tensor, nn.Parameter(value, requires_grad))

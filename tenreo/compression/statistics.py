@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenreo.compression.batch_inputs import Forward, batches_of, image_count, run
@@ -119,7 +119,7 @@ def _matched_layers(model: nn.Module, dense: nn.Module, bias_share: float) -> Se
     norms = [MatchedBatchNorm(n, m, same(n, m)) for n, m in model.named_modules() if is_batchnorm(m)]
     if norms:
         return norms
-    biased = (curve for curve in curves(model) if curve.layer.bias is not None)
+    biased = (c for c in curves(model) if c.tensor == "weight" and isinstance(getattr(c.layer, "bias", None), Tensor))
     return [MatchedBias(c.name, c.layer, same(c.name, c.layer), bias_share) for c in biased]
 
 

@@ -20,6 +20,7 @@ from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.safetensors import write_tensors
 from tenreo.planning.recipe import DenseDtype, Recipe
 from tenreo.planning.state import has_values, stored_state, tied_names
+from tenreo.planning.weights import find_weights
 
 
 def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | None = None) -> None:
@@ -60,12 +61,13 @@ def file_tensors(model: nn.Module, dense_dtype: DenseDtype = DenseDtype.FLOAT32)
             raise TenreoError(f"save: {key} is a {type(value).__name__}, and a file holds tensors with values alone")
     names = _file_names(model)
     tensors = {names[key]: value.cpu() for key, value in stored_state(model).items()}
+    coefficients = {curve.parameter + COEFFICIENTS for curve in curves(model)}
     if dense_dtype != DenseDtype.FLOAT32:
         for name, value in tensors.items():
-            if value.is_floating_point() and not name.endswith(COEFFICIENTS):
+            if value.is_floating_point() and name not in coefficients:
                 tensors[name] = _cast(name, value, dense_dtype)
     for curve in curves(model):
-        shape, name = curve.weight.curve, curve.name
+        shape, name = curve.weight.curve, curve.parameter
         tensors[name + POSITIONS] = pack(tensors[name + POSITIONS], shape.position_bits)
         values, scales = pack_coefficients(tensors[name + COEFFICIENTS], shape.precision)
         tensors[name + COEFFICIENTS] = values
@@ -87,9 +89,10 @@ def _file_names(model: nn.Module) -> dict[str, str]:
     """State-dict key -> name in a file."""
     names = {key: key for key in tied_names(model)}
     for curve in curves(model):
-        prefix = f"{curve.name}.parametrizations.weight"
-        names[f"{prefix}.original"] = curve.name + COEFFICIENTS
-        names[f"{prefix}.0.positions"] = curve.name + POSITIONS
+        path = curve.parameter.removesuffix(curve.tensor)
+        prefix = f"{path}parametrizations.{curve.tensor}"
+        names[f"{prefix}.original"] = curve.parameter + COEFFICIENTS
+        names[f"{prefix}.0.positions"] = curve.parameter + POSITIONS
     return names
 
 
@@ -102,18 +105,20 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
     Raises:
         TenreoError: when a name, shape, dtype or value does not fit; the message names it.
     """
-    modules = dict(model.named_modules())
-    state = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALES)}
+    weights = find_weights(model)
+    state = dict(tensors)
     for name, record in header.layers.items():
-        layer = modules.get(name)
-        if not isinstance(layer, (nn.Conv2d, nn.Linear)) or tuple(layer.weight.shape) != record.shape:
+        weight = weights.get(name)
+        if weight is None or weight.shape != record.shape:
             raise TenreoError(f"{header.path}: the model has no layer {name} of shape {list(record.shape)}")
-        encoded = _unpack_layer(name, record, tensors, header.path)
-        state[name + COEFFICIENTS], state[name + POSITIONS] = encoded.coefficients, encoded.positions
+        parameter = weight.parameter
+        encoded = _unpack_layer(parameter, record, tensors, header.path)
+        state[parameter + COEFFICIENTS], state[parameter + POSITIONS] = encoded.coefficients, encoded.positions
+        state.pop(parameter + SCALES, None)
         empty = EncodedWeight(
-            encoded.coefficients.to(layer.weight.dtype), encoded.positions, encoded.length, encoded.shape
+            encoded.coefficients.to(weight.value.dtype), encoded.positions, encoded.length, encoded.shape
         )
-        parametrize_(layer, empty, record.curve.precision, record.errors)
+        parametrize_(weight, empty, record.curve.precision, record.errors)
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise TenreoError(f"{header.path}: {name} holds NaN or infinity; the file is damaged")

@@ -89,7 +89,7 @@ def count(tensors: Mapping[str, TensorRecord], layers: Mapping[str, LayerRecord]
         if suffix and layer in layers:
             record = layers[layer]
             numbers = {POSITIONS: record.columns, COEFFICIENTS: record.curve.coefficients, SCALES: record.curve.scales}
-            total[suffix.removeprefix(".weight.")] += numbers[suffix]
+            total[suffix.removeprefix(".")] += numbers[suffix]
             total["weight_bytes"] += tensor.bytes
         elif name.endswith((".running_mean", ".running_var")):
             total["batchnorm_statistics"] += tensor.numel

@@ -23,8 +23,10 @@ from tenreo.files.counts import Counts, count
 from tenreo.files.layout import (
     COEFFICIENTS,
     FLOATING,
+    POSITIONS,
     TensorRecord,
     layer_tensors,
+    parameter_name,
     split_name,
 )
 from tenreo.files.records import LayerRecord, ModelInfo
@@ -81,7 +83,7 @@ class Header:
             floating = record is not None or tensor.is_floating
             dtype = "F32" if floating and lower != Precision.FLOAT32 else tensor.dtype
             shape = record.shape if record else tensor.shape
-            dense[f"{layer}.weight" if record else name] = TensorRecord(dtype, shape)
+            dense[name.removesuffix(suffix) if record else name] = TensorRecord(dtype, shape)
         return count(dense)
 
 
@@ -162,21 +164,23 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, TensorRecord], int]:
 
 def _check(header: Header) -> None:
     """Compare the layers that the metadata describe with the tensors that are there."""
-    split = (split_name(name) for name in header.tensors)
-    for name in sorted({layer for layer, suffix in split if suffix} | set(header.layers)):
-        layer = header.layers.get(name)
-        if layer is None:
+    for name in header.tensors:
+        layer, suffix = split_name(name)
+        curved = suffix == POSITIONS and name.removesuffix(suffix) + COEFFICIENTS in header.tensors
+        if curved and layer not in header.layers:
             raise TenreoError(
-                f"{header.path}: {name} has coefficients or positions, but tenreo.layers does not name it"
+                f"{header.path}: {layer} has coefficients and positions, but tenreo.layers does not name it"
             )
-        for suffix, needed in layer_tensors(layer).items():
-            given = header.tensors.get(name + suffix)
+    for layer, record in header.layers.items():
+        parameter = parameter_name(layer, header.tensors)
+        for suffix, needed in layer_tensors(record).items():
+            given = header.tensors.get(parameter + suffix)
             if given is None:
-                raise TenreoError(f"{header.path}: {name + suffix} is missing")
+                raise TenreoError(f"{header.path}: {parameter + suffix} is missing")
             # Coefficients in full precision have the dtype of the weight.
             dtypes = FLOATING if suffix == COEFFICIENTS and needed.is_floating else (needed.dtype,)
             if given.dtype not in dtypes or given.shape != needed.shape:
                 raise TenreoError(
-                    f"{header.path}: {name + suffix} is {given.dtype} {list(given.shape)}, "
+                    f"{header.path}: {parameter + suffix} is {given.dtype} {list(given.shape)}, "
                     f"needs {' or '.join(dtypes)} {list(needed.shape)}"
                 )

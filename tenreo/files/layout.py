@@ -1,6 +1,6 @@
 """How tensors lie in a file: names, dtypes, shapes, and the header's own bytes. No torch.
 
-A compressed weight `X.weight` is two tensors, `X.weight.coefficients` and `X.weight.positions`, and a third,
+A compressed parameter `X.weight` is two tensors, `X.weight.coefficients` and `X.weight.positions`, and a third,
 `X.weight.scales`, where coefficients are integers. Positions and integer coefficients are packed bits in uint8.
 """
 
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from tenreo.codec.shape import Precision
 from tenreo.files.records import LayerRecord
 from tenreo.sizes import packed_size
 
-COEFFICIENTS = ".weight.coefficients"
-POSITIONS = ".weight.positions"
-SCALES = ".weight.scales"
+COEFFICIENTS = ".coefficients"
+POSITIONS = ".positions"
+SCALES = ".scales"
 SUFFIXES = (POSITIONS, COEFFICIENTS, SCALES)
 # In the order of the safetensors format, which stores tensors by falling alignment and then by name.
 ITEMSIZE = {
@@ -58,11 +58,24 @@ class TensorRecord:
 def split_name(name: str) -> tuple[str, str]:
     """The layer and the suffix of a compressed layer's tensor; the whole name and "" of any other.
 
-    >>> split_name("fc.weight.positions")
-    ('fc', '.weight.positions')
+    >>> split_name("fc.weight.positions"), split_name("attn.in_proj_weight.positions")
+    (('fc', '.positions'), ('attn.in_proj_weight', '.positions'))
     """
     suffix = next((s for s in SUFFIXES if name.endswith(s)), "")
-    return name.removesuffix(suffix), suffix
+    return (name.removesuffix(suffix).removesuffix(".weight") if suffix else name), suffix
+
+
+def parameter_name(layer: str, names: Container[str]) -> str:
+    """The name of a compressed layer's weight in a dense model's state dict.
+
+    >>> parameter_name("fc", ["fc.weight.positions"])
+    'fc.weight'
+
+    Args:
+        layer: its name: the module's, or where the weight has another name than `weight` that of the parameter.
+        names: of the file's tensors.
+    """
+    return f"{layer}.weight" if any(f"{layer}.weight{suffix}" in names for suffix in SUFFIXES) else layer
 
 
 def layer_tensors(layer: LayerRecord, dtype: str = "F32") -> dict[str, TensorRecord]:

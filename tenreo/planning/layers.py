@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import nn
 
 from tenreo.codec.shape import CurveShape
 from tenreo.errors import TenreoError
 from tenreo.files.records import LayerRecord
-from tenreo.planning.recipe import Recipe
-from tenreo.planning.rules import Rule
-
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+from tenreo.planning.recipe import DENSE, Recipe
+from tenreo.planning.rules import CONVOLUTIONS, choice_for
+from tenreo.planning.weights import Weight, find_weights, obstacle, owners
 
 
 @dataclass(frozen=True)
@@ -26,16 +23,22 @@ class LayerPlan:
     """What happens to one layer.
 
     Attributes:
-        name: of the module that holds the weight.
+        name: of the module that holds the weight; with that of the tensor, unless it is called weight.
         shape: of its weight.
         curve: the shape of its encoding; None where the layer is left dense.
         why_dense: the reason, empty where it is compressed.
+        parameter: the weight's name in a dense model's state dict.
+        importance: factor of its error, where bits are distributed.
+        own: what the recipe says of this layer alone.
     """
 
     name: str
     shape: tuple[int, ...]
     curve: CurveShape | None = None
     why_dense: str = ""
+    parameter: str = ""
+    importance: float = 1.0
+    own: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def numel(self) -> int:
@@ -67,100 +70,59 @@ class LayerPlan:
         }  # fmt: skip
 
 
-def find_layers(recipe: Recipe, model: nn.Module, rule: Rule) -> dict[str, LayerPlan]:
-    """Every Conv2d and Linear of a model; those to be left dense whatever the rate say why.
+def find_layers(recipe: Recipe, model: nn.Module) -> dict[str, LayerPlan]:
+    """Every weight of a model that could be compressed; those to be left dense whatever the rate say why.
 
     Raises:
-        TenreoError: when a pattern matches no layer, or one of `include` names a layer that can not be compressed.
+        TenreoError: when a pattern matches no weight, or one of `include` names a weight that can not be compressed.
     """
-    layers = {n: layer for n, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
-    _check_patterns(recipe, layers)
-    first = next((name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)), None)
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
+    weights = find_weights(model)
+    _check_patterns(recipe, weights)
+    choice, names = choice_for(model), owners(model)
+    first = next((name for name, weight in weights.items() if isinstance(weight.module, CONVOLUTIONS)), None)
 
-    def why_dense(name: str, layer: nn.Module) -> str:
-        if matches(name, recipe.exclude):
+    def why_dense(weight: Weight) -> str:
+        if matches(weight, recipe.exclude):
             return "excluded"
-        if recipe.include and not matches(name, recipe.include):
+        if recipe.include and not matches(weight, recipe.include):
             return "not included"
-        obstacle = _obstacle(layer, owners)
-        if obstacle and recipe.include:
-            raise TenreoError(f"include: {name or 'the model'} can not be compressed: {obstacle}")
-        if not obstacle and not recipe.include and not rule.takes(name, layer, name == first):
-            return f"not in the {rule.name} rule"
-        return obstacle
+        why = obstacle(weight, names)
+        if why and recipe.include:
+            raise TenreoError(f"include: {weight.name or 'the model'} can not be compressed: {why}")
+        if not why and not recipe.include and not choice.takes(weight, weight.name == first):
+            return f"not in the {choice.rule.name} rule"
+        return why
 
-    return {name: LayerPlan(name, _shape(layer), why_dense=why_dense(name, layer)) for name, layer in layers.items()}
+    def plan(weight: Weight) -> LayerPlan:
+        own = _last_match(weight, recipe.layers, {})
+        why = "dense in the recipe" if own == DENSE else why_dense(weight)
+        return LayerPlan(
+            weight.name, weight.shape, why_dense=why, parameter=weight.parameter,
+            importance=_last_match(weight, recipe.importance, 1.0), own={} if own == DENSE else own,
+        )  # fmt: skip
 
-
-def _obstacle(layer: nn.Module, owners: Mapping[int, list[str]]) -> str:
-    """Why a layer's weight can not be replaced by a curve; empty where it can.
-
-    Args:
-        layer: a Conv2d or Linear.
-        owners: identity of a parameter -> its names.
-    """
-    if parametrize.is_parametrized(layer, "weight"):
-        kind = type(layer.get_submodule("parametrizations.weight.0")).__name__
-        return f"its weight is parametrized already ({kind}); tenreo.expand_ or remove_parametrizations undoes that"
-    weight = layer._parameters.get("weight")
-    if weight is None:
-        return "its weight is computed by a hook, as pruning and weight_norm do; remove that first"
-    if isinstance(weight, nn.parameter.UninitializedParameter):
-        return "its weight is not initialized yet; run the model once"
-    if type(weight.data) is not Tensor:
-        return f"its weight is a {type(weight.data).__name__}, no plain tensor"
-    if weight.dtype not in _DTYPES:
-        return f"its weight is {weight.dtype}, not one of {', '.join(str(dtype) for dtype in _DTYPES)}"
-    names = owners[id(weight)]
-    return f"its weight is shared: {' and '.join(names[:3])} are one tensor" if len(names) > 1 else ""
+    return {name: plan(weight) for name, weight in weights.items()}
 
 
-def _shape(layer: nn.Module) -> tuple[int, ...]:
-    """Of a layer's weight; () where there is none yet."""
-    weight = layer.weight
-    if not isinstance(weight, Tensor) or isinstance(weight, nn.parameter.UninitializedParameter):
-        return ()
-    return tuple(weight.shape)
+def matches(weight: Weight, patterns: Iterable[str]) -> bool:
+    """Whether one of some patterns matches the name of a layer, or of its parameter in a state dict.
 
-
-def weight_of(layer: nn.Module) -> Tensor:
-    """The weight of a layer that has one."""
-    weight = layer.weight
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"{type(layer).__name__} has no weight")
-    return weight
-
-
-def norm(layer: nn.Module) -> float:
-    """The Euclidean norm of a layer's weight; 1 where it has no values that could say."""
-    weight = weight_of(layer).detach()
-    value = 1.0 if weight.is_meta else weight.double().norm().item()
-    return value if math.isfinite(value) and value > 0 else 1.0
-
-
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a layer's name matches one of some patterns.
-
-    >>> matches("layer1.0.conv1", ["layer1.*"])
+    >>> matches(Weight(nn.Linear(4, 4), "weight", "layer1.0.fc"), ["layer1.*"])
     True
     """
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in (weight.name, weight.parameter))
 
 
-def importance(name: str, recipe: Recipe) -> float:
-    """The weight of a layer's relative error; that of the last pattern that matches its name."""
-    found = (w for pattern, w in reversed(recipe.importance.items()) if matches(name, [pattern]))
-    return next(found, 1.0)
+def _last_match(weight: Weight, values: Mapping[str, Any], default: Any) -> Any:
+    """The value of the last pattern that matches a layer's name."""
+    return next((values[p] for p in reversed(list(values)) if matches(weight, [p])), default)
 
 
-def _check_patterns(recipe: Recipe, layers: Mapping[str, nn.Module]) -> None:
-    for option in ("include", "exclude", "importance"):
+def _check_patterns(recipe: Recipe, weights: Mapping[str, Weight]) -> None:
+    for option in ("include", "exclude", "importance", "layers"):
         for pattern in getattr(recipe, option):
-            if not any(fnmatchcase(name, pattern) for name in layers):
-                examples = ", ".join(list(layers)[-3:])
+            if not any(matches(weight, [pattern]) for weight in weights.values()):
+                examples = ", ".join(list(weights)[-3:]) or "nothing: the model has no weights"
                 raise TenreoError(
-                    f"{option}: pattern {pattern!r} matches no Conv2d or Linear layer; names look like {examples}"
+                    f"{option}: pattern {pattern!r} matches no weight of the model; names look like {examples}"
                 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.errors import TenreoError
@@ -16,11 +17,12 @@ from tenreo.files.layout import TensorRecord, file_size, layer_tensors
 from tenreo.files.records import Correction, LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import record
 from tenreo.planning import search
-from tenreo.planning.layers import LayerPlan, find_layers, importance, norm
+from tenreo.planning.layers import LayerPlan, find_layers
 from tenreo.planning.rates import Progressive, TargetParameters, TargetSize, Uniform, rate_name, rate_number
 from tenreo.planning.recipe import DenseDtype, Recipe
-from tenreo.planning.rules import Rule, rule_for
+from tenreo.planning.rules import choice_for
 from tenreo.planning.state import stored_state
+from tenreo.planning.weights import Weight, find_weights
 
 # Stand for what a plan does not know yet: numbers and words as long as they get.
 _ERRORS = LayerErrors(*[-1.2345678901234567e-100] * 3)
@@ -38,6 +40,11 @@ class Plan:
     after: Counts
 
     @property
+    def coverage(self) -> float:
+        """The share of the model's parameters that lie in weights to be compressed."""
+        return self.after.weights / max(1, self.before.dense_parameters)
+
+    @property
     def compressed(self) -> tuple[LayerPlan, ...]:
         """The layers that will be compressed."""
         return tuple(layer for layer in self.layers if layer.curve)
@@ -46,6 +53,7 @@ class Plan:
         """The plan as JSON can hold it."""
         return {
             "recipe": self.recipe.to_dict(),
+            "coverage": self.coverage,
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "layers": [layer.to_dict() for layer in self.layers],
@@ -53,7 +61,7 @@ class Plan:
 
 
 def resolve(recipe: Recipe, model: nn.Module) -> Plan:
-    """Decide for every Conv2d and Linear of a model; change nothing.
+    """Decide for every weight of a model; change nothing.
 
     >>> from tenreo import Uniform
     >>> plan = resolve(Recipe(4, Uniform(2.0)), nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10)))
@@ -71,14 +79,15 @@ def resolve(recipe: Recipe, model: nn.Module) -> Plan:
         TenreoError: when a pattern matches no layer, or includes one that can not be compressed, when nothing is left
             to compress, and when a target is out of reach.
     """
-    rule = rule_for(model)
-    found = find_layers(recipe, model, rule)
+    found = find_layers(recipe, model)
     counting = FileEstimate(recipe, model)
     if recipe.chooses:
-        return _of_size(recipe, found, counting, model)
+        norms = {name: weight.norm for name, weight in find_weights(model).items() if not found[name].why_dense}
+        return _of_size(recipe, found, counting, norms)
+    reference = choice_for(model).rule.reference_numel
     if isinstance(recipe.rate, (TargetSize, TargetParameters)):
-        return _of_total(recipe, found, counting, rule)
-    return make_plan(recipe, _of_rate(recipe, found, rule), counting)
+        return _of_total(recipe, found, counting, reference)
+    return make_plan(recipe, _of_rate(recipe, found, reference), counting)
 
 
 class FileEstimate:
@@ -91,12 +100,27 @@ class FileEstimate:
 
     def __init__(self, recipe: Recipe, model: nn.Module) -> None:
         self.recipe = recipe
-        state = stored_state(model)
+        state = {name: tensor for name, tensor in stored_state(model).items() if ".parametrizations." not in f".{name}"}
         self.dense = {name: record(tensor) for name, tensor in state.items()}
         self.stored = {name: _stored(tensor, recipe.dense_dtype) for name, tensor in state.items()}
+        self.records: dict[str, LayerRecord] = {}  # of layers that were compressed before
+        for name, weight in find_weights(model).items():
+            if parametrize.is_parametrized(weight.module, weight.tensor):
+                self._add_parametrized(name, weight)
         self.before = count(self.dense)
         self._alone = {name: count({name: tensor}) for name, tensor in self.stored.items()}
-        self._stored_counts = count(self.stored)
+        self._stored_counts = count(self.stored, self.records)
+
+    def _add_parametrized(self, name: str, weight: Weight) -> None:
+        """Count a weight as the dense tensor that it stands for, and as it will be stored."""
+        parameter, curve = weight.parameter, weight.curve
+        self.dense[parameter] = record(weight.value)
+        if curve is None:
+            self.stored[parameter] = _stored(weight.value, self.recipe.dense_dtype)
+            return
+        self.records[name] = LayerRecord(weight.shape, curve)
+        tensors = layer_tensors(self.records[name], self.dense[parameter].dtype)
+        self.stored |= {parameter + suffix: tensor for suffix, tensor in tensors.items()}
 
     def after(self, layers: Iterable[LayerPlan]) -> Counts:
         """The counts of the model with some layers compressed."""
@@ -104,31 +128,28 @@ class FileEstimate:
         for layer in layers:
             if layer.curve:
                 total += count(self._tensors(layer), {layer.name: layer.record})
-                total -= self._alone[_weight_name(layer.name)]
+                total -= self._alone[layer.parameter]
         return total
 
     def file_size(self, layers: Iterable[LayerPlan], info: ModelInfo = _INFO) -> int:
         """The bytes of the file, what is not known yet being as long as it gets."""
-        tensors, records = dict(self.stored), {}
+        tensors = dict(self.stored)
+        records = {n: replace(layer, errors=_ERRORS) for n, layer in self.records.items()}
         for layer in layers:
             if layer.curve:
-                tensors.pop(_weight_name(layer.name))
+                tensors.pop(layer.parameter)
                 tensors |= self._tensors(layer)
                 records[layer.name] = LayerRecord(layer.shape, layer.curve, _ERRORS)
         return file_size(tensors, metadata(info, self.recipe.to_dict(), records))
 
     def _tensors(self, layer: LayerPlan) -> dict[str, TensorRecord]:
-        dtype = self.dense[_weight_name(layer.name)].dtype
-        return {layer.name + suffix: tensor for suffix, tensor in layer_tensors(layer.record, dtype).items()}
+        dtype = self.dense[layer.parameter].dtype
+        return {layer.parameter + suffix: tensor for suffix, tensor in layer_tensors(layer.record, dtype).items()}
 
 
 def _stored(tensor: Tensor, dtype: DenseDtype) -> TensorRecord:
     known = record(tensor)
     return replace(known, dtype=_HALF[dtype]) if known.is_floating and dtype in _HALF else known
-
-
-def _weight_name(layer: str) -> str:
-    return f"{layer}.weight" if layer else "weight"
 
 
 def make_plan(recipe: Recipe, layers: Iterable[LayerPlan], counting: FileEstimate) -> Plan:
@@ -139,7 +160,7 @@ def make_plan(recipe: Recipe, layers: Iterable[LayerPlan], counting: FileEstimat
     """
     layers = tuple(layers)
     if not any(layer.curve for layer in layers):
-        reasons = sorted({layer.why_dense for layer in layers}) or ["no Conv2d or Linear in the model"]
+        reasons = sorted({layer.why_dense for layer in layers}) or ["no weight of two dimensions in the model"]
         raise TenreoError(
             f"plan: nothing is left to compress ({'; '.join(reasons[:3])}); "
             "choose other groups, or name layers with include"
@@ -147,28 +168,36 @@ def make_plan(recipe: Recipe, layers: Iterable[LayerPlan], counting: FileEstimat
     return Plan(recipe, layers, counting.before, counting.after(layers))
 
 
-def _of_rate(recipe: Recipe, found: Mapping[str, LayerPlan], rule: Rule) -> Iterator[LayerPlan]:
-    """The layers with the curves that follow from a rate and the recipe's groups."""
-    groups, rate = recipe.groups, recipe.rate
-    if groups is None or not isinstance(rate, (Uniform, Progressive)):
-        raise ValueError(f"{recipe} has no rate for a layer")
+def _of_rate(recipe: Recipe, found: Mapping[str, LayerPlan], reference: int) -> Iterator[LayerPlan]:
+    """The layers with the curves that follow from rates and groups.
+
+    Args:
+        recipe: of all layers but what they have of their own.
+        found: the layers.
+        reference: elements of the layer that progressive rates refer to.
+    """
     for layer in found.values():
         if layer.why_dense:
             yield layer
-        elif layer.numel == 0 or layer.numel % groups:
+            continue
+        own = recipe.of_layer(layer.own)
+        groups, rate = own.groups, own.rate
+        if groups is None or not isinstance(rate, (Uniform, Progressive)):
+            raise ValueError(f"{own} has no rate for a layer")
+        if layer.numel == 0 or layer.numel % groups:
             yield replace(layer, why_dense=f"{groups} groups do not divide {layer.numel} elements")
         else:
             columns = layer.numel // groups
-            length = min(columns, 2**recipe.position_bits) if recipe.position_bits else columns
-            per_row = min(length, max(1, int(columns / rate.of(layer.numel, rule.reference_numel))))
-            yield replace(layer, curve=CurveShape(groups, length, per_row, recipe.precision or Precision.FLOAT32))
+            length = min(columns, 2**own.position_bits) if own.position_bits else columns
+            per_row = min(length, max(1, int(columns / rate.of(layer.numel, reference))))
+            yield replace(layer, curve=CurveShape(groups, length, per_row, own.precision or Precision.FLOAT32))
 
 
-def _of_total(recipe: Recipe, found: Mapping[str, LayerPlan], counting: FileEstimate, rule: Rule) -> Plan:
+def _of_total(recipe: Recipe, found: Mapping[str, LayerPlan], counting: FileEstimate, reference: int) -> Plan:
     """The smallest progressive growth that reaches a total of parameters or bytes."""
 
     def layers(growth: float) -> list[LayerPlan]:
-        return list(_of_rate(replace(recipe, rate=Progressive(growth)), found, rule))
+        return list(_of_rate(replace(recipe, rate=Progressive(growth)), found, reference))
 
     def total(growth: float) -> int:
         if isinstance(recipe.rate, TargetSize):
@@ -182,12 +211,12 @@ def _of_total(recipe: Recipe, found: Mapping[str, LayerPlan], counting: FileEsti
     return make_plan(replace(recipe, rate=Progressive(growth)), layers(growth), counting)
 
 
-def _of_size(recipe: Recipe, found: dict[str, LayerPlan], counting: FileEstimate, model: nn.Module) -> Plan:
+def _of_size(recipe: Recipe, found: dict[str, LayerPlan], counting: FileEstimate, norms: Mapping[str, float]) -> Plan:
     """The curves with the smallest expected error in a file of at most so many bytes.
 
     A layer's relative error counts by the norm of its weight: docs/research/statistics.md, section 6.
     """
-    wanted = {name: search.candidates(x.numel, recipe) for name, x in found.items() if not x.why_dense}
+    wanted = {name: search.candidates(x.numel, recipe.of_layer(x.own)) for name, x in found.items() if not x.why_dense}
     for name, offered in wanted.items():
         if not offered:
             why = f"no choice of groups divides {found[name].numel} elements"
@@ -200,7 +229,7 @@ def _of_size(recipe: Recipe, found: dict[str, LayerPlan], counting: FileEstimate
         return make_plan(recipe, layers, counting)
 
     smallest = curves(min(offered, key=lambda c: c.bytes) for offered in sized.values())
-    weights = [importance(name, recipe) * norm(model.get_submodule(name)) for name in sized]
+    weights = [found[name].importance * norms[name] for name in sized]
     return _fit(smallest, lambda room: curves(search.choose(list(sized.values()), weights, room)), counting)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -13,6 +14,8 @@ from tenreo.options import check_options, described, option
 from tenreo.planning.rates import RATES, Rate, TargetSize, rate_name, rate_number, rate_of
 
 ROUNDS = 12  # of refinement: docs/research/refinement.md has the curve of gain against time
+DENSE = "dense"  # of a layer that is to stay as it is
+_OF_LAYER = ("groups", "uniform", "progressive", "position_bits", "precision", "refine")
 # The file format keeps the keys that were in use before fields were named after dtypes.
 _FILE_KEYS = {"precision": "coefficients", "dense_dtype": "other"}
 
@@ -44,6 +47,8 @@ class Recipe:
         dense_dtype: number format in the file of what is left dense.
         allocate: distribute the coefficients over the layers by their spectra, as many in all as the rate gives.
         importance: pattern of layer names -> factor of their error's weight, where bits are distributed; 1 otherwise.
+        layers: pattern of layer names -> what differs for them: "dense", or values of groups, uniform or progressive,
+            position_bits, precision and refine. The last pattern that matches counts.
 
     Raises:
         TenreoError: when a value is out of range.
@@ -63,6 +68,7 @@ class Recipe:
     importance: dict[str, float] = option(
         dict, "Weight of the error of the layers of a name, where bits are distributed.", above=0
     )
+    layers: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.rate, Rate):
@@ -75,6 +81,14 @@ class Recipe:
             raise TenreoError("groups: given None, needs a whole number of at least 1, such as 4")
         if self.allocate and self.chooses:
             raise TenreoError("allocate: a target size distributes its bytes already; leave allocate out")
+        if not isinstance(self.layers, Mapping):
+            raise TenreoError(f"layers: given {str(self.layers)[:100]}, needs layer-name patterns and their settings")
+        for pattern, own in self.layers.items():
+            try:
+                if own != DENSE:
+                    self.of_layer(own)
+            except TenreoError as error:
+                raise TenreoError(f"layers: {str(pattern)[:100]}: {error}") from error
 
     def __str__(self) -> str:
         parts = [
@@ -88,8 +102,29 @@ class Recipe:
             f"include {' '.join(self.include)}" if self.include else "",
             f"exclude {' '.join(self.exclude)}" if self.exclude else "",
             *(f"importance {pattern} {weight:g}" for pattern, weight in self.importance.items()),
+            *(f"{pattern}: {_in_words(own)}" for pattern, own in self.layers.items()),
         ]
         return ", ".join(part for part in parts if part)
+
+    def of_layer(self, own: Mapping[str, Any]) -> Recipe:
+        """The recipe of a layer, for which something differs.
+
+        >>> Recipe(4, rate_of("uniform", 2.0)).of_layer({"groups": 8, "progressive": 1}).rate
+        Progressive(growth=1.0)
+
+        Args:
+            own: what differs, by name.
+
+        Raises:
+            TenreoError: when a name is unknown, or a value is out of range.
+        """
+        if not isinstance(own, Mapping) or not set(own) <= set(_OF_LAYER):
+            raise TenreoError(f"given {str(own)[:100]}, needs {DENSE}, or values of {', '.join(_OF_LAYER)}")
+        rates = [rate_of(name, own[name]) for name in ("uniform", "progressive") if name in own]
+        if len(rates) > 1 or (rates and self.chooses):
+            raise TenreoError(f"given {str(own)[:100]}, needs one rate at most, and none where a size is the target")
+        others = {name: value for name, value in own.items() if name not in ("uniform", "progressive")}
+        return replace(self, layers={}, rate=(rates or [self.rate])[0], **others)
 
     @property
     def chooses(self) -> bool:
@@ -102,6 +137,8 @@ class Recipe:
             _FILE_KEYS.get(f.name, f.name): getattr(self, f.name) for f in fields(self) if f.name != "rate"
         }
         patterns = {"include": list(self.include), "exclude": list(self.exclude)}
+        if not self.layers:
+            del plain["layers"]  # which earlier versions do not know
         return {**plain, rate_name(self.rate): rate_number(self.rate), **patterns}
 
     @classmethod
@@ -125,6 +162,10 @@ class Recipe:
         # Files from before there was refinement do not say so.
         plain = {"groups": None, "refine": 0} | {names[key]: v for key, v in values.items() if key in names}
         return cls(**plain, rate=rate_of(*next(iter(rates.items()))))
+
+
+def _in_words(own: Any) -> str:
+    return own if own == DENSE else " ".join(f"{name} {value}" for name, value in own.items())
 
 
 def recipe_of(header: Header) -> Recipe | None:

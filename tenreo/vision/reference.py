@@ -49,8 +49,8 @@ def read_reference(path: Path) -> tuple[Header, dict[str, Tensor]]:
             )
         curve = CurveShape(coefficients.shape[0], columns, coefficients.shape[1])
         layers[name] = LayerRecord(shape, curve, packed=False)
-        tensors[name + COEFFICIENTS] = coefficients
-        tensors[name + POSITIONS] = index.reshape(-1).to(torch.int32)
+        tensors[f"{name}.weight{COEFFICIENTS}"] = coefficients
+        tensors[f"{name}.weight{POSITIONS}"] = index.reshape(-1).to(torch.int32)
     kind = "reference" if compressed else "dense"
     records = {name: record(tensor) for name, tensor in tensors.items()}
     return Header(path, kind, records, info, None, layers, path.stat().st_size), tensors

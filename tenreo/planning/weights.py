@@ -1,0 +1,145 @@
+"""The tensors of a model that can be compressed: floating-point parameters of two dimensions or more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from tenreo.codec.shape import CurveShape
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_PARTS = ("_orig", "_v", "_g")  # of what hooks of pruning, spectral_norm and weight_norm make a tensor
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor of a module, and the names that it goes by.
+
+    Attributes:
+        module: that has it.
+        tensor: the module's attribute, such as weight, in_proj_weight or weight_ih_l0.
+        path: the module's name in the model.
+    """
+
+    module: nn.Module
+    tensor: str
+    path: str
+
+    @property
+    def parameter(self) -> str:
+        """The name in a dense model's state dict."""
+        return f"{self.path}.{self.tensor}" if self.path else self.tensor
+
+    @property
+    def name(self) -> str:
+        """The name of the layer: the module's, and that of any tensor but `weight`.
+
+        >>> layer = nn.Linear(4, 4)
+        >>> Weight(layer, "weight", "fc").name, Weight(layer, "in_proj_weight", "attn").name
+        ('fc', 'attn.in_proj_weight')
+        """
+        return self.path if self.tensor == "weight" else self.parameter
+
+    @property
+    def curve(self) -> CurveShape | None:
+        """The shape of the tensor's encoding, where it is compressed already."""
+        if not parametrize.is_parametrized(self.module, self.tensor):
+            return None
+        curve = getattr(self.module.get_submodule(f"parametrizations.{self.tensor}.0"), "curve", None)
+        return curve if isinstance(curve, CurveShape) else None
+
+    @property
+    def value(self) -> Tensor:
+        """The tensor, detached; decoded where it is compressed."""
+        value: Tensor = getattr(self.module, self.tensor)
+        return value.detach()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor; () where a lazy layer has none yet."""
+        value: Any = getattr(self.module, self.tensor)
+        return () if is_lazy(value) else tuple(value.shape)
+
+    @property
+    def norm(self) -> float:
+        """The Euclidean norm; 1 where there are no values that could say."""
+        value = self.value
+        norm = 1.0 if value.is_meta else value.double().norm().item()
+        return norm if math.isfinite(norm) and norm > 0 else 1.0
+
+
+def find_weights(model: nn.Module) -> dict[str, Weight]:
+    """Every tensor of a model that could be compressed, by name of the layer.
+
+    >>> list(find_weights(nn.TransformerEncoderLayer(8, 2, 16)))
+    ['self_attn.in_proj_weight', 'self_attn.out_proj', 'linear1', 'linear2']
+
+    Args:
+        model: any module.
+    """
+    found = {}
+    for path, module in model.named_modules():
+        if ".parametrizations." not in f".{path}.":
+            for tensor in _tensors(module):
+                weight = Weight(module, tensor, path)
+                found[weight.name] = weight
+    return found
+
+
+def _tensors(module: nn.Module) -> Iterator[str]:
+    """The names of a module's parameters of two dimensions or more, computed ones among them."""
+    names: dict[str, Any] = dict(module._parameters)
+    if parametrize.is_parametrized(module):
+        names |= dict.fromkeys(module.get_submodule("parametrizations")._modules)
+    computed = [name for name, value in vars(module).items() if isinstance(value, Tensor)]
+    parts = [name + end for name in computed for end in _PARTS]
+    made = [name for name in computed if any(name + end in names for end in _PARTS)]
+    for name in (*(name for name in names if name not in parts), *made):
+        value = getattr(module, name)
+        if isinstance(value, Tensor) and (is_lazy(value) or (value.dim() > 1 and not _is_integer(value))):
+            yield name
+
+
+def _is_integer(value: Tensor) -> bool:
+    return not value.is_floating_point() and not value.is_complex()
+
+
+def owners(model: nn.Module) -> Mapping[int, list[str]]:
+    """Identity of every parameter -> all names that it goes by."""
+    found: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        found.setdefault(id(parameter), []).append(name)
+    return found
+
+
+def obstacle(weight: Weight, owners: Mapping[int, list[str]]) -> str:
+    """Why a tensor can not be replaced by a curve; empty where it can.
+
+    Args:
+        weight: the tensor.
+        owners: of the model's parameters.
+    """
+    module, tensor = weight.module, weight.tensor
+    if parametrize.is_parametrized(module, tensor):
+        kind = type(module.get_submodule(f"parametrizations.{tensor}.0")).__name__
+        return f"its weight is parametrized already ({kind}); tenreo.expand_ or remove_parametrizations undoes that"
+    value = module._parameters.get(tensor)
+    if value is None:
+        return "its weight is computed by a hook, as pruning and weight_norm do; remove that first"
+    if is_lazy(value):
+        return "its weight is not initialized yet; run the model once"
+    if type(value.data) is not Tensor:
+        return f"its weight is a {type(value.data).__name__}, no plain tensor"
+    if value.dtype not in _DTYPES:
+        return f"its weight is {value.dtype}, not one of {', '.join(str(dtype) for dtype in _DTYPES)}"
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and (module.sparse or module.max_norm is not None):
+        return "its weight has sparse gradients or is renormalized in place"
+    names = owners[id(value)]
+    return f"its weight is shared: {' and '.join(names[:3])} are one tensor" if len(names) > 1 else ""
