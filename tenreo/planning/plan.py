@@ -51,7 +51,7 @@ class Plan:
         }
 
 
-def resolve(recipe: Recipe, model: nn.Module) -> Plan:
+def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ()) -> Plan:
     """Decide for every Conv2d and Linear of a model; change nothing.
 
     >>> from tenreo import Uniform
@@ -62,6 +62,7 @@ def resolve(recipe: Recipe, model: nn.Module) -> Plan:
     Args:
         recipe: what was asked for.
         model: any module; tensors may be on the meta device.
+        class_names: that the file will hold.
 
     Returns:
         The plan; where the recipe asks for a total of parameters, the plan's has the growth that was found.
@@ -72,7 +73,7 @@ def resolve(recipe: Recipe, model: nn.Module) -> Plan:
     """
     rule = rule_for(model)
     found = find_layers(recipe, model, rule)
-    counting = FileEstimate(recipe, model)
+    counting = FileEstimate(recipe, model, class_names)
     if recipe.chooses:
         return _of_size(recipe, found, counting)
     if isinstance(recipe.rate, (TargetSize, TargetParameters)):
@@ -86,10 +87,12 @@ class FileEstimate:
     Args:
         recipe: says in which number format tensors that are left dense are written.
         model: before it is compressed.
+        class_names: that the file will hold.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module) -> None:
+    def __init__(self, recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ()) -> None:
         self.recipe = recipe
+        self.info = replace(_INFO, class_names=class_names)
         state = model.state_dict()
         self.dense = {name: record(tensor) for name, tensor in state.items()}
         self.stored = {name: _stored(tensor, recipe.dense_dtype) for name, tensor in state.items()}
@@ -106,7 +109,7 @@ class FileEstimate:
                 total -= self._alone[_weight_name(layer.name)]
         return total
 
-    def file_size(self, layers: Iterable[LayerPlan], info: ModelInfo = _INFO) -> int:
+    def file_size(self, layers: Iterable[LayerPlan]) -> int:
         """The bytes of the file, what is not known yet being as long as it gets."""
         tensors, records = dict(self.stored), {}
         for layer in layers:
@@ -114,7 +117,7 @@ class FileEstimate:
                 del tensors[_weight_name(layer.name)]
                 tensors |= self._tensors(layer)
                 records[layer.name] = LayerRecord(layer.shape, layer.curve, _ERRORS)
-        return file_size(tensors, metadata(info, self.recipe.to_dict(), records))
+        return file_size(tensors, metadata(self.info, self.recipe.to_dict(), records))
 
     def _tensors(self, layer: LayerPlan) -> dict[str, TensorRecord]:
         dtype = self.dense[_weight_name(layer.name)].dtype
