@@ -6,7 +6,9 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -240,6 +242,7 @@ def _from_workers(loader: DataLoader[Any]) -> Iterator[_Batch]:
         time.sleep(1)  # the connection broke first; torch's own error comes with the signal, which ends this
         raise RuntimeError("DataLoader worker ended") from error
     except OSError as error:
+        _forget(error)
         raise TenreoError(
             f"the processes that decode images can not be started: {error.strerror or error}; try fewer workers"
         ) from error
@@ -247,6 +250,13 @@ def _from_workers(loader: DataLoader[Any]) -> Iterator[_Batch]:
         batches = None  # type: ignore[assignment]  # ends them in an orderly way
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
+
+
+def _forget(error: BaseException) -> None:
+    """Let go of an iterator that was not made to its end; torch's own end of it fails, and would print that."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    traceback.clear_frames(error.__traceback__)
+    sys.unraisablehook = hook
 
 
 _unfinished: WeakSet[Generator[Any, None, None]] = WeakSet()
