@@ -29,6 +29,7 @@ class Option:
         most: largest value.
         above: the value must be larger.
         below: the value must be smaller.
+        ceiling: more makes no sense, and is a slip of the finger; the help does not mention it.
     """
 
     help: str
@@ -36,6 +37,7 @@ class Option:
     most: float | None = None
     above: float | None = None
     below: float | None = None
+    ceiling: float | None = None
 
     @property
     def range(self) -> str:
@@ -53,6 +55,7 @@ class Option:
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
+            and (self.ceiling is None or value <= self.ceiling)
         )
 
 
@@ -72,7 +75,7 @@ def option(default: Any, help: str, **bounds: float) -> Any:
     Args:
         default: its default; a type where it is made anew, such as dict.
         help: one sentence.
-        bounds: least, most, above, below; of a number.
+        bounds: least, most, above, below, ceiling; of a number.
     """
     if isinstance(default, type):
         return field(default_factory=default, metadata=described(help, **bounds))
@@ -171,6 +174,8 @@ def check_number(name: str, value: Any, *, whole: bool, option: Option) -> Any:
         raise TenreoError(f"{name}: given {value!r}, needs {needed}")
     if abs(value) > _LARGEST and isinstance(value, int):
         raise TenreoError(f"{name}: given a number of {len(str(value))} digits, needs {needed}")
+    if option.ceiling is not None and value > option.ceiling:
+        needed = f"{what} of at most {option.ceiling:g}"
     if not option.holds(value):
         raise TenreoError(f"{name}: given {value!r}, needs {needed}")
     return value

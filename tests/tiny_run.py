@@ -70,7 +70,7 @@ def main():
         )  # fmt: skip
         if group.is_main:
             tenreo.save(net, a.folder / "done.safetensors")
-            print(*(f"{e.train_loss:.8f} {e.loss:.8f} {e.top1:.4f}" for e in history), sep="\n")
+            print(*(f"{e.train_loss:.8f} {e.loss:.8f} {e.top1:.4f}" for e in history[1:]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from tenreo.cli.checks import check_output, choose_workers
 from tenreo.cli.command import usage
-from tenreo.cli.console import note, progress_bar, show, show_json
+from tenreo.cli.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.options import DenseModel, Encoding, Output, Statistics
 from tenreo.cli.tables import counts_table, layers_table, table
 from tenreo.codec.chain import on_compile
@@ -22,7 +21,7 @@ from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.rates import TargetParameters, TargetSize, rate_name, rate_number
 from tenreo.planning.recipe import Recipe
 from tenreo.vision.architectures import build, check_weights, default_info, with_weights
-from tenreo.vision.batches import Loading, unlabeled
+from tenreo.vision.batches import Loading, Unlabeled, lost_workers_named, unlabeled
 from tenreo.vision.evaluation import choose_device
 from tenreo.vision.images import open_images
 from tenreo.vision.models import save
@@ -46,11 +45,13 @@ def run(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Enc
         images = _images(statistics, info, dense.seed)
     model, info = with_weights(arch, dense.weights, dense.seed)
     with usage():
-        plan = resolve(recipe, model)
+        plan = resolve(recipe, model, info.class_names)
     if output.dry_run:
         show_plan(plan, output.json)
         return
     report, corrections = _compress(model.to(device), plan, statistics, images, info, encoding.jobs)
+    if images is not None:
+        note_images(images.batches.broken, images.batches.warned)
     info = replace(info, corrections=corrections)
     save(model, path, info, plan.recipe)
     _show_report(report, plan, path, info, output.json)
@@ -64,12 +65,12 @@ def default_name(arch: str, recipe: Recipe) -> str:
     return f"compressed-{arch}-{rate_name(recipe.rate)}{groups}-{number}.safetensors"
 
 
-def _images(statistics: Statistics, info: ModelInfo, seed: int) -> Iterable[Tensor] | None:
+def _images(statistics: Statistics, info: ModelInfo, seed: int) -> Unlabeled | None:
     """The batches to calibrate on, if any."""
     if statistics.calibrate is None:
         return None
     opened = open_images(statistics.calibrate, "train", info.preprocess, None)
-    loading = Loading(64, choose_workers(None, statistics.calibrate))
+    loading = Loading(64, choose_workers(None, statistics.calibrate), statistics.skip_broken)
     return unlabeled(opened, statistics.calibrate_batches, loading, seed)
 
 
@@ -77,14 +78,14 @@ def _compress(
     model: nn.Module,
     plan: Plan,
     statistics: Statistics,
-    images: Iterable[Tensor] | None,
+    images: Unlabeled | None,
     info: ModelInfo,
     jobs: int | None,
 ) -> tuple[Report, tuple[Correction, ...]]:
     """Compress a model in place and correct its statistics."""
     dense = deepcopy(model) if statistics.match_statistics or images is not None else None
     report = compress_shown(model, plan, jobs)
-    with progress_bar("statistics, images", None) as advance:
+    with lost_workers_named(), progress_bar("statistics, images", None) as advance:
         if dense is None:
             return report, ()
         return report, (

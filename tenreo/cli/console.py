@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+_NAMED = 20  # broken images
 LINE_EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 SCHEMA = 1  # version of the JSON objects, docs/cli.md
 
@@ -31,6 +32,24 @@ def show_json(command: str, values: dict[str, Any]) -> None:
 def note(text: str) -> None:
     """A line to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def note_images(broken: Collection[str], warned: Collection[tuple[str, str]]) -> None:
+    """Say on stderr which images were skipped, and in one line what was wrong with others.
+
+    Args:
+        broken: paths.
+        warned: paths and texts.
+    """
+    for path in sorted(broken)[:_NAMED]:
+        note(f"skipped {path}: can not be read as an image")
+    if broken:
+        note(f"skipped {len(broken)} broken images")
+    if warned:
+        path, text = min(warned)
+        count = len({path for path, _ in warned})
+        others = f" and {count - 1} other images" if count > 1 else ""
+        note(f"warned of {path}{others}, which were read all the same: {text}")
 
 
 @contextmanager

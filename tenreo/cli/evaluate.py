@@ -9,15 +9,16 @@ from torch import nn
 
 from tenreo.cli.checks import check_input, choose_workers
 from tenreo.cli.command import usage
-from tenreo.cli.console import progress_bar, show, show_json
+from tenreo.cli.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.options import Computing, Evaluated, File, Shown
 from tenreo.cli.tables import megabytes, number, table
 from tenreo.compression.parametrization import expand_
 from tenreo.files.header import Header
+from tenreo.files.records import ModelInfo
 from tenreo.vision import evaluation
 from tenreo.vision.batches import Batches, Loading, lost_workers_named
 from tenreo.vision.evaluation import Agreement, Evaluation
-from tenreo.vision.images import open_images, open_photographs
+from tenreo.vision.images import Images, open_images, open_photographs
 from tenreo.vision.models import dense_weights, open_dense, open_model
 
 
@@ -30,13 +31,8 @@ def run(file: File, data: Evaluated, computing: Computing, shown: Shown) -> None
         device = evaluation.choose_device(computing.device)
     model, header = open_model(file.file)
     reference = None if data.against is None else _reference(header, data.against)
-    preprocess, classes = header.info.preprocess, header.info.classes
-    with usage():
-        if reference is None:
-            images = open_images(data.data, "val", preprocess, classes).limited(data.limit)
-        else:
-            images = open_photographs(data.data, preprocess, classes).limited(data.limit)
-    loading = Loading(data.batch_size, choose_workers(computing.workers, data.data))
+    images = _images(header.info, data, loose=reference is not None)
+    loading = Loading(data.batch_size, choose_workers(computing.workers, data.data), data.skip_broken)
     with (
         evaluation.memory_named(data.batch_size),
         lost_workers_named(),
@@ -48,16 +44,30 @@ def run(file: File, data: Evaluated, computing: Computing, shown: Shown) -> None
         compared = None
         if reference is not None:
             compared = evaluation.compare(model, reference.to(device), batches, data.amp)
+    note_images(batches.broken, batches.warned)
     title = f"{file.file.name} on {data.data} ({device})"
     if shown.json:
         measured: dict[str, Any] = {} if found is None else found.to_dict()
         against = {"against": None if compared is None else {"model": data.against, **vars(compared)}}
-        show_json("evaluate", {"file": str(file.file), "data": data.data, "device": str(device), **measured, **against})
+        of = {"file": str(file.file), "data": data.data, "device": str(device)}
+        show_json("evaluate", {**of, **measured, "skipped": sorted(batches.broken), **against})
         return
     if found is not None:
         _show(title, found)
     if compared is not None:
         _show_agreement(f"{title} against {data.against}", compared)
+
+
+def _images(info: ModelInfo, data: Evaluated, loose: bool) -> Images:
+    """The images to measure on, which may be loose ones without labels."""
+    with usage():
+        if loose:
+            images = open_photographs(data.data, info.preprocess, info.classes, info.class_names)
+        else:
+            images = open_images(data.data, "val", info.preprocess, info.classes or 1000, class_names=info.class_names)
+    if images.doubt:
+        note(images.doubt)
+    return images.limited(data.limit)
 
 
 def _reference(header: Header, against: str) -> nn.Module:

@@ -40,15 +40,15 @@ def run(file: File, data: TrainingData, settings: Settings, computing: Computing
         settings = replace(settings, lr=default_lr(header.info.arch))
     best = output.out or Path(f"finetuned-{file.file.stem}.safetensors")
     job = Job(best, file.file, header, data, settings, output)
-    preprocess, classes = header.info.preprocess, header.info.classes
+    preprocess, classes, names = header.info.preprocess, header.info.classes or 1000, header.info.class_names
     with usage():
         if output.resume:
             check_input(job.files["state"])
         else:
             for path in job.files.values():
                 check_output(path, output.force)
-        train_images = open_images(data.data, "train", preprocess, classes, settings.augment)
-        val_images = open_images(data.data, "val", preprocess, classes)
+        train_images = open_images(data.data, "train", preprocess, classes, settings.augment, names)
+        val_images = open_images(data.data, "val", preprocess, classes, class_names=names or train_images.class_names)
     teacher = _teacher(header, data.teacher) if settings.distill else None
     with (
         stoppable() as stop,

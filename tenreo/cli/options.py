@@ -78,6 +78,7 @@ class Statistics(Options):
     match_statistics: bool = option(True, "Correct BatchNorm (or biases) on noise, by the dense model.")
     calibrate: str | None = option(None, "Correct it on unlabeled training images instead of noise.")
     calibrate_batches: int = option(4, "Batches of 64 images to calibrate on.", least=1)
+    skip_broken: bool = option(False, "Go on past images that can not be read, and name them.")
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class Evaluated(Options):
     limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1)
     batch_size: int = option(256, "Images at a time.", least=1)
     amp: bool = option(False, "Autocast to bfloat16.")
+    skip_broken: bool = option(False, "Go on past images that can not be read, and name them.")
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ class SweepData(Options):
     )
     limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1)
     batch_size: int = option(256, "Images at a time.", least=1)
+    skip_broken: bool = option(False, "Go on past images that can not be read, and name them.")
 
 
 @dataclass(frozen=True)

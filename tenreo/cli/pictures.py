@@ -72,7 +72,7 @@ def plot_logs(logs: dict[str, Path], picture: Path) -> None:
         for axis, column in zip(axes, ("loss", "top1"), strict=True):
             for split in ("train", "val") if len(logs) == 1 else ("val",):
                 chosen = [r for r in rows if r["split"] == split]
-                x = [int(r["epoch"]) - 1 + int(r["step"]) / int(r["steps"]) for r in chosen]
+                x = [_epochs_done(r) for r in chosen]
                 y = [float(r[column]) for r in chosen]
                 thin = {"alpha": 0.35, "linewidth": 0.8} if split == "train" else {"marker": "o"}
                 label = f"{name}: {split}" if len(logs) == 1 else name
@@ -83,6 +83,12 @@ def plot_logs(logs: dict[str, Path], picture: Path) -> None:
     axes[1].legend(fontsize="small")
     with atomic_write(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+def _epochs_done(row: dict[str, str]) -> float:
+    """How many epochs were done at the row of a log; 0 at the start."""
+    epoch, step, steps = (int(row[name]) for name in ("epoch", "step", "steps"))
+    return epoch - 1 + step / steps if steps else float(epoch)
 
 
 def _smoothed(values: list[float]) -> list[float]:

@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from tenreo.cli.console import note, progress_bar, show, show_json
+from tenreo.cli.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.options import TrainingData, TrainingOutput
 from tenreo.cli.pictures import plot_logs
 from tenreo.cli.stopping import Stop
 from tenreo.cli.tables import megabytes, number, table
 from tenreo.compression.statistics import calibrate_
+from tenreo.errors import TenreoError
 from tenreo.files.header import Header, read_header
 from tenreo.files.records import ModelInfo
 from tenreo.planning.recipe import recipe_of
 from tenreo.training.log import RunLog
 from tenreo.training.loop import Resources, finetune_
-from tenreo.training.observer import Epoch, Observer, Step
+from tenreo.training.observer import Epoch, Observer, Step, best_of
 from tenreo.training.settings import Settings
 from tenreo.training.state import StateFile
 from tenreo.vision.batches import Batches, Loading, unlabeled
 from tenreo.vision.evaluation import Evaluation, evaluate
 from tenreo.vision.images import Images
-from tenreo.vision.models import save
+from tenreo.vision.models import dense_weights, save
 
 ENOUGH_IMAGES = 256  # to estimate statistics on, docs/research/statistics.md
 WAITING = 0.2  # share of the time spent on waiting for images that is worth a note
@@ -67,6 +69,14 @@ class Job:
                  "log": self.beside("csv")}  # fmt: skip
         return {**files, "plot": self.beside("png")} if self.output.plot else files
 
+    def start(self) -> str:
+        """What the run starts from, by content: a hash of its file, and of the teacher's."""
+        digests = [_digest(self.file)]
+        if self.settings.distill:
+            teacher = dense_weights(self.header, self.data.teacher)
+            digests.append(_digest(Path(teacher)) if Path(teacher).is_file() else teacher)
+        return " and ".join(digests)
+
     def save(self, model: nn.Module, path: Path, info: ModelInfo) -> None:
         """Write the model with the recipe of the file that it comes from."""
         save(model, path, info, recipe_of(self.header))
@@ -79,27 +89,68 @@ class Job:
         return "stopped before the first step; there is nothing to resume"
 
 
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise TenreoError(f"{path}: can not be read: {error.strerror}; give the path of a file") from error
+
+
 def train(
     job: Job, model: nn.Module, splits: Splits, teacher: nn.Module | None, resources: Resources, stop: Stop
 ) -> None:
     """Calibrate, train, write and show, as far as this process writes and shows."""
     info, calibrated = job.header.info, None
     main, resume = resources.group.is_main, job.output.resume
+    if names := splits[0].class_names:
+        info = replace(info, class_names=names, classes=len(names))
+    if main and splits[0].doubt:
+        note(splits[0].doubt)
     if resume and job.files["last"].exists():
         info = read_header(job.files["last"]).info
     if main and not resume and "state" in job.files:
-        job.files["state"].unlink(missing_ok=True)  # of a run that is replaced: not to be resumed any more
+        _remove(job.files["state"])  # of a run that is replaced: not to be resumed any more
+    follower = _Follower(stop)
     if job.data.calibrate and not resume:
-        calibrated, info = _calibrate(job, model, info, splits, resources, stop)
+        info = _calibrate(job, model, info, splits, resources, follower)
+    if not job.settings.epochs:
+        calibrated = _measure(job, model, splits[1], resources, follower)
         if main:
-            # A resumed run reads from the last file that it was calibrated.
-            job.save(model, job.files.get("last", job.best), info)
+            job.save(model, job.best, info)
     history: list[Epoch] = []
-    skipped: set[str] = set()
     if job.settings.epochs:
-        history, skipped = _finetune(job, model, info, splits, teacher, resources, stop)
+        history = _finetune(job, model, info, splits, teacher, resources, follower)
     if main:
-        _show(job, resources, calibrated, history, skipped)
+        _show(job, resources, calibrated, history, follower)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise TenreoError(f"{path}: can not be removed: {error.strerror}; choose another path") from error
+
+
+class _Follower(Observer):
+    """Stops when asked to, and knows which images were skipped or warned of."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+        self.broken: set[str] = set()
+        self.warned: set[tuple[str, str]] = set()
+
+    def should_stop(self) -> bool:
+        """Whether a signal asked for it."""
+        return self.stop()
+
+    def on_broken(self, path: str) -> None:
+        """Remember the image."""
+        self.broken.add(path)
+
+    def on_warned(self, path: str, text: str) -> None:
+        """Remember the image."""
+        self.warned.add((path, text))
 
 
 def _finetune(
@@ -109,35 +160,33 @@ def _finetune(
     splits: Splits,
     teacher: nn.Module | None,
     resources: Resources,
-    stop: Stop,
-) -> tuple[list[Epoch], set[str]]:
-    """All epochs, and the paths of the images that were skipped."""
+    follower: _Follower,
+) -> list[Epoch]:
+    """All epochs, the first one being the start."""
     main, images = resources.group.is_main, len(splits[0])
     with (
         closing(RunLog(job.files["log"], job.output.resume)) as log,
         progress_bar("finetune", job.settings.epochs * images, shown=main) as advance,
     ):
-        follower = _Follower(stop)
+        observer = follower
         if main:
             note(HEADER)
-            follower = _Reporter(stop, job, model, info, images, log, advance)
-        state = StateFile(job.files["state"], job.output.resume)
+            observer = _Reporter(follower, job, model, info, images, log, advance)
+        state = StateFile(job.files["state"], job.output.resume, job.start())
         history = finetune_(
-            model, *splits, job.settings, resources=resources, teacher=teacher, state=state, observer=follower
+            model, *splits, job.settings, resources=resources, teacher=teacher, state=state, observer=observer
         )
-    return history, follower.skipped
+    if main:
+        _restore(job, model, info, history)
+    return history
 
 
-class _Follower(Observer):
-    """Stops when asked to; of a process that neither writes nor shows anything."""
-
-    def __init__(self, stop: Stop) -> None:
-        self.stop = stop
-        self.skipped: set[str] = set()
-
-    def should_stop(self) -> bool:
-        """Whether a signal asked for it."""
-        return self.stop()
+def _restore(job: Job, model: nn.Module, info: ModelInfo, history: list[Epoch]) -> None:
+    """Write the files of a resumed run again that are gone, as far as its state has them."""
+    last = best_of(history) is history[-1]
+    for what, known in (("last", True), ("file", last)):
+        if known and not job.files[what].exists():
+            job.save(model, job.files[what], info)
 
 
 class _Reporter(_Follower):
@@ -145,7 +194,7 @@ class _Reporter(_Follower):
 
     def __init__(
         self,
-        stop: Stop,
+        follower: _Follower,
         job: Job,
         model: nn.Module,
         info: ModelInfo,
@@ -153,7 +202,8 @@ class _Reporter(_Follower):
         log: RunLog,
         advance: Callable[..., None],
     ) -> None:
-        super().__init__(stop)
+        super().__init__(follower.stop)
+        self.broken, self.warned = follower.broken, follower.warned
         self.job, self.model, self.info, self.images = job, model, info, images
         self.log, self.advance = log, advance
 
@@ -174,9 +224,9 @@ class _Reporter(_Follower):
 
     def on_broken(self, path: str) -> None:
         """Name the image, once."""
-        if path not in self.skipped:
+        if path not in self.broken:
             note(f"skipped {path}: can not be read as an image")
-        self.skipped.add(path)
+        super().on_broken(path)
 
 
 HEADER = (
@@ -186,8 +236,13 @@ HEADER = (
 
 
 def _line(e: Epoch, epochs: int) -> str:
-    return (f"{e.epoch:>4}/{epochs:<4}{e.lr:>9.3g}{e.train_loss:>15.4f}{e.train_top1:>9.2f}{e.loss:>10.4f}"
+    trained = (_rate(e), number(e.train_loss, 4), number(e.train_top1))
+    return (f"{e.epoch:>4}/{epochs:<4}{trained[0]:>9}{trained[1]:>15}{trained[2]:>9}{e.loss:>10.4f}"
             f"{e.top1:>9.2f}{e.seconds:>9.1f}{e.waiting:>9.0%}")  # fmt: skip
+
+
+def _rate(e: Epoch) -> str:
+    return "-" if e.lr is None else f"{e.lr:.3g}"
 
 
 def _status(step: Step) -> str:
@@ -196,45 +251,75 @@ def _status(step: Step) -> str:
 
 
 def _calibrate(
-    job: Job, model: nn.Module, info: ModelInfo, splits: Splits, resources: Resources, stop: Stop
-) -> tuple[Evaluation, ModelInfo]:
-    """Estimate the model's statistics on images; say what the model then reaches."""
+    job: Job, model: nn.Module, info: ModelInfo, splits: Splits, resources: Resources, follower: _Follower
+) -> ModelInfo:
+    """Estimate the model's statistics on images; the info with what was done."""
     s, group = job.settings, resources.group
-    loading = Loading(s.batch_size, resources.workers, s.skip_broken)
+    images = unlabeled(splits[0], job.data.calibrate, _loading(job, resources), s.seed)
     with progress_bar("calibrate, images", job.data.calibrate * s.batch_size, shown=group.is_main) as advance:
 
         def progress(count: int) -> None:
             advance(count)
-            if stop():
+            if follower.stop():
                 raise KeyboardInterrupt
 
-        images = unlabeled(splits[0], job.data.calibrate, loading, s.seed)
         done = calibrate_(model, images, source=job.data.data, progress=progress)
-        batches = Batches(splits[1], loading, resources.device, share=group.share)
-        measured = evaluate(model, batches, s.amp, progress=lambda _: progress(0), total=group.sum)
+    follower.broken |= images.batches.broken
+    follower.warned |= images.batches.warned
     if group.is_main:
-        note(f"calibrated {done}: top-1 {measured.top1:.2f} %")
+        note(f"calibrated {done}")
         if done.images < ENOUGH_IMAGES:
             note(f"{done.images} images are few to average over, and can do harm: give {ENOUGH_IMAGES} or more")
-    return measured, replace(info, corrections=(*info.corrections, done))
+    return replace(info, corrections=(*info.corrections, done))
+
+
+def _measure(job: Job, model: nn.Module, images: Images, resources: Resources, follower: _Follower) -> Evaluation:
+    """What the model reaches; a run of several epochs measures its start itself."""
+
+    def stop_at_once(_: int) -> None:
+        if follower.stop():
+            raise KeyboardInterrupt
+
+    batches = Batches(images, _loading(job, resources), resources.device, share=resources.group.share)
+    measured = evaluate(model, batches, job.settings.amp, progress=stop_at_once, total=resources.group.sum)
+    follower.broken |= resources.group.union(batches.broken)
+    follower.warned |= resources.group.union(batches.warned)
+    return measured
+
+
+def _loading(job: Job, resources: Resources) -> Loading:
+    return Loading(job.settings.batch_size, resources.workers, job.settings.skip_broken)
 
 
 def _show(
-    job: Job, resources: Resources, calibrated: Evaluation | None, history: list[Epoch], skipped: set[str]
+    job: Job, resources: Resources, calibrated: Evaluation | None, history: list[Epoch], follower: _Follower
 ) -> None:
-    """Draw the log if asked to, and show what came of the run."""
+    """Draw the log if asked to, and show what came of the run.
+
+    Raises:
+        TenreoError: when the best model is gone.
+    """
     if "plot" in job.files:
         plot_logs({"fine-tuning": job.files["log"]}, job.files["plot"])
-    if skipped:
-        note(f"skipped {len(skipped)} broken images")
+    note_images(follower.broken, follower.warned)
+    best = best_of(history).epoch if history else None
+    if best == 0:
+        note(f"no epoch was better than the start: {job.best} is the model as it was before training")
+    gone = not job.best.exists()
     if job.output.json:
         after = None if calibrated is None else calibrated.to_dict()
         files = {what: str(path) for what, path in job.files.items()}
-        found = {"calibrated": after, "skipped": sorted(skipped), "processes": resources.group.size}
-        show_json("finetune", {"files": files, **found, "epochs": [asdict(e) for e in history]})
-        return
-    show(_table(f"{job.file.name} on {job.data.data} ({resources.device})", calibrated, history))
-    show("wrote " + ", ".join(f"{path} ({what})" for what, path in job.files.items()))
+        found = {"calibrated": after, "skipped": sorted(follower.broken), "processes": resources.group.size}
+        show_json("finetune", {"files": files, **found, "best": best, "epochs": [asdict(e) for e in history]})
+    else:
+        show(_table(f"{job.file.name} on {job.data.data} ({resources.device})", calibrated, history))
+        written = {what: path for what, path in job.files.items() if path.exists()}
+        show("wrote " + ", ".join(f"{path} ({what})" for what, path in written.items()))
+    if gone:
+        raise TenreoError(
+            f"{job.best}: the best model, of epoch {best}, is gone, and the state holds the last one alone, which is "
+            f"in {job.files['last']}; train anew without resuming"
+        )
 
 
 def _table(title: str, calibrated: Evaluation | None, history: list[Epoch]) -> Any:
@@ -246,8 +331,8 @@ def _table(title: str, calibrated: Evaluation | None, history: list[Epoch]) -> A
         c = calibrated
         rows.append(("calibrated", "", "", "", number(c.loss, 4), number(c.top1), number(c.top5), ""))
     rows += [
-        (str(e.epoch), f"{e.lr:.3g}", number(e.train_loss, 4), number(e.train_top1), number(e.loss, 4),
-         number(e.top1), number(e.top5), number(e.seconds, 1))
+        (str(e.epoch) if e.epoch else "0 (start)", _rate(e), number(e.train_loss, 4), number(e.train_top1),
+         number(e.loss, 4), number(e.top1), number(e.top5), number(e.seconds, 1))
         for e in history
     ]  # fmt: skip
     return table(title, columns, rows, text=1)

@@ -12,7 +12,7 @@ from torch import nn
 
 from tenreo.cli.checks import check_output, choose_workers
 from tenreo.cli.command import usage
-from tenreo.cli.console import note, progress_bar, show, show_json
+from tenreo.cli.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.options import DenseModel, Encoding, Matching, SweepData, SweepOutput
 from tenreo.cli.pictures import plot_sweep, require_plotting
 from tenreo.cli.tables import megabytes, millions, number, table
@@ -30,7 +30,7 @@ from tenreo.planning.plan import FileEstimate, Plan, resolve
 from tenreo.planning.rates import rate_number
 from tenreo.planning.recipe import DenseDtype, Recipe
 from tenreo.vision.architectures import build, check_weights, default_info, with_weights
-from tenreo.vision.batches import Batches, Loading
+from tenreo.vision.batches import Batches, Loading, lost_workers_named
 from tenreo.vision.evaluation import choose_device, compare, memory_named
 from tenreo.vision.images import Images, open_photographs
 from tenreo.vision.recalibration import match_statistics_
@@ -62,11 +62,14 @@ def run(
     with usage():
         images = None
         if data.data:
-            images = open_photographs(data.data, info.preprocess, info.classes).limited(data.limit)
-        plans = [resolve(recipe, model) for recipe in recipes]  # every check before anything slow
-    loading = Loading(data.batch_size, choose_workers(None, data.data or "digits"))
+            images = open_photographs(data.data, info.preprocess, info.classes, info.class_names).limited(data.limit)
+        plans = [resolve(recipe, model, info.class_names) for recipe in recipes]  # every check before anything slow
+    if images is not None and images.doubt:
+        note(images.doubt)
+    loading = Loading(data.batch_size, choose_workers(None, data.data or "digits"), data.skip_broken)
     job = _Sweep(model.to(device), info, images, loading, matching.match_statistics, encoding.jobs)
     rows = job.rows(plans)
+    note_images(job.broken, job.warned)
     if output.plot is not None:
         plot_sweep(rows, output.plot)
     _show(rows, arch, output.json)
@@ -113,6 +116,8 @@ class _Sweep:
     match_statistics: bool
     jobs: int | None
     orders: Orders = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    warned: set[tuple[str, str]] = field(default_factory=set)
 
     def rows(self, plans: list[Plan]) -> list[Row]:
         """One per plan, after one for the dense model."""
@@ -143,8 +148,11 @@ class _Sweep:
         if self.images is None:
             return {}
         device: torch.device = next(model.parameters()).device
-        with memory_named(self.loading.batch_size):
-            found = compare(model, self.model, Batches(self.images, self.loading, device))
+        batches = Batches(self.images, self.loading, device)
+        with memory_named(self.loading.batch_size), lost_workers_named():
+            found = compare(model, self.model, batches)
+        self.broken |= batches.broken
+        self.warned |= batches.warned
         top1 = {"top1": found.top1} if self.images.labeled else {}
         return {**top1, "agreement": found.agreement, "kl": found.kl}
 

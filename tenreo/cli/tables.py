@@ -13,9 +13,9 @@ from tenreo.files.records import LayerRecord
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure for a table; a dash where there is none."""
+    """A figure for a table; a dash where there is none, and "exact" for a ratio that is infinite."""
     if value is None or not math.isfinite(value):
-        return "-" if value is None or value < 0 else "exact"
+        return "exact" if value == math.inf else "-"
     return f"{value:.{digits}f}"
 
 

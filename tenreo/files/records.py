@@ -11,6 +11,7 @@ from tenreo.codec.shape import CurveShape, Precision
 
 _MOST_CLASSES = 100_000  # a damaged number must not fill the memory
 _MOST_PIXELS = 10_000
+_MOST_CLASS_NAME = 255  # characters, as of the name of a folder
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -85,6 +86,8 @@ class ModelInfo:
         weights: where they came from, such as IMAGENET1K_V1, a file, or none.
         preprocess: how to prepare images.
         corrections: what was corrected after compressing.
+        class_names: of the outputs in their order, which are the folders of the images it was trained on; empty where
+            they are not known.
     """
 
     arch: str | None = None
@@ -92,6 +95,7 @@ class ModelInfo:
     weights: str | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
     corrections: tuple[Correction, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; earlier versions do not know notes, so an empty one is left out."""
@@ -99,6 +103,8 @@ class ModelInfo:
         for correction in plain["corrections"]:
             if not correction["note"]:
                 del correction["note"]
+        if not self.class_names:
+            del plain["class_names"]
         return plain
 
     @classmethod
@@ -110,7 +116,17 @@ class ModelInfo:
         if not all(isinstance(x, (str, type(None))) for x in (arch, weights)):
             raise ValueError(f"arch {arch!r}, weights {weights!r}")
         corrections = tuple(Correction(**each) for each in values.get("corrections") or ())
-        return cls(arch, classes, weights, Preprocess.from_dict(values.get("preprocess") or {}), corrections)
+        names = _class_names(values.get("class_names", []), classes)
+        return cls(arch, classes, weights, Preprocess.from_dict(values.get("preprocess") or {}), corrections, names)
+
+
+def _class_names(names: Any, classes: int | None) -> tuple[str, ...]:
+    """Different names, as many as there are classes; ValueError otherwise."""
+    if not isinstance(names, list) or not all(isinstance(n, str) and 0 < len(n) <= _MOST_CLASS_NAME for n in names):
+        raise ValueError("class_names are no list of names")
+    if names and (len(names) != classes or len(set(names)) != len(names)):
+        raise ValueError(f"class_names: {len(set(names))} different ones, needs {classes}")
+    return tuple(names)
 
 
 @dataclass(frozen=True)

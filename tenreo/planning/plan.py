@@ -60,7 +60,7 @@ class Plan:
         }
 
 
-def resolve(recipe: Recipe, model: nn.Module) -> Plan:
+def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ()) -> Plan:
     """Decide for every weight of a model; change nothing.
 
     >>> from tenreo import Uniform
@@ -71,6 +71,7 @@ def resolve(recipe: Recipe, model: nn.Module) -> Plan:
     Args:
         recipe: what was asked for.
         model: any module; tensors may be on the meta device.
+        class_names: that the file will hold.
 
     Returns:
         The plan; where the recipe asks for a total of parameters, the plan's has the growth that was found.
@@ -80,7 +81,7 @@ def resolve(recipe: Recipe, model: nn.Module) -> Plan:
             to compress, and when a target is out of reach.
     """
     found = find_layers(recipe, model)
-    counting = FileEstimate(recipe, model)
+    counting = FileEstimate(recipe, model, class_names)
     if recipe.chooses:
         norms = {name: weight.norm for name, weight in find_weights(model).items() if not found[name].why_dense}
         return _of_size(recipe, found, counting, norms)
@@ -96,10 +97,12 @@ class FileEstimate:
     Args:
         recipe: says in which number format tensors that are left dense are written.
         model: before it is compressed.
+        class_names: that the file will hold.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module) -> None:
+    def __init__(self, recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ()) -> None:
         self.recipe = recipe
+        self.info = replace(_INFO, class_names=class_names)
         state = {name: tensor for name, tensor in stored_state(model).items() if ".parametrizations." not in f".{name}"}
         self.dense = {name: record(tensor) for name, tensor in state.items()}
         self.stored = {name: _stored(tensor, recipe.dense_dtype) for name, tensor in state.items()}
@@ -131,7 +134,7 @@ class FileEstimate:
                 total -= self._alone[layer.parameter]
         return total
 
-    def file_size(self, layers: Iterable[LayerPlan], info: ModelInfo = _INFO) -> int:
+    def file_size(self, layers: Iterable[LayerPlan]) -> int:
         """The bytes of the file, what is not known yet being as long as it gets."""
         tensors = dict(self.stored)
         records = {n: replace(layer, errors=_ERRORS) for n, layer in self.records.items()}
@@ -140,7 +143,7 @@ class FileEstimate:
                 tensors.pop(layer.parameter)
                 tensors |= self._tensors(layer)
                 records[layer.name] = LayerRecord(layer.shape, layer.curve, _ERRORS)
-        return file_size(tensors, metadata(info, self.recipe.to_dict(), records))
+        return file_size(tensors, metadata(self.info, self.recipe.to_dict(), records))
 
     def _tensors(self, layer: LayerPlan) -> dict[str, TensorRecord]:
         dtype = self.dense[layer.parameter].dtype

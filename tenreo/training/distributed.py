@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -13,6 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tenreo.errors import TenreoError
 from tenreo.vision.batches import Share
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,11 @@ class ProcessGroup:
             distributed.all_reduce(values)
         return values
 
-    def union(self, names: set[str]) -> set[str]:
+    def union(self, names: set[_T]) -> set[_T]:
         """What any of the processes has, in every one of them."""
         if self.size == 1:
             return names
-        parts: list[set[str]] = [set() for _ in range(self.size)]
+        parts: list[set[_T]] = [set() for _ in range(self.size)]
         distributed.all_gather_object(parts, names)
         return set().union(*parts)
 

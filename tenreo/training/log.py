@@ -20,9 +20,9 @@ COLUMNS = (
 class RunLog:
     """Rows appended to a CSV as they happen.
 
-    Columns: epoch and step from 1, steps of an epoch, split (train: one step; val: an evaluation), lr, loss
-    in nats, top1 in percent, images per second, waiting (share of the epoch spent on waiting for data),
-    memory in bytes.
+    Columns: epoch and step from 1 (both 0 for the evaluation of the start), steps of an epoch, split (train: one
+    step; val: an evaluation), lr, loss in nats, top1 in percent, images per second, waiting (share of the epoch
+    spent on waiting for data), memory in bytes.
 
     Args:
         path: of the file.
@@ -54,7 +54,7 @@ class RunLog:
         })  # fmt: skip
 
     def _write(self, row: dict[str, Any]) -> None:
-        row = {name: f"{v:.6g}" if isinstance(v, float) else str(v) for name, v in row.items()}
+        row = {name: f"{v:.6g}" if isinstance(v, float) else str(v) for name, v in row.items() if v is not None}
         if self.file is None:
             self._begin(row)
         try:
@@ -64,7 +64,10 @@ class RunLog:
             with suppress(OSError):  # it tries once more to write what it still holds
                 self.file.close()
             self.file = None
-            raise TenreoError(f"{self.path}: can not be written: {error.strerror}; choose another path") from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> TenreoError:
+        return TenreoError(f"{self.path}: can not be written: {error.strerror}; choose another path")
 
     def _begin(self, first: dict[str, Any]) -> None:
         """A new file, with the earlier rows that are not done again."""
@@ -72,14 +75,24 @@ class RunLog:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(row for row in self.earlier if _moment(row) < _moment(first))
-        self.file = self.path.open("a", newline="")
+        try:
+            self.file = self.path.open("a", newline="")
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def close(self) -> None:
-        """Write all that is left to the disk."""
+        """Write all that is left to the disk.
+
+        Raises:
+            TenreoError: when the file can not be written.
+        """
         if self.file is not None:
-            os.fsync(self.file.fileno())
-            self.file.close()
-            self.file = None
+            file, self.file = self.file, None
+            try:
+                with file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise self._unwritable(error) from error
 
 
 def _moment(row: dict[str, Any]) -> tuple[int, int, bool]:
@@ -93,6 +106,8 @@ def read_log(path: Path) -> list[dict[str, str]]:
         TenreoError: when it is no such log.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no regular file")
         text = path.read_text()
         rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
         for row in rows:

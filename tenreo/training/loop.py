@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,10 +20,10 @@ from tenreo.training.distributed import ALONE, ProcessGroup
 from tenreo.training.ema import ExponentialMovingAverage
 from tenreo.training.loss import training_loss
 from tenreo.training.observer import Epoch, Observer, Step
-from tenreo.training.optimizer import frozen, make_optimizer
+from tenreo.training.optimizer import frozen, make_optimizer, training_mode
 from tenreo.training.schedule import lr_multiplier
 from tenreo.training.settings import Settings, default_lr
-from tenreo.training.state import Progress, StateFile, Stateful, load_state, save_state
+from tenreo.training.state import Progress, StateFile, Stateful, check_history, load_state, save_state
 from tenreo.vision.batches import Batches, Loading
 from tenreo.vision.evaluation import Evaluation, evaluate, half, peak_memory
 from tenreo.vision.images import Images
@@ -59,10 +61,10 @@ def finetune_(
     identical to an uninterrupted one.
 
     Args:
-        model: dense or compressed; moved to the device. In the end it has the last weights, or with a
-            moving average of them (`settings.ema`) that average.
+        model: dense or compressed, of a resumed run the one that it started from; moved to the device. In the end
+            it has the last weights, or with a moving average of them (`settings.ema`) that average.
         train: images to learn from, augmented as `open_images` was told.
-        val: images to evaluate on after each epoch.
+        val: images to evaluate on, before the first epoch and after each.
         settings: how to train.
         resources: where.
         teacher: dense model to learn from, with `settings.distill`.
@@ -70,11 +72,11 @@ def finetune_(
         observer: is told of every step and epoch, and asked whether to stop.
 
     Returns:
-        All epochs, also those before a resume.
+        All epochs, also those before a resume; the first one, epoch 0, is the start.
 
     Raises:
-        TenreoError: when the loss is no longer finite, an image is broken, there are too few of them, or the
-            state is missing, damaged or of other settings.
+        TenreoError: when the loss or an output is not finite, an image is broken, there are too few of them or too
+            few in a batch, or the state is missing, damaged or of another run.
         KeyboardInterrupt: when it was stopped.
     """
     if settings.distill and teacher is None:
@@ -92,7 +94,10 @@ def finetune_(
         run = _Run(model, train, val, settings, resources, teacher, state, observer or Observer())
         if state is not None and state.resume:
             run.progress = load_state(state.path, run.parts, run.configuration)
-        while len(run.progress.history) < settings.epochs:
+            check_history(state.path, run.progress)
+        if not run.progress.history:
+            _start(run)
+        while run.epochs_done < settings.epochs:
             _epoch(run)
     if run.average is not None:
         run.average.copy_to(model)
@@ -136,7 +141,19 @@ class _Run:
     def configuration(self) -> dict[str, Any]:
         """What must be the same for another run to go on from this one's state."""
         plain = {k: str(v) if isinstance(v, str) else v for k, v in asdict(self.settings).items()}
-        return {**plain, "processes": self.group.size, "images": len(self.train)}
+        counts = {"processes": self.group.size, "images": len(self.train)}
+        return {**plain, **counts, **self.origin}
+
+    @cached_property
+    def origin(self) -> dict[str, str]:
+        """What the run started from, by content."""
+        images = {"training_images": self.train.fingerprint(), "evaluation_images": self.val.fingerprint()}
+        return {"start": self.state.start if self.state else "", **images}
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs behind the run, without the start."""
+        return max(0, len(self.progress.history) - 1)
 
     @property
     def loading(self) -> Loading:
@@ -150,7 +167,7 @@ class _Run:
 
     def seed(self, step: int | None = None) -> int:
         """Of the epoch that is under way, or of one of its steps in this process."""
-        seed = self.settings.seed * 1_000_003 + len(self.progress.history)
+        seed = self.settings.seed * 1_000_003 + self.epochs_done
         return (seed if step is None else (seed * 1_000_003 + step) * 1_009 + self.group.rank) % 2**63
 
     def stop_at_once(self) -> None:
@@ -174,6 +191,30 @@ class _Run:
             yield
 
 
+def _start(run: _Run) -> None:
+    """The evaluation of the model as it was given."""
+    if run.settings.epochs and run.settings.batch_size == 1:
+        _try_single_image(run)
+    _evaluation(run, lambda measured, seconds: _epoch_of(
+        measured, epoch=0, steps=0, lr=None, train_loss=None, train_top1=None, seconds=seconds, waiting=0.0,
+    ))  # fmt: skip
+
+
+def _try_single_image(run: _Run) -> None:
+    """Raise unless the model can be trained on batches of one image, which BatchNorm of 1 x 1 pixels can not."""
+    trial = deepcopy(run.model)
+    training_mode(trial, run.settings.freeze)
+    images, _ = next(iter(Batches(run.train, Loading(1, 0, run.settings.skip_broken), run.device, seed=0)))
+    try:
+        with torch.no_grad():
+            trial(images)
+    except ValueError as error:
+        raise TenreoError(
+            f"batch_size: given 1, on which this model can not be trained ({error}); give at least 2, or freeze "
+            "what is dense"
+        ) from error
+
+
 def _epoch(run: _Run) -> None:
     """The rest of an epoch, and its evaluation."""
     progress, share = run.progress, run.group.share
@@ -182,43 +223,64 @@ def _epoch(run: _Run) -> None:
         raise TenreoError(
             f"no batch to train on: given {len(run.train)} images, needs at least 2 per process; give more"
         )
+    if run.state is not None and (progress.step > batches.steps or progress.seen != batches.left_out):
+        raise TenreoError(
+            f"{run.state.path}: is damaged (step {progress.step} of {batches.steps}, after {progress.seen} images); "
+            "start again without resuming"
+        )
     _steps(run, batches)
+    _evaluation(run, partial(_summary, run, batches.steps), batches)
+
+
+def _evaluation(run: _Run, epoch_of: Callable[[Evaluation, float], Epoch], *seen: Batches) -> None:
+    """Measure the model, report the epoch that this makes, and save.
+
+    Args:
+        run: whose epoch it is.
+        epoch_of: the epoch of a measurement and its seconds.
+        seen: the batches that it was trained on.
+    """
     start = time.perf_counter()
-    val = Batches(run.val, run.loading, run.device, share=share)
+    val = Batches(run.val, run.loading, run.device, share=run.group.share)
+    history = run.progress.history
     with run.evaluated_weights():
         measured = evaluate(
             run.model, val, run.settings.amp, progress=lambda _: run.stop_at_once(), total=run.group.sum
         )
-        epoch = _summary(run, batches.steps, measured, time.perf_counter() - start)
-        for path in sorted(run.group.union(batches.broken | val.broken)):
+        epoch = epoch_of(measured, time.perf_counter() - start)
+        for path in sorted(run.group.union(set().union(*(b.broken for b in (*seen, val))))):
             run.observer.on_broken(path)
-        run.observer.on_epoch(epoch, all(epoch.top1 > earlier.top1 for earlier in progress.history))
-    run.progress = Progress(history=[*progress.history, epoch])
+        for path, text in sorted(run.group.union(set().union(*(b.warned for b in (*seen, val))))):
+            run.observer.on_warned(path, text)
+        run.observer.on_epoch(epoch, all(epoch.top1 > earlier.top1 for earlier in history))
+    run.progress = Progress(history=[*history, epoch])
     run.save()  # after the model's own files: a run cut off in between evaluates this epoch again
 
 
 def _summary(run: _Run, steps: int, measured: Evaluation, seconds: float) -> Epoch:
-    """An epoch's figures; seconds are those of its evaluation."""
+    """The figures of the epoch that was just trained; seconds are those of its evaluation."""
     done = run.progress
-    return Epoch(
-        epoch=len(done.history) + 1,
+    return _epoch_of(
+        measured,
+        epoch=run.epochs_done + 1,
         steps=steps,
         lr=run.optimizer.param_groups[0]["lr"],
         train_loss=done.loss / done.seen,
         train_top1=100 * done.correct / done.seen,
-        top1=measured.top1,
-        top5=measured.top5,
-        loss=measured.loss,
         seconds=done.seconds + seconds,
-        waiting=done.waiting / done.seconds,
+        waiting=done.waiting / done.seconds if done.seconds else 0.0,
     )
+
+
+def _epoch_of(measured: Evaluation, **trained: Any) -> Epoch:
+    return Epoch(top1=measured.top1, top5=measured.top5, loss=measured.loss, **trained)
 
 
 def _steps(run: _Run, batches: Batches) -> None:
     """The steps of an epoch that are not done yet."""
     s, progress = run.settings, run.progress
-    run.model.train()
-    epoch, before = len(progress.history) + 1, time.perf_counter()
+    training_mode(run.model, s.freeze)
+    epoch, before = run.epochs_done + 1, time.perf_counter()
     for (images, labels), total in zip(batches, batches.totals, strict=True):
         lr = run.set_lr(epoch - 1 + (progress.step + 1) / batches.steps)
         torch.manual_seed(run.seed(progress.step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -36,14 +37,14 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch and its evaluation.
+    """One epoch and its evaluation; epoch 0 is the start, of which nothing was learned yet.
 
     Attributes:
-        epoch: its number from 1.
+        epoch: its number from 1; 0 is the start.
         steps: how many it had.
-        lr: the last learning rate.
-        train_loss: mean over the training images as they were learned, in nats.
-        train_top1: of the same, in percent.
+        lr: the last learning rate; None at the start.
+        train_loss: mean over the training images as they were learned, in nats; None at the start.
+        train_top1: of the same, in percent; None at the start.
         top1: of the evaluation, in percent.
         top5: likewise; None with five classes or fewer.
         loss: of the evaluation, in nats.
@@ -53,14 +54,19 @@ class Epoch:
 
     epoch: int
     steps: int
-    lr: float
-    train_loss: float
-    train_top1: float
+    lr: float | None
+    train_loss: float | None
+    train_top1: float | None
     top1: float
     top5: float | None
     loss: float
     seconds: float
     waiting: float
+
+
+def best_of(history: Sequence[Epoch]) -> Epoch:
+    """The epoch of the highest top-1, the first of several."""
+    return max(history, key=lambda epoch: epoch.top1)
 
 
 class Observer:
@@ -70,7 +76,7 @@ class Observer:
         """A step is done."""
 
     def on_epoch(self, epoch: Epoch, is_best: bool) -> None:
-        """An epoch is done.
+        """An epoch is done, or the start was measured.
 
         Args:
             epoch: its figures.
@@ -79,6 +85,9 @@ class Observer:
 
     def on_broken(self, path: str) -> None:
         """An image of this path was skipped, in any process; called after each epoch."""
+
+    def on_warned(self, path: str, text: str) -> None:
+        """Something was wrong with the image of this path, which was read all the same; called after each epoch."""
 
     def should_stop(self) -> bool:
         """Whether to save the state and stop; asked after each step."""

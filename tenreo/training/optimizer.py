@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from tenreo.compression.corrected_layers import is_batchnorm
 from tenreo.compression.parametrization import curves
 from tenreo.errors import TenreoError
 from tenreo.training.settings import Freeze, Optimizer, Settings, default_lr
@@ -39,6 +40,21 @@ def frozen(model: nn.Module, what: Freeze) -> Iterator[None]:
     finally:
         for p in chosen:
             p.requires_grad_(True)
+
+
+def training_mode(model: nn.Module, what: Freeze) -> None:
+    """Set a model to training, but for the BatchNorms that are frozen: their running statistics stay as well.
+
+    Args:
+        model: inside `frozen`.
+        what: is frozen.
+    """
+    model.train()
+    for module in model.modules():
+        if is_batchnorm(module):
+            own = list(module.parameters(recurse=False))
+            if not any(p.requires_grad for p in own) and (own or what == Freeze.DENSE):
+                module.eval()
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:

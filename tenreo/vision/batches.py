@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import os
 import signal
+import sys
 import time
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import queues
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tenreo.errors import TenreoError
-from tenreo.vision.images import Broken, Images
+from tenreo.vision.images import Broken, Images, Read
 
 
 class Share(NamedTuple):
@@ -46,13 +53,24 @@ class Loading:
     skip_broken: bool = False
 
 
+class _PlainImages(Dataset[Any]):
+    """Images in their order, with all that is known of each."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitem__(self, i: int) -> tuple[Read | None, list[Broken]]:
+        read = self.images.read(i)
+        return (None, [read]) if isinstance(read, Broken) else (read, [])
+
+
 class _SeededImages(Dataset[Any]):
     """Images for training: what is random about one depends on seed and image alone."""
 
     def __init__(self, images: Images, seed: int, skip_broken: bool) -> None:
         self.images, self.seed, self.skip_broken = images, seed, skip_broken
 
-    def __getitem__(self, i: int) -> Any:
+    def __getitem__(self, i: int) -> tuple[Read | None, list[Broken]]:
         # The generator's own words: torch.manual_seed would seed the GPU's as well.
         before = torch.default_generator.get_state()
         torch.default_generator.manual_seed((self.seed * 1_000_003 + i) % 2**63)
@@ -61,30 +79,62 @@ class _SeededImages(Dataset[Any]):
         finally:
             torch.default_generator.set_state(before)
 
-    def _readable(self, i: int) -> Any:
+    def _readable(self, i: int) -> tuple[Read | None, list[Broken]]:
         """The image, or with skip_broken the next one that can be read, and those that can not."""
         broken: list[Broken] = []
         for k in range(len(self.images)):
-            sample = self.images[(i + k) % len(self.images)]
-            if not isinstance(sample, Broken):
-                return (*sample, broken)
-            broken.append(sample)
+            read = self.images.read((i + k) % len(self.images))
+            if not isinstance(read, Broken):
+                return read, broken
+            broken.append(read)
             if not self.skip_broken:
                 break
-        return broken[0]
+        return None, broken
 
 
-def _collate(samples: list[Any]) -> Any:
-    """Samples -> (images, labels, broken)."""
-    good = [s for s in samples if not isinstance(s, Broken)]
-    broken = [s for s in samples if isinstance(s, Broken)] + [b for s in good for b in s[2:] for b in b]
-    return (*(default_collate([s[:2] for s in good]) if good else (None, None)), broken)
+class _Batch(NamedTuple):
+    """What one batch's images are, as it travels from the process that read them.
+
+    Attributes:
+        images: (batch, 3, crop, crop); None where no image could be read.
+        labels: of the images; no tensor, which would need shared memory where nobody hears of a failure.
+        broken: images that could not be read.
+        warned: path and text of what was wrong with others.
+        failure: why the images could not be put together.
+    """
+
+    images: Tensor | None
+    labels: list[int]
+    broken: list[Broken]
+    warned: list[tuple[str, str]]
+    failure: str = ""
 
 
-def _ignore_signals(worker: int) -> None:
-    """Leave stopping to the main process, which gets the same signals and still needs its images."""
+def _collate(samples: list[tuple[Read | None, list[Broken]]]) -> _Batch:
+    good = [read for read, _ in samples if read is not None]
+    broken = [each for _, several in samples for each in several]
+    warned = [(read.path, text) for read in good for text in read.warned]
+    try:
+        images = default_collate([read.image for read in good]) if good else None
+    except Exception as error:  # such as shared memory that is full
+        first = good[0].path or "an image"
+        return _Batch(None, [], broken, warned, f"{first} and {len(good) - 1} more: {type(error).__name__}: {error}")
+    return _Batch(images, [read.label for read in good], broken, warned)
+
+
+def _prepare_worker(worker: int) -> None:
+    """Leave stopping to the main process, which gets the same signals and still needs its images.
+
+    A batch that can not be sent ends the worker, which is noticed; torch would wait for it for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: BaseException, batch: object) -> None:
+    os.write(2, f"a batch of images can not be sent: {type(error).__name__}: {error}\n".encode(errors="replace"))
+    os._exit(1)
 
 
 class Batches:
@@ -96,15 +146,18 @@ class Batches:
     Args:
         images: what to go through.
         loading: how they are read; in training, a last batch of fewer than two images per process is left out,
-            where BatchNorm has no variance.
+            where BatchNorm has no variance, unless all batches are such.
         device: where batches go.
         seed: shuffles for training, the same way for the same seed; None keeps the order.
         share: which of how many processes this is.
         first: batches to leave out at the beginning, without reading them.
 
     Attributes:
+        highest: label of the latest batch.
         totals: images per batch of all processes together, without those left out; for training.
+        left_out: how many images those have.
         broken: paths of the broken images that were met.
+        warned: path and text of what was wrong with images that could be read.
         waited: seconds spent on waiting for the latest batch.
     """
 
@@ -119,27 +172,31 @@ class Batches:
         first: int = 0,
     ) -> None:
         self.device, self.skip_broken = device, loading.skip_broken
+        self.highest = -1
         self.totals: list[int] = []
+        self.left_out = 0
         self.broken: set[str] = set()
+        self.warned: set[tuple[str, str]] = set()
         self.waited = 0.0
         if seed is None:
             together = torch.split(torch.arange(len(images)), loading.batch_size)
             own = [batch.tolist() for batch in together[first:]][share.rank :: share.size]
+            self.steps = first + len(own)  # of the whole epoch
         else:
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
             together = torch.split(order, loading.batch_size * share.size)
-            if len(together[-1]) < 2 * share.size:
+            if len(together[-1]) < min(2, loading.batch_size) * share.size:
                 together = together[:-1]
-            together = together[first:]
-            self.totals = [len(batch) for batch in together]
-            own = [batch.tensor_split(share.size)[share.rank].tolist() for batch in together]
-        self.steps = first + len(own)  # of the whole epoch
+            self.steps = len(together)
+            self.left_out = sum(map(len, together[:first]))
+            self.totals = [len(batch) for batch in together[first:]]
+            own = [batch.tensor_split(share.size)[share.rank].tolist() for batch in together[first:]]
         self.loader = DataLoader(
-            images if seed is None else _SeededImages(images, seed, loading.skip_broken),
+            _PlainImages(images) if seed is None else _SeededImages(images, seed, loading.skip_broken),
             batch_sampler=own,
             num_workers=loading.workers,
             collate_fn=_collate,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_prepare_worker,
             pin_memory=device.type == "cuda",
             generator=torch.Generator().manual_seed(seed or 0),
         )
@@ -148,27 +205,68 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = self._batches()
+        _unfinished.add(batches)
+        return batches
+
+    def _batches(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         start = time.perf_counter()
-        for images, labels, broken in _with_lost_workers(self.loader):
+        for batch in _from_workers(self.loader):
             self.waited = time.perf_counter() - start
-            self.broken |= {b.path for b in broken}
-            if broken and (not self.skip_broken or (images is None and self.totals)):
+            self.broken |= {b.path for b in batch.broken}
+            self.warned |= set(batch.warned)
+            if batch.failure:
                 raise TenreoError(
-                    f"{broken[0].path}: can not be read as an image ({broken[0].why}); repair or remove it, "
-                    "or skip broken images"
+                    f"a batch of images can not be put together: {batch.failure}; where memory or shared memory "
+                    "is short, try fewer workers or a smaller batch"
                 )
-            if images is None:  # not one of them can be read
+            if batch.broken and (not self.skip_broken or (batch.images is None and self.totals)):
+                raise TenreoError(
+                    f"{batch.broken[0].path}: can not be read as an image ({batch.broken[0].why}); "
+                    "repair or remove it, or skip broken images"
+                )
+            if batch.images is None:  # not one of them can be read
                 continue
-            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            labels, self.highest = torch.tensor(batch.labels), max(batch.labels)
+            yield batch.images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             start = time.perf_counter()
 
 
-def _with_lost_workers(loader: Iterable[Any]) -> Iterator[Any]:
+def _from_workers(loader: DataLoader[Any]) -> Iterator[_Batch]:
+    """What a loader gives; its processes are gone at the end, which they do not reach by SIGTERM."""
+    others = set(multiprocessing.active_children())
     try:
-        yield from loader
+        batches = iter(loader)
+        yield from batches
     except (EOFError, ConnectionError) as error:
         time.sleep(1)  # the connection broke first; torch's own error comes with the signal, which ends this
         raise RuntimeError("DataLoader worker ended") from error
+    except OSError as error:
+        _forget(error)
+        raise TenreoError(
+            f"the processes that decode images can not be started: {error.strerror or error}; try fewer workers"
+        ) from error
+    finally:
+        batches = None  # type: ignore[assignment]  # ends them in an orderly way
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+
+
+def _forget(error: BaseException) -> None:
+    """Let go of an iterator that was not made to its end; torch's own end of it fails, and would print that."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    traceback.clear_frames(error.__traceback__)
+    sys.unraisablehook = hook
+
+
+_unfinished: WeakSet[Generator[Any, None, None]] = WeakSet()
+
+
+@atexit.register
+def _finish() -> None:
+    """End the processes of iterations that an error left in the middle: the exit would wait for them for ever."""
+    for batches in list(_unfinished):
+        batches.close()
 
 
 @contextmanager
@@ -179,13 +277,29 @@ def lost_workers_named() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = " ".join(dict.fromkeys((lines[0], lines[-1])))  # what is between is a traceback
         raise TenreoError(
-            f"a process that decodes images has ended ({str(error).splitlines()[0].strip()}); "
-            "where memory is short, try fewer workers"
+            f"a process that decodes images has ended ({why}); where memory is short, try fewer workers"
         ) from error
 
 
-def unlabeled(images: Images, batches: int, loading: Loading, seed: int = 0) -> Iterator[Tensor]:
+class Unlabeled:
+    """Some batches of a data set without their labels, (batch_size, 3, crop, crop) float32 on the CPU each.
+
+    Attributes:
+        batches: where they come from, which know the broken images.
+        count: at most so many.
+    """
+
+    def __init__(self, batches: Batches, count: int) -> None:
+        self.batches, self.count = batches, count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (images for images, _ in islice(self.batches, self.count))
+
+
+def unlabeled(images: Images, batches: int, loading: Loading, seed: int = 0) -> Unlabeled:
     """Some batches of a data set, without their labels, as the statistics of a model want them.
 
     Args:
@@ -194,11 +308,7 @@ def unlabeled(images: Images, batches: int, loading: Loading, seed: int = 0) -> 
         loading: how they are read; other images are taken for broken ones that are skipped.
         seed: the same images for the same seed.
 
-    Yields:
-        (batch_size, 3, crop, crop) float32, on the CPU.
-
     Raises:
-        TenreoError: when an image can not be read.
+        TenreoError: while they are gone through, when an image can not be read.
     """
-    loader = Batches(images, loading, torch.device("cpu"), seed=seed)
-    return (batch for batch, _ in islice(loader, batches))
+    return Unlabeled(Batches(images, loading, torch.device("cpu"), seed=seed), batches)

@@ -74,12 +74,16 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def memory_named(batch_size: int) -> Iterator[None]:
-    """Turn running out of GPU memory into an error that names a smaller batch size."""
+    """Turn running out of memory, the GPU's or the machine's, into an error that names a smaller batch size."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:  # torch's own is a RuntimeError
+        gpu = isinstance(error, torch.OutOfMemoryError)
+        if not (gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)):
+            raise
         raise TenreoError(
-            f"the GPU has not enough memory for batch size {batch_size}; try batch size {max(1, batch_size // 2)}"
+            f"the {'GPU' if gpu else 'machine'} has not enough memory for batch size {batch_size}; "
+            f"try batch size {max(1, batch_size // 2)}"
         ) from error
 
 
@@ -101,7 +105,7 @@ def evaluate(
         total: adds a tensor up over all processes.
 
     Raises:
-        TenreoError: when no image can be read.
+        TenreoError: when no image can be read, an output is not finite, or a label has no output.
     """
     device = batches.device
     if device.type == "cuda":
@@ -114,7 +118,9 @@ def evaluate(
     start = time.perf_counter()
     with torch.inference_mode(), parametrize.cached(), autocast:
         for images, labels in batches:
-            sums += _figures(model(images).float(), labels).to(sums)
+            logits = model(images).float()
+            _check_outputs(logits, batches.highest)
+            sums += _figures(logits, labels).to(sums)
             if progress is not None:
                 progress(len(labels))
     top1, top5, loss, seen, many = total(sums).tolist()  # waits for the device
@@ -122,6 +128,8 @@ def evaluate(
     model.train(was_training)
     if not seen:
         raise TenreoError("no image to evaluate on; give at least one that can be read")
+    if not math.isfinite(loss):
+        raise TenreoError("an output of the model is not finite, so it has no accuracy or loss; inspect its file")
     return Evaluation(
         top1=100 * top1 / seen,
         top5=100 * top5 / seen if many else None,
@@ -178,6 +186,11 @@ def compare(
     with torch.inference_mode(), parametrize.cached(), autocast:
         for images, labels in batches:
             own, other = model(images).float(), reference(images).float()
+            if own.shape != other.shape:
+                raise TenreoError(
+                    f"the outputs are {list(own.shape[1:])} of one model and {list(other.shape[1:])} of the other; "
+                    "compare models of the same classes"
+                )
             first, second = own.argmax(1), other.argmax(1)
             divergence = kl_div(own.log_softmax(1), other.log_softmax(1), reduction="sum", log_target=True)
             hits = [(first == second).sum(), (first == labels).sum(), (second == labels).sum()]
@@ -200,11 +213,23 @@ def compare(
     )
 
 
+def _check_outputs(logits: Tensor, highest: int) -> None:
+    """Raise unless a model has an output (batch, classes) for every label up to the highest."""
+    if logits.ndim != 2 or logits.shape[1] <= highest:
+        raise TenreoError(
+            f"an image has the label {highest}, counted from 0, the model's outputs are {list(logits.shape[1:])}; "
+            "give the data it was trained on"
+        )
+
+
 def _figures(logits: Tensor, labels: Tensor) -> Tensor:
-    """What a batch adds to the sums: (5,), of logits (batch, classes) and labels (batch,)."""
+    """What a batch adds to the sums: (5,), of logits (batch, classes) and labels (batch,).
+
+    The loss is not finite where any of the logits is not, also where the labels do not meet it.
+    """
     top = logits.topk(min(5, logits.shape[1])).indices  # (batch, 5)
     hits = top == labels[:, None]
-    loss = cross_entropy(logits, labels, reduction="sum")
+    loss = cross_entropy(logits, labels, reduction="sum") + torch.where(logits.isfinite().all(), 0.0, math.nan)
     many = logits.shape[1] > 5
     return torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_tensor(len(labels)), loss.new_tensor(many)])
 

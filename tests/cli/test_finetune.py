@@ -24,13 +24,13 @@ def test_it_stops_when_told_and_goes_on(compressed_file, dense_file, digits_fold
     assert process.returncode == 143 and "go on with the same command and --resume" in told
     assert "Traceback" not in told and "training loss" in told
     resumed = json.loads(here(*job, "--resume", "--plot", "--json").stdout)
-    assert [(e["epoch"], e["steps"]) for e in resumed["epochs"]] == [(1, 8), (2, 8)]
+    assert [(e["epoch"], e["steps"]) for e in resumed["epochs"]] == [(0, 0), (1, 8), (2, 8)]
     here("inspect", "f.last.safetensors")
     assert "exists already" in refused(*job)
     whole = json.loads(here(*job[:-1], "g.safetensors", "--json").stdout)
     assert [e["loss"] for e in whole["epochs"]] == [e["loss"] for e in resumed["epochs"]]
     assert (inside / "f.last.safetensors").read_bytes() == (inside / "g.last.safetensors").read_bytes()
-    assert len((inside / "f.csv").read_text().splitlines()) == 1 + 2 * (8 + 1)
+    assert len((inside / "f.csv").read_text().splitlines()) == 1 + 1 + 2 * (8 + 1)
     assert (inside / "f.png").read_bytes().startswith(b"\x89PNG")
     assert resumed["files"] == {
         "file": "f.safetensors", "last": "f.last.safetensors", "state": "f.state", "log": "f.csv", "plot": "f.png",
