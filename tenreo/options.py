@@ -6,7 +6,8 @@ Their values are checked by `check_options`; the command line and the keys of YA
 
 from __future__ import annotations
 
-import math
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -14,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, shown
 
-_LARGEST = 10**300  # an int beyond this is no float
+MOST_BYTES = 4096  # of a path, as Linux has it
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,24 @@ class Option:
     def range(self) -> str:
         """The range in words, such as "1 to 31" or "above 0"; empty without one."""
         if self.least is not None and self.most is not None:
-            return f"{self.least:g} to {self.most:g}"
+            return f"{_written(self.least)} to {_written(self.most)}"
         bounds = (("at least", self.least), ("at most", self.most), ("above", self.above), ("below", self.below))
-        return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        return " and ".join(f"{word} {_written(bound)}" for word, bound in bounds if bound is not None)
 
     def holds(self, value: float) -> bool:
         """Whether a number lies in the range; infinity and NaN never do."""
         return (
-            math.isfinite(value)
+            abs(value) <= sys.float_info.max  # so that it is a float: neither NaN nor an int of 400 digits is
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
             and (self.ceiling is None or value <= self.ceiling)
         )
+
+
+def _written(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) and bound >= 10_000 else f"{bound:g}"
 
 
 def option(default: Any, help: str, **bounds: float) -> Any:
@@ -141,23 +146,34 @@ def _convert(name: str, value: Any, kind: Any, option: Option) -> Any:
         return check_number(name, value, whole=kind is int, option=option)
     if kind is bool:
         if not isinstance(value, bool):
-            raise TenreoError(f"{name}: given {value!r}, needs true or false")
+            raise TenreoError(f"{name}: given {shown(value)}, needs true or false")
         return value
     if get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
-            raise TenreoError(f"{name}: given {value!r}, needs a list of words, such as layer-name patterns")
+        if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) and each for each in value):
+            raise TenreoError(f"{name}: given {shown(value)}, needs a list of words, such as layer-name patterns")
         return tuple(value)
     if get_origin(kind) is dict:
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise TenreoError(f"{name}: given {value!r}, needs layer-name patterns and numbers")
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
+            raise TenreoError(f"{name}: given {shown(value)}, needs layer-name patterns and numbers")
         return {key: check_number(f"{name} of {key}", each, whole=False, option=option) for key, each in value.items()}
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         if value not in list(kind):
-            raise TenreoError(f"{name}: given {value!r}, needs one of {', '.join(kind)}")
+            raise TenreoError(f"{name}: given {shown(value)}, needs one of {', '.join(kind)}")
         return kind(value)
+    what = "path" if kind is Path else "word"
     if not isinstance(value, (str, kind)):
-        raise TenreoError(f"{name}: given {value!r}, needs a {'path' if kind is Path else 'word'}")
+        raise TenreoError(f"{name}: given {shown(value)}, needs a {what}")
+    if not _is_name(str(value)):
+        raise TenreoError(f"{name}: given {shown(str(value))}, needs a {what} that can be the name of a file")
     return kind(value)
+
+
+def _is_name(text: str) -> bool:
+    """Whether the system takes a text for a path at all; most words may be paths."""
+    try:
+        return 0 < len(os.fsencode(text)) <= MOST_BYTES and "\0" not in text
+    except UnicodeEncodeError:
+        return False
 
 
 def check_number(name: str, value: Any, *, whole: bool, option: Option) -> Any:
@@ -171,11 +187,9 @@ def check_number(name: str, value: Any, *, whole: bool, option: Option) -> Any:
     if option.range:
         needed += f" {option.range}" if option.range.startswith(("above", "below")) else f" of {option.range}"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise TenreoError(f"{name}: given {value!r}, needs {needed}")
-    if abs(value) > _LARGEST and isinstance(value, int):
-        raise TenreoError(f"{name}: given a number of {len(str(value))} digits, needs {needed}")
+        raise TenreoError(f"{name}: given {shown(value)}, needs {needed}")
     if option.ceiling is not None and value > option.ceiling:
-        needed = f"{what} of at most {option.ceiling:g}"
+        needed = f"{what} of at most {_written(option.ceiling)}"
     if not option.holds(value):
-        raise TenreoError(f"{name}: given {value!r}, needs {needed}")
+        raise TenreoError(f"{name}: given {shown(value)}, needs {needed}")
     return value

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, shown
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_LONGEST = 40  # characters; 2**63 has 19 digits
 
 
 def bit_width(count: int) -> int:
@@ -41,8 +42,11 @@ def amount(text: str | int | float, what: str, unit: str = "") -> int:
     Raises:
         TenreoError: when it is not such an amount, or is less than 1.
     """
-    match = re.fullmatch(rf"\s*([0-9]*\.?[0-9]+)\s*([kmg]?i?)(?:{unit or '()'})?\s*", str(text), re.IGNORECASE)
+    written = text if isinstance(text, str) else shown(text)
+    pattern = rf"\s*([0-9]*\.?[0-9]+)\s*([kmg]?i?)(?:{unit or '()'})?\s*"
+    # In longer ones it would try every way to split the digits.
+    match = re.fullmatch(pattern, written, re.IGNORECASE) if len(written) <= _LONGEST else None
     value = float(match[1]) * _UNITS.get(match[2].lower(), 0) if match else 0
     if not 1 <= value < 2**63:
-        raise TenreoError(f"{what}: given {text!r}, needs an amount such as 2.5M{unit} or 800k{unit}")
+        raise TenreoError(f"{what}: given {shown(text)}, needs an amount such as 2.5M{unit} or 800k{unit}")
     return int(value)

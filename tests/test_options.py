@@ -1,14 +1,15 @@
 """Dataclass fields that carry their help and range."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 import pytest
 
-from tenreo.errors import TenreoError
-from tenreo.options import Option, check_options, check_value, described, option, options_of
+from tenreo.errors import TenreoError, shown
+from tenreo.options import Option, check_number, check_options, check_value, described, option, options_of
 
 
 class Color(StrEnum):
@@ -93,3 +94,32 @@ def test_ranges_in_words(bounds, text):
         inside &= value >= bounds.get("least", -math.inf) and value <= bounds.get("most", math.inf)
         inside &= value > bounds.get("above", -math.inf) and value < bounds.get("below", math.inf)
         assert known.holds(value) == inside
+
+
+@pytest.mark.parametrize("kind", [int, float])
+@pytest.mark.parametrize("value", [10**29, 10**400, 16**6000, -(10**400)], ids=["30", "401", "7225", "minus"])
+def test_numbers_without_end_are_refused_in_a_line(kind, value):
+    known = Option("", least=0, ceiling=9)
+    with pytest.raises(TenreoError, match=r"n: given .*, needs a (whole )?number of at (most 9|least 0)$") as error:
+        check_number("n", value, whole=kind is int, option=known)
+    assert len(str(error.value)) < 100
+    with pytest.raises(TenreoError, match="given") if abs(value) > 10**308 else nullcontext():
+        check_number("n", value, whole=kind is int, option=Option(""))
+
+
+@pytest.mark.parametrize("text", ["", "a\0b", "\ud800", "x" * 5000])
+@pytest.mark.parametrize("name", ["path", "needed"])
+def test_what_can_not_be_the_name_of_a_file_is_refused(name, text):
+    with pytest.raises(TenreoError, match=rf"^{name}: given .*, needs a (path|word) that can be the name of a file"):
+        Everything(**{"needed": "x", name: text})
+
+
+def test_messages_are_one_short_line_that_no_terminal_obeys():
+    for hostile in ("\x1b[31m\nwrote\r\x9b2J\u202e\ud800", "x" * 10**6, "\x1b" * 10**5, {1: ["\n" * 5000] * 5000}):
+        for message in (str(TenreoError(hostile)), str(TenreoError(f"{shown(hostile)}: x"))):
+            assert message.isprintable() and len(message) < 2100
+    assert str(TenreoError("naïve — 画像")) == "naïve — 画像"
+    deep = [[]]
+    for _ in range(10**5):
+        deep = [deep] * 9
+    assert len(shown(deep)) < 3000 and shown({"a": 1}) == "{'a': 1}"

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from tenreo import __version__
 from tenreo.cli import command, commands
+from tenreo.cli.streams import note, prepare_streams, writing
+from tenreo.errors import TenreoError
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[
+    1
+]  # typer does not name the class of all that is wrongly typed
+
+
+class Group(TyperGroup):
+    """The command line as a whole: whatever happens ends in one line and an exit code."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        """Run a command and end the process."""
+        try:
+            prepare_streams()
+            with writing():
+                code = super().main(*args, **{**options, "standalone_mode": False})
+            sys.exit(code if isinstance(code, int) else 0)
+        except _UsageError as error:
+            sys.exit(_wrongly_typed(error))
+        except typer.Abort:
+            sys.exit(1)
+        except (TenreoError, OSError) as error:
+            if command.debug:
+                raise
+            sys.exit(command.end_with(error))
+
+
+def _wrongly_typed(error: Any) -> int:
+    """Say what typer does not understand, in one line; without any word, show the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return 2
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    if message.startswith("Missing"):
+        message = command.with_example(message, error.ctx)
+    note(f"error: {message}; {error.ctx.command_path if error.ctx else 'tenreo'} --help says more")
+    return 2
+
 
 app = typer.Typer(
     name="tenreo",
+    cls=Group,
     help="Shrink convolutional networks by tensor reordering (arXiv 2010.12110).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -1,38 +1,202 @@
-"""What is checked and chosen before a command starts its work."""
+"""What is checked before a command starts its work: within a second, so without torch.
+
+`before_...` of a command looks at all that it was given; its body checks once more what needs torch or the model.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
-from tenreo.errors import TenreoError
+from tenreo.cli.command import usage
+from tenreo.cli.options import (
+    Computing,
+    DemoOutput,
+    DenseModel,
+    Encoding,
+    Evaluated,
+    File,
+    Output,
+    Statistics,
+    SweepData,
+    SweepOutput,
+    TrainingData,
+    TrainingOutput,
+)
+from tenreo.cli.outputs import (
+    check_folder,
+    check_model_name,
+    check_output,
+    check_picture_name,
+    default_name,
+    run_files,
+)
+from tenreo.errors import TenreoError, shown
+from tenreo.files.header import is_pickle, read_header
+from tenreo.planning.recipe import Recipe, recipe_of
+from tenreo.training.settings import Settings
+from tenreo.vision.names import DIGITS, check_architecture, weight_names
+
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,2})?")
 
 
-def check_output(path: Path, force: bool) -> None:
-    """Raise unless the file may be written.
+def before_compress(
+    dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output
+) -> None:
+    """Check what `tenreo compress` was given."""
+    with usage():
+        arch = _check_dense(dense)
+        _check_device(encoding.device)
+        if statistics.calibrate is not None:
+            _check_data(statistics.calibrate, ["train"])
+        if not output.dry_run:
+            path = output.out or Path(default_name(arch, recipe))
+            check_model_name(path)
+            check_output(path, output.force)
 
-    Raises:
-        TenreoError: when it exists and force is not set, or its folder does not.
-    """
-    if path.exists() and not force:
-        raise TenreoError(f"{path}: exists already; say --force to replace it, or choose another --out")
-    if not path.parent.is_dir():
-        raise TenreoError(f"{path}: there is no folder {path.parent}; create it first")
+
+def before_evaluate(file: File, data: Evaluated, computing: Computing) -> None:
+    """Check what `tenreo evaluate` was given."""
+    with usage():
+        check_input(file.file)
+        if data.against not in (None, "dense"):
+            check_input(Path(str(data.against)))
+        _check_device(computing.device)
+        _check_data(data.data, ["val"] if data.against is None else [])
+    _check_header(file.file)
+
+
+def before_finetune(
+    file: File, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput
+) -> None:
+    """Check what `tenreo finetune` was given."""
+    with usage():
+        check_input(file.file)
+        if data.teacher:
+            check_input(data.teacher)
+        _check_device(computing.device)
+        _check_data(data.data, ["train", "val"])
+        files = run_files(best_file(file, output), settings.epochs, output.plot)
+        if output.plot:
+            require_plotting()
+        if output.resume and "state" in files:
+            check_input(files["state"])
+        check_model_name(files["file"])
+        for path in files.values():
+            check_output(path, output.force or output.resume)
+    _check_header(file.file)
+
+
+def before_sweep(dense: DenseModel, data: SweepData, encoding: Encoding, output: SweepOutput) -> None:
+    """Check what `tenreo sweep` was given."""
+    with usage():
+        _check_dense(dense)
+        _check_device(encoding.device)
+        if data.data is not None:
+            _check_data(data.data, [])
+        if output.plot is not None:
+            require_plotting()
+            check_picture_name(output.plot)
+            check_output(output.plot, output.force)
+
+
+def before_demo(output: DemoOutput) -> None:
+    """Check what `tenreo demo` was given."""
+    with usage():
+        _check_data(DIGITS, [])
+        check_folder(output.out, output.force)
+
+
+def best_file(file: File, output: TrainingOutput) -> Path:
+    """The file of a run's best model."""
+    return output.out or Path(f"finetuned-{file.file.stem}.safetensors")
 
 
 def check_input(path: Path) -> None:
-    """Raise unless there is such a file.
+    """Raise unless there is such a file, which can be read.
 
     Raises:
-        TenreoError: when there is none, or it is a folder.
+        TenreoError: when there is none, or it is anything but a regular file.
     """
-    if not path.is_file():
-        raise TenreoError(f"{path}: can not be opened: no such file; give the path of a file")
+    try:
+        why = "no such file"
+        if path.exists() and not path.is_file():
+            why = "no such file, but a folder" if path.is_dir() else "not a regular file"
+        elif path.exists():
+            if os.access(path, os.R_OK):
+                return
+            why = "permission denied"
+    except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered
+        why = str(getattr(error, "strerror", None) or error)
+    raise TenreoError(f"{path}: can not be opened: {why}; give the path of a file")
+
+
+def require_plotting() -> None:
+    """Raise unless pictures can be drawn.
+
+    Raises:
+        TenreoError: when matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise TenreoError("plot: needs matplotlib; install tenreo[plot], or draw nothing")
 
 
 def choose_workers(workers: int | None, data: str) -> int:
     """The given number, or one per core for folders and none for the digits; processes share the cores."""
-    if workers is not None or data == "digits":
+    if workers is not None or data == DIGITS:
         return workers or 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _check_dense(dense: DenseModel) -> str:
+    """The architecture, which exists, of weights that do."""
+    arch = dense.require_arch()
+    check_architecture(arch)
+    weights = dense.weights
+    if weights in (None, "none", "DEFAULT"):
+        return arch
+    names = weight_names(arch)
+    if str(weights).rpartition(".")[2] in names:
+        return arch
+    try:
+        check_input(Path(str(weights)))
+    except TenreoError as error:
+        if os.path.lexists(str(weights)[:4096]):
+            raise
+        known = ", ".join(names)
+        raise TenreoError(f"weights: {shown(weights)} is neither a file, nor none, nor one of {known}") from error
+    return arch
+
+
+def _check_device(name: str) -> None:
+    if not _DEVICE.fullmatch(name):
+        raise TenreoError(f"device: given {shown(name)}, needs auto, cpu, cuda, cuda:N or mps")
+
+
+def _check_data(data: str, splits: Iterable[str]) -> None:
+    """Raise unless there are the digits, or a folder with these folders in it."""
+    if data == DIGITS:
+        if find_spec("sklearn") is None:
+            raise TenreoError("digits: needs scikit-learn; install tenreo[demo]")
+        return
+    root = Path(data)
+    for folder in (root, *(root / split for split in splits)):
+        try:
+            found = folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
+        except (OSError, ValueError):
+            found = False
+        if not found:
+            raise TenreoError(
+                f"{folder}: no such folder; data are laid out as {root}/val/<class>/*.JPEG "
+                "and, to train on, the same in train; or give digits"
+            )
+
+
+def _check_header(path: Path) -> None:
+    """Raise when a file's header is damaged; of torch's own files, torch has to be asked."""
+    if not is_pickle(path):
+        recipe_of(read_header(path))

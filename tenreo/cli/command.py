@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,8 @@ from typer.core import TyperCommand
 
 from tenreo.cli.configuration import NEEDLESS, RATE_KEYS, RENAMED, RENAMED_VALUES, read_yaml
 from tenreo.cli.options import RateOptions
-from tenreo.errors import TenreoError
+from tenreo.cli.streams import discard, note
+from tenreo.errors import TenreoError, shown
 from tenreo.options import check_number, options_of, types_of
 from tenreo.planning.recipe import Recipe
 from tenreo.vision.names import architecture_names
@@ -34,6 +35,14 @@ PANELS = {
     "Evaluated": "Data", "SweepData": "Data", "TrainingData": "Data",
 }  # fmt: skip
 _OTHER_PANEL = "Files and running"
+# What to type, where a command was given too little.
+EXAMPLES = {
+    "compress": "tenreo compress --arch mobilenet_v2 -g 4 -r 0.5 --progressive",
+    "evaluate": "tenreo evaluate model.safetensors --data imagenet",
+    "finetune": "tenreo finetune compressed.safetensors --data imagenet",
+    "inspect": "tenreo inspect model.safetensors",
+    "sweep": "tenreo sweep --arch mobilenet_v2 -g 4 8 -r 0.5 1 --progressive",
+}
 METAVARS = {
     "arch": "NAME", "device": "NAME", "target_size": "SIZE", "target_params": "NUMBER", "weights": "NAME|FILE|none",
     "include": "PATTERN", "exclude": "PATTERN", "importance": "PATTERN=W", "calibrate": "DIR|digits",
@@ -197,7 +206,7 @@ def _weighted(name: str, text: str) -> tuple[str, float]:
     try:
         return pattern, check_number(name, float(weight), whole=False, option=options_of(Recipe)[name])
     except ValueError:
-        raise TenreoError(f"{name}: given {text!r}, needs a pattern and a number, such as 'fc=2.0'") from None
+        raise TenreoError(f"{name}: given {shown(text)}, needs a pattern and a number, such as 'fc=2.0'") from None
 
 
 def _without_replaced_rates(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
@@ -221,27 +230,59 @@ def exit_codes(context: typer.Context) -> Iterator[None]:
     """Turn errors into one line and an exit code: 2 for what was typed, 1 for what went wrong, 130 for Ctrl-C."""
     try:
         yield
-    except TenreoError as error:
-        if debug:
+    except (TenreoError, MemoryError, OSError) as error:
+        if debug and not isinstance(error, BrokenPipeError):
             raise
-        print(f"{_process()}error: {_with_option(str(error), context)}", file=sys.stderr)
-        raise typer.Exit(2 if isinstance(error, WrongUsageError) else 1) from error
-    except BrokenPipeError:
-        # The reader of a pipe is gone; what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
+        raise typer.Exit(end_with(error, context)) from error
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.stdout.flush()
+        note("stopped")
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
         # Threads inside compiled code can not be interrupted, and a normal exit waits for them.
         os._exit(130)
+
+
+def end_with(error: BaseException, context: typer.Context | None = None) -> int:
+    """Say what is wrong in one line.
+
+    Args:
+        error: what ends the command.
+        context: of the command, for the names of its options.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(error, BrokenPipeError):
+        discard(sys.stdout)  # the reader is gone; what is still buffered has nowhere to go
+        return 1
+    note(f"{_process()}error: {_explained(error, context)}")
+    return 2 if isinstance(error, WrongUsageError) else 1
+
+
+def _explained(error: BaseException, context: typer.Context | None) -> str:
+    if isinstance(error, TenreoError):
+        return str(error) if context is None else _with_option(str(error), context)
+    if isinstance(error, OSError):  # of the system, where nobody expected it
+        return f"{error.filename or 'the system says'}: {error.strerror or error}"
+    return f"out of memory {error}; try smaller batches or fewer jobs".replace(" ;", ";")
 
 
 def _with_option(message: str, context: typer.Context) -> str:
     """The message of the library, with the option that it is about."""
     name = message.split(":", 1)[0]
     named = next((p.opts for p in context.command.params if p.name == name and p.opts[0].startswith("-")), None)
-    return f"{message} ({'/'.join(sorted(named, key=len))})" if named else message
+    explained = f"{message} ({'/'.join(sorted(named, key=len))})" if named else message
+    return with_example(explained, context) if _too_little(message) else explained
+
+
+def _too_little(message: str) -> bool:
+    return ": not given" in message or ": given None" in message
+
+
+def with_example(message: str, context: typer.Context) -> str:
+    """The message, and what could be typed instead."""
+    example = EXAMPLES.get(context.command.name or "")
+    return f"{message}; such as: {example}" if example else message
 
 
 def _process() -> str:
@@ -263,7 +304,7 @@ class Command(TyperCommand):
         for word in args:
             name, equals, value = word.partition("=")
             if word in NEEDLESS and word not in known:
-                print(f"note: {word} is no longer needed: {NEEDLESS[word]}", file=sys.stderr)
+                note(f"note: {word} is no longer needed: {NEEDLESS[word]}")
                 continue
             word = RENAMED_VALUES.get((previous.removeprefix("--"), word), word)
             previous = word
@@ -272,7 +313,7 @@ class Command(TyperCommand):
             if name in known or option not in known:
                 yield word
                 continue
-            print(f"note: {name} is now {option}; the old name goes with the next version", file=sys.stderr)
+            note(f"note: {name} is now {option}; the old name goes with the next version")
             yield f"{option}{equals}{value}"
 
     def _repeated(self, args: Iterable[str]) -> Iterator[str]:

@@ -1,7 +1,11 @@
-"""The commands: what each takes, and where its work is done. Bodies import torch, so they are imported when called."""
+"""The commands: what each takes, and where its work is done.
+
+Bodies import torch, which takes seconds, so they are imported when all that was given is checked.
+"""
 
 from __future__ import annotations
 
+from tenreo.cli import checks
 from tenreo.cli.options import (
     Computing,
     DemoOutput,
@@ -25,6 +29,7 @@ from tenreo.training.settings import Settings
 
 def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:
     """Compress a model and write it to a file."""
+    checks.before_compress(dense, recipe, statistics, encoding, output)
     from tenreo.cli import compress
 
     compress.run(dense, recipe, statistics, encoding, output)
@@ -32,6 +37,7 @@ def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding
 
 def evaluate(file: File, data: Evaluated, computing: Computing, shown: Shown) -> None:
     """Measure a model's accuracy and speed on labeled images."""
+    checks.before_evaluate(file, data, computing)
     from tenreo.cli import evaluate
 
     evaluate.run(file, data, computing, shown)
@@ -42,6 +48,7 @@ def finetune(file: File, data: TrainingData, settings: Settings, computing: Comp
 
     Several GPUs: torchrun --nproc-per-node 8 -m tenreo finetune ... (the same options).
     """
+    checks.before_finetune(file, data, settings, computing, output)
     from tenreo.cli import finetune
 
     finetune.run(file, data, settings, computing, output)
@@ -63,6 +70,7 @@ def sweep(
     output: SweepOutput,
 ) -> None:
     """Compare settings: every -g with every -r, the order of a layer's columns found once per -g."""
+    checks.before_sweep(dense, data, encoding, output)
     from tenreo.cli import sweep
 
     sweep.run(dense, recipes, data, matching, encoding, output)
@@ -70,6 +78,7 @@ def sweep(
 
 def demo(output: DemoOutput) -> None:
     """Train MobileNet-V2 on 1,437 handwritten digits, compress it, fine-tune it for one epoch, compare."""
+    checks.before_demo(output)
     from tenreo.cli import demo
 
     demo.run(output)

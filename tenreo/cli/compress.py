@@ -8,17 +8,17 @@ from pathlib import Path
 
 from torch import nn
 
-from tenreo.cli.checks import check_output, choose_workers
+from tenreo.cli.checks import choose_workers
 from tenreo.cli.command import usage
 from tenreo.cli.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.options import DenseModel, Encoding, Output, Statistics
+from tenreo.cli.outputs import default_name
 from tenreo.cli.tables import counts_table, layers_table, table
 from tenreo.codec.chain import on_compile
 from tenreo.compression.compress import compress_
 from tenreo.compression.report import Report
 from tenreo.files.records import Correction, ModelInfo
 from tenreo.planning.plan import Plan, resolve
-from tenreo.planning.rates import TargetParameters, TargetSize, rate_name, rate_number
 from tenreo.planning.recipe import Recipe
 from tenreo.vision.architectures import build, check_weights, default_info, with_weights
 from tenreo.vision.batches import Loading, Unlabeled, lost_workers_named, unlabeled
@@ -34,35 +34,24 @@ def run(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Enc
         arch = dense.require_arch()
         info = default_info(arch)
         check_weights(arch, dense.weights)
-        path = output.out or Path(default_name(arch, recipe))
-        if output.dry_run and dense.weights in (None, "none"):
-            model = build(arch, info.classes or 1000, device="meta")
-            show_plan(resolve(recipe, model), output.json)
-            return
-        if not output.dry_run:
-            check_output(path, output.force)
         device = choose_device(encoding.device)
         images = _images(statistics, info, dense.seed)
-    model, info = with_weights(arch, dense.weights, dense.seed)
+    if output.dry_run and dense.weights in (None, "none"):
+        model = build(arch, info.classes or 1000, device="meta")
+    else:
+        model, info = with_weights(arch, dense.weights, dense.seed)
     with usage():
         plan = resolve(recipe, model, info.class_names)
     if output.dry_run:
         show_plan(plan, output.json)
         return
+    path = output.out or Path(default_name(arch, recipe))
     report, corrections = _compress(model.to(device), plan, statistics, images, info, encoding.jobs)
     if images is not None:
         note_images(images.batches.broken, images.batches.warned)
     info = replace(info, corrections=corrections)
     save(model, path, info, plan.recipe)
     _show_report(report, plan, path, info, output.json)
-
-
-def default_name(arch: str, recipe: Recipe) -> str:
-    """The reference implementation's name for its output, as safetensors."""
-    number = rate_number(recipe.rate)
-    number = number if isinstance(recipe.rate, (TargetSize, TargetParameters)) else float(number)
-    groups = f"-{recipe.groups}" if recipe.groups else ""
-    return f"compressed-{arch}-{rate_name(recipe.rate)}{groups}-{number}.safetensors"
 
 
 def _images(statistics: Statistics, info: ModelInfo, seed: int) -> Unlabeled | None:

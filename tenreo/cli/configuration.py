@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import yaml
 
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, shown
 from tenreo.options import check_value, options_of, types_of
 
 RATE_KEYS = ("rate", "progressive", "target_size", "target_params")
@@ -18,6 +18,8 @@ RENAMED = {"coefficients": "precision", "other": "dense_dtype"}
 RENAMED_VALUES = {("freeze", "others"): "dense"}
 NEEDLESS = {"--uniform": "rates are uniform without --progressive"}
 _NOT_IN_FILES = ("file",)
+_MOST_BYTES = 2**20  # a file of all options has two thousand
+_MOST_NESTED = 10  # the deepest option, importance, is 2
 
 
 def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
@@ -33,13 +35,13 @@ def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
         TenreoError: when the file can not be read, or has an unknown key or a value that an option does not take.
     """
     owners = {name: cls for cls in classes for name in options_of(cls) if name not in _NOT_IN_FILES}
-    values = _renamed(_load(path))
+    values = _renamed(path, _load(path))
     if "rate" in owners:
         values = _with_rate(path, values)
     for key, value in values.items():
         if key not in owners:
             known = [*owners, *(("uniform",) if "rate" in owners else ())]
-            raise TenreoError(f"{path}: unknown key {key!r}; known keys are {', '.join(known)}")
+            raise TenreoError(f"{path}: unknown key {shown(key)}; known keys are {', '.join(known)}")
         try:
             values[key] = _checked(owners[key], key, value)
         except TenreoError as error:
@@ -49,21 +51,74 @@ def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
 
 def _load(path: Path) -> dict[Any, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if not path.is_file():
+            raise TenreoError(f"{path}: can not be read as YAML: no such file; give the path of a file")
+        if path.stat().st_size > _MOST_BYTES:
+            raise TenreoError(f"{path}: can not be read as YAML: has more than {_MOST_BYTES:,} bytes")
+        values = yaml.load(path.read_text("utf-8-sig"), Loader=_PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise TenreoError(f"{path}: can not be read as YAML: {where}{error.problem}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise TenreoError(f"{path}: can not be read as YAML: {reason}") from error
     if not isinstance(values, dict):
         raise TenreoError(f"{path}: given {type(values).__name__}, needs keys and values such as groups: 4")
     return values
 
 
-def _renamed(values: dict[Any, Any]) -> dict[Any, Any]:
-    named = {RENAMED.get(key, key) if isinstance(key, str) else key: value for key, value in values.items()}
-    return {
-        key: RENAMED_VALUES.get((key, value), value) if isinstance(value, str) else value
-        for key, value in named.items()
-    }
+class _PlainLoader(yaml.SafeLoader):
+    """Reads words, numbers, true, false, lists and mappings; whatever could grow or surprise is an error."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse nesting without end, anchors, which a few lines multiply to gigabytes, and tags."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise _problem(event, "anchors and aliases (& and *) are not understood; write the value out")
+        if event.tag is not None:
+            raise _problem(event, f"the tag {event.tag} is not understood; leave it out")
+        if self._depth >= _MOST_NESTED:
+            raise _problem(event, f"is nested more than {_MOST_NESTED} deep")
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Refuse a key that stands twice, of which PyYAML takes the last."""
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _problem(key, "a key has to be a word")
+            if key.value in seen:
+                raise _problem(key, f"the key {shown(key.value)} stands twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# A date would be a date nowhere but in YAML: 2001-01-01 is the name of a folder.
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _problem(place: Any, text: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=text, problem_mark=place.start_mark)
+
+
+def _renamed(path: Path, values: dict[Any, Any]) -> dict[Any, Any]:
+    named: dict[Any, Any] = {}
+    for key, value in values.items():
+        new = RENAMED.get(key, key) if isinstance(key, str) else key
+        if new in named:
+            raise TenreoError(f"{path}: {new}: stands twice, once under its former name; leave one out")
+        named[new] = RENAMED_VALUES.get((new, value), value) if isinstance(value, str) else value
+    return named
 
 
 def _with_rate(path: Path, values: dict[Any, Any]) -> dict[Any, Any]:
@@ -71,7 +126,7 @@ def _with_rate(path: Path, values: dict[Any, Any]) -> dict[Any, Any]:
     values = dict(values)
     kinds = [k for k in ("uniform", "progressive") if k in values and not isinstance(values[k], bool)]
     if len(kinds) + ("rate" in values) > 1:
-        raise TenreoError(f"{path}: rate: needs exactly one of rate, uniform and progressive, given {values}")
+        raise TenreoError(f"{path}: rate: needs exactly one of rate, uniform and progressive, given {shown(values)}")
     for kind in kinds:
         values["rate"] = values.pop(kind)
         values["progressive"] = kind == "progressive"
@@ -85,7 +140,7 @@ def _checked(cls: type, key: str, value: Any) -> Any:
         with suppress(ValueError):
             value = float(value)  # YAML takes 1e-4, without a point, for a word
     if str in get_args(kind) and key.startswith("target") and isinstance(value, (int, float)):
-        value = str(value)
+        value = shown(value)
     if value is None and type(None) not in get_args(kind):
         raise TenreoError(f"{key}: given nothing, needs a value")
     checked = check_value(cls, key, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -12,26 +11,35 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tenreo.cli.streams import note as note
+from tenreo.cli.streams import writing
+from tenreo.errors import printable
+
 _NAMED = 20  # broken images
 LINE_EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 SCHEMA = 1  # version of the JSON objects, docs/cli.md
 
 
 def show(*things: Any) -> None:
-    """Print tables or text to stdout."""
-    console = Console()
-    for thing in things:
-        console.print(thing, highlight=False, soft_wrap=isinstance(thing, str), markup=False)
+    """Print tables or lines to stdout.
+
+    Raises:
+        TenreoError: when they can not be written.
+    """
+    console = Console(markup=False, emoji=False, highlight=False)  # names are names, whatever they look like
+    with writing():
+        for thing in things:
+            console.print(printable(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str))
 
 
 def show_json(command: str, values: dict[str, Any]) -> None:
-    """Print the JSON object of a command to stdout."""
-    print(json.dumps({"schema": SCHEMA, "command": command, **values}, indent=2, default=str))
+    """Print the JSON object of a command to stdout.
 
-
-def note(text: str) -> None:
-    """A line to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    Raises:
+        TenreoError: when it can not be written.
+    """
+    with writing():
+        print(json.dumps({"schema": SCHEMA, "command": command, **values}, indent=2, default=str))
 
 
 def note_images(broken: Collection[str], warned: Collection[tuple[str, str]]) -> None:
@@ -59,10 +67,10 @@ def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[
     Yields:
         advance(amount=1, text="", done=None): adds to what is done, or says how much is.
     """
-    console = Console(stderr=True)
+    console, title = Console(stderr=True), printable(title)
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[text]}", markup=False),
     )  # fmt: skip
     live = shown and console.is_terminal
     with Progress(*columns, console=console, disable=not live) as progress:
@@ -71,6 +79,7 @@ def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[
 
         def advance(amount: int = 1, text: str = "", done: int | None = None) -> None:
             nonlocal said
+            text = printable(text)
             if done is None:
                 progress.update(task, advance=amount, text=text)
             else:

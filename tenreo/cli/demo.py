@@ -8,12 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tenreo.cli.command import usage
-from tenreo.cli.compress import default_name
 from tenreo.cli.console import note, progress_bar, show, show_json
 from tenreo.cli.options import DemoOutput
+from tenreo.cli.outputs import default_name
 from tenreo.cli.tables import megabytes, millions, number, table
-from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
 from tenreo.planning.rates import Progressive, rate_number
 from tenreo.planning.recipe import Recipe
@@ -41,10 +39,7 @@ COLUMNS = {**WAYS, "finetuned": "fine-\ntuned"}  # the last one with a label for
 def run(output: DemoOutput) -> None:
     """Train, compress in every way, fine-tune, write and show."""
     folder = output.out
-    with usage():
-        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not output.force)):
-            raise TenreoError(f"{folder}: exists already and is not empty; say --force, or another --out")
-        train, val = digits()
+    train, val = digits()
     folder.mkdir(parents=True, exist_ok=True)
     dense = folder / "dense.safetensors"
     with _bar(f"train {ARCH}", EPOCHS * len(train)) as observer:
@@ -112,7 +107,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         for r in rows
     ]  # fmt: skip
     title = (
-        f"MobileNet-V2 on 360 handwritten digits; top-1 in %, dense {number(rows[0]['dense'])};\n"
+        f"MobileNet-V2 on 360 handwritten digits; top-1 in %, dense {number(rows[0]['dense'])}; "
         "all but the last column without training"
     )
     show(table(title, ("g, r'", "para-\nmeters", "bytes", *COLUMNS.values(), "KL\nrefined\n+noise"), cells, text=0))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from tenreo.cli.checks import check_input, choose_workers
+from tenreo.cli.checks import choose_workers
 from tenreo.cli.command import usage
 from tenreo.cli.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.options import Computing, Evaluated, File, Shown
@@ -25,9 +25,6 @@ from tenreo.vision.models import dense_weights, open_dense, open_model
 def run(file: File, data: Evaluated, computing: Computing, shown: Shown) -> None:
     """Load, measure and show."""
     with usage():
-        check_input(file.file)
-        if data.against not in (None, "dense"):
-            check_input(Path(data.against))
         device = evaluation.choose_device(computing.device)
     model, header = open_model(file.file)
     reference = None if data.against is None else _reference(header, data.against)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
-from tenreo.cli.checks import check_input, check_output, choose_workers
+from tenreo.cli.checks import best_file, choose_workers
 from tenreo.cli.command import usage
 from tenreo.cli.console import note
 from tenreo.cli.options import Computing, File, TrainingData, TrainingOutput
-from tenreo.cli.pictures import require_plotting
 from tenreo.cli.reporting import Job, train
 from tenreo.cli.stopping import Stop, stoppable
 from tenreo.errors import TenreoError
@@ -31,22 +30,13 @@ def run(file: File, data: TrainingData, settings: Settings, computing: Computing
     """Load, train, write and show."""
     with usage():
         _check(settings, data, output)
-        check_input(file.file)
-        if data.teacher:
-            check_input(data.teacher)
         device = choose_device(local_device(computing.device))
     model, header = open_model(file.file)
     if settings.lr is None:
         settings = replace(settings, lr=default_lr(header.info.arch))
-    best = output.out or Path(f"finetuned-{file.file.stem}.safetensors")
-    job = Job(best, file.file, header, data, settings, output)
+    job = Job(best_file(file, output), file.file, header, data, settings, output)
     preprocess, classes, names = header.info.preprocess, header.info.classes or 1000, header.info.class_names
     with usage():
-        if output.resume:
-            check_input(job.files["state"])
-        else:
-            for path in job.files.values():
-                check_output(path, output.force)
         train_images = open_images(data.data, "train", preprocess, classes, settings.augment, names)
         val_images = open_images(data.data, "val", preprocess, classes, class_names=names or train_images.class_names)
     teacher = _teacher(header, data.teacher) if settings.distill else None
@@ -73,8 +63,6 @@ def _check(settings: Settings, data: TrainingData, output: TrainingOutput) -> No
         raise TenreoError("epochs: given 0, which does nothing; say --calibrate 4, or --epochs 1")
     if data.teacher and not settings.distill:
         raise TenreoError(f"teacher: given {data.teacher}, but nothing is learned from it; say --distill as well")
-    if output.plot:
-        require_plotting()
 
 
 def _leave(job: Job, resources: Resources, stop: Stop) -> None:

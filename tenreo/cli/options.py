@@ -6,9 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenreo.errors import TenreoError
+from tenreo.files.header import is_pickle, read_header
 from tenreo.options import check_options, described, option
-from tenreo.planning.rates import RATES, Rate, rate_of
+from tenreo.planning.rates import MOST_RATE, RATES, Rate, rate_of
 from tenreo.sizes import amount
+
+# Bounds of numbers: no machine or data set needs more, and a slip of the finger must not take all memory.
+_MOST_SEED = 2**32 - 1  # what every generator takes
+_MOST_TASKS = 1024  # processes or threads: cores of the largest machines
+_MOST_AT_ONCE = 2**16  # images of a batch: of 224 by 224 pixels, 39 GB
+_MOST_IMAGES = 10**9  # paths alone would take all memory
+_MOST_BATCHES = 10**6  # of 64 images: 50 times ImageNet
 
 
 class Options:
@@ -24,24 +32,33 @@ class DenseModel(Options):
 
     arch: str | None = option(None, "Classification architecture of torchvision.")
     weights: str | None = option(None, "Weights of torchvision (by default IMAGENET1K_V1), a file, or none: random.")
-    seed: int = option(0, "Seed of random weights.", least=-(2**63), below=2**63)
+    seed: int = option(0, "Seed of random weights.", least=0, ceiling=_MOST_SEED)
 
     def require_arch(self) -> str:
-        """The architecture.
+        """The architecture, which a file of weights may say as well.
 
         Raises:
-            TenreoError: when it was not given.
+            TenreoError: when it was not given, and no file says it.
         """
-        if self.arch is None:
+        arch = self.arch or _arch_of(self.weights)
+        if arch is None:
             raise TenreoError("arch: not given, needs an architecture such as resnet50")
-        return self.arch
+        return arch
+
+
+def _arch_of(weights: str | None) -> str | None:
+    """The architecture that a file of tenreo's names; None of anything else."""
+    path = Path(weights or "none")
+    return None if not path.is_file() or is_pickle(path) else read_header(path).info.arch
 
 
 @dataclass(frozen=True)
 class RateOptions(Options):
     """How much is kept: a rate, or a total from which rates follow."""
 
-    rate: float | None = option(None, "Rate r of at least 1, or with --progressive its growth r' above 0.")
+    rate: float | None = option(
+        None, "Rate r of at least 1, or with --progressive its growth r' above 0.", ceiling=MOST_RATE
+    )
     progressive: bool = option(False, "Let the rate grow with the size of the layer.")
     target_size: str | None = option(None, "Instead of a rate: the best file of at most so many bytes, such as 2.5MB.")
     target_params: str | None = option(
@@ -59,15 +76,19 @@ class RateOptions(Options):
         chosen = [name for name, value in given.items() if value is not None]
         if self.progressive and self.rate is None:
             raise TenreoError("progressive: needs the growth r' as the rate, such as 0.5; a target finds its own rates")
+        if not chosen:
+            raise TenreoError("rate: not given; say -r 2, -r 0.5 --progressive, --target-size or --target-params")
         if len(chosen) != 1:
-            raise TenreoError(f"rate: needs exactly one of {', '.join(RATES)}, given {' and '.join(chosen) or 'none'}")
+            raise TenreoError(f"rate: needs exactly one of {', '.join(RATES)}, given {' and '.join(chosen)}")
         if self.target_size is not None:
             return rate_of("target_size", amount(self.target_size, "target_size", "B"))
         if self.target_params is not None:
             return rate_of("target_params", amount(self.target_params, "target_params"))
         rate = self.rate or 0.0
         if not self.progressive and 0 < rate < 1:
-            raise TenreoError(f"rate: given {rate:g}, needs at least 1 (1 keeps everything), or --progressive")
+            raise TenreoError(
+                f"rate: given {rate:g}, needs at least 1 (1 keeps everything); for a progressive rate say --progressive"
+            )
         return rate_of(simple, rate)
 
 
@@ -77,7 +98,7 @@ class Statistics(Options):
 
     match_statistics: bool = option(True, "Correct BatchNorm (or biases) on noise, by the dense model.")
     calibrate: str | None = option(None, "Correct it on unlabeled training images instead of noise.")
-    calibrate_batches: int = option(4, "Batches of 64 images to calibrate on.", least=1)
+    calibrate_batches: int = option(4, "Batches of 64 images to calibrate on.", least=1, ceiling=_MOST_BATCHES)
     skip_broken: bool = option(False, "Go on past images that can not be read, and name them.")
 
 
@@ -93,7 +114,9 @@ class Encoding(Options):
     """Where layers are encoded."""
 
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
-    jobs: int | None = option(None, "Layers at a time, by default one per core; never changes the result.", least=1)
+    jobs: int | None = option(
+        None, "Layers at a time, by default one per core; never changes the result.", least=1, ceiling=_MOST_TASKS
+    )
 
 
 @dataclass(frozen=True)
@@ -102,7 +125,7 @@ class Computing(Options):
 
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
     workers: int | None = option(
-        None, "Processes that decode images; by default one per core, none for digits.", least=0, most=1024
+        None, "Processes that decode images; by default one per core, none for digits.", least=0, most=_MOST_TASKS
     )
 
 
@@ -157,8 +180,8 @@ class Evaluated(Options):
     against: str | None = option(
         None, "Compare with the dense model, or that of a file: agreement and KL. Data may then be loose images."
     )
-    limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1)
-    batch_size: int = option(256, "Images at a time.", least=1)
+    limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1, ceiling=_MOST_IMAGES)
+    batch_size: int = option(256, "Images at a time.", least=1, ceiling=_MOST_AT_ONCE)
     amp: bool = option(False, "Autocast to bfloat16.")
     skip_broken: bool = option(False, "Go on past images that can not be read, and name them.")
 
@@ -170,8 +193,8 @@ class SweepData(Options):
     data: str | None = option(
         None, "Measure top-1 and agreement with the dense model: folder with val/, of loose images, or digits."
     )
-    limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1)
-    batch_size: int = option(256, "Images at a time.", least=1)
+    limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1, ceiling=_MOST_IMAGES)
+    batch_size: int = option(256, "Images at a time.", least=1, ceiling=_MOST_AT_ONCE)
     skip_broken: bool = option(False, "Go on past images that can not be read, and name them.")
 
 
@@ -180,7 +203,9 @@ class TrainingData(Options):
     """The images that a model learns from."""
 
     data: str = field(metadata=described("Folder with train/ and val/, a folder per class in each; or digits."))
-    calibrate: int = option(0, "First estimate BatchNorm on so many batches, without labels.", least=0)
+    calibrate: int = option(
+        0, "First estimate BatchNorm on so many batches, without labels.", least=0, ceiling=_MOST_BATCHES
+    )
     teacher: Path | None = option(None, "Dense model to distill from; by default the weights that the file names.")
 
 
@@ -200,6 +225,6 @@ class DemoOutput(Options):
     """What is written and shown."""
 
     out: Path = option(Path("tenreo-demo"), "Folder for the files.")
-    seed: int = option(0, "Seed of weights and the order of images.", least=-(2**63), below=2**63)
+    seed: int = option(0, "Seed of weights and the order of images.", least=0, ceiling=_MOST_SEED)
     force: bool = option(False, "Write into a folder that is not empty.")
     json: bool = option(False, "One JSON object instead of tables.")

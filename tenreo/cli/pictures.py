@@ -5,21 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tenreo.errors import TenreoError
+from tenreo.cli.checks import require_plotting
 from tenreo.files.atomic import atomic_write
 from tenreo.training.log import read_log
-
-
-def require_plotting() -> None:
-    """Raise unless `plot` can draw.
-
-    Raises:
-        TenreoError: when matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise TenreoError("plot: needs matplotlib; install tenreo[plot], or draw nothing") from error
 
 
 def plot_sweep(rows: list[dict[str, Any]], picture: Path) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from tenreo.cli.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.options import TrainingData, TrainingOutput
+from tenreo.cli.outputs import run_files
 from tenreo.cli.pictures import plot_logs
 from tenreo.cli.stopping import Stop
 from tenreo.cli.tables import megabytes, number, table
@@ -56,18 +57,10 @@ class Job:
     settings: Settings
     output: TrainingOutput
 
-    def beside(self, end: str) -> Path:
-        """The best model's file with another ending."""
-        return self.best.with_name(f"{self.best.name.removesuffix('.safetensors')}.{end}")
-
     @property
     def files(self) -> dict[str, Path]:
         """What is written, by what it is."""
-        if not self.settings.epochs:
-            return {"file": self.best}
-        files = {"file": self.best, "last": self.beside("last.safetensors"), "state": self.beside("state"),
-                 "log": self.beside("csv")}  # fmt: skip
-        return {**files, "plot": self.beside("png")} if self.output.plot else files
+        return run_files(self.best, self.settings.epochs, self.output.plot)
 
     def start(self) -> str:
         """What the run starts from, by content: a hash of its file, and of the teacher's."""

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tenreo.cli.checks import check_output, choose_workers
+from tenreo.cli.checks import choose_workers
 from tenreo.cli.command import usage
 from tenreo.cli.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.options import DenseModel, Encoding, Matching, SweepData, SweepOutput
-from tenreo.cli.pictures import plot_sweep, require_plotting
+from tenreo.cli.pictures import plot_sweep
 from tenreo.cli.tables import megabytes, millions, number, table
 from tenreo.codec.decibels import finite
 from tenreo.compression.compress import Orders, compress_
@@ -85,9 +85,6 @@ def _check(data: SweepData, output: SweepOutput) -> None:
     """
     if output.dry_run and (output.plot or data.data):
         raise TenreoError("dry_run: measures nothing; leave out --plot and --data, or --dry-run")
-    if output.plot is not None:
-        require_plotting()
-        check_output(output.plot, output.force)
 
 
 def _counted(model: nn.Module, recipes: list[Recipe]) -> Iterator[Row]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from tenreo.errors import printable
 from tenreo.files.counts import Counts
 from tenreo.files.records import LayerRecord
 
@@ -30,12 +31,12 @@ def megabytes(value: int) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> Table:
-    """A table whose first `text` columns hold words and all others figures."""
-    result = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    """A table whose first `text` columns hold words and all others figures; title and cells may say anything."""
+    result = Table(title=printable(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for i, column in enumerate(columns):
         result.add_column(column, justify="left" if i < text else "right", overflow="fold", no_wrap=i >= text)
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(printable, row))
     return result
 
 

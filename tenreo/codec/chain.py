@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.core import event
 from numpy.typing import NDArray
 
+from tenreo.codec.compiled import compiled
 from tenreo.codec.tree import LEAF, build, collect, delete, find, nearest, workspace
 from tenreo.errors import TenreoError
 
@@ -71,7 +71,7 @@ def on_compile(notice: Callable[[], Any]) -> Iterator[None]:
         yield
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _chain(points, first):
     """The order of the chain through (n, g) points, from the first one on: (n,) int32."""
     n = len(points)
@@ -96,7 +96,7 @@ def _chain(points, first):
     return order
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _walk(tree, query, leaf, order):
     """Write the next columns of the chain into `order`, deleting each from the tree; moves the query along."""
     space = workspace()

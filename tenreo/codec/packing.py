@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from tenreo.codec.compiled import compiled
 from tenreo.sizes import packed_size
 
 
@@ -45,7 +45,7 @@ def unpack(packed: Tensor, width: int, count: int) -> Tensor:
     return torch.from_numpy(numbers)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _pack(numbers, width, packed):
     pending = np.uint64(0)  # bits not yet written, fewer than 8 between two numbers
     bits = np.uint64(0)
@@ -62,7 +62,7 @@ def _pack(numbers, width, packed):
         packed[byte] = pending
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _unpack(packed, width, numbers):
     mask = (np.uint64(1) << width) - np.uint64(1)
     pending = np.uint64(0)

@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from tenreo.codec.compiled import compiled
 
 LEAF = 64  # points per leaf at most; a constant, so that the loops over a leaf become vector code
 NONE = np.int32(2**31 - 1)  # stands for "no column": above every real one
@@ -66,13 +67,13 @@ class Best(NamedTuple):
     slot: Any
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def workspace():
     """A `Workspace` for searches in any tree."""
     return Workspace(np.empty(LEAF, np.float32), np.empty(128, np.int64), np.empty(128, np.float32))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def build(points, columns, count):
     """Build the `Tree` of the first `count` points, reordering (n, g) points and their columns."""
     dims = points.shape[1]
@@ -110,7 +111,7 @@ def build(points, columns, count):
     return Tree(depth, low, high, lowest, block, block_columns, used)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _bounds(points, start, end, low, high):
     """Write the bounding box of some points; return its widest dimension."""
     dims = points.shape[1]
@@ -128,7 +129,7 @@ def _bounds(points, start, end, low, high):
     return widest
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _split(points, columns, start, end, middle, dim):
     """Partially sort points [start, end) by one coordinate, so that [start, middle) are lowest."""
     left = start
@@ -157,7 +158,7 @@ def _split(points, columns, start, end, middle, dim):
             return
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def find(tree, column):
     """The leaf and slot of a column, or -1 and -1."""
     for leaf in range(len(tree.used)):
@@ -167,7 +168,7 @@ def find(tree, column):
     return -1, -1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def collect(tree, points, columns):
     """Copy the points that are left back into one array, leaf by leaf."""
     count = 0
@@ -179,7 +180,7 @@ def collect(tree, points, columns):
             count += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def delete(leaf, slot, depth, lowest, block, columns, used):
     """Take one point out of its leaf; the last one of the leaf moves into its place."""
     last = used[leaf] - 1
@@ -204,7 +205,7 @@ def delete(leaf, slot, depth, lowest, block, columns, used):
         lowest[node] = min(lowest[2 * node + 1], lowest[2 * node + 2])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _box_distance(query, low, high, node, limit):
     """Squared distance to a node's box in the chain's own arithmetic; cut short once above the limit."""
     total = np.float32(0.0)
@@ -216,7 +217,7 @@ def _box_distance(query, low, high, node, limit):
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _scan(block, columns, query, leaf, best, distance):
     """Compare every point of a leaf with the best one so far; return the better one."""
     for i in range(LEAF):
@@ -239,7 +240,7 @@ def _scan(block, columns, query, leaf, best, distance):
     return best
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def nearest(tree, query, leaf, space):
     """Find the (leaf, slot) of the nearest point, starting in a leaf that is near, or from the root for -1."""
     # Local names: in a loop, a field of a tuple costs a reference count at every use.
@@ -289,7 +290,7 @@ def nearest(tree, query, leaf, space):
     return best.leaf, best.slot
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def nearest_of_each(samples, queries, sequence, start, result):
     """Write the nearest sample of every query into `result`, going through them in a sequence.
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from tenreo.codec.compiled import compiled
 
 _BOUND = 8
 
@@ -64,7 +65,7 @@ def _distribute_rest(counts: list[int], gains: list[NDArray[np.float64]], most: 
     return counts
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _falling(values):
     """The slopes of the concave hull of a cumulative sum: neighbors that rise are averaged."""
     means = np.empty(len(values))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from tenreo.options import Option, check_number
 
+MOST_RATE = 2**31  # more than a curve has samples: one coefficient per row is left
+
 
 @dataclass(frozen=True)
 class Uniform:
@@ -22,7 +24,7 @@ class Uniform:
     rate: float
 
     def __post_init__(self) -> None:
-        check_number("uniform rate", self.rate, whole=False, option=Option("", least=1))
+        check_number("uniform rate", self.rate, whole=False, option=Option("", least=1, ceiling=MOST_RATE))
 
     def of(self, numel: int, reference_numel: int) -> float:
         """The rate of a layer of `numel` elements."""
@@ -43,7 +45,7 @@ class Progressive:
     growth: float
 
     def __post_init__(self) -> None:
-        check_number("progressive growth", self.growth, whole=False, option=Option("", above=0))
+        check_number("progressive growth", self.growth, whole=False, option=Option("", above=0, ceiling=MOST_RATE))
 
     def of(self, numel: int, reference_numel: int) -> float:
         """The rate of a layer of `numel` elements."""
@@ -64,7 +66,7 @@ class TargetParameters:
     parameters: int
 
     def __post_init__(self) -> None:
-        check_number("target parameters", self.parameters, whole=True, option=Option("", least=1))
+        check_number("target parameters", self.parameters, whole=True, option=Option("", least=1, ceiling=2**63 - 1))
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class TargetSize:
     bytes: int
 
     def __post_init__(self) -> None:
-        check_number("target size", self.bytes, whole=True, option=Option("", least=1))
+        check_number("target size", self.bytes, whole=True, option=Option("", least=1, ceiling=2**63 - 1))
 
 
 Rate = Uniform | Progressive | TargetParameters | TargetSize

@@ -16,6 +16,9 @@ from tenreo.planning.rates import RATES, Rate, TargetSize, rate_name, rate_numbe
 ROUNDS = 12  # of refinement: docs/research/refinement.md has the curve of gain against time
 DENSE = "dense"  # of a layer that is to stay as it is
 _OF_LAYER = ("groups", "uniform", "progressive", "position_bits", "precision", "refine")
+MOST_ROUNDS = 1000  # refinement gains nothing long before, and ends by itself
+MOST_GROUPS = 2**16  # of torchvision's largest weight, 1,568 columns
+MOST_WEIGHT = 10**9  # of an error against others: float32 tells no more apart
 # The file format keeps the keys that were in use before fields were named after dtypes.
 _FILE_KEYS = {"precision": "coefficients", "dense_dtype": "other"}
 
@@ -54,11 +57,15 @@ class Recipe:
         TenreoError: when a value is out of range.
     """
 
-    groups: int | None = field(metadata=described("Rows of the reshaped weight, the paper's g.", least=1))
+    groups: int | None = field(
+        metadata=described("Rows of the reshaped weight, the paper's g.", least=1, ceiling=MOST_GROUPS)
+    )
     rate: Rate
     include: tuple[str, ...] = option((), "Compress the layers of these names instead of the rule's choice.")
     exclude: tuple[str, ...] = option((), "Leave the layers of these names dense.")
-    refine: int = option(ROUNDS, "Rounds of refinement at most; 0 is the paper's encoding.", least=0)
+    refine: int = option(
+        ROUNDS, "Rounds of refinement at most; 0 is the paper's encoding.", least=0, ceiling=MOST_ROUNDS
+    )
     position_bits: int | None = option(
         None, "Bits per position: curves have at most 2^B samples. By default one sample per column.", least=1, most=31
     )
@@ -66,7 +73,7 @@ class Recipe:
     dense_dtype: DenseDtype = option(DenseDtype.FLOAT32, "Number format in the file of what is left dense.")
     allocate: bool = option(False, "Distribute the coefficients over the layers by their spectra.")
     importance: dict[str, float] = option(
-        dict, "Weight of the error of the layers of a name, where bits are distributed.", above=0
+        dict, "Weight of the error of the layers of a name, where bits are distributed.", above=0, ceiling=MOST_WEIGHT
     )
     layers: dict[str, Any] = field(default_factory=dict)
 

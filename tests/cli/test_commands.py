@@ -140,7 +140,7 @@ def test_wrong_usage_in_a_process_is_exit_code_2():
         (["compress", "-g", 4, "-r", 2, "--precision", "int7"], "Invalid value for '--precision'"),
         (["compress", "-g", 4, "-r", 2], "arch: not given, needs an architecture such as resnet50 (-a/--arch)"),
         (["compress", "-a", "resnet51", "-g", 4, "-r", 2], "no classification architecture 'resnet51'"),
-        (["sweep", "-a", "resnet18", "-g", 4], "rate: needs exactly one of uniform, progressive"),
+        (["sweep", "-a", "resnet18", "-g", 4], "rate: not given; say -r 2, -r 0.5 --progressive"),
         (["sweep", "-a", "resnet18", "-r", 4], "groups: given None, needs a whole number"),
         (["compres"], "No such command"),
     ],
@@ -175,10 +175,10 @@ def bad_with_traceback(*typed):
     ("old", "new", "value"), [("coefficients", "precision", "int8"), ("other", "dense_dtype", "float16")]
 )
 @pytest.mark.parametrize("glue", [" ", "="])
-def test_renamed_options_are_understood_and_noted(monkeypatch, old, new, value, glue):
+def test_renamed_options_are_understood_and_noted(inside, monkeypatch, old, new, value, glue):
     taken = []
     monkeypatch.setattr(importlib.import_module("tenreo.cli.compress"), "run", lambda *parts: taken.append(parts))
-    done = here("compress", "-g", 4, "-r", 2, *f"--{old}{glue}{value}".split())
+    done = here("compress", "-a", "resnet18", "-g", 4, "-r", 2, *f"--{old}{glue}{value}".split())
     assert getattr(taken[0][1], new) == value
     option = new.replace("_", "-")
     assert done.stderr == f"note: --{old} is now --{option}; the old name goes with the next version\n"

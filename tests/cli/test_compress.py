@@ -57,10 +57,13 @@ def test_dry_run_shows_the_papers_row_and_writes_nothing(inside):
     ("options", "message"),
     [
         (["-g", 0, "-r", 2.0], "groups: given 0, needs a whole number of at least 1 (-g/--groups)"),
-        (["-g", 4, "-r", 0.5], "rate: given 0.5, needs at least 1 (1 keeps everything), or --progressive (-r/--rate)"),
+        (
+            ["-g", 4, "-r", 0.5],
+            "rate: given 0.5, needs at least 1 (1 keeps everything); for a progressive rate say --progressive",
+        ),
         (["-g", 4, "-r", 0, "--progressive"], "progressive growth: given 0.0, needs a number above 0"),
         (["-g", 4, "-r", "nan"], "rate: given nan, needs a number (-r/--rate)"),
-        (["-g", 4], "rate: needs exactly one of uniform, progressive, target_params, target_size, given none"),
+        (["-g", 4], "rate: not given; say -r 2, -r 0.5 --progressive, --target-size or --target-params (-r/--rate)"),
         (["-g", 4, "--progressive"], "progressive: needs the growth r' as the rate, such as 0.5"),
         (["-r", 2.0], "groups: given None, needs a whole number of at least 1, such as 4 (-g/--groups)"),
         (["-g", 4, "-r", 2.0, "--include", "nothing*"], "include: pattern 'nothing*' matches no Conv2d or Linear"),

@@ -1,5 +1,6 @@
 """YAML in place of options."""
 
+import os
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -84,6 +85,62 @@ def test_good_values_are_taken(tmp_path):
     path.write_text("epochs: 3\nlr: 1e-4\nclip: 1\nema: 0.9\namp: true\nout: x.safetensors\nworkers:\n")
     assert read_yaml(path, FINETUNE) == {"epochs": 3, "lr": 1e-4, "clip": 1, "ema": 0.9, "amp": True,
                                          "out": Path("x.safetensors"), "workers": None}  # fmt: skip
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("groups: !!bool x", "line 1: the tag .*bool is not understood"),
+        ("arch: x\ngroups: !!int ''", "line 2: the tag"),
+        ("groups: !!timestamp x", "the tag"),
+        ("groups: !!python/object/apply:os.system [ls]", "the tag"),
+        ("groups: 2001-99-99", "groups: given '2001-99-99', needs a whole number"),
+        ("groups: 2001-01-01", "groups: given '2001-01-01', needs a whole number"),
+        ("groups: " + "9" * 5000, "Exceeds the limit"),
+        ("groups: 0x" + "f" * 6000, "groups: given a number of 7,225 digits"),
+        ("groups: " + "1" + ":59" * 3000, "groups: given a number of"),
+        ("target_size: 0x" + "f" * 6000, "target_size: given 'a number of 7,225 digits', needs an amount"),
+        ("rate: 1e400", "rate: given inf, needs a number of at most 2,147,483,648"),
+        ("[" * 3000, "line 1: is nested more than 10 deep"),
+        ("groups: " + "{a: " * 3000, "is nested more than 10 deep"),
+        (BOMB, "anchors and aliases"),
+        ("a: &a [*a]", "anchors and aliases"),
+        ("groups: 4\nrefine: 1\ngroups: 8", "line 3: the key 'groups' stands twice"),
+        ("importance: {a: 1, a: 2}", "the key 'a' stands twice"),
+        ("precision: int8\ncoefficients: int6", "precision: stands twice"),
+        ("? [a]\n: 3", "a key has to be a word"),
+        ("? {a: b}\n: 3", "a key has to be a word"),
+        ("null: 3", "unknown key None"),
+        (r'"\x1b[2K\nerror": 3', r"unknown key '\\x1b\[2K\\nerror'"),
+        (r'out: "a\0b"', "out: given .* that can be the name of a file"),
+        ("include: ['']", "include: given"),
+        ("groups: =", "could not determine"),
+        ("# " + "x" * 2**20, "has more than 1,048,576 bytes"),
+        ("groups: 4\n---\ngroups: 8", "but found another document"),
+    ],
+)
+def test_no_yaml_ends_in_a_traceback_or_fills_the_memory(inside, text, message):
+    (inside / "c.yaml").write_text(text)
+    told = refused("compress", "--config", "c.yaml", "-a", "resnet18", *([] if "groups" in text else ["-g", 4]))
+    assert re.search(message, told) and told.startswith("error: ") and len(told) < 2200
+    assert told[:-1].isprintable()
+
+
+def test_a_pipe_or_a_folder_is_no_configuration(inside):
+    os.mkfifo(inside / "pipe")
+    (inside / "folder").mkdir()
+    for name in ("pipe", "folder", "/dev/zero", "nothing", "x" * 300):
+        assert "can not be read as YAML" in refused("compress", "--config", name, "-g", 4, "-r", 2)
+
+
+def test_a_date_is_a_name(tmp_path):
+    (tmp_path / "c.yaml").write_text("out: 2001-01-01\n")
+    assert read_yaml(tmp_path / "c.yaml", FINETUNE) == {"out": Path("2001-01-01")}
 
 
 def other_value(kind, default, option):

@@ -1,0 +1,163 @@
+"""What is wrong is said before torch is imported: within a second, and before any work."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+from processes import DATA, here, refused
+
+FILE = DATA / "int8.safetensors"
+# Commands in one process; what is not said before torch is imported has its name in the answer.
+RUN = """
+import json, os, sys
+from typer.testing import CliRunner
+from tenreo.cli.app import app
+for line in json.load(sys.stdin):
+    done = CliRunner().invoke(app, line)
+    print(json.dumps([done.exit_code, done.stdout, done.stderr, repr(done.exception), "torch" in sys.modules]))
+"""
+PAPER = ["-a", "mobilenet_v2", "-g", "4", "-r", "2"]
+NONE = [*PAPER, "--weights", "none"]
+EVALUATE, FINETUNE = ["evaluate", str(FILE), "--data", "digits"], ["finetune", str(FILE), "--data", "digits"]
+LONG = "x" * 300
+WRONG = {
+    "compress": [
+        ([], "rate: not given; say -r 2"),
+        (["-g", "4", "-r", "2"], "arch: not given"),
+        ([*PAPER, "-a", "resnet51"], "no classification architecture 'resnet51'"),
+        ([*PAPER, "--weights", "IMAGENET1K_V3"], "neither a file, nor none, nor one of IMAGENET1K_V1, IMAGENET1K_V2"),
+        ([*PAPER, "--weights", "nowhere.pth"], "neither a file, nor none, nor one of"),
+        ([*PAPER, "--weights", "pipe"], "pipe: can not be opened: not a regular file"),
+        ([*PAPER, "--weights", "."], "can not be opened: no such file, but a folder"),
+        ([*PAPER, "--weights", LONG], "neither a file, nor none, nor one of"),
+        ([*NONE, "--device", "gpu"], "device: given 'gpu', needs auto, cpu, cuda, cuda:N or mps (--device)"),
+        ([*NONE, "--device", "cuda:300"], "device: given 'cuda:300'"),
+        ([*NONE, "--calibrate", "nowhere"], "nowhere: no such folder; data are laid out as"),
+        ([*NONE, "--calibrate", "empty"], "empty/train: no such folder"),
+        ([*NONE, "--calibrate", LONG], "no such folder"),
+        ([*NONE, "--include", ""], "include: given"),
+        ([*NONE, "--importance", "fc"], "importance: given 'fc', needs a pattern and a number"),
+        ([*NONE, "-o", "no/such.safetensors"], "there is no folder no; create it first"),
+        ([*NONE, "-o", "there"], "there: exists already; say --force"),
+        ([*NONE, "-o", "x.pth"], "out: given x.pth, but what is written is safetensors, not .pth; say x.safetensors"),
+        ([*NONE, "-o", "x.PT", "--force"], "what is written is safetensors"),
+        ([*NONE, "-o", "empty", "--force"], "it is a folder"),
+        ([*NONE, "-o", "pipe", "--force"], "it is not a regular file"),
+        ([*NONE, "-o", "/dev/null", "--force"], "/dev/null: can not be written: it is not a regular file"),
+        ([*NONE, "-o", LONG], "can not be written: File name too long"),
+        ([*NONE, "-o", "/proc/x.safetensors"], "/proc/x.safetensors: can not be written"),
+        ([*NONE, "-o", "there/x.safetensors"], "there is no folder there"),
+        ([*NONE, "-o", ""], "it is a folder"),
+        ([*NONE, "--seed", "9" * 30], "seed: given 999999999999999999999999999999, needs a whole number of at most"),
+        ([*NONE, "--seed", "-1"], "seed: given -1"),
+        ([*NONE, "--calibrate-batches", "9" * 30], "of at most 1,000,000 (--calibrate-batches)"),
+        ([*NONE, "--jobs", "9999999999"], "jobs: given 9999999999, needs a whole number of at most 1024 (-j/--jobs)"),
+        ([*NONE, "-g", "9" * 30], "needs a whole number of at most 65,536 (-g/--groups)"),
+        ([*NONE, "-r", "1e300"], "rate: given 1e+300, needs a number of at most 2,147,483,648 (-r/--rate)"),
+        ([*NONE, "-r", "9" * 400], "rate: given inf, needs a number of at most"),
+        ([*NONE, "--refine", "9" * 30], "of at most 1000 (--refine)"),
+        ([*NONE, "--position-bits", "9" * 30], "of 1 to 31 (--position-bits)"),
+        ([*NONE, "--importance", "a=1e300"], "of at most 1,000,000,000 (--importance)"),
+        ([*NONE, "-g", "9" * 5000], "Invalid value for '--groups'"),
+        (["-a", "resnet18", "--target-size", "9" * 30], "target_size: given"),
+        (["-a", "resnet18", "--target-size", "9" * 100_000 + "x"], "target_size: given"),
+    ],
+    "evaluate": [
+        ([], "Missing argument 'FILE'"),
+        (["nowhere.safetensors", "--data", "digits"], "no such file; give the path of a file"),
+        (["pipe", "--data", "digits"], "pipe: can not be opened: not a regular file"),
+        ([LONG, "--data", "digits"], "can not be opened: File name too long"),
+        ([*EVALUATE[1:], "--device", "tpu"], "device: given 'tpu'"),
+        ([*EVALUATE[1:], "--data", "nowhere"], "nowhere: no such folder"),
+        ([*EVALUATE[1:], "--data", "empty"], "empty/val: no such folder"),
+        ([*EVALUATE[1:], "--against", "nowhere"], "nowhere: can not be opened"),
+        ([*EVALUATE[1:], "--workers", "9999999999"], "needs a whole number of 0 to 1024 (--workers)"),
+        ([*EVALUATE[1:], "-b", "9" * 30], "batch_size: given 999"),
+        ([*EVALUATE[1:], "--limit", "9" * 30], "limit: given 999"),
+    ],
+    "finetune": [
+        ([], "Missing argument 'FILE'"),
+        (["nowhere.safetensors", "--data", "digits"], "no such file"),
+        ([*FINETUNE[1:], "--data", "empty"], "empty/train: no such folder"),
+        ([*FINETUNE[1:], "--device", "tpu"], "device: given 'tpu'"),
+        ([*FINETUNE[1:], "--distill", "--teacher", "pipe"], "pipe: can not be opened: not a regular file"),
+        ([*FINETUNE[1:], "--resume"], "finetuned-int8.state: can not be opened"),
+        ([*FINETUNE[1:], "-o", "x.pth"], "what is written is safetensors"),
+        ([*FINETUNE[1:], "-o", "run.safetensors"], "run.csv: exists already"),
+        ([*FINETUNE[1:], "-o", "other.safetensors", "--force"], "other.state: can not be written: it is a folder"),
+        ([*FINETUNE[1:], "-o", "/proc/x.safetensors"], "/proc/x.safetensors: can not be written"),
+        ([*FINETUNE[1:], "--calibrate", "9" * 30], "calibrate: given 999"),
+    ],
+    "inspect": [([], "Missing argument"), (["pipe"], "not a regular file"), ([LONG], "File name too long"),
+                (["/dev/zero"], "not a regular file"), (["empty"], "but a folder")],
+    "sweep": [
+        ([], "rate: not given"),
+        ([*NONE, "-a", "x"], "no classification architecture 'x'"),
+        ([*NONE, "--weights", "x"], "neither a file"),
+        ([*NONE, "--device", "tpu"], "device: given 'tpu'"),
+        ([*NONE, "--data", "nowhere"], "nowhere: no such folder"),
+        ([*NONE, "--plot", "x.pdf"], "plot: given x.pdf, but what is drawn is PNG; say x.png (--plot)"),
+        ([*NONE, "--plot", "no/such.png"], "there is no folder no"),
+        ([*NONE, "--plot", "/proc/x.png"], "can not be written"),
+    ],
+    "demo": [
+        (["--out", "there"], "there: exists already"),
+        (["--out", "there/below"], "there/below: can not be written"),
+        (["--out", "run.csv", "--force"], "exists already"),
+        (["--out", "/proc/x"], "can not be written"),
+        (["--out", LONG], "can not be written"),
+        (["--seed", "9" * 30], "seed: given"),
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def furnished(inside):
+    """A folder with a file, a folder and a pipe in it, and what is left of a run."""
+    os.mkfifo(inside / "pipe")
+    for name in ("empty", "other.state"):
+        (inside / name).mkdir()
+    for name in ("there", "run.csv"):
+        (inside / name).write_text("mine")
+    return inside
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_what_is_wrong_is_said_before_torch_is_imported(furnished, command):
+    before = sorted(furnished.rglob("*"))
+    lines = [[command, *typed] for typed, _ in WRONG[command]]
+    done = subprocess.run([sys.executable, "-c", RUN], input=json.dumps(lines), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for (typed, message), (code, out, err, exception, torch) in zip(WRONG[command], answers, strict=True):
+        assert message in err and (code, out) == (2, ""), (typed, code, out, err, exception)
+        assert not torch and len(err) < 2400 and err.count("\n") == 1, (typed, err)
+    assert sorted(furnished.rglob("*")) == before and (furnished / "there").read_text() == "mine"
+
+
+def test_a_damaged_file_is_said_before_torch_is_imported(inside):
+    (inside / "d.safetensors").write_bytes(FILE.read_bytes()[:-100])
+    lines = [["evaluate", "d.safetensors", "--data", "digits"], ["finetune", "d.safetensors", "--data", "digits"]]
+    done = subprocess.run([sys.executable, "-c", RUN], input=json.dumps(lines), capture_output=True, text=True)
+    for line in done.stdout.splitlines():
+        code, _, err, _, torch = json.loads(line)
+        assert code == 1 and "can not be read as safetensors" in err and not torch
+
+
+def test_device_nodes_stay_what_they_are(inside):
+    """As root `--force` could replace them."""
+    before = os.stat("/dev/null")
+    for typed in (["-o", "/dev/null"], ["-o", "/dev/null", "--force"]):
+        refused("compress", *NONE, *typed)
+    after = os.stat("/dev/null")
+    assert stat.S_ISCHR(after.st_mode) and (after.st_ino, after.st_rdev) == (before.st_ino, before.st_rdev)
+
+
+def test_weights_of_tenreo_know_their_architecture(dense_file, inside):
+    typed = ("compress", "--weights", dense_file, "-g", 8, "-r", 8, "--dry-run", "--json")
+    assert json.loads(here(*typed).stdout) == json.loads(here(*typed, "-a", "mobilenet_v2").stdout)
+    (inside / "x.safetensors").write_bytes(FILE.read_bytes())
+    assert "arch: not given" in refused("compress", "--weights", "x.safetensors", "-g", 8, "-r", 8)

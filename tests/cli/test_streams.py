@@ -1,0 +1,66 @@
+"""Standard output and standard error that are full, closed, or hear what they should not. Real processes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from processes import DATA, ROOT, good
+
+FILE = DATA / "int8.safetensors"
+COMMAND = f"{sys.executable} -m tenreo"
+
+
+def shell(line, **options):
+    """A line of a shell."""
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, **options)
+
+
+@pytest.mark.parametrize("typed", [f"inspect {FILE}", f"inspect {FILE} --json", "--help", "--version",
+                                   "compress --help", "compress -a resnet18 -g 4 -r 2 --dry-run --json"])  # fmt: skip
+def test_a_full_disk_below_stdout_is_one_line_and_exit_code_1(typed):
+    done = shell(f"{COMMAND} {typed} > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: standard output can not be written: No space left on device; print to another place\n"
+    )
+
+
+def test_a_closed_stdout_is_said_before_the_work():
+    for typed in (f"inspect {FILE}", "--version", "compress -a resnet18 --weights none -g 4 -r 2 -o /tmp/never.st"):
+        done = shell(f"{COMMAND} {typed} >&-")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "standard output is closed" in done.stderr
+
+
+def test_without_stderr_results_and_exit_codes_are_the_same():
+    whole = good("inspect", FILE, "--json", cwd=ROOT).stdout
+    for stream in ("2>&-", "2>/dev/full", "<&-"):
+        done = shell(f"{COMMAND} inspect {FILE} --json {stream}")
+        assert (done.returncode, json.loads(done.stdout)) == (0, json.loads(whole))
+        assert shell(f"{COMMAND} inspect nothing {stream}").returncode == 2
+    assert shell(f"{COMMAND} inspect nothing >&- 2>&-").returncode == 1
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    done = shell(f"set -o pipefail; {COMMAND} inspect {FILE} | true")
+    assert done.stderr == "" and done.returncode in (0, 1)
+
+
+def test_every_character_can_be_printed(tmp_path):
+    path = tmp_path / "größe 画像.safetensors"
+    path.write_bytes(FILE.read_bytes())
+    done = shell(f"{COMMAND} inspect '{path}'", env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0 and "gr\\xf6\\xdfe" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["compress -g $X", "$X", "compress --$X", "--$X", "inspect $X", "compress -a $X -g 4 -r 2",
+     "compress --config $X", "compress -g 4 -r 2 --importance $X", "inspect x $X"],
+)  # fmt: skip
+def test_what_is_typed_is_not_obeyed(typed):
+    hostile = "a\x1b[31m\x1b]0;title\x07\nerror: forged\r\u202e"
+    line = typed.replace("$X", '"$X"')
+    done = shell(f"{COMMAND} {line}", env={"X": hostile, "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1 and done.stderr[:-1].isprintable()
