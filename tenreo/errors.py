@@ -42,7 +42,8 @@ class _ShortRepr(reprlib.Repr):
 
     def repr_int(self, x: int, level: int) -> str:
         """Digits, or how many there are: Python refuses to write out thousands."""
-        return repr(x) if abs(x) < 10**_DIGITS else f"a number of {int(math.log10(abs(x))) + 1:,} digits"
+        digits = int(x.bit_length() * math.log10(2)) + 1
+        return repr(x) if digits <= _DIGITS else f"a number of {digits:,} digits"
 
 
 _SHORT = _ShortRepr()

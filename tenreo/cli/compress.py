@@ -20,12 +20,13 @@ from tenreo.compression.report import Report
 from tenreo.files.records import Correction, ModelInfo
 from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.recipe import Recipe
-from tenreo.vision.architectures import build, check_weights, default_info, with_weights
+from tenreo.vision.architectures import build, default_info
 from tenreo.vision.batches import Loading, Unlabeled, lost_workers_named, unlabeled
 from tenreo.vision.evaluation import choose_device
 from tenreo.vision.images import open_images
 from tenreo.vision.models import save
 from tenreo.vision.recalibration import match_statistics_
+from tenreo.vision.weights import check_weights, with_weights
 
 
 def run(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:

@@ -29,11 +29,12 @@ from tenreo.files.safetensors import record
 from tenreo.planning.plan import FileEstimate, Plan, resolve
 from tenreo.planning.rates import rate_number
 from tenreo.planning.recipe import DenseDtype, Recipe
-from tenreo.vision.architectures import build, check_weights, default_info, with_weights
+from tenreo.vision.architectures import build, default_info
 from tenreo.vision.batches import Batches, Loading, lost_workers_named
 from tenreo.vision.evaluation import choose_device, compare, memory_named
 from tenreo.vision.images import Images, open_photographs
 from tenreo.vision.recalibration import match_statistics_
+from tenreo.vision.weights import check_weights, with_weights
 
 Row = dict[str, Any]
 

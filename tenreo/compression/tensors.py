@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tenreo.codec.codec import EncodedWeight
 from tenreo.codec.packing import pack, unpack
 from tenreo.codec.precision import pack_coefficients, unpack_coefficients
+from tenreo.compression.misfit import check_fit, check_values
 from tenreo.compression.parametrization import curves, parametrize_
 from tenreo.errors import TenreoError
 from tenreo.files.header import Header, metadata
@@ -35,13 +36,15 @@ def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | 
         recipe: kept in the file.
 
     Raises:
-        TenreoError: when a number does not fit its format, or the file can not be written; an older one is
-            then untouched.
+        TenreoError: when a number does not fit its format, a parameter is not finite, or the file can not be
+            written; an older one is then untouched.
     """
     layers = {curve.name: curve.record for curve in curves(model)}
     said = metadata(info, None if recipe is None else recipe.to_dict(), layers)
     dense_dtype = DenseDtype.FLOAT32 if recipe is None else recipe.dense_dtype
-    write_tensors(path, file_tensors(model, dense_dtype), said)
+    tensors = file_tensors(model, dense_dtype)
+    check_values(f"{path}: can not be written", tensors, tensors, _finite_names(model))
+    write_tensors(path, tensors, said)
 
 
 def file_tensors(model: nn.Module, dense_dtype: DenseDtype = DenseDtype.FLOAT32) -> dict[str, Tensor]:
@@ -78,11 +81,17 @@ def file_tensors(model: nn.Module, dense_dtype: DenseDtype = DenseDtype.FLOAT32)
 
 def _cast(name: str, value: Tensor, dtype: DenseDtype) -> Tensor:
     cast = value.to(getattr(torch, dtype))
-    if not torch.isfinite(cast).all():
+    if not torch.equal(torch.isfinite(cast), torch.isfinite(value)):
         raise TenreoError(
             f"{name}: a value of {value.abs().max():.3g} does not fit into {dtype}; choose dense_dtype bfloat16"
         )
     return cast
+
+
+def _finite_names(model: nn.Module) -> set[str]:
+    """Names in a file of the parameters; other tensors, such as masks, may hold what they hold."""
+    names = _file_names(model)
+    return {names[key] for key, _ in model.named_parameters()}
 
 
 def _file_names(model: nn.Module) -> dict[str, str]:
@@ -119,9 +128,6 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
             encoded.coefficients.to(weight.value.dtype), encoded.positions, encoded.length, encoded.shape
         )
         parametrize_(weight, empty, record.curve.precision, record.errors)
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise TenreoError(f"{header.path}: {name} holds NaN or infinity; the file is damaged")
     load_tensors_(model, state, header.path)
     return model
 
@@ -138,7 +144,7 @@ def _unpack_layer(name: str, record: LayerRecord, tensors: Mapping[str, Tensor],
 
 
 def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors under their names in a file; every name that does not fit is told.
+    """Load tensors under their names in a file.
 
     Args:
         model: dense, or with its layers compressed.
@@ -146,27 +152,21 @@ def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
         path: of the file, for messages.
 
     Raises:
-        TenreoError: naming what is missing, not expected, or of another shape.
+        MisfitError: naming what is missing, not expected, or of another shape.
+        TenreoError: naming a tensor whose values can not be those of a model.
     """
     own = model.state_dict()
     names = _file_names(model)
     ties = tied_names(model)
     given = {ties[key] for key, n in names.items() if n in tensors}
     # Files of old torch versions do not count batches, and nothing depends on it.
-    missing = [n for key, n in names.items() if ties[key] not in given and not n.endswith("num_batches_tracked")]
-    extra = sorted(set(tensors) - set(names.values()))
-    wrong = [
-        f"{n} {list(tensors[n].shape)} instead of {list(own[key].shape)}"
-        for key, n in names.items()
-        if n in tensors and tensors[n].shape != own[key].shape
-    ]
-    problems = [
-        f"{what}: {', '.join(keys)}"
-        for what, keys in (("missing", missing), ("not expected", extra), ("shape", wrong))
-        if keys
-    ]
-    if problems:
-        raise TenreoError(f"{path} does not fit the model; {'; '.join(problems)}")
+    tied = {n for key, n in names.items() if ties[key] in given}
+    check_fit(
+        path, {n: tuple(own[key].shape) for key, n in names.items()},
+        {n: tuple(tensor.shape) for n, tensor in tensors.items()},
+        {n for n in names.values() if n in tied or n.endswith("num_batches_tracked")},
+    )  # fmt: skip
+    check_values(path, {n: own[key] for key, n in names.items()}, tensors, _finite_names(model))
     # Some layers (MNASNet) ask which version of themselves was saved; files do not say: this one.
     versioned = OrderedDict((key, tensors[n]) for key, n in names.items() if n in tensors)
     versioned._metadata = own._metadata  # type: ignore[attr-defined]

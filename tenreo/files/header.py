@@ -12,26 +12,31 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from tenreo.codec.decibels import total_decibels
 from tenreo.codec.shape import Precision
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, shown
 from tenreo.files.counts import Counts, count
 from tenreo.files.layout import (
     COEFFICIENTS,
     FLOATING,
+    ITEMSIZE,
     POSITIONS,
     TensorRecord,
     layer_tensors,
     parameter_name,
     split_name,
 )
+from tenreo.files.opening import check_regular
 from tenreo.files.records import LayerRecord, ModelInfo
+from tenreo.files.values import check_name, parse
 
 VERSION = 2
+_MOST_HEADER = 10_000_000  # bytes; ResNet-152 takes 0.2 MB
 
 
 @dataclass(frozen=True)
@@ -104,12 +109,25 @@ def metadata(info: ModelInfo, recipe: Mapping[str, Any] | None, layers: Mapping[
     return {**result, "tenreo.recipe": json.dumps(recipe)} if recipe is not None else result
 
 
+def check_info(info: ModelInfo) -> None:
+    """Raise unless a file can say an info, so that it is read back.
+
+    Raises:
+        TenreoError: naming what is of another type or out of range.
+    """
+    try:
+        ModelInfo.from_dict(parse(json.dumps(info.to_dict())))
+    except (ValueError, TypeError) as error:
+        raise TenreoError(f"info: {error}") from error
+
+
 def is_pickle(path: Path) -> bool:
     """Whether a file is torch's own (a zip archive or a bare pickle), such as the reference's.
 
     Raises:
-        TenreoError: when there is no such file.
+        TenreoError: when there is no such file, or it is no regular one.
     """
+    check_regular(path)
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -130,40 +148,58 @@ def read_header(path: Path) -> Header:
     version = said.get("tenreo.version")
     if version is not None and version not in map(str, range(VERSION + 1)):
         raise TenreoError(
-            f"{path}: format version {version[:20]!r}, this tenreo reads up to {VERSION}; install a newer one"
+            f"{path}: format version {shown(version)}, this tenreo reads up to {VERSION}; install a newer one"
         )
     layers: dict[str, LayerRecord] = {}
     name = ""
     try:
-        info = ModelInfo.from_dict(json.loads(said.get("tenreo.model", "{}")))
-        recipe = json.loads(said.get("tenreo.recipe", "null"))
-        for name, values in json.loads(said.get("tenreo.layers", "{}")).items():
+        info = ModelInfo.from_dict(parse(said.get("tenreo.model", "{}")))
+        recipe = parse(said.get("tenreo.recipe", "null"))
+        described = parse(said.get("tenreo.layers", "{}"))
+        if not isinstance(described, dict) or not isinstance(recipe, (dict, NoneType)):
+            raise ValueError("the layers or the recipe are no object")
+        for name, values in described.items():
             layers[name] = LayerRecord.from_dict(values)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except ValueError as error:
         what = f"{name}: {error}" if name else error
         raise TenreoError(f"{path}: the metadata can not be understood: {what}") from error
-    if recipe is not None and not isinstance(recipe, dict):
-        raise TenreoError(f"{path}: the metadata can not be understood: recipe {str(recipe)[:50]!r}")
     kind = "dense" if version is None or not layers else "tenreo"
     header = Header(path, kind, tensors, info, recipe, layers, size)
-    _check(header)
+    check_layers(header)
     return header
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, TensorRecord], int]:
     """The metadata, the tensors without their values, and the bytes of a safetensors file."""
+    check_regular(path)
     try:
+        with path.open("rb") as start:
+            length = int.from_bytes(start.read(8), "little")
+        size = path.stat().st_size
+        if _MOST_HEADER < length < size:
+            raise TenreoError(f"{path}: has a header of {length:,} bytes, at most {_MOST_HEADER:,} are read")
         with safe_open(path, framework="np") as file:
             said = file.metadata() or {}
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             tensors = {n: TensorRecord(p.get_dtype(), tuple(p.get_shape())) for n, p in parts.items()}
-        return said, tensors, path.stat().st_size
     except (SafetensorError, OSError) as error:
         raise TenreoError(f"{path}: can not be read as safetensors: {error}") from error
+    for name, tensor in tensors.items():
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise TenreoError(f"{path}: {error}; rename it") from error
+        if tensor.dtype not in ITEMSIZE:
+            raise TenreoError(f"{path}: {name} is {tensor.dtype}, needs one of {', '.join(ITEMSIZE)}")
+    return said, tensors, size
 
 
-def _check(header: Header) -> None:
-    """Compare the layers that the metadata describe with the tensors that are there."""
+def check_layers(header: Header) -> None:
+    """Compare the layers that the metadata describe with the tensors that are there.
+
+    Raises:
+        TenreoError: naming the tensor that is missing, not described, or of another dtype or shape.
+    """
     for name in header.tensors:
         layer, suffix = split_name(name)
         curved = suffix == POSITIONS and name.removesuffix(suffix) + COEFFICIENTS in header.tensors

@@ -10,8 +10,10 @@ import json
 import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tenreo.codec.shape import Precision
+from tenreo.errors import TenreoError
 from tenreo.files.records import LayerRecord
 from tenreo.sizes import packed_size
 
@@ -25,6 +27,26 @@ ITEMSIZE = {
     "I64": 8, "U64": 8,
 }  # fmt: skip
 FLOATING = ("F32", "F16", "BF16", "F64")
+# Endings by which other programs, and `load`, take a file for something else.
+_OTHER_FORMATS = (
+    ".bin", ".ckpt", ".csv", ".gguf", ".h5", ".jpg", ".json", ".msgpack", ".npy", ".npz", ".onnx", ".pb", ".pickle",
+    ".pkl", ".png", ".pt", ".pt2", ".pth", ".py", ".tar", ".tflite", ".txt", ".yaml", ".yml", ".zip",
+)  # fmt: skip
+
+
+def check_ending(path: Path) -> None:
+    """Raise when the name of a safetensors file is that of another format.
+
+    >>> check_ending(Path("small.safetensors"))
+
+    Raises:
+        TenreoError: naming a path that is not.
+    """
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise TenreoError(
+            f"{path}: is to be a safetensors file, but {path.suffix} names another format; "
+            f"call it {path.with_suffix('.safetensors').name}"
+        )
 
 
 @dataclass(frozen=True)
@@ -101,6 +123,12 @@ def layer_tensors(layer: LayerRecord, dtype: str = "F32") -> dict[str, TensorRec
     return {POSITIONS: positions, COEFFICIENTS: TensorRecord(stored, shape)}
 
 
+def file_order(tensors: Mapping[str, TensorRecord]) -> list[str]:
+    """The names of tensors in the order in which they lie in a file."""
+    rank = {dtype: i for i, dtype in enumerate(ITEMSIZE)}
+    return sorted(tensors, key=lambda name: (-rank[tensors[name].dtype], name))
+
+
 def header_bytes(tensors: Mapping[str, TensorRecord], metadata: Mapping[str, str]) -> bytes:
     """The header of a safetensors file: eight bytes of length, then JSON padded with spaces to eight bytes.
 
@@ -110,10 +138,10 @@ def header_bytes(tensors: Mapping[str, TensorRecord], metadata: Mapping[str, str
 
     See https://github.com/huggingface/safetensors#format.
     """
-    rank = {dtype: i for i, dtype in enumerate(ITEMSIZE)}
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     offset = 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: (-rank[item[1].dtype], item[0])):
+    for name in file_order(tensors):
+        tensor = tensors[name]
         end = offset + tensor.bytes
         header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (offset, end)}
         offset = end

@@ -6,13 +6,24 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tenreo.codec.decibels import finite
 from tenreo.codec.shape import CurveShape, Precision
+from tenreo.errors import printable
+from tenreo.files.values import Fields
 
-_MOST_CLASSES = 100_000  # a damaged number must not fill the memory
-_MOST_PIXELS = 10_000
-_MOST_CLASS_NAME = 255  # characters, as of the name of a folder
+# What a file says must not fill the memory of who reads it.
+MOST_CLASSES = 100_000
+_MOST_PIXELS = 1024  # of the side of an image: the largest model of torchvision takes 518
+_MOST_NAME = 255  # characters of the name of an architecture or a file
+_MOST_TEXT = 5000  # of a folder or a note
+_MOST_CORRECTIONS = 100
+_MOST_COUNT = 2**53
+_MOST_DIMENSIONS = 8
+_MOST_ELEMENTS = 2**40  # of a weight
+_MOST_DECIBELS = 400.0
+_MOST_NORM = 1e200  # so that no sum of squares and no ratio of them leaves float64
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+_CHANNEL_RANGES = {"mean": (-1000.0, 1000.0), "std": (1e-6, 1000.0)}
+TRANSFORMING = ("googlenet", "inception_v3")  # have `transform_input`
 
 
 @dataclass(frozen=True)
@@ -34,21 +45,18 @@ class Preprocess:
     interpolation: str = "bilinear"
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocess:
-        """Read what a file says; ValueError, TypeError or OverflowError when it makes no sense."""
-        plain = dict(values)
-        for key in ("mean", "std"):
-            if key in plain:
-                plain[key] = tuple(float(x) for x in plain[key])
-        read = cls(**plain)
-        if not all(isinstance(x, int) and 0 < x < _MOST_PIXELS for x in (read.resize, read.crop)):
-            raise ValueError(f"preprocess {values!r}")
-        if read.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation {read.interpolation!r}")
-        pairs = zip(read.mean, read.std, strict=True)
-        if not all(math.isfinite(mean) and 0 < std < math.inf for mean, std in pairs):
-            raise ValueError(f"mean {read.mean}, std {read.std}")
-        return read
+    def from_fields(cls, read: Fields) -> Preprocess:
+        """Read what a file says, with defaults for what it does not; ValueError when it makes no sense."""
+        said: dict[str, Any] = {
+            **{key: read.whole(key, 1, _MOST_PIXELS) for key in ("resize", "crop") if read.has(key)},
+            **{key: read.numbers(key, *span, 3) for key, span in _CHANNEL_RANGES.items() if read.has(key)},
+            **({"interpolation": read.one_of("interpolation", INTERPOLATIONS)} if read.has("interpolation") else {}),
+        }
+        preprocess = cls(**said)
+        channels = {len(preprocess.mean), len(preprocess.std)}
+        if channels not in ({1}, {3}):
+            raise ValueError(f"mean of {len(preprocess.mean)} and std of {len(preprocess.std)} channels, needs 3 or 1")
+        return preprocess
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,13 @@ class Correction:
         note = f" ({self.note})" if self.note else ""
         return f"{done or 'nothing to correct'}, on {self.images} images of {self.source}{note}"
 
+    @classmethod
+    def from_fields(cls, read: Fields) -> Correction:
+        """Read what a file says; ValueError when it makes no sense."""
+        images, norms, biases = (read.whole(key, 0, _MOST_COUNT) for key in ("images", "batchnorms", "biases"))
+        note = read.text("note", _MOST_TEXT) if read.has("note") else ""
+        return cls(read.text("source", _MOST_TEXT), images, norms, biases, note)
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -88,6 +103,8 @@ class ModelInfo:
         corrections: what was corrected after compressing.
         class_names: of the outputs in their order, which are the folders of the images it was trained on; empty where
             they are not known.
+        transform_input: whether an Inception or GoogLeNet changes its input to the range that the weights of
+            torchvision's ancestors expect.
     """
 
     arch: str | None = None
@@ -96,37 +113,40 @@ class ModelInfo:
     preprocess: Preprocess = field(default_factory=Preprocess)
     corrections: tuple[Correction, ...] = ()
     class_names: tuple[str, ...] = ()
+    transform_input: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; earlier versions do not know notes, so an empty one is left out."""
+        """Plain values for JSON, of printable text; earlier versions do not know what is left out when it is empty."""
         plain = asdict(self)
+        plain["weights"] = None if self.weights is None else printable(self.weights, _MOST_NAME)
         for correction in plain["corrections"]:
+            correction["source"] = printable(correction["source"], _MOST_TEXT)
+            correction["note"] = printable(correction["note"], _MOST_TEXT)
             if not correction["note"]:
                 del correction["note"]
         if not self.class_names:
             del plain["class_names"]
+        if self.arch not in TRANSFORMING:
+            del plain["transform_input"]
         return plain
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelInfo:
-        """Read what a file says; ValueError, TypeError or OverflowError when it makes no sense."""
-        arch, classes, weights = (values.get(key) for key in ("arch", "classes", "weights"))
-        if classes is not None and (type(classes) is not int or not 1 <= classes <= _MOST_CLASSES):
-            raise ValueError(f"classes {classes!r}")
-        if not all(isinstance(x, (str, type(None))) for x in (arch, weights)):
-            raise ValueError(f"arch {arch!r}, weights {weights!r}")
-        corrections = tuple(Correction(**each) for each in values.get("corrections") or ())
-        names = _class_names(values.get("class_names", []), classes)
-        return cls(arch, classes, weights, Preprocess.from_dict(values.get("preprocess") or {}), corrections, names)
-
-
-def _class_names(names: Any, classes: int | None) -> tuple[str, ...]:
-    """Different names, as many as there are classes; ValueError otherwise."""
-    if not isinstance(names, list) or not all(isinstance(n, str) and 0 < len(n) <= _MOST_CLASS_NAME for n in names):
-        raise ValueError("class_names are no list of names")
-    if names and (len(names) != classes or len(set(names)) != len(names)):
-        raise ValueError(f"class_names: {len(set(names))} different ones, needs {classes}")
-    return tuple(names)
+        """Read what a file says; ValueError when it makes no sense."""
+        read = Fields(values)
+        arch, weights = (read.text(key, _MOST_NAME) if read.has(key) else None for key in ("arch", "weights"))
+        classes = read.whole("classes", 1, MOST_CLASSES) if read.has("classes") else None
+        preprocess = Preprocess.from_fields(Fields(values["preprocess"] if read.has("preprocess") else {}))
+        corrections = read.objects("corrections", _MOST_CORRECTIONS) if read.has("corrections") else ()
+        if arch in TRANSFORMING and read.has("transform_input"):
+            transform = read.flag("transform_input")
+        else:  # earlier versions left it to the name of the weights
+            transform = arch in TRANSFORMING and (weights or "").startswith("IMAGENET")
+        names = read.texts("class_names", MOST_CLASSES, _MOST_NAME) if read.has("class_names") else ()
+        if names and len(set(names)) != classes:
+            raise ValueError(f"class_names: {len(set(names))} different ones, needs {classes}")
+        done = tuple(map(Correction.from_fields, corrections))
+        return cls(arch, classes, weights, preprocess, done, names, transform)
 
 
 @dataclass(frozen=True)
@@ -172,8 +192,10 @@ class LayerRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The record under the keys of the file format."""
-        errors = (self.errors.snr, self.errors.snr_unrefined, self.errors.squared_norm)
-        snr, snr_unrefined, signal = (None if x is None else finite(x) for x in errors)
+        snr, snr_unrefined = (
+            _within(x, -_MOST_DECIBELS, _MOST_DECIBELS) for x in (self.errors.snr, self.errors.snr_unrefined)
+        )
+        signal = _within(self.errors.squared_norm, 0, _MOST_NORM)
         return {
             "shape": list(self.shape),
             "groups": self.curve.groups,
@@ -188,22 +210,36 @@ class LayerRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LayerRecord:
-        """Read what a file says; ValueError, TypeError, KeyError or OverflowError when it makes no sense."""
-        shape = tuple(int(x) for x in values["shape"])
-        precision = values.get("precision", "float32")
-        if precision not in list(Precision):
-            raise ValueError(f"precision {precision!r}")
-        groups, length, per_row = (int(values[key]) for key in ("groups", "length", "kept"))
+        """Read what a file says; ValueError when it makes no sense."""
+        read = Fields(values)
+        shape = read.wholes("shape", 1, _MOST_ELEMENTS, _MOST_DIMENSIONS)
+        precision = read.one_of("precision", tuple(Precision)) if read.has("precision") else Precision.FLOAT32
+        groups, length, per_row = (read.whole(key, 1, _MOST_ELEMENTS) for key in ("groups", "length", "kept"))
         curve = CurveShape(groups, length, per_row, Precision(precision))
-        known = [values.get(key) for key in ("snr", "snr_unrefined", "signal")]
-        errors = [None if x is None else float(x) for x in known]
-        if not all(x is None or -1000 < x < math.inf for x in errors):
-            raise ValueError(f"measured {known}")
-        # No curve has more samples than columns, so a file can not ask for more memory than it fills.
-        possible = groups >= 1 and math.prod(shape) % groups == 0
-        if not possible or not 1 <= per_row <= length <= math.prod(shape) // groups:
-            raise ValueError(f"impossible layer {values!r}")
-        bits = int(values.get("position_bits", 32))
+        bits = read.whole("position_bits", 1, 32) if read.has("position_bits") else 32
         if bits not in (32, curve.position_bits):
-            raise ValueError(f"impossible layer {values!r}")
-        return cls(shape, curve, LayerErrors(*errors), packed=bits != 32)
+            raise ValueError(f"impossible layer: positions below {length} in {bits} bits")
+        snr, snr_unrefined = (
+            read.number(key, -_MOST_DECIBELS, _MOST_DECIBELS) if read.has(key) else None
+            for key in ("snr", "snr_unrefined")
+        )
+        signal = read.number("signal", 0, _MOST_NORM) if read.has("signal") else None
+        return cls.checked(shape, curve, LayerErrors(snr, snr_unrefined, signal), packed=bits != 32)
+
+    @classmethod
+    def checked(cls, shape: tuple[int, ...], curve: CurveShape, errors: LayerErrors, packed: bool) -> LayerRecord:
+        """A record of numbers that a file says; ValueError when no weight has them."""
+        numel = math.prod(shape)
+        # No curve has more samples than columns, so a file can not ask for more memory than it fills.
+        possible = curve.groups >= 1 and numel <= _MOST_ELEMENTS and numel % curve.groups == 0
+        if not possible or not 1 <= curve.coefficients_per_row <= curve.length <= numel // curve.groups:
+            raise ValueError(
+                f"impossible layer: shape {list(shape)}, {curve.groups} groups, {curve.length} samples, "
+                f"{curve.coefficients_per_row} coefficients per row"
+            )
+        return cls(shape, curve, errors, packed)
+
+
+def _within(value: float | None, least: float, most: float) -> float | None:
+    """The value, or None where a file can not say it."""
+    return value if value is not None and least <= value <= most else None

@@ -1,4 +1,4 @@
-"""Tensors to safetensors files and back, and the state dicts of torch's own files."""
+"""Tensors to safetensors files and back."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import atomic_write
-from tenreo.files.layout import TensorRecord, header_bytes
+from tenreo.files.layout import TensorRecord, check_ending, file_order, header_bytes
+from tenreo.files.values import check_name
 
 DTYPES = {
-    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32",
-    torch.int64: "I64", torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.uint16: "U16",
+    torch.int32: "I32", torch.uint32: "U32", torch.int64: "I64", torch.uint64: "U64", torch.float16: "F16",
+    torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
 }  # fmt: skip
 
 
@@ -30,6 +31,29 @@ def record(tensor: Tensor) -> TensorRecord:
     return TensorRecord(DTYPES.get(tensor.dtype, "U8"), tuple(tensor.shape))
 
 
+def check_plain(name: str, tensor: Tensor) -> None:
+    """Raise unless a tensor is as many numbers of a known dtype as its shape says, in memory of its own.
+
+    Raises:
+        ValueError: when it is sparse, quantized, nested, on the meta device, of a dtype that files do not have, or
+            repeats what it holds.
+    """
+    kind = None
+    if tensor.is_nested:
+        kind = "nested"
+    elif tensor.layout != torch.strided:
+        kind = "sparse"
+    elif tensor.is_quantized:
+        kind = "quantized"
+    elif tensor.is_meta:
+        kind = "on the meta device, without values"
+    elif tensor.dtype not in DTYPES:
+        kind = str(tensor.dtype).removeprefix("torch.")
+    if kind is not None:
+        raise ValueError(f"{name} is {kind}, needs a plain tensor of one of {', '.join(DTYPES.values())}")
+    check_name(name)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file; the same content is always the same bytes.
 
@@ -39,41 +63,24 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         metadata: of the file.
 
     Raises:
-        TenreoError: when the file can not be written; an older one is then untouched.
+        TenreoError: when the file can not be written, or its name or a tensor is of another kind; an older one is
+            then untouched.
     """
-    # Copies: tensors that share memory are no safetensors file.
-    copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    header = header_bytes({name: record(tensor) for name, tensor in copies.items()}, metadata)
-    with atomic_write(path) as temporary:
-        try:
-            save_file(copies, temporary, dict(metadata))
-        except SafetensorError as error:  # a full disk, for one
-            raise TenreoError(f"{path}: can not be written: {error}; choose another path") from error
-        # The library writes metadata in a random order, never twice alike; the sorted header is as long.
-        with temporary.open("rb+") as file:
-            file.write(header)
+    check_ending(path)
+    try:
+        for name, tensor in tensors.items():
+            check_plain(name, tensor)
+    except ValueError as error:
+        raise TenreoError(f"{path}: can not be written: {error}") from error
+    records = {name: record(tensor) for name, tensor in tensors.items()}
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        file.write(header_bytes(records, metadata))
+        for name in file_order(records):
+            values: Any = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+            file.write(values)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file whose header was read, and so checked, before."""
     tensors: dict[str, Tensor] = load_file(path)
     return tensors
-
-
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a .pth file, plain or under `state_dict` or `model`, unprefixed.
-
-    Raises:
-        TenreoError: when it holds anything but tensors and plain values, or no state dict.
-    """
-    try:
-        values: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can fail in any way
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise TenreoError(f"{path}: can not be read as a torch file of plain tensors: {why}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(values, dict) and isinstance(values.get(key), dict):
-            values = values[key]
-    if not isinstance(values, dict) or not values or not all(isinstance(v, Tensor) for v in values.values()):
-        raise TenreoError(f"{path}: holds no state dict (names and tensors)")
-    return {str(key).removeprefix("module."): tensor.detach() for key, tensor in values.items()}

@@ -6,24 +6,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torchvision
 from torch import Tensor, nn
 
+from tenreo.compression.misfit import MisfitError
 from tenreo.compression.tensors import restore_, write_model
+from tenreo.compression.wrappers import unwrapped
 from tenreo.errors import TenreoError
-from tenreo.files.header import Header, is_pickle, read_header
+from tenreo.files.atomic import check_writable
+from tenreo.files.header import Header, check_info, is_pickle, read_header
+from tenreo.files.layout import check_ending
 from tenreo.files.records import ModelInfo
 from tenreo.files.safetensors import read_tensors
 from tenreo.planning.recipe import Recipe, recipe_of
-from tenreo.vision.architectures import (
-    build,
-    builder,
-    check_weights,
-    classifier_name,
-    default_info,
-    with_weights,
-)
+from tenreo.vision.architectures import build_info
+from tenreo.vision.guesses import guess
+from tenreo.vision.identity import difference, identify
 from tenreo.vision.reference import identify_paper, read_reference
+from tenreo.vision.weights import check_weights, with_weights
 
 
 def save(model: nn.Module, path: str | Path, info: ModelInfo | None = None, recipe: Recipe | None = None) -> None:
@@ -39,15 +38,29 @@ def save(model: nn.Module, path: str | Path, info: ModelInfo | None = None, reci
     torch.Size([64, 64])
 
     Args:
-        model: any module; the architecture of torchvision's models is recognized.
+        model: any module, also in DataParallel and its kind; the architecture of torchvision's models is recognized
+            by what they put out.
         path: of the file; replaced as a whole.
         info: says what the model is, where it is not recognized or something should be added.
         recipe: kept in the file for `inspect`.
 
     Raises:
-        TenreoError: when the file can not be written.
+        TenreoError: when the file can not be written, or the model is not what the info says.
     """
-    write_model(model, Path(path), info or identify(model), recipe)
+    path, model = Path(path), unwrapped(model)
+    check_ending(path)
+    check_writable(path)
+    if info is None:
+        info = identify(model)
+    else:
+        check_info(info)
+        why = difference(model, info) if info.arch is not None else ""
+        if why:
+            raise TenreoError(
+                f"save: the info says {info.arch} of {info.classes or 1000} classes, which with the model's weights "
+                f"has {why}; save it with an info whose arch is None"
+            )
+    write_model(model, path, info, recipe)
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -74,8 +87,12 @@ def open_model(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, H
     if model is None:
         if info.arch is None:
             raise TenreoError(f"{path}: does not say its architecture; load it with tenreo.load(path, model)")
-        model = build(info.arch, info.classes or 1000, info.weights)
-    return restore_(model, header, tensors).eval(), header
+        model = build_info(info)
+    try:
+        restore_(unwrapped(model), header, tensors)
+    except MisfitError as error:
+        raise MisfitError(f"{error}{guess({name: tuple(t.shape) for name, t in tensors.items()})}") from error
+    return model.eval(), header
 
 
 def _read(path: Path, named: bool) -> tuple[Header, Mapping[str, Tensor]]:
@@ -102,7 +119,9 @@ def dense_weights(header: Header, given: Path | None = None) -> str:
         TenreoError: when the file does not name them, or there are none of that name.
     """
     info = header.info
-    if info.arch is None or (given is None and info.weights in (None, "none")):
+    # A name beside the file, so that a file can not point elsewhere.
+    named = info.weights not in (None, "none") and Path(str(info.weights)).name == info.weights
+    if info.arch is None or (given is None and not named):
         raise TenreoError(f"{header.path} does not name the dense weights it comes from; give their file")
     path = given or header.path.parent / str(info.weights)
     weights = str(path) if given or path.is_file() else str(info.weights)
@@ -124,23 +143,3 @@ def open_dense(header: Header, given: Path | None = None) -> nn.Module:
             f"{weights}: has {found.classes} classes, the model has {info.classes}; give its own dense model"
         )
     return model
-
-
-def identify(model: nn.Module) -> ModelInfo:
-    """The info of a model, its architecture found by class and shapes among torchvision's."""
-    found = next((c for c in type(model).__mro__ if c.__module__.startswith("torchvision.models.")), None)
-    if found is None:
-        return ModelInfo()
-    own = _weight_shapes(model)
-    last = model.get_submodule(classifier_name(model))
-    classes = int(last.out_features if isinstance(last, nn.Linear) else last.out_channels)  # type: ignore[arg-type]
-    for arch in torchvision.models.list_models(module=torchvision.models):
-        alike = builder(arch).__module__ == found.__module__
-        if alike and own == _weight_shapes(build(arch, classes, device="meta")):
-            return replace(default_info(arch), classes=classes, weights=None)
-    return ModelInfo(classes=classes)
-
-
-def _weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    layers = (nn.Conv2d, nn.Linear)
-    return {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, layers)}

@@ -12,7 +12,7 @@ from tenreo.compression.batch_inputs import Forward
 from tenreo.compression.statistics import match_
 from tenreo.errors import TenreoError
 from tenreo.files.records import Correction
-from tenreo.vision.models import identify
+from tenreo.vision.identity import resemble
 
 NOISE_PIXELS = 32 * 224 * 224  # of a batch of noise, so many images; docs/research/refinement.md has the table
 BIAS_SHARE = 0.5  # of the correction of biases on noise, which does not say all of what a model sees
@@ -105,7 +105,7 @@ def _input_size(model: nn.Module) -> int:
     timm = getattr(model, "pretrained_cfg", None)
     if isinstance(timm, Mapping) and timm.get("input_size"):
         return int(timm["input_size"][-1])
-    info = identify(model)
+    info = resemble(model)
     if info.arch is None:
         raise TenreoError("statistics: the size of the model's input is not known; give size=32, or images")
     return info.preprocess.crop

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from tenreo.codec.shape import CurveShape
 from tenreo.errors import TenreoError
-from tenreo.files.header import Header
+from tenreo.files.header import Header, check_layers
 from tenreo.files.layout import COEFFICIENTS, POSITIONS
-from tenreo.files.records import LayerRecord, ModelInfo
-from tenreo.files.safetensors import read_pickle, record
+from tenreo.files.pickles import read_pickle
+from tenreo.files.records import MOST_CLASSES, LayerErrors, LayerRecord, ModelInfo
+from tenreo.files.safetensors import record
 from tenreo.vision.architectures import build, class_count, classifier_name, default_info
+from tenreo.vision.guesses import guess
 from tenreo.vision.names import PAPER
 
 _UNCOUNTED = "num_batches_tracked"  # old torch versions do not write it
@@ -36,24 +38,42 @@ def read_reference(path: Path) -> tuple[Header, dict[str, Tensor]]:
     compressed = {key.removesuffix(".index") for key in state if key.endswith(".index")}
     shapes = {key: tuple(value.shape) for key, value in state.items() if not key.endswith(".index")}
     info, skeleton = identify_paper(path, shapes, {f"{name}.weight" for name in compressed})
+    modules = dict(skeleton.named_modules())
     layers: dict[str, LayerRecord] = {}
     tensors = dict(state)
     for name in sorted(compressed):
-        coefficients, index = tensors.pop(f"{name}.weight"), tensors.pop(f"{name}.index")
-        shape = tuple(skeleton.get_parameter(f"{name}.weight").shape)
-        columns = index.numel()
-        if coefficients.dim() != 2 or coefficients.shape[0] * columns != torch.Size(shape).numel():
+        index, layer = tensors.pop(f"{name}.index"), modules.get(name)
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+            raise TenreoError(f"{path}: {name}.index belongs to no convolution or linear layer of {info.arch}")
+        coefficients = tensors.pop(f"{name}.weight")
+        try:
+            layers[name] = _layer_record(tuple(layer.weight.shape), coefficients, index)
+        except ValueError as error:
             raise TenreoError(
-                f"{path}: {name}.weight {list(coefficients.shape)} and {name}.index "
-                f"{list(index.shape)} do not make a weight of shape {list(shape)}"
-            )
-        curve = CurveShape(coefficients.shape[0], columns, coefficients.shape[1])
-        layers[name] = LayerRecord(shape, curve, packed=False)
+                f"{path}: {name}.weight {list(coefficients.shape)} and {name}.index {list(index.shape)} do not make "
+                f"a weight of shape {list(layer.weight.shape)}: {error}"
+            ) from error
         tensors[f"{name}.weight{COEFFICIENTS}"] = coefficients
         tensors[f"{name}.weight{POSITIONS}"] = index.reshape(-1).to(torch.int32)
     kind = "reference" if compressed else "dense"
     records = {name: record(tensor) for name, tensor in tensors.items()}
-    return Header(path, kind, records, info, None, layers, path.stat().st_size), tensors
+    header = Header(path, kind, records, info, None, layers, path.stat().st_size)
+    check_layers(header)
+    return header, tensors
+
+
+def _layer_record(shape: tuple[int, ...], coefficients: Tensor, index: Tensor) -> LayerRecord:
+    """The record of a compressed layer; ValueError when its tensors do not make a weight of the shape."""
+    columns = index.numel()
+    if coefficients.dim() != 2 or coefficients.shape[0] * columns != torch.Size(shape).numel():
+        raise ValueError("rows and columns are not its elements")
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise ValueError(f"the index is {str(index.dtype).removeprefix('torch.')}, needs integers")
+    positions = index.to(torch.int64)  # what is beyond it becomes negative
+    if not 0 <= int(positions.min()) <= int(positions.max()) < columns:
+        raise ValueError(f"the index leaves [0, {columns})")
+    curve = CurveShape(coefficients.shape[0], columns, coefficients.shape[1])
+    return LayerRecord.checked(shape, curve, LayerErrors(), packed=False)
 
 
 def identify_paper(
@@ -80,6 +100,8 @@ def identify_paper(
         same = names == {key for key in state if not key.endswith(_UNCOUNTED)}
         if same and all(shapes[key] == tuple(state[key].shape) for key in dense):
             classes = class_count(arch, shapes)
+            if not 1 <= classes <= MOST_CLASSES:
+                raise TenreoError(f"{path}: has {classes} classes, needs 1 to {MOST_CLASSES:,}")
             info = replace(default_info(arch), classes=classes, weights=None)
             return info, build(arch, classes, device="meta")
-    raise TenreoError(f"{path}: its names are those of none of {', '.join(PAPER)}")
+    raise TenreoError(f"{path}: its names are those of none of {', '.join(PAPER)}{guess(shapes)}")

@@ -1,0 +1,163 @@
+"""Which architecture of torchvision a model is: told by its names and shapes, proved by what it puts out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from tenreo.compression.misfit import some
+from tenreo.compression.parametrization import curves
+from tenreo.compression.wrappers import unwrapped
+from tenreo.files.records import TRANSFORMING, ModelInfo
+from tenreo.vision.architectures import build_info, builder, classifier_name, default_info
+
+_SIZES = (96, 224)  # pixels to try, then those that the architecture was trained with
+_ROUNDING = 1e-3  # of two runs of the same arithmetic in float32, relative
+
+
+def identify(model: nn.Module) -> ModelInfo:
+    """The info of a model, its architecture named where a plain model of it with the same weights does the same."""
+    found = resemble(model)
+    if found.arch is not None:
+        for transform in (False, True) if found.arch in TRANSFORMING else (False,):
+            info = replace(found, transform_input=transform)
+            if not difference(model, info):
+                return info
+    return replace(found, arch=None)
+
+
+def resemble(model: nn.Module) -> ModelInfo:
+    """The info of the architecture that a model comes from, by its class and the shapes of its weights alone."""
+    model = unwrapped(model)
+    found = next((c for c in type(model).__mro__ if c.__module__.startswith("torchvision.models.")), None)
+    if found is None:
+        return ModelInfo()
+    own = _weight_shapes(model)
+    last = model.get_submodule(classifier_name(model))
+    classes = int(last.out_features if isinstance(last, nn.Linear) else last.out_channels)  # type: ignore[arg-type]
+    for arch in torchvision.models.list_models(module=torchvision.models):
+        if builder(arch).__module__ == found.__module__:
+            info = replace(default_info(arch), classes=classes, weights=None, transform_input=False)
+            if own == _weight_shapes(build_info(info, "meta")):
+                return info
+    return ModelInfo(classes=classes)
+
+
+def _weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    layers = (nn.Conv2d, nn.Linear)
+    return {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, layers)}
+
+
+def difference(model: nn.Module, info: ModelInfo) -> str:
+    """What a plain model of an info with the weights of a model would have otherwise; empty where it is the same.
+
+    The model runs once in evaluation mode, on an input that is made up, and is then as before. One with hooks is
+    never the same: a file does not hold them, and running them would not leave the model as it was.
+
+    Args:
+        model: compressed or dense, on any device, in either mode.
+        info: that names an architecture.
+    """
+    model = unwrapped(model)
+    plain = build_info(info, "meta").eval()
+    state = _dense_state(model)
+    own, given = ({name: tuple(t.shape) for name, t in each.items()} for each in (plain.state_dict(), state))
+    if own != given:
+        other = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
+        return f"tensors of other names or shapes ({some(other)})"
+    if _has_hooks(model):
+        return "no forward hooks, which a file does not hold"
+    if _dropout(model) != _dropout(plain):
+        return "other dropout"
+    if any(value.is_meta for value in state.values()):
+        return "values, which nothing on the meta device has"
+    try:
+        versioned = OrderedDict(state)  # some layers (MNASNet) ask which version of themselves was saved
+        versioned._metadata = plain.state_dict()._metadata  # type: ignore[attr-defined]
+        plain.load_state_dict(versioned, assign=True)
+        return "" if _same_outputs(model, plain, info.preprocess.crop) else "other outputs"
+    except Exception as error:  # a model of somebody else can fail in any way
+        return f"outputs, where the model fails: {error}"
+
+
+def _same_outputs(model: nn.Module, plain: nn.Module, crop: int) -> bool:
+    """Whether two models put out the same for the first size of image that the plain one takes."""
+    like = next(p for p in plain.parameters() if p.is_floating_point())
+    filled = _filled(plain)
+    with torch.no_grad(), _unchanged(model):
+        for size in (*_SIZES, crop):
+            generator = torch.Generator().manual_seed(size)
+            x = torch.randn(2, 3, size, size, generator=generator).to(like)
+            try:
+                wanted = torch.func.functional_call(plain, filled, (x,))
+            except (RuntimeError, ValueError, AssertionError):
+                continue  # of another size
+            given = torch.func.functional_call(model, _overrides(model, filled), (x,))
+            if given.shape != wanted.shape or not wanted.any():
+                return False
+            # Against what the outputs depend on: those of an untrained model are nearly the same for every image.
+            rounding = max(_ROUNDING, 16 * torch.finfo(like.dtype).eps) * (wanted[0] - wanted[1]).abs().max()
+            return torch.equal(given, wanted) or bool((given - wanted).abs().max() < rounding)
+    return False
+
+
+def _filled(plain: nn.Module) -> dict[str, Tensor]:
+    """Values instead of parameters that are zero, and would hide what comes before them, by name."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: (0.1 * torch.randn(p.shape, generator=generator)).to(p)
+        for name, p in plain.named_parameters()
+        if not p.any()
+    }
+
+
+def _overrides(model: nn.Module, filled: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, of those parameters that are not compressed."""
+    own = dict(model.named_parameters())
+    return {name: value for name, value in filled.items() if name in own}
+
+
+def _dense_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict that a model has when nothing of it is compressed."""
+    state = {name: value for name, value in model.state_dict().items() if ".parametrizations." not in f".{name}"}
+    with torch.no_grad():
+        for curve in curves(model):
+            weight: Tensor = curve.layer.weight  # type: ignore[assignment]
+            state[f"{curve.name}.weight"] = weight.detach().as_subclass(Tensor)
+    return state
+
+
+def _dropout(model: nn.Module) -> dict[str, float]:
+    """The probabilities of dropping something, which only training shows."""
+    kinds = (nn.Dropout, torchvision.ops.StochasticDepth)
+    return {name: float(m.p) for name, m in model.named_modules() if isinstance(m, kinds)}
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    everywhere = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+    return bool(everywhere) or any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Inside the context a model is in evaluation mode; its mode, buffers and the random numbers are then as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {value.device.index or 0 for value in model.parameters() if value.is_cuda}
+    try:
+        with torch.random.fork_rng(sorted(devices)):
+            model.eval()
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for buffer, value in buffers:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)

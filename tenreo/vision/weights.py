@@ -1,0 +1,161 @@
+"""Weights of torchvision's architectures: its own by name, files, or random ones."""
+
+from __future__ import annotations
+
+import urllib.error
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenreo.compression.misfit import MisfitError
+from tenreo.compression.tensors import load_tensors_
+from tenreo.errors import TenreoError, shown
+from tenreo.files.header import is_pickle, read_header
+from tenreo.files.opening import check_regular
+from tenreo.files.pickles import read_pickle
+from tenreo.files.records import MOST_CLASSES, ModelInfo
+from tenreo.files.safetensors import read_tensors
+from tenreo.vision.architectures import build_info, class_count, default_info, info_of, weights_of
+from tenreo.vision.guesses import guess
+from tenreo.vision.names import architecture_names, check_architecture
+
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet that only their training uses
+
+
+def with_weights(arch: str | None, weights: str | None, seed: int = 0) -> tuple[nn.Module, ModelInfo]:
+    """Build an architecture and give it weights.
+
+    Args:
+        arch: a classification architecture of torchvision; None takes that which the weights name.
+        weights: a name such as IMAGENET1K_V1 (the default) or ResNet18_Weights.IMAGENET1K_V1, a path, or "none" for
+            random ones.
+        seed: of the random weights.
+
+    Raises:
+        TenreoError: when the weights do not exist, do not fit, or can not be downloaded.
+    """
+    arch = arch or named_architecture(weights)
+    info = default_info(arch)
+    name = weights_name(arch, weights)
+    if name == "none":
+        torch.manual_seed(seed)
+        info = replace(info, weights="none", transform_input=False)
+        return build_info(info), info
+    return _from_file(Path(weights or ""), info) if name is None else _download(arch, name)
+
+
+def named_architecture(weights: str | None) -> str:
+    """The architecture that weights name: of a file of tenreo's, or of a name such as ResNet18_Weights.DEFAULT.
+
+    Raises:
+        TenreoError: when they name none.
+    """
+    family = (weights or "").rpartition(".")[0]
+    if family.endswith("_Weights"):
+        for arch in architecture_names():
+            if weights_of(arch).__name__ == family:
+                return arch
+    elif weights is not None and weights not in ("none", "DEFAULT"):
+        path = Path(weights)
+        arch_of_file = None if is_pickle(path) else read_header(path).info.arch
+        if arch_of_file is not None:
+            check_architecture(arch_of_file)
+            return arch_of_file
+    raise TenreoError(f"arch: given none, and the weights {shown(weights)} do not name it; give it, such as resnet18")
+
+
+def weights_name(arch: str, weights: str | None) -> str | None:
+    """The name among torchvision's weights that weights are, or "none"; None of a file.
+
+    >>> weights_name("resnet18", "ResNet18_Weights.DEFAULT"), weights_name("resnet18", "none")
+    ('IMAGENET1K_V1', 'none')
+
+    Raises:
+        TenreoError: when they are neither, naming what there is.
+    """
+    enumeration = weights_of(arch)
+    family, _, name = (weights or default_info(arch).weights or "").rpartition(".")
+    if name in enumeration.__members__ and family in ("", enumeration.__name__):
+        return str(enumeration[name].name)
+    if weights == "none":
+        return "none"
+    path = Path(weights or "")
+    if _exists(path):
+        check_regular(path)
+        return None
+    names = list(dict.fromkeys(entry.name for entry in enumeration))
+    if family.endswith("_Weights"):
+        raise TenreoError(
+            f"weights: given {shown(weights)}, but those of {arch} are {enumeration.__name__}.{' or '.join(names)}"
+        )
+    raise TenreoError(f"weights: {shown(weights)} is neither a file, nor none, nor one of {', '.join(names)}")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a name
+        return False
+
+
+def check_weights(arch: str, weights: str | None) -> None:
+    """Raise unless weights are a name that torchvision knows, a file, or "none".
+
+    Raises:
+        TenreoError: naming what there is.
+    """
+    weights_name(arch, weights)
+
+
+def _download(arch: str, name: str) -> tuple[nn.Module, ModelInfo]:
+    entry = weights_of(arch)[name]
+    try:
+        state = entry.get_state_dict(progress=True, check_hash=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise TenreoError(
+            f"weights: {entry.url} can not be downloaded ({error}); put {_file_name(entry)} "
+            f"into {folder}, or give the path of a file, or none for random weights"
+        ) from error
+    return _filled(info_of(arch, entry), state, Path(_file_name(entry)))
+
+
+def _from_file(path: Path, info: ModelInfo) -> tuple[nn.Module, ModelInfo]:
+    arch = info.arch or ""
+    if is_pickle(path):
+        state = read_pickle(path)
+        compressed = any(key.endswith(".index") for key in state)
+        own = [entry for entry in weights_of(arch) if _file_name(entry) == path.name]  # torchvision's own file
+        info = info_of(arch, own[0]) if own else replace(info, transform_input=False)
+    else:
+        header = read_header(path)
+        state = read_tensors(path)
+        compressed = bool(header.layers)
+        if header.info.arch not in (None, arch):
+            raise TenreoError(f"{path}: holds {header.info.arch}, given the architecture {arch}")
+        info = header.info if header.info.arch else replace(info, transform_input=False)
+    if compressed:
+        raise TenreoError(f"{path}: is compressed already; give the dense weights")
+    classes = class_count(arch, {key: tuple(value.shape) for key, value in state.items()})
+    if not 1 <= classes <= MOST_CLASSES:
+        raise TenreoError(f"{path}: has {classes:,} classes, needs 1 to {MOST_CLASSES:,}")
+    return _filled(replace(info, weights=path.name, classes=classes), state, path)
+
+
+def _file_name(entry: Any) -> str:
+    """The name of the file of torchvision's weights."""
+    return str(entry.url).rsplit("/", 1)[1]
+
+
+def _filled(info: ModelInfo, state: Mapping[str, Tensor], path: Path) -> tuple[nn.Module, ModelInfo]:
+    """The model of an info with the tensors of a state dict."""
+    model = build_info(info)
+    try:
+        load_tensors_(model, {k: v for k, v in state.items() if not k.startswith(_AUXILIARY)}, path)
+    except MisfitError as error:
+        raise MisfitError(f"{error}{guess({k: tuple(v.shape) for k, v in state.items()})}") from error
+    return model, info
