@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tenreo.planning.rates import TargetSize as TargetSize
     from tenreo.planning.rates import Uniform as Uniform
     from tenreo.planning.recipe import Recipe as Recipe
+    from tenreo.vision.exporting import export as export
     from tenreo.vision.models import load as load
     from tenreo.vision.models import save as save
     from tenreo.vision.recalibration import match_statistics_ as match_statistics_
@@ -42,6 +43,7 @@ _MODULES = {
     "decode": "codec.codec",
     "encode": "codec.codec",
     "expand_": "compression.parametrization",
+    "export": "vision.exporting",
     "load": "vision.models",
     "match_statistics_": "vision.recalibration",
     "resolve": "planning.plan",

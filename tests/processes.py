@@ -1,8 +1,10 @@
 """Running the command line and tests/tiny_run.py: in processes of their own, or where that is enough, in this one."""
 
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -58,6 +60,13 @@ def refused(*arguments, code=2):
     done = here(*arguments, code=code)
     assert not done.stdout
     return done.stderr
+
+
+def seeded():
+    """Random moments; the seed is printed, and KILL_SEED=... repeats what it gave."""
+    seed = os.environ.get("KILL_SEED", str(time.time_ns()))
+    print(f"KILL_SEED={seed}")
+    return random.Random(seed)
 
 
 def start_python(code):

@@ -15,7 +15,7 @@ FIRST = {"errors", "sizes", "options"}
 HOMES = {
     "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"}, "yaml": {"cli"}, "matplotlib": {"cli"},
     "torchvision": {"vision"}, "PIL": {"vision"}, "sklearn": {"vision"}, "safetensors": {"files"},
-    "numba": {"codec", "planning"},
+    "numba": {"codec", "planning"}, "onnxruntime": {"vision"}, "onnxscript": {"vision"}, "timm": {"vision"},
 }  # fmt: skip
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem not in ("__init__", "__main__"))
 DOCUMENT = ROOT / "docs" / "architecture.md"

@@ -55,7 +55,8 @@ def compress_(
     Args:
         model: any module; its Conv2d and Linear layers stay what they are.
         recipe: what was asked for, or the plan that `resolve` made of it.
-        jobs: layers encoded at a time, by default one per core; never changes the result.
+        jobs: layers encoded at a time, by default one per core; neither this nor torch's number of threads changes
+            the result.
         progress: called twice with every layer, once its columns are in order and once it is encoded, from the
             calling thread.
         orders: the order of the columns of (layer, groups), where it is known already; those that are found are
@@ -72,7 +73,9 @@ def compress_(
     if jobs is not None and jobs < 1:
         raise TenreoError(f"jobs: given {jobs}, needs at least 1")
     orders = {} if orders is None else orders
-    pool = ThreadPoolExecutor(jobs or os.cpu_count())
+    # With several threads FFTs and sums add in another order, so what is written would depend on their number.
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
 
     def for_each_layer(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         # Largest first: the last layer to finish is then a small one.
@@ -87,10 +90,11 @@ def compress_(
     try:
         seconds = for_each_layer(_order, orders)
         if plan.recipe.allocate:
-            plan = _allocated(model, plan, orders)
+            plan = pool.submit(_allocated, model, plan, orders).result()
         encoded = for_each_layer(_encode, orders, plan.recipe)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(threads)  # of threads that start later: each has a number of its own
     return _apply(model, plan, encoded, seconds)
 
 

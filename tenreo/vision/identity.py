@@ -129,8 +129,8 @@ def _dense_state(model: nn.Module) -> dict[str, Tensor]:
     state = {name: value for name, value in model.state_dict().items() if ".parametrizations." not in f".{name}"}
     with torch.no_grad():
         for curve in curves(model):
-            weight: Tensor = curve.layer.weight  # type: ignore[assignment]
-            state[f"{curve.name}.weight"] = weight.detach().as_subclass(Tensor)
+            weight: Tensor = getattr(curve.layer, curve.tensor)
+            state[curve.parameter] = weight.detach().as_subclass(Tensor)
     return state
 
 

@@ -91,21 +91,32 @@ def noise_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
 
 def _noise(model: nn.Module, size: int | None, seed: int) -> Iterator[Tensor]:
     """A batch of noise of the channels, pixels and dtype that a model takes; made when it is needed."""
+    channels, size, _ = input_shape(model, size)
+    count = min(512, max(32, NOISE_PIXELS // size**2))
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    yield noise_images(count, channels, size, seed).to(dtype)
+
+
+def input_shape(model: nn.Module, size: int | None = None) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a model takes.
+
+    Args:
+        model: compressed or dense.
+        size: side in pixels; None asks the model's timm configuration, then torchvision.
+
+    Raises:
+        TenreoError: when it takes no images, or their size is not known.
+    """
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     first = next((m for m in model.modules() if isinstance(m, convolutions)), None)
     if not isinstance(first, nn.Conv2d):
-        raise TenreoError("statistics: noise comes as images, which the model does not take; give images")
-    size = size or _input_size(model)
-    count = min(512, max(32, NOISE_PIXELS // size**2))
-    yield noise_images(count, first.in_channels, size, seed).to(first.weight.dtype)
-
-
-def _input_size(model: nn.Module) -> int:
-    """The side of a model's input in pixels, from its timm configuration or torchvision's weights."""
+        raise TenreoError("inputs: the model does not take images, so none can be made up; give inputs of your own")
     timm = getattr(model, "pretrained_cfg", None)
-    if isinstance(timm, Mapping) and timm.get("input_size"):
-        return int(timm["input_size"][-1])
-    info = resemble(model)
-    if info.arch is None:
-        raise TenreoError("statistics: the size of the model's input is not known; give size=32, or images")
-    return info.preprocess.crop
+    if size is None and isinstance(timm, Mapping) and timm.get("input_size"):
+        size = int(timm["input_size"][-1])
+    if size is None:
+        info = resemble(model)
+        if info.arch is None:
+            raise TenreoError("inputs: the size of the images that the model takes is not known; give it, or images")
+        size = info.preprocess.crop
+    return first.in_channels, size, size

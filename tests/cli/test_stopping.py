@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import start_python, start_tenreo
+from processes import seeded, start_python, start_tenreo
 
 STUCK = """
 import hashlib
@@ -64,7 +64,8 @@ def test_ctrl_c_ends_with_130_and_no_file(tmp_path):
         "compress", "-a", "resnet152", "-g", 8, "-r", 1.0, "--progressive", "--weights", "none", cwd=tmp_path,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it in the background
     )  # fmt: skip
-    while seconds_of_work(process) < 9:  # by then it is inside compiled code
+    moment = seeded().uniform(8, 10)  # by then it is inside compiled code
+    while seconds_of_work(process) < moment:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

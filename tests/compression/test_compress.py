@@ -1,8 +1,12 @@
 """Compressing: weights, report and counts agree; nothing is left half done."""
 
+from copy import deepcopy
+from itertools import product
+
 import pytest
 import torch
 from networks import strided_and_grouped
+from torch import nn
 from torch.nn.utils import parametrize
 
 import tenreo
@@ -80,3 +84,25 @@ def test_a_weight_out_of_range_is_named_and_changes_nothing(value):
     with pytest.raises(TenreoError, match=r"^7: .*range"):
         tenreo.compress_(net, RECIPE)
     assert not any(parametrize.is_parametrized(m) for m in net.modules())
+
+
+@pytest.mark.parametrize("allocate", [False, True])
+def test_torchs_number_of_threads_changes_nothing(allocate):
+    """Neither the result, nor afterwards what others find; a row or three are split among threads, four are not."""
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(300, 200), nn.Linear(330, 210))
+    states, before = [], torch.get_num_threads()
+    try:
+        for threads, groups in product((1, 2, 3), (1, 3)):
+            torch.set_num_threads(threads)
+            model = deepcopy(dense)
+            recipe = tenreo.Recipe(groups, tenreo.Uniform(3.0), refine=4, allocate=allocate)
+            report = tenreo.compress_(model, recipe, jobs=2)
+            assert torch.get_num_threads() == threads
+            parts = [layer.squared_error for layer in report.layers]
+            states.append((groups, parts, [t.tolist() for t in model.state_dict().values()]))
+    finally:
+        torch.set_num_threads(before)
+    for groups in (1, 3):
+        same = [state for state in states if state[0] == groups]
+        assert same[0] == same[1] == same[2]

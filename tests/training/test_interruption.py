@@ -1,12 +1,11 @@
 """Real processes, really killed: nothing is lost but the work since the last save."""
 
-import random
 import signal
 import time
 
 import pytest
 import torch
-from processes import start_tiny_run, tiny_run
+from processes import seeded, start_tiny_run, tiny_run
 from safetensors.torch import load_file
 
 from tenreo.training.log import read_log
@@ -38,6 +37,7 @@ def killed(data, folder, moment, resume):
     while resume and len(read_log(folder / "run.csv")) == rows and process.poll() is None:
         time.sleep(0.05)
     time.sleep(moment)
+    print(f"killed {moment:.3f} s after its first state, resumed: {resume}")
     process.kill()
     process.communicate()
     torch.load(folder / "run.state", weights_only=True)  # whole, whatever was going on
@@ -47,7 +47,7 @@ def killed(data, folder, moment, resume):
 
 @pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_with_the_same_bits(digits_folder, tmp_path, uninterrupted, kills):
-    moments = random.Random(time.time_ns())
+    moments = seeded()
     for k in range(kills):
         killed(digits_folder, tmp_path, moments.uniform(0, 0.5), resume=k > 0)
     same(tmp_path, uninterrupted, tiny_run(digits_folder, tmp_path, "--resume"))
