@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ _WRAPPERS = (
 )  # fmt: skip
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 _MOST_WRAPPERS = 8  # around one another
-_MOST_PICKLE = 8_000_000  # bytes besides the tensors; ResNet-152 has 0.1 MB, with the state of an optimizer 0.5 MB
+_MOST_INSTRUCTIONS = 500_000  # of a pickle; ResNet-152 with an optimizer's state has 120,000
 _DEEPEST_TUPLE = 10
 _LARGEST_TUPLE = 10_000  # elements, those of the tuples in it included
 
@@ -39,7 +40,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     check_regular(path)
     try:
         _check_before_loading(path)
-        with _namespaces_allowed():
+        with _namespaces_allowed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kinds of tensors that are refused
             values: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way
         raise TenreoError(f"{path}: can not be read as a torch file of plain tensors: {_why(error)}") from error
@@ -98,8 +100,6 @@ def _why(error: Exception) -> str:
             f"it holds an object of {found[1]}, and only running its code could make that; where the code is, load "
             "the file with weights_only=False and save model.state_dict()"
         )
-    if "TorchScript" in text:
-        return "it is a TorchScript archive; save the model's state_dict() instead"
     return (text.splitlines() or [type(error).__name__])[0]
 
 
@@ -117,6 +117,8 @@ def _check_before_loading(path: Path) -> None:
             return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            raise ValueError("it is a TorchScript archive; save the model's state_dict() instead")
         if sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise ValueError("the archive is compressed, or its entries overlap; pack it without compression")
         for entry in entries:
@@ -142,14 +144,13 @@ def _check_pickle(file: IO[bytes]) -> None:
     Raises:
         ValueError: when a tuple is large by its nesting, or the key of a dictionary is no name or small number.
     """
-    start = file.tell()
     stack: list[Any] = []
     marks: list[list[Any]] = []
     memo: dict[Any, Any] = {}
-    for code, value, at in pickletools.genops(file):
+    for number, (code, value, _) in enumerate(pickletools.genops(file)):
+        if number > _MOST_INSTRUCTIONS:
+            raise ValueError(f"it holds more than its tensors: {_MOST_INSTRUCTIONS:,} instructions are read at most")
         name = code.name
-        if (at or 0) - start > _MOST_PICKLE:
-            raise ValueError(f"it holds more than {_MOST_PICKLE:,} bytes besides its tensors")
         if name == "MARK":
             marks.append(stack)
             stack = []

@@ -1,5 +1,6 @@
 """Tensors in and out of files, whole or not at all."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -7,10 +8,11 @@ import sys
 import pytest
 import torch
 from safetensors import safe_open
+from torch import nn
 
+import tenreo
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import atomic_write
-from tenreo.files.pickles import read_pickle
 from tenreo.files.safetensors import DTYPES, read_tensors, record, write_tensors
 
 
@@ -71,14 +73,50 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])
-def test_state_dicts_of_pickles(tmp_path, wrap):
-    torch.save(wrap({"module.a.weight": torch.ones(2)}), tmp_path / "m.pth")
-    assert list(read_pickle(tmp_path / "m.pth")) == ["a.weight"]
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [
+    lambda: torch.zeros(2, dtype=torch.complex64), lambda: torch.zeros(2).to_sparse(),
+    lambda: torch.zeros(2, device="meta"), lambda: torch.zeros(2).to(torch.float8_e4m3fn),
+    lambda: torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8),
+])  # fmt: skip
+def test_tensors_that_files_do_not_have_are_refused_and_leave_the_file(tmp_path, make):
+    write_tensors(tmp_path / "m", {"a": torch.zeros(2)}, {})
+    before = (tmp_path / "m").read_bytes()
+    with pytest.raises(TenreoError, match=r"m: can not be written: mask is .*, needs a plain tensor"):
+        write_tensors(tmp_path / "m", {"mask": make()}, {})
+    with pytest.raises(TenreoError, match="is not printable"):
+        write_tensors(tmp_path / "m", {"a\x1b[2J": torch.zeros(2)}, {})
+    assert (tmp_path / "m").read_bytes() == before
 
 
-@pytest.mark.parametrize("values", [{}, {"a": 3}, [torch.ones(2)], {"state_dict": {"a": "b"}}])
-def test_pickles_without_a_state_dict_are_refused(tmp_path, values):
-    torch.save(values, tmp_path / "m.pth")
-    with pytest.raises(TenreoError, match=r"m\.pth: holds no state dict"):
-        read_pickle(tmp_path / "m.pth")
+def test_buffers_hold_what_they_hold_and_parameters_are_finite(tmp_path):
+    def make():
+        model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64))
+        model.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+        model.register_buffer("unset", torch.full((2,), torch.nan))
+        return model
+
+    model = make()
+    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0))
+    for dtype in ("float32", "float16", "bfloat16"):
+        recipe = tenreo.Recipe(4, tenreo.Uniform(2.0), dense_dtype=dtype)
+        tenreo.save(model, tmp_path / "m.safetensors", recipe=recipe)
+        again = tenreo.load(tmp_path / "m.safetensors", make())
+        assert torch.equal(again.mask, model.mask) and again.unset.isnan().all()
+    before = (tmp_path / "m.safetensors").read_bytes()
+    for name, value, why in (
+        ("1.weight", torch.inf, "NaN or infinity"), ("1.running_mean", torch.nan, "NaN or infinity"),
+        ("1.running_var", -1.0, "a negative variance"), ("0.weight.coefficients", torch.nan, "NaN or infinity"),
+    ):  # fmt: skip
+        wrong = copy.deepcopy(model)
+        state = wrong.state_dict()
+        state[name.replace("weight.coefficients", "parametrizations.weight.original")].view(-1)[0] = value
+        with pytest.raises(TenreoError, match=f"{name} holds {why}"):
+            tenreo.save(wrong, tmp_path / "m.safetensors")
+        tensors = read_tensors(tmp_path / "m.safetensors")
+        tensors[name].view(-1)[0] = value
+        with safe_open(tmp_path / "m.safetensors", "pt") as file:
+            write_tensors(tmp_path / "bad.safetensors", tensors, file.metadata())
+        with pytest.raises(TenreoError, match=rf"bad\.safetensors: {name} holds {why}"):
+            tenreo.load(tmp_path / "bad.safetensors", make())
+    assert (tmp_path / "m.safetensors").read_bytes() == before

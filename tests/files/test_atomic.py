@@ -1,0 +1,172 @@
+"""Output paths: what is replaced, what never is, and what killed runs leave."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import tenreo
+from tenreo.errors import TenreoError
+from tenreo.files.atomic import atomic_write, check_writable
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make device nodes and mount")
+
+
+def write(path, text="after"):
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
+
+
+def left(folder):
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def folder(path):
+    path.mkdir()
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def unix_socket(path):
+    where = Path.cwd()
+    os.chdir(path.parent)  # its address has some 100 characters at most
+    try:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    finally:
+        os.chdir(where)
+
+
+def device(path):
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+
+
+def dangling(path):
+    path.symlink_to("nowhere")
+
+
+def loop(path):
+    path.symlink_to(path.name)
+
+
+def to_a_pipe(path):
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+@pytest.mark.parametrize("make", [
+    folder, pipe, unix_socket, pytest.param(device, marks=root), dangling, loop, to_a_pipe,
+])  # fmt: skip
+def test_only_regular_files_are_replaced(tmp_path, make):
+    path = tmp_path / "m.safetensors"
+    make(path)
+    before = path.lstat()
+    for attempt in (check_writable, write, lambda p: tenreo.save(torch.nn.Linear(3, 3), p)):
+        with pytest.raises(TenreoError, match=r"m\.safetensors: can not be written: it is a "):
+            attempt(path)
+    after = path.lstat()
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino) and not left(tmp_path)
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "a", tmp_path / "b"
+    target.write_text("before")
+    link.symlink_to(tmp_path / "c")
+    (tmp_path / "c").symlink_to("real/a")
+    check_writable(link)
+    write(link)
+    assert link.is_symlink() and not target.is_symlink() and target.read_text() == "after"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "c", "real"] and len(os.listdir(target.parent)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nowhere/x", "there is no folder"), ("a\0b", "null"), ("x" * 300, "too long"), ("file/x", "Not a directory"),
+        (".", "a folder"),
+    ],
+)  # fmt: skip
+def test_paths_that_can_not_be_written(tmp_path, name, why):
+    (tmp_path / "file").write_text("")
+    for attempt in (check_writable, write):
+        with pytest.raises(TenreoError, match=rf"can not be written: .*{why}"):
+            attempt(tmp_path / name)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_long_names_are_written(tmp_path):
+    path = tmp_path / ("é" * 120 + "x" * 15)
+    check_writable(path)
+    write(path)
+    assert path.read_text() == "after" and not left(tmp_path)
+
+
+def test_folders_that_can_not_be_written_to(tmp_path):
+    """In a process without root's rights, which look at no permissions."""
+    tmp_path.chmod(0o555)
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom tenreo.files.atomic import check_writable\n"
+        "from tenreo.errors import TenreoError\n"
+        "if os.geteuid() == 0: os.chdir(sys.argv[1]); os.setuid(65534)\n"
+        "try: check_writable(Path('x'))\nexcept TenreoError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "x: can not be written: Permission denied; choose another path\n", done.stderr
+
+
+@root
+def test_a_read_only_file_system(tmp_path):
+    check = "from pathlib import Path; from tenreo.files.atomic import check_writable as c; c(Path('x'))"
+    code = f'mount -t tmpfs -o ro none {tmp_path} && cd {tmp_path} && exec {sys.executable} -c "{check}"'
+    done = subprocess.run(["unshare", "-m", "sh", "-c", code], capture_output=True, text=True)
+    if "x: can not be written" not in done.stderr:
+        pytest.skip("the system mounts nothing here")
+    assert "x: can not be written: Read-only file system; choose another path" in done.stderr
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from tenreo.files.atomic import atomic_write
+with atomic_write(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_killed_runs_leave_is_removed_and_what_living_ones_hold_stays(tmp_path):
+    path = tmp_path / "m.safetensors"
+    strangers = [".m.safetensors.settings", ".n.safetensors.abcdefgh.unfinished"]  # somebody's own; of another output
+    for name in strangers:
+        (tmp_path / name).write_text("")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    killed, living = (subprocess.Popen([sys.executable, "-c", HOLD, str(path)], **pipes) for _ in range(2))
+    for process in (killed, living):
+        assert process.stdout.readline() == "ready\n"
+    assert len(left(tmp_path)) == 4
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    write(path)
+    assert len(left(tmp_path)) == 3 and path.read_text() == "after"
+    living.communicate()
+    assert living.returncode == 0 and path.read_text() == "half"
+    assert sorted(left(tmp_path)) == strangers
+
+
+def test_a_name_of_another_format_is_refused(tmp_path):
+    for name in ("x.pth", "x.PT", "x.onnx", "x.json"):
+        with pytest.raises(TenreoError, match=rf"{name}: is to be a safetensors file, .*call it x\.safetensors"):
+            tenreo.save(torch.nn.Linear(3, 3), tmp_path / name)
+    tenreo.save(torch.nn.Linear(3, 3), tmp_path / "model.v1.2")
+    assert os.listdir(tmp_path) == ["model.v1.2"]
