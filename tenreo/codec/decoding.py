@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tenreo.codec.cosine import dct_folded, fold, idct_folded, unfold
+from tenreo.errors import TenreoError
 
 
 def folded_index(positions: Tensor, length: int) -> Tensor:
@@ -32,6 +33,22 @@ def folded_index(positions: Tensor, length: int) -> Tensor:
 def unfolded_positions(index: Tensor, length: int) -> Tensor:
     """The positions, (columns,) int32, that `folded_index` made an index of."""
     return unfold(index.to(torch.int32), length)
+
+
+def is_tracing() -> bool:
+    """Whether TorchScript is being made.
+
+    Raises:
+        TenreoError: when it is made for ONNX, which has no operation that decodes.
+    """
+    _refuse_onnx()
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return tracing
+
+
+def _refuse_onnx() -> None:
+    if torch.onnx.is_in_onnx_export():
+        raise TenreoError("onnx: has no operation that decodes a compressed weight; use tenreo.export(model, path)")
 
 
 class Sorted(NamedTuple):
@@ -72,7 +89,7 @@ def decode_columns(coefficients: Tensor, index: Tensor, length: int, columns: So
         length: samples on the curve.
         columns: sorted, where that was done before; saves a GPU sorting them in every backward pass.
     """
-    if torch.compiler.is_compiling():  # which knows no function with a rule for forward derivatives
+    if torch.compiler.is_compiling() or is_tracing():  # which know no function with a rule for forward derivatives
         compiled: Tensor = gather_samples(coefficients, index, length)
         return compiled
     if columns is None:
@@ -117,6 +134,7 @@ def segment_sum(gradient: Tensor, order: Tensor, starts: Tensor) -> Tensor:
 
 @gather_samples.register_fake
 def _(coefficients: Tensor, index: Tensor, length: int) -> Tensor:
+    _refuse_onnx()  # its exporter traces what can not see that it is one
     return coefficients.new_empty(coefficients.shape[0], index.shape[0])
 
 

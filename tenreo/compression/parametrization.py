@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenreo.codec.codec import EncodedWeight, project
-from tenreo.codec.decoding import Sorted, decode_columns, folded_index, sort_columns, unfolded_positions
+from tenreo.codec.decoding import (
+    Sorted,
+    decode_columns,
+    folded_index,
+    is_tracing,
+    sort_columns,
+    unfolded_positions,
+)
 from tenreo.codec.precision import fake_quantize
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.compression.decoded_weight import DecodedWeight
@@ -65,8 +72,7 @@ class CurveWeight(nn.Module):
             self._prepare(coefficients)
         columns = decode_columns(coefficients, self._index, self.curve.length, self._sorted)  # (groups, columns)
         weight = columns.reshape(self.shape)
-        tracing = compiling or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        return weight if tracing else weight.as_subclass(DecodedWeight)
+        return weight if compiling or is_tracing() else weight.as_subclass(DecodedWeight)
 
     def _prepare(self, coefficients: Tensor) -> None:
         """What tracing can not do: follow the coefficients to their device, and sort for a backward pass there."""
