@@ -103,6 +103,9 @@ class ModelInfo:
         corrections: what was corrected after compressing.
         class_names: of the outputs in their order, which are the folders of the images it was trained on; empty where
             they are not known.
+        builder: how to build a model that is no classifier of torchvision: timm:NAME, torchvision:NAME or
+            package.module:function; None where that is not known.
+        kwargs: arguments of the builder.
         transform_input: whether an Inception or GoogLeNet changes its input to the range that the weights of
             torchvision's ancestors expect.
     """
@@ -114,6 +117,13 @@ class ModelInfo:
     corrections: tuple[Correction, ...] = ()
     class_names: tuple[str, ...] = ()
     transform_input: bool = False
+    builder: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str | None:
+        """The architecture or the builder; None where neither is known."""
+        return self.arch or self.builder
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, of printable text; earlier versions do not know what is left out when it is empty."""
@@ -128,6 +138,8 @@ class ModelInfo:
             del plain["class_names"]
         if self.arch not in TRANSFORMING:
             del plain["transform_input"]
+        if self.builder is None:
+            del plain["builder"], plain["kwargs"]
         return plain
 
     @classmethod
@@ -146,7 +158,9 @@ class ModelInfo:
         if names and len(set(names)) != classes:
             raise ValueError(f"class_names: {len(set(names))} different ones, needs {classes}")
         done = tuple(map(Correction.from_fields, corrections))
-        return cls(arch, classes, weights, preprocess, done, names, transform)
+        builder = read.text("builder", _MOST_NAME) if read.has("builder") else None
+        kwargs = read.scalars("kwargs", _MOST_NAME) if read.has("kwargs") else {}
+        return cls(arch, classes, weights, preprocess, done, names, transform, builder, kwargs)
 
 
 @dataclass(frozen=True)

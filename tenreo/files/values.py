@@ -11,6 +11,7 @@ from tenreo.errors import printable, shown
 _DEEPEST = 8  # levels of lists and objects; what is written has four
 _MOST_DIGITS = 20  # of a whole number
 _MOST_CHARACTERS = 10_000  # of a string
+_MOST_SCALARS = 100
 MOST_NAME = 1000  # characters of a tensor's or layer's name
 
 
@@ -126,6 +127,17 @@ class Fields:
         if not isinstance(value, bool):
             raise ValueError(f"{key} {shown(value)}, needs true or false")
         return value
+
+    def scalars(self, key: str, most: int) -> dict[str, Any]:
+        """An object of at most 100 numbers, flags, nulls, and texts or lists of numbers of bounded length."""
+        values = self.values.get(key)
+        if not isinstance(values, dict) or len(values) > _MOST_SCALARS:
+            raise ValueError(f"{key} {shown(values)}, needs an object of at most {_MOST_SCALARS} values")
+        for name, value in values.items():
+            each = value if isinstance(value, list) and len(value) <= _MOST_SCALARS else [value]
+            if not all(x is None or (isinstance(x, (int, float, str)) and len(str(x)) <= most) for x in each):
+                raise ValueError(f"{key}: {name} {shown(value)}, needs numbers, flags or words")
+        return dict(values)
 
     def objects(self, key: str, longest: int) -> Iterator[Fields]:
         """At most so many objects."""

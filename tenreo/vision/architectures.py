@@ -16,6 +16,7 @@ from torch.nn.modules.module import (
 )
 
 from tenreo.files.records import TRANSFORMING, ModelInfo, Preprocess
+from tenreo.vision.builders import build_model
 from tenreo.vision.names import check_architecture
 
 
@@ -72,12 +73,19 @@ def _moved(value: Tensor, device: str) -> Tensor:
     return nn.Parameter(value.to(device)) if isinstance(value, nn.Parameter) else value.to(device)
 
 
-def build_info(info: ModelInfo, device: str = "cpu") -> nn.Module:
+def build_info(info: ModelInfo, device: str = "cpu", trusted: bool = False) -> nn.Module:
     """The model of an info, its weights to be loaded.
 
+    Args:
+        info: with an architecture or a builder.
+        device: "meta" for shapes alone.
+        trusted: a builder that is a function may be called.
+
     Raises:
-        TenreoError: when there is no such architecture.
+        TenreoError: when there is no such architecture, or its builder may not be called.
     """
+    if info.arch is None and info.builder is not None:
+        return build_model(info.builder, info.kwargs, device, trusted)
     return build(info.arch or "", info.classes or 1000, info.weights, device, info.transform_input)
 
 

@@ -6,11 +6,13 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.utils._pytree import tree_leaves
 
 from tenreo.compression.misfit import some
 from tenreo.compression.parametrization import curves
@@ -63,10 +65,10 @@ def difference(model: nn.Module, info: ModelInfo) -> str:
 
     Args:
         model: compressed or dense, on any device, in either mode.
-        info: that names an architecture.
+        info: that names an architecture, or a builder, which is called.
     """
     model = unwrapped(model)
-    plain = build_info(info, "meta").eval()
+    plain = build_info(info, "meta", trusted=True).eval()
     state = _dense_state(model)
     own, given = ({name: tuple(t.shape) for name, t in each.items()} for each in (plain.state_dict(), state))
     if own != given:
@@ -82,30 +84,39 @@ def difference(model: nn.Module, info: ModelInfo) -> str:
         versioned = OrderedDict(state)  # some layers (MNASNet) ask which version of themselves was saved
         versioned._metadata = plain.state_dict()._metadata  # type: ignore[attr-defined]
         plain.load_state_dict(versioned, assign=True)
-        return "" if _same_outputs(model, plain, info.preprocess.crop) else "other outputs"
+        same = _same_outputs(model, plain, info.preprocess.crop)
+        # What takes no images is known by its builder, and by names and shapes.
+        return "" if same or (same is None and info.arch is None) else "other outputs"
     except Exception as error:  # a model of somebody else can fail in any way
         return f"outputs, where the model fails: {error}"
 
 
-def _same_outputs(model: nn.Module, plain: nn.Module, crop: int) -> bool:
-    """Whether two models put out the same for the first size of image that the plain one takes."""
+def _same_outputs(model: nn.Module, plain: nn.Module, crop: int) -> bool | None:
+    """Whether two models put out the same for the first size of image that the plain one takes; None of none."""
+    first = next((m for m in plain.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = 3 if first is None else first.in_channels
     like = next(p for p in plain.parameters() if p.is_floating_point())
     filled = _filled(plain)
     with torch.no_grad(), _unchanged(model):
         for size in (*_SIZES, crop):
             generator = torch.Generator().manual_seed(size)
-            x = torch.randn(2, 3, size, size, generator=generator).to(like)
+            x = torch.randn(2, channels, size, size, generator=generator).to(like)
             try:
-                wanted = torch.func.functional_call(plain, filled, (x,))
-            except (RuntimeError, ValueError, AssertionError):
-                continue  # of another size
-            given = torch.func.functional_call(model, _overrides(model, filled), (x,))
+                wanted = _output(torch.func.functional_call(plain, filled, (x,)))
+            except (RuntimeError, ValueError, AssertionError, TypeError):
+                continue  # of another size, or no images at all
+            given = _output(torch.func.functional_call(model, _overrides(model, filled), (x,)))
             if given.shape != wanted.shape or not wanted.any():
                 return False
             # Against what the outputs depend on: those of an untrained model are nearly the same for every image.
             rounding = max(_ROUNDING, 16 * torch.finfo(like.dtype).eps) * (wanted[0] - wanted[1]).abs().max()
             return torch.equal(given, wanted) or bool((given - wanted).abs().max() < rounding)
-    return False
+    return None
+
+
+def _output(value: Any) -> Tensor:
+    """The first tensor of what a model puts out."""
+    return next(each for each in tree_leaves(value) if isinstance(each, Tensor))
 
 
 def _filled(plain: nn.Module) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,13 +20,22 @@ from tenreo.files.records import ModelInfo
 from tenreo.files.safetensors import read_tensors
 from tenreo.planning.recipe import Recipe, recipe_of
 from tenreo.vision.architectures import build_info
+from tenreo.vision.builders import build_model, builder_info
 from tenreo.vision.guesses import guess
 from tenreo.vision.identity import difference, identify
 from tenreo.vision.reference import identify_paper, read_reference
 from tenreo.vision.weights import check_weights, with_weights
 
 
-def save(model: nn.Module, path: str | Path, info: ModelInfo | None = None, recipe: Recipe | None = None) -> None:
+def save(
+    model: nn.Module,
+    path: str | Path,
+    info: ModelInfo | None = None,
+    recipe: Recipe | None = None,
+    *,
+    builder: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> None:
     """Write a model, compressed or dense, to a safetensors file.
 
     >>> import tempfile
@@ -43,32 +53,45 @@ def save(model: nn.Module, path: str | Path, info: ModelInfo | None = None, reci
         path: of the file; replaced as a whole.
         info: says what the model is, where it is not recognized or something should be added.
         recipe: kept in the file for `inspect`.
+        builder: how to build the model: timm:NAME, torchvision:NAME, or package.module:function, which `load` calls
+            only where it is told to.
+        kwargs: arguments of the builder: numbers, words and flags.
 
     Raises:
-        TenreoError: when the file can not be written, or the model is not what the info says.
+        TenreoError: when the file can not be written, or the model is not what the info or the builder says.
     """
     path, model = Path(path), unwrapped(model)
     check_ending(path)
     check_writable(path)
+    if builder is not None:
+        built = build_model(builder, kwargs or {}, trusted=True)
+        info = replace(info or ModelInfo(), **_builder_fields(builder_info(built, builder, kwargs or {}), info))
     if info is None:
         info = identify(model)
     else:
         check_info(info)
-        why = difference(model, info) if info.arch is not None else ""
+        why = difference(model, info) if info.name is not None else ""
         if why:
             raise TenreoError(
-                f"save: the info says {info.arch} of {info.classes or 1000} classes, which with the model's weights "
-                f"has {why}; save it with an info whose arch is None"
+                f"save: the info says {info.name} of {info.classes or 1000} classes, which with the model's weights "
+                f"has {why}; save it with an info that names no architecture and no builder"
             )
     write_model(model, path, info, recipe)
 
 
-def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+def _builder_fields(found: ModelInfo, given: ModelInfo | None) -> dict[str, Any]:
+    """What a builder says of a model; of classes and preprocessing only where nothing else does."""
+    fields: dict[str, Any] = {"arch": None, "builder": found.builder, "kwargs": found.kwargs}
+    return fields if given else {**fields, "classes": found.classes, "preprocess": found.preprocess}
+
+
+def load(path: str | Path, model: nn.Module | None = None, *, trust_builder: bool = False) -> nn.Module:
     """Read a model from a file of tenreo or of the reference implementation; `save` has an example.
 
     Args:
         path: of the file.
-        model: a dense model to fill, for architectures that torchvision does not have.
+        model: a dense model to fill, where the file does not say how to build it.
+        trust_builder: call the function that the file names as its builder, which can be any code.
 
     Returns:
         The model, in evaluation mode; compressed layers stay compressed.
@@ -76,18 +99,18 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     Raises:
         TenreoError: when the file is damaged, does not fit, or needs `model`.
     """
-    return open_model(Path(path), model)[0]
+    return open_model(Path(path), model, trust_builder)[0]
 
 
-def open_model(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, Header]:
+def open_model(path: Path, model: nn.Module | None = None, trust_builder: bool = False) -> tuple[nn.Module, Header]:
     """As `load`, and what the file says of itself."""
     header, tensors = _read(path, named=model is not None)
     recipe_of(header)  # refuses what makes no sense
     info = header.info
     if model is None:
-        if info.arch is None:
+        if info.name is None:
             raise TenreoError(f"{path}: does not say its architecture; load it with tenreo.load(path, model)")
-        model = build_info(info)
+        model = build_info(info, trusted=trust_builder)
     try:
         restore_(unwrapped(model), header, tensors)
     except MisfitError as error:
@@ -101,7 +124,7 @@ def _read(path: Path, named: bool) -> tuple[Header, Mapping[str, Tensor]]:
         return read_reference(path)
     header = read_header(path)
     tensors = read_tensors(path)
-    if header.info.arch is None and not named and header.kind == "dense":
+    if header.info.name is None and not named and header.kind == "dense":
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         header = replace(header, info=identify_paper(path, shapes, set())[0])
     return header, tensors

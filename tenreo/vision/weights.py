@@ -20,10 +20,75 @@ from tenreo.files.pickles import read_pickle
 from tenreo.files.records import MOST_CLASSES, ModelInfo
 from tenreo.files.safetensors import read_tensors
 from tenreo.vision.architectures import build_info, class_count, default_info, info_of, weights_of
+from tenreo.vision.builders import build_model, builder_info, is_safe, pretrained_timm
 from tenreo.vision.guesses import guess
 from tenreo.vision.names import architecture_names, check_architecture
 
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet that only their training uses
+
+
+def built_with_weights(builder: str, weights: str | None, seed: int = 0) -> tuple[nn.Module, ModelInfo]:
+    """Build a model by name and give it weights.
+
+    Args:
+        builder: as of `build_model`; a function is called.
+        weights: a path, or "none" for random ones; None downloads those of timm, and keeps what a function gives.
+        seed: of random weights.
+
+    Raises:
+        TenreoError: when there is no such model, or the weights do not fit or can not be downloaded.
+    """
+    source, _, name = builder.partition(":")
+    torch.manual_seed(seed)
+    path = Path(weights) if weights not in (None, "none") else None
+    classes: dict[str, Any] = {}
+    state = None if path is None else read_dense(path)
+    if state is not None and is_safe(builder):
+        rows = _last_rows(state)
+        classes = {"num_classes": rows} if rows and _takes_classes(builder, state, rows) else {}
+    model = build_model(builder, classes, trusted=True)
+    info = replace(builder_info(model, builder, classes), weights=weights and Path(weights).name)
+    if state is not None and path is not None:
+        load_tensors_(model, state, path)
+    elif weights is None and source == "timm":
+        model = pretrained_timm(name)
+        info = replace(info, weights=str(getattr(model, "pretrained_cfg", {}).get("tag") or "pretrained"))
+    elif weights is None and source == "torchvision":
+        raise TenreoError(f"weights: given none for {builder}; give a file, or none for random weights")
+    return model, info
+
+
+def read_dense(path: Path) -> dict[str, Tensor]:
+    """The tensors of a dense model's file of any kind.
+
+    Raises:
+        TenreoError: when it can not be read, or is compressed.
+    """
+    check_regular(path)
+    if is_pickle(path):
+        return read_pickle(path)
+    if read_header(path).layers:
+        raise TenreoError(f"{path}: is compressed already; give the dense weights")
+    return read_tensors(path)
+
+
+def _last_rows(state: Mapping[str, Tensor]) -> int:
+    """The outputs of the last matrix of a state dict."""
+    matrices = [value for value in state.values() if value.dim() > 1]
+    return int(matrices[-1].shape[0]) if matrices else 0
+
+
+def _takes_classes(builder: str, state: Mapping[str, Tensor], classes: int) -> bool:
+    """Whether a model fits a state dict when it is built with so many classes, and not by itself."""
+
+    def fits(kwargs: Mapping[str, int]) -> bool:
+        try:
+            own = build_model(builder, kwargs, "meta").state_dict()
+        except TenreoError:
+            return False
+        return all(own[name].shape == value.shape for name, value in state.items() if name in own)
+
+    return not fits({}) and fits({"num_classes": classes})
 
 
 def with_weights(arch: str | None, weights: str | None, seed: int = 0) -> tuple[nn.Module, ModelInfo]:
