@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from tenreo import __version__
 from tenreo.cli import command, commands
-from tenreo.cli.streams import note, prepare_streams, writing
+from tenreo.cli.streams import note, prepare_streams, unwritten, writing
 from tenreo.errors import TenreoError
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[
@@ -25,9 +25,10 @@ class Group(TyperGroup):
         """Run a command and end the process."""
         try:
             prepare_streams()
+            code = super().main(*args, **{**options, "standalone_mode": False})
             with writing():
-                code = super().main(*args, **{**options, "standalone_mode": False})
-            sys.exit(code if isinstance(code, int) else 0)
+                code = code if isinstance(code, int) else 0
+            sys.exit(code)
         except _UsageError as error:
             sys.exit(_wrongly_typed(error))
         except typer.Abort:
@@ -35,7 +36,8 @@ class Group(TyperGroup):
         except (TenreoError, OSError) as error:
             if command.debug:
                 raise
-            sys.exit(command.end_with(error))
+            # Commands see to their own errors; what is left is printing the help or the version.
+            sys.exit(command.end_with(unwritten(error) if isinstance(error, OSError) else error))
 
 
 def _wrongly_typed(error: Any) -> int:

@@ -30,11 +30,16 @@ def writing() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        discard(sys.stdout)
-        raise TenreoError(f"standard output can not be written: {error.strerror}; print to another place") from error
+        raise unwritten(error) from error
+
+
+def unwritten(error: OSError) -> Exception:
+    """The error to raise when stdout could not be printed to; nothing more is then printed there."""
+    discard(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return error
+    return TenreoError(f"standard output can not be written: {error.strerror}; print to another place")
 
 
 def discard(stream: Any) -> None:
