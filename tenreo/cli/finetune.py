@@ -48,7 +48,7 @@ def run(file: File, data: TrainingData, settings: Settings, computing: Computing
             for path in job.files.values():
                 check_output(path, output.force)
         train_images = open_images(data.data, "train", preprocess, classes, settings.augment, names)
-        val_images = open_images(data.data, "val", preprocess, classes, class_names=names or train_images.class_names)
+        val_images = open_images(data.data, "val", preprocess, classes, class_names=names)
     teacher = _teacher(header, data.teacher) if settings.distill else None
     with (
         stoppable() as stop,

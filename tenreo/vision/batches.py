@@ -296,7 +296,7 @@ class Unlabeled:
         self.batches, self.count = batches, count
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (images for images, _ in islice(self.batches, self.count))
+        return (images for images, _ in islice(self.batches, min(self.count, len(self.batches))))
 
 
 def unlabeled(images: Images, batches: int, loading: Loading, seed: int = 0) -> Unlabeled:
