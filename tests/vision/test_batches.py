@@ -93,7 +93,7 @@ def test_cuda_takes_batches_with_broken_images_from_pinned_memory(folder, small)
 
 
 SCRIPT = """
-import resource, sys
+import resource, signal, sys, threading, time
 from torch import nn
 from networks import digits_classifier
 from tenreo.vision.batches import *
@@ -108,8 +108,12 @@ if sys.argv[2] == "limit":
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 500_000_000,) * 2)
 if sys.argv[2] == "error":
-    for _ in batches:
-        raise ValueError("of somebody else")
+    held = iter(batches)
+    next(held)
+    raise ValueError("of somebody else")
+if sys.argv[2] == "interrupt":
+    images.prepare = lambda picture: time.sleep(0.2)
+    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
     with lost_workers_named():
         evaluate(net, batches)
@@ -126,7 +130,7 @@ def ended(folder, size=None, what="evaluate"):
     done = subprocess.run(code, capture_output=True, text=True, timeout=60, env={
         **os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1",
     })  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == (-signal.SIGINT if what == "interrupt" else 1), done.stderr
     return done.stderr
 
 
@@ -144,6 +148,11 @@ def test_without_shared_memory_it_ends_and_says_so(folder, size, told):
 
 def test_an_error_of_somebody_else_ends_the_processes_that_read(folder):
     assert "ValueError: of somebody else" in ended(folder, what="error")
+
+
+def test_ctrl_c_while_images_are_waited_for_stays_what_it_is(folder):
+    said = ended(folder, what="interrupt")
+    assert said.rstrip().endswith("KeyboardInterrupt") and "worker" not in said.splitlines()[-1]
 
 
 def test_images_that_take_too_much_memory_are_named(folder):
