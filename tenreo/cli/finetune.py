@@ -38,7 +38,7 @@ def run(file: File, data: TrainingData, settings: Settings, computing: Computing
     preprocess, classes, names = header.info.preprocess, header.info.classes or 1000, header.info.class_names
     with usage():
         train_images = open_images(data.data, "train", preprocess, classes, settings.augment, names)
-        val_images = open_images(data.data, "val", preprocess, classes, class_names=names or train_images.class_names)
+        val_images = open_images(data.data, "val", preprocess, classes, class_names=names)
     teacher = _teacher(header, data.teacher) if settings.distill else None
     with (
         stoppable() as stop,

@@ -20,6 +20,12 @@ from tenreo.training.observer import Epoch
 from tenreo.training.settings import Schedule
 from tenreo.training.state_checks import check_alike, check_number, check_optimizer
 
+# What a run started from, known by content: what to say where it is another one.
+ORIGIN = {
+    "start": "from another model's file, or with another teacher",
+    "training_images": "with training images of other names, sizes or classes",
+    "evaluation_images": "with evaluation images of other names, sizes or classes",
+}
 CHANGEABLE = ("save_every", "skip_broken")  # settings that a resumed run may change
 
 
@@ -202,10 +208,9 @@ def _check(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> No
     for name, value in now.items():
         if name not in earlier:
             raise TenreoError(
-                f"{path}: does not say its {name.replace('_', ' ')}, as states of earlier versions do not; start "
-                "again without resuming"
+                f"{path}: does not say its {name}, as states of earlier versions do not; start again without resuming"
             )
         plain = isinstance(earlier[name], (int, float, str, type(None)))
         if name not in free and not (plain and value == earlier[name]):
-            said = f"{earlier[name]}"[:100]
-            raise TenreoError(f"{path}: was made with {name.replace('_', ' ')} {said}, now {value}; give the same")
+            how = ORIGIN.get(name, f"with {name} {str(earlier[name])[:100]}, now {value}")
+            raise TenreoError(f"{path}: was made {how}; give the same")

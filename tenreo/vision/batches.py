@@ -235,25 +235,32 @@ class Batches:
 def _from_workers(loader: DataLoader[Any]) -> Iterator[_Batch]:
     """What a loader gives; its processes are gone at the end, which they do not reach by SIGTERM."""
     others = set(multiprocessing.active_children())
+    batches = None
     try:
         batches = iter(loader)
         yield from batches
-    except (EOFError, ConnectionError) as error:
-        time.sleep(1)  # the connection broke first; torch's own error comes with the signal, which ends this
-        raise RuntimeError("DataLoader worker ended") from error
-    except OSError as error:
+    except BaseException as error:
         _forget(error)
-        raise TenreoError(
-            f"the processes that decode images can not be started: {error.strerror or error}; try fewer workers"
-        ) from error
+        if isinstance(error, (EOFError, ConnectionError)):
+            time.sleep(1)  # the connection broke first; torch's own error comes with the signal, which ends this
+            raise RuntimeError("DataLoader worker ended") from error
+        if isinstance(error, OSError):
+            why = error.strerror or error
+            raise TenreoError(
+                f"the processes that decode images can not be started: {why}; try fewer workers"
+            ) from error
+        raise
     finally:
-        batches = None  # type: ignore[assignment]  # ends them in an orderly way
+        batches = None  # ends them in an orderly way, after which torch does not take it for a failure
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
 
 
 def _forget(error: BaseException) -> None:
-    """Let go of an iterator that was not made to its end; torch's own end of it fails, and would print that."""
+    """Let go of the iterator that an error came from, so that it ends its processes.
+
+    Of one that was not made to its end, torch's own ending fails, and would print that.
+    """
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     traceback.clear_frames(error.__traceback__)
     sys.unraisablehook = hook
@@ -296,7 +303,7 @@ class Unlabeled:
         self.batches, self.count = batches, count
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (images for images, _ in islice(self.batches, self.count))
+        return (images for images, _ in islice(self.batches, min(self.count, len(self.batches))))
 
 
 def unlabeled(images: Images, batches: int, loading: Loading, seed: int = 0) -> Unlabeled:

@@ -1,8 +1,13 @@
 """`tenreo evaluate`."""
 
 import json
+import shutil
+from dataclasses import replace
 
 from processes import good, here, refused
+
+from tenreo.cli.tables import number
+from tenreo.vision.models import open_model, save
 
 
 def test_evaluate(compressed_file):
@@ -37,3 +42,41 @@ def test_loose_photographs_are_enough_to_compare(compressed_file, dense_file, di
     assert found["against"]["top1"] is None and found["against"]["images"] == 215 and "top1" not in found
     assert "agreement" in here(*job, "--against", dense_file).stdout
     assert "no such folder" in refused(*job)
+
+
+def test_broken_images_can_be_skipped_in_every_command_that_reads_some(compressed_file, dense_file, folder, inside):
+    bad = folder / "val" / "class3" / "zz.png"
+    bad.write_bytes(b"not an image")
+    shutil.copytree(folder / "val", folder / "train")
+    job = ("evaluate", compressed_file, "--data", folder)
+    assert "zz.png: can not be read as an image" in refused(*job, code=1)
+    done = here(*job, "--skip-broken", "--json")
+    found = json.loads(done.stdout)
+    assert (found["images"], found["skipped"]) == (40, [str(bad)])
+    assert f"skipped {bad}: can not be read" in done.stderr and "skipped 1 broken images" in done.stderr
+    dense = ("-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, "--include", "classifier.1")
+    said = here("sweep", *dense, "--data", folder, "--skip-broken", "--refine", 1, "--no-match-statistics").stderr
+    assert f"skipped {bad}" in said and "skipped 1 broken images" in said
+    calibrated = ("compress", *dense, "--calibrate", folder, "-o", "c.safetensors")
+    assert "zz.png: can not be read as an image" in refused(*calibrated, code=1)
+    assert "skipped 1 broken images" in here(*calibrated, "--skip-broken").stderr
+
+
+def test_a_model_whose_outputs_are_not_finite_is_an_error(dense_file, inside):
+    model, header = open_model(dense_file)
+    model.features[18][1].bias.data.fill_(6.0)  # every feature is 6 then
+    model.classifier[1].weight.data[3] = 3e38
+    save(model, inside / "large.safetensors", header.info)
+    told = refused("evaluate", "large.safetensors", "--data", "digits", "--limit", 8, "--json", code=1)
+    assert "an output of the model is not finite" in told
+    assert number(float("nan")) == number(None) == number(-float("inf")) == "-" and number(float("inf")) == "exact"
+
+
+def test_numbered_folders_are_warned_of_unless_the_file_names_them(dense_file, folder, inside):
+    for i in range(10):
+        (folder / "val" / f"class{i}").rename(folder / "val" / f"{i + 1}")
+    job = ("evaluate", dense_file, "--data", folder)
+    assert "the classes are numbered, and labels follow their order as text (1, 10, 2" in here(*job).stderr
+    model, header = open_model(dense_file)
+    save(model, inside / "named.safetensors", replace(header.info, class_names=tuple(map(str, range(1, 11)))))
+    assert "numbered" not in here("evaluate", "named.safetensors", "--data", folder).stderr

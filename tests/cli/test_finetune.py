@@ -1,10 +1,14 @@
 """`tenreo finetune`."""
 
 import json
+import shutil
 import signal
 import time
+from dataclasses import replace
 
 from processes import here, refused, start_tenreo
+
+from tenreo.vision.models import open_model, save
 
 
 def wait_until(true, process):
@@ -76,3 +80,53 @@ def test_calibrate_without_training(compressed_file, inside):
     assert sorted(p.name for p in inside.iterdir()) == ["c.safetensors", "c.state"]
     told = here("inspect", "c.safetensors").stdout
     assert "images of noise" in told and "images of digits" in told
+
+
+def test_the_best_file_is_the_start_where_nothing_was_better(compressed_file, digits_folder, inside):
+    """At a rate that destroys the model; the state then knows its model, images and files."""
+    data = inside / "data"
+    shutil.copytree(digits_folder, data)
+    job = ("finetune", compressed_file, "--data", data, "-b", 32, "--workers", 1, "--freeze", "dense", "-o",
+           "f.safetensors")  # fmt: skip
+    done = here(*job, "--lr", 0, "--json")
+    found = json.loads(done.stdout)
+    assert found["best"] == 0 and [e["epoch"] for e in found["epochs"]] == [0, 1]
+    assert found["epochs"][0]["train_loss"] is None and found["epochs"][0]["top1"] == found["epochs"][1]["top1"]
+    assert "no epoch was better than the start: f.safetensors is the model as it was before training" in done.stderr
+    names = json.loads(here("inspect", "f.safetensors", "--json").stdout)["model"]["class_names"]
+    assert names == [f"class{i}" for i in range(10)]
+    rows = (inside / "f.csv").read_text().splitlines()
+    assert rows[1].startswith("0,0,0,val,,")
+    job = (*job, "--lr", 0, "--resume")
+    (inside / "f.last.safetensors").unlink()
+    here(*job)
+    assert (inside / "f.last.safetensors").exists()
+    (inside / "f.safetensors").unlink()
+    done = here(*job, code=1)
+    assert "f.safetensors (file)" not in done.stdout
+    assert "f.safetensors: the best model, of epoch 0, is gone" in done.stderr
+    (data / "train" / "class1").rename(data / "train" / "x")
+    (data / "train" / "class2").rename(data / "train" / "class1")
+    (data / "train" / "x").rename(data / "train" / "class2")
+    assert "was made with training images of other names, sizes or classes" in refused(*job, code=1)
+    shutil.rmtree(data)
+    shutil.copytree(digits_folder, data)
+    shutil.copy("f.last.safetensors", "other.safetensors")
+    assert "from another model's file" in refused("finetune", "other.safetensors", *job[2:], code=1)
+
+
+def test_a_missing_best_file_is_restored_where_the_last_epoch_is_it(dense_file, digits_folder, inside):
+    """Of a model that takes all for nines, trained on zeros alone, which the names in its file make possible."""
+    model, header = open_model(dense_file)
+    model.classifier[1].bias.data[9] = 1.0
+    save(model, inside / "nines.safetensors", replace(header.info, class_names=tuple(f"class{i}" for i in range(10))))
+    for split in ("train", "val"):
+        shutil.copytree(digits_folder / split / "class0", inside / "data" / split / "class0")
+    job = ("finetune", "nines.safetensors", "--data", "data", "-b", 4, "--workers", 1, "--lr", 0.1, "--freeze",
+           "coefficients", "-o", "f.safetensors", "--json")  # fmt: skip
+    found = json.loads(here(*job).stdout)
+    assert found["best"] == 1 and [e["top1"] for e in found["epochs"]] == [0, 100]
+    written = (inside / "f.safetensors").read_bytes()
+    (inside / "f.safetensors").unlink()
+    here(*job, "--resume")
+    assert (inside / "f.safetensors").read_bytes() == written

@@ -107,7 +107,7 @@ def test_every_way_of_training_learns_and_resumes_exactly(digits, tmp_path, how,
     expected = finetune_(whole, *data, settings)
     assert expected[2].train_loss < expected[1].train_loss
     with pytest.raises(KeyboardInterrupt):  # within the second epoch, between two saves
-        finetune_(part, *data, settings, state=StateFile(state), observer=StopAfter(6))
+        finetune_(part, *data, settings, state=StateFile(state), observer=StopAfter(8))
     history = finetune_(again, *data, settings, state=StateFile(state, resume=True))
     assert [(e.train_loss, e.train_top1, e.top1, e.loss) for e in history] == [
         (e.train_loss, e.train_top1, e.top1, e.loss) for e in expected
@@ -194,3 +194,71 @@ def test_positions_stay_and_the_model_ends_in_evaluation_mode(digits):
     finetune_(net, *few, Settings(lr=0.1, batch_size=16))
     assert before and not net.training
     assert all(torch.equal(value, dict(net.named_buffers())[name]) for name, value in before.items())
+
+
+def test_row_0_is_the_start(digits):
+    """What training begins with, measured as any model is."""
+    few, net = (digits[0].limited(64), digits[1].limited(100)), digits_classifier()
+    expected = evaluate(digits_classifier(), Batches(few[1], Loading(100), CPU))
+    start = finetune_(net, *few, Settings(epochs=2, lr=0.1, batch_size=32))[0]
+    assert (start.epoch, start.steps, start.lr, start.train_loss, start.train_top1) == (0, 0, None, None, None)
+    assert (start.top1, start.top5) == (expected.top1, expected.top5)
+    assert start.loss == pytest.approx(expected.loss)
+
+
+def test_a_step_that_the_epoch_has_not_is_refused(digits, tmp_path):
+    few, state = (digits[0].limited(64), digits[1].limited(10)), tmp_path / "run.state"
+    settings = Settings(batch_size=16, save_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        finetune_(digits_classifier(), *few, settings, state=StateFile(state), observer=StopAfter(3))
+    values = torch.load(state, weights_only=True)
+    assert (values["progress"]["step"], values["progress"]["seen"]) == (3, 48)
+    for step, seen in ((10**9, 48), (3, 47), (5, 80)):
+        values["progress"] |= {"step": step, "seen": seen, "correct": 1}
+        torch.save(values, state)
+        with pytest.raises(TenreoError, match=r"run\.state: is damaged"):
+            finetune_(digits_classifier(), *few, settings, state=StateFile(state, resume=True))
+
+
+def test_a_run_is_resumed_with_its_own_start_and_images_alone(digits, tmp_path):
+    few, settings = (digits[0].limited(32), digits[1].limited(10)), Settings(batch_size=16)
+    path = tmp_path / "run.state"
+    finetune_(digits_classifier(), *few, settings, state=StateFile(path, start="a"))
+    again = finetune_(digits_classifier(), *few, settings, state=StateFile(path, True, start="a"))
+    assert [epoch.epoch for epoch in again] == [0, 1]
+    other = digits[0].limited(33)
+    other.samples = other.samples[1:]
+    for data, start, message in (
+        (few, "b", "from another model's file"), ((other, few[1]), "a", "training images of other"),
+        ((few[0], digits[1].limited(11)), "a", "evaluation images of other"),
+    ):  # fmt: skip
+        with pytest.raises(TenreoError, match=message):
+            finetune_(digits_classifier(), *data, settings, state=StateFile(path, True, start=start))
+
+
+def test_single_images_are_trained_on_where_that_is_possible(digits):
+    few = digits[0].limited(3), digits[1].limited(10)
+    history = finetune_(digits_classifier(), *few, Settings(batch_size=1))
+    assert history[1].steps == 3
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 10))
+    told = []
+
+    class Told(Observer):
+        def on_epoch(self, epoch, is_best):
+            told.append(epoch)
+
+    with pytest.raises(TenreoError, match=r"^batch_size: given 1, .*more than 1 value per channel.* at least 2"):
+        finetune_(net, *few, Settings(batch_size=1), observer=Told())
+    assert not told and net[1].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_frozen_batchnorms_keep_their_statistics(digits, affine):
+    few = digits[0].limited(32), digits[1].limited(10)
+    net = digits_classifier()
+    net[1] = nn.BatchNorm2d(16, affine=affine)
+    before = [value.clone() for value in net[1].state_dict().values()]
+    finetune_(net, *few, Settings(batch_size=16, freeze="dense", ema=0.5))
+    assert all(torch.equal(a, b) for a, b in zip(before, net[1].state_dict().values(), strict=True))
+    finetune_(net, *few, Settings(batch_size=16, freeze="coefficients"))
+    assert net[1].num_batches_tracked == 2

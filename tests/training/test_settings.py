@@ -16,6 +16,8 @@ def test_the_papers_learning_rates():
         {"epochs": -1}, {"schedule": "linear"}, {"warmup": 2.0}, {"batch_size": 0}, {"lr": -1.0}, {"lr": float("nan")},
         {"seed": 2**63}, {"optimizer": "adam"}, {"augment": "much"}, {"freeze": "all"}, {"label_smoothing": 1.0},
         {"ema": -0.1}, {"clip": -1.0}, {"temperature": 0.0}, {"distill_weight": 1.5}, {"save_every": -1},
+        {"epochs": 10**7}, {"batch_size": 10**6}, {"lr": 1e300}, {"weight_decay": 1e30}, {"momentum": 1e30},
+        {"warmup": 1e300}, {"clip": 1e300}, {"temperature": 1e300}, {"save_every": 10**30}, {"seed": 10**30},
         {"freeze": "others"}, {"amp": 1}, {"epochs": 1.0}, {"epochs": None},
     ],
 )  # fmt: skip

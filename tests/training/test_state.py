@@ -1,17 +1,20 @@
 """States on a real disk: full, damaged, and of another run."""
 
+import os
 import random
-from dataclasses import asdict
+import zipfile
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from networks import compressed
 from torch import nn
 
 from tenreo.errors import TenreoError
 from tenreo.training.log import RunLog
 from tenreo.training.observer import Epoch, Step
 from tenreo.training.settings import Settings
-from tenreo.training.state import Progress, load_state, save_state
+from tenreo.training.state import Progress, check_history, load_state, save_state
 
 PLAIN = {k: str(v) if isinstance(v, str) else v for k, v in asdict(Settings()).items()}  # no enumerations
 CONFIGURATION = {**PLAIN, "processes": 1, "images": 12}
@@ -137,3 +140,121 @@ def test_steps_add_up():
 def test_there_is_nothing_to_resume(tmp_path):
     with pytest.raises(TenreoError, match=r"run\.state: nothing to resume; start without resuming"):
         load_state(tmp_path / "run.state", parts(0), CONFIGURATION)
+
+
+def changed(path, change):
+    values = torch.load(path, weights_only=True)
+    change(values)
+    torch.save(values, path)
+
+
+def put(*keys):
+    """put(key, ..., value): a change of a state that puts a value at the end of the keys."""
+    *way, last, value = keys
+
+    def change(values):
+        for key in way:
+            values = values[key]
+        values[last] = value
+
+    return change
+
+
+def drop(*keys):
+    *way, last = keys
+
+    def change(values):
+        for key in way:
+            values = values[key]
+        del values[last]
+
+    return change
+
+
+MOMENTUM = ("parts", "optimizer", "state", 0)
+GROUP = ("parts", "optimizer", "param_groups", 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("progress", "step", "3"), put("progress", "step", torch.tensor(3)), put("progress", "step", -1),
+        put("progress", "step", 2**60), put("progress", "loss", float("nan")), put("progress", "loss", None),
+        put("progress", "correct", 13), put("progress", "seen", 0), put("progress", "history", None),
+        put("progress", "history", 0, "top1", "high"), put("progress", "history", 0, "epoch", 1.0),
+        put("progress", "history", 0, torch.zeros(2)), put("progress", "more", 1), put("progress", []),
+        drop("progress", "waiting"), drop("progress", "history", 0, "loss"), drop("progress"), drop("parts", "model"),
+        drop("configuration"), put("configuration", torch.zeros(3)),
+        put("parts", "model", "weight", torch.zeros(1)), put("parts", "model", "weight", torch.zeros(100, 100).int()),
+        put("parts", "model", "weight", torch.zeros(100, 100).to_sparse()), put("parts", "model", "weight", 1.0),
+        put("parts", "model", "other", torch.zeros(1)), drop("parts", "model", "bias"),
+        put(*MOMENTUM, "momentum_buffer", torch.zeros(3)), put(*MOMENTUM, "momentum_buffer", "fast"),
+        put(*MOMENTUM, "exp_avg", torch.zeros(100, 100)), put("parts", "optimizer", "state", 7, {}),
+        put("parts", "optimizer", "state", "weight", {}), put("parts", "optimizer", "state", 0, torch.zeros(1)),
+        put(*GROUP, "lr", "0.1"), put(*GROUP, "momentum", 0.5), put(*GROUP, "params", [1, 0]), drop(*GROUP, "lr"),
+        put("parts", "optimizer", "param_groups", []), put("parts", "optimizer", None),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_and_changes_nothing(saved, change):
+    path, _ = saved
+    changed(path, change)
+    found, before = parts(1), parts(1)
+    with pytest.raises(TenreoError, match="does not belong to this model, or is damaged") as told:
+        load_state(path, found, CONFIGURATION)
+    assert same(found, before) and len(str(told.value)) < 500
+
+
+def test_positions_that_moved_are_refused(tmp_path):
+    net = compressed()
+    path = tmp_path / "run.state"
+    save_state(path, {"model": net}, CONFIGURATION, Progress())
+    name = next(name for name in net.state_dict() if name.endswith("positions"))
+    for value in (torch.tensor(10**6), torch.tensor(-1), net.state_dict()[name].max() - net.state_dict()[name]):
+        changed(path, put("parts", "model", name, value.expand_as(net.state_dict()[name]).to(net.state_dict()[name])))
+        with pytest.raises(TenreoError, match="positions differs, which training does not change"):
+            load_state(path, {"model": compressed()}, CONFIGURATION)
+
+
+def test_an_adam_that_is_no_adam_is_refused(tmp_path):
+    model = nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    path, whole = tmp_path / "run.state", {"optimizer": optimizer}
+    save_state(path, whole, CONFIGURATION, Progress())
+    assert load_state(path, {"optimizer": torch.optim.AdamW(model.parameters())}, CONFIGURATION) == Progress()
+    for step in (torch.tensor(-1.0), torch.tensor(float("nan")), torch.zeros(2), 3):
+        save_state(path, whole, CONFIGURATION, Progress())
+        changed(path, put(*MOMENTUM, "step", step))
+        with pytest.raises(TenreoError, match="is damaged"):
+            load_state(path, {"optimizer": torch.optim.AdamW(model.parameters())}, CONFIGURATION)
+
+
+@pytest.mark.parametrize("name", ["start", "training_images", "evaluation_images"])
+def test_another_origin_is_told_in_words(saved, name):
+    save_state(saved[0], saved[1], {**CONFIGURATION, name: "a"}, DONE)
+    assert load_state(saved[0], parts(0), {**CONFIGURATION, name: "a"}) == DONE
+    with pytest.raises(TenreoError, match=r"run\.state: was made (from another|with \w+ images of other)"):
+        load_state(saved[0], parts(0), {**CONFIGURATION, name: "b"})
+    with pytest.raises(TenreoError, match=f"does not say its {name}.* of earlier versions"):
+        save_state(saved[0], saved[1], CONFIGURATION, DONE)
+        load_state(saved[0], parts(0), {**CONFIGURATION, name: "b"})
+
+
+def test_a_state_that_unpacks_to_more_or_is_a_pipe_is_refused(saved, tmp_path):
+    with zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed, zipfile.ZipFile(saved[0]) as plain:
+        for entry in plain.namelist():
+            packed.writestr(entry, plain.read(entry))
+    with pytest.raises(TenreoError, match="it is compressed"):
+        load_state(tmp_path / "packed", parts(0), CONFIGURATION)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TenreoError, match="nothing to resume"):
+        load_state(tmp_path / "pipe", parts(0), CONFIGURATION)
+    with pytest.raises(TenreoError, match="is no log of a run: it is no regular file"):
+        RunLog(tmp_path / "pipe", True)
+
+
+def test_states_of_earlier_versions_are_refused_in_words(saved):
+    with pytest.raises(TenreoError, match=r"does not hold the evaluation of the start .*earlier versions"):
+        check_history(saved[0], DONE)
+    check_history(saved[0], Progress(history=[replace(EPOCH, epoch=0), EPOCH]))

@@ -3,10 +3,15 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from networks import digits_classifier
+from PIL import Image
+from processes import ROOT
 
 from tenreo.errors import TenreoError
 from tenreo.vision.batches import Batches, Loading, Share, lost_workers_named, unlabeled
@@ -85,3 +90,80 @@ def test_cuda_takes_batches_with_broken_images_from_pinned_memory(folder, small)
     images = open_images(str(folder), "val", small, 10)
     batches = Batches(images, Loading(16, 1, True), torch.device("cuda"))
     assert sum(len(y) for x, y in batches if x.is_cuda) == 40 and batches.broken == {str(bad)}
+
+
+SCRIPT = """
+import resource, signal, sys, threading, time
+from torch import nn
+from networks import digits_classifier
+from tenreo.vision.batches import *
+from tenreo.vision.evaluation import evaluate
+from tenreo.vision.images import open_images
+from tenreo.files.records import Preprocess
+from tenreo.errors import TenreoError
+net = digits_classifier()
+images = open_images(sys.argv[1], "val", Preprocess(32, 32, (0.5,) * 3, (0.5,) * 3), 10)
+batches = Batches(images, Loading(16, 2), torch.device("cpu"))
+if sys.argv[2] == "limit":
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 500_000_000,) * 2)
+if sys.argv[2] == "error":
+    held = iter(batches)
+    next(held)
+    raise ValueError("of somebody else")
+if sys.argv[2] == "interrupt":
+    images.prepare = lambda picture: time.sleep(0.2)
+    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+try:
+    with lost_workers_named():
+        evaluate(net, batches)
+except TenreoError as error:
+    sys.exit(f"told: {error}")
+"""
+
+
+def ended(folder, size=None, what="evaluate"):
+    """What a process says that reads images with two others, with shared memory of some size; it ends in time."""
+    code = [sys.executable, "-c", SCRIPT, str(folder), what]
+    if size:
+        code = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"', "sh", *code]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=60, env={
+        **os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1",
+    })  # fmt: skip
+    assert done.returncode == (-signal.SIGINT if what == "interrupt" else 1), done.stderr
+    return done.stderr
+
+
+can_mount = pytest.mark.skipif(
+    subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0, reason="needs a mount of its own"
+)
+
+
+@can_mount
+@pytest.mark.parametrize(("size", "told"), [("16k", "can not be started"), ("100k", "/val/class0/")])
+def test_without_shared_memory_it_ends_and_says_so(folder, size, told):
+    said = ended(folder, size)
+    assert "told: " in said and told in said and "No space left" in said and "Traceback" not in said
+
+
+def test_an_error_of_somebody_else_ends_the_processes_that_read(folder):
+    assert "ValueError: of somebody else" in ended(folder, what="error")
+
+
+def test_ctrl_c_while_images_are_waited_for_stays_what_it_is(folder):
+    said = ended(folder, what="interrupt")
+    assert said.rstrip().endswith("KeyboardInterrupt") and "worker" not in said.splitlines()[-1]
+
+
+def test_images_that_take_too_much_memory_are_named(folder):
+    Image.fromarray(np.zeros((13_000, 13_000), np.uint8)).save(folder / "val" / "class3" / "large.png")
+    said = ended(folder, what="limit")
+    assert "large.png: can not be read as an image" in said and "Traceback" not in said
+
+
+def test_a_batch_of_one_image_is_a_batch_where_all_are(digits):
+    few = digits[0].limited(5)
+    assert Batches(few, Loading(1), CPU, seed=0).totals == [1] * 5
+    assert Batches(few, Loading(4), CPU, seed=0).totals == [4]
+    later = Batches(few, Loading(2), CPU, seed=0, first=1)
+    assert (later.totals, later.left_out, later.steps) == ([2], 2, 2)

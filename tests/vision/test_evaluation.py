@@ -64,3 +64,36 @@ def test_few_classes_have_no_top5(digits):
 def test_too_little_memory_names_a_smaller_batch():
     with pytest.raises(TenreoError, match="not enough memory for batch size 30; try batch size 15"), memory_named(30):
         raise torch.OutOfMemoryError
+
+
+class Outputs(nn.Module):
+    """The same outputs for every image."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self.register_buffer("values", torch.tensor(values))
+
+    def forward(self, images):
+        return self.values.expand(len(images), -1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("at", [0, 9])
+def test_outputs_that_are_not_finite_are_an_error(digits, value, at):
+    """Wherever they are: no image of this batch has the label 9."""
+    few = digits[1].limited(40)
+    few.samples = [(image, label % 9) for image, label in few.samples]
+    values = [0.0] * 10
+    values[at] = value
+    with pytest.raises(TenreoError, match="an output of the model is not finite"):
+        evaluate(Outputs(*values), Batches(few, Loading(16), CPU))
+
+
+def test_labels_without_an_output_are_an_error(digits):
+    with pytest.raises(TenreoError, match=r"an image has the label 9, .* outputs are \[9\]"):
+        evaluate(Outputs(*[0.0] * 9), Batches(digits[1], Loading(360), CPU))
+
+
+def test_too_little_memory_of_the_machine_is_told():
+    with pytest.raises(TenreoError, match="the machine has not enough memory for batch size 9"), memory_named(9):
+        torch.empty(2**50, dtype=torch.uint8)
