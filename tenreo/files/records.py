@@ -101,6 +101,8 @@ class ModelInfo:
         weights: where they came from, such as IMAGENET1K_V1, a file, or none.
         preprocess: how to prepare images.
         corrections: what was corrected after compressing.
+        class_names: of the outputs in their order, which are the folders of the images it was trained on; empty where
+            they are not known.
         transform_input: whether an Inception or GoogLeNet changes its input to the range that the weights of
             torchvision's ancestors expect.
     """
@@ -110,6 +112,7 @@ class ModelInfo:
     weights: str | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
     corrections: tuple[Correction, ...] = ()
+    class_names: tuple[str, ...] = ()
     transform_input: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,6 +124,8 @@ class ModelInfo:
             correction["note"] = printable(correction["note"], _MOST_TEXT)
             if not correction["note"]:
                 del correction["note"]
+        if not self.class_names:
+            del plain["class_names"]
         if self.arch not in TRANSFORMING:
             del plain["transform_input"]
         return plain
@@ -137,7 +142,9 @@ class ModelInfo:
             transform = read.flag("transform_input")
         else:  # earlier versions left it to the name of the weights
             transform = arch in TRANSFORMING and (weights or "").startswith("IMAGENET")
-        return cls(arch, classes, weights, preprocess, tuple(map(Correction.from_fields, corrections)), transform)
+        names = read.names("class_names", _MOST_NAME, classes) if read.has("class_names") else ()
+        done = tuple(map(Correction.from_fields, corrections))
+        return cls(arch, classes, weights, preprocess, done, names, transform)
 
 
 @dataclass(frozen=True)
