@@ -15,7 +15,7 @@ Shapes = Mapping[str, tuple[int, ...]]  # by name in a file
 
 
 class MisfitError(TenreoError):
-    """Names or shapes are not those of the model."""
+    """Names or shapes are not those of the model, and the reason is not told."""
 
 
 def check_fit(source: object, own: Shapes, given: Shapes, optional: Container[str]) -> None:
@@ -28,7 +28,8 @@ def check_fit(source: object, own: Shapes, given: Shapes, optional: Container[st
         optional: names that may be missing.
 
     Raises:
-        MisfitError: naming three of each kind at most, and how many there are.
+        TenreoError: naming three of each kind at most, and how many there are; a `MisfitError` unless the number of
+            classes alone is another one.
     """
     missing = [name for name in own if name not in given and name not in optional]
     extra = sorted(set(given) - set(own))
@@ -38,7 +39,8 @@ def check_fit(source: object, own: Shapes, given: Shapes, optional: Container[st
     problems = [f"{what}: {some(names)}" for what, names in kinds if names]
     if problems:
         classes = "" if missing or extra else _other_classes(own, given, wrong)
-        raise MisfitError(f"{source} does not fit the model; {'; '.join(problems)}{classes}")
+        kind = TenreoError if classes else MisfitError
+        raise kind(f"{source} does not fit the model; {'; '.join(problems)}{classes}")
 
 
 def some(names: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ from tenreo.files.layout import (
 )
 from tenreo.files.opening import check_regular
 from tenreo.files.records import LayerRecord, ModelInfo
-from tenreo.files.values import check_name, parse
+from tenreo.files.values import check_name, cleaned, parse
 
 VERSION = 2
 _MOST_HEADER = 10_000_000  # bytes; ResNet-152 takes 0.2 MB
@@ -154,7 +154,7 @@ def read_header(path: Path) -> Header:
     name = ""
     try:
         info = ModelInfo.from_dict(parse(said.get("tenreo.model", "{}")))
-        recipe = parse(said.get("tenreo.recipe", "null"))
+        recipe = cleaned(parse(said.get("tenreo.recipe", "null")))
         described = parse(said.get("tenreo.layers", "{}"))
         if not isinstance(described, dict) or not isinstance(recipe, (dict, NoneType)):
             raise ValueError("the layers or the recipe are no object")

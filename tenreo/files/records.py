@@ -154,9 +154,7 @@ class ModelInfo:
             transform = read.flag("transform_input")
         else:  # earlier versions left it to the name of the weights
             transform = arch in TRANSFORMING and (weights or "").startswith("IMAGENET")
-        names = read.texts("class_names", MOST_CLASSES, _MOST_NAME) if read.has("class_names") else ()
-        if names and len(set(names)) != classes:
-            raise ValueError(f"class_names: {len(set(names))} different ones, needs {classes}")
+        names = read.names("class_names", _MOST_NAME, classes) if read.has("class_names") else ()
         done = tuple(map(Correction.from_fields, corrections))
         builder = read.text("builder", _MOST_NAME) if read.has("builder") else None
         kwargs = read.scalars("kwargs", _MOST_NAME) if read.has("kwargs") else {}

@@ -18,8 +18,6 @@ MOST_NAME = 1000  # characters of a tensor's or layer's name
 def parse(text: str) -> Any:
     """Read JSON of which nothing is known.
 
-    Strings come back printable: they are only shown, and compared with names.
-
     Raises:
         ValueError: when it is no JSON, nested deeper than a file needs, or holds a name that is not printable, a
             number of many digits, NaN or infinity.
@@ -28,7 +26,8 @@ def parse(text: str) -> Any:
         value = json.loads(text, parse_int=_whole, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-    return _cleaned(value, 0)
+    _check(value, 0)
+    return value
 
 
 def check_name(name: str) -> None:
@@ -51,18 +50,23 @@ def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number")
 
 
-def _cleaned(value: Any, depth: int) -> Any:
+def _check(value: Any, depth: int) -> None:
     if depth > _DEEPEST:
         raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
-    if isinstance(value, str):
-        return printable(value, _MOST_CHARACTERS)
-    if isinstance(value, list):
-        return [_cleaned(each, depth + 1) for each in value]
     if isinstance(value, dict):
         for key in value:
             check_name(key)
-        return {key: _cleaned(each, depth + 1) for key, each in value.items()}
-    return value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check(inner, depth + 1)
+
+
+def cleaned(value: Any) -> Any:
+    """The same value with its texts printable and of bounded length, as they are to be shown."""
+    if isinstance(value, str):
+        return printable(value, _MOST_CHARACTERS)
+    if isinstance(value, list):
+        return [cleaned(each) for each in value]
+    return {key: cleaned(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 class Fields:
@@ -85,18 +89,20 @@ class Fields:
         return self.values.get(key) is not None
 
     def text(self, key: str, most: int) -> str:
-        """A string of at most so many characters."""
+        """A string of at most so many characters, made printable."""
         value = self.values.get(key)
         if not isinstance(value, str) or len(value) > most:
             raise ValueError(f"{key} {shown(value)}, needs a text of at most {most:,} characters")
-        return value
+        return printable(value)
 
-    def texts(self, key: str, longest: int, most: int) -> tuple[str, ...]:
-        """At most so many strings, none empty and each of at most so many characters."""
-        values = self._items(key, longest)
-        if not all(isinstance(each, str) and 0 < len(each) <= most for each in values):
-            raise ValueError(f"{key} {shown(values)}, needs texts of 1 to {most:,} characters")
-        return tuple(values)
+    def names(self, key: str, most: int, count: int | None) -> tuple[str, ...]:
+        """Different strings of 1 to `most` characters, `count` of them, as they are."""
+        names = self._items(key, count or 0)
+        if not names:
+            return ()
+        if not all(isinstance(each, str) and 0 < len(each) <= most for each in names) or len(set(names)) != count:
+            raise ValueError(f"{key} {shown(names)}, needs {count} different names of at most {most:,} characters")
+        return tuple(names)
 
     def one_of(self, key: str, names: tuple[str, ...]) -> str:
         """One of some strings."""

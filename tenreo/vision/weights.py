@@ -143,7 +143,8 @@ def weights_name(arch: str, weights: str | None) -> str | None:
         TenreoError: when they are neither, naming what there is.
     """
     enumeration = weights_of(arch)
-    family, _, name = (weights or default_info(arch).weights or "").rpartition(".")
+    given = default_info(arch).weights if weights is None else weights
+    family, _, name = (given or "").rpartition(".")
     if name in enumeration.__members__ and family in ("", enumeration.__name__):
         return str(enumeration[name].name)
     if weights == "none":

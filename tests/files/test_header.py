@@ -1,6 +1,8 @@
 """Headers and the files behind them: what is damaged or hostile is refused by name."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from torch import nn
 import tenreo
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
+from tenreo.files.records import ModelInfo
+from tenreo.vision.weights import with_weights
 
 
 def metadata_of(path):
@@ -131,6 +135,60 @@ def long_version(tensors, metadata):
     metadata["tenreo.version"] = "1" * 5000
 
 
+def info_json(text):
+    def attack(tensors, metadata):
+        metadata["tenreo.model"] = text
+
+    return attack
+
+
+def recipe_json(text):
+    def attack(tensors, metadata):
+        metadata["tenreo.recipe"] = text
+
+    return attack
+
+
+def layers_json(text):
+    def attack(tensors, metadata):
+        metadata["tenreo.layers"] = text
+
+    return attack
+
+
+def preprocess(**values):
+    return model_info(preprocess=values)
+
+
+def corrected(**values):
+    said = {"source": "noise", "images": 512, "batchnorms": 3, "biases": 0, **values}
+    return model_info(corrections=[said])
+
+
+def nested(depth, inside="1"):
+    return "[" * depth + inside + "]" * depth
+
+
+def odd_name(tensors, metadata):
+    tensors["fc.\x1b[2Jbias"] = tensors.pop("fc.bias")
+
+
+def long_name(tensors, metadata):
+    tensors["x" * 100_000] = torch.zeros(1)
+
+
+def negative_variance(tensors, metadata):
+    tensors["layer1.0.bn1.running_var"][0] = -1e-3
+
+
+def float8(tensors, metadata):
+    tensors["fc.bias"] = tensors["fc.bias"].to(torch.float8_e4m3fn)
+
+
+def whole_numbers(tensors, metadata):
+    tensors["conv1.weight"] = tensors["conv1.weight"].to(torch.int8)
+
+
 def unnamed_layer(tensors, metadata):
     layers = json.loads(metadata["tenreo.layers"])
     del layers["fc"]
@@ -165,14 +223,118 @@ def unnamed_layer(tensors, metadata):
         (long_version, "format version '1111"),
         (broken_json, "metadata can not be understood"),
         (unnamed_layer, "tenreo.layers does not name it"),
+        (odd_name, r"the name .* is not printable"),
+        (long_name, r"the name 'xxx.*xxx' is not printable, or has more than 1,000 characters"),
+        (negative_variance, "layer1.0.bn1.running_var holds a negative variance"),
+        (float8, "fc.bias is F8_E4M3, needs one of"),
+        (whole_numbers, "conv1.weight is torch.int8, the model's is torch.float32"),
+        (model_info(arch="resnet18\nwrote x"), r"no classification architecture 'resnet18\\+nwrote x'"),
+        (model_info(arch="\x1b[2J" * 10), r"no classification architecture '\\+x1b\[2J"),
+        (model_info(arch="\ud800"), r"no classification architecture '\\+ud800'"),
+        (model_info(arch="x" * 10**6), "arch 'xxx.*needs a text of at most 255 characters"),
+        (model_info(arch=["resnet18"]), r"arch \['resnet18'\], needs a text"),
+        (model_info(weights=3), "weights 3, needs a text"),
+        (model_info(classes=0), "classes 0, needs a whole number of 1 to 100,000"),
+        (model_info(classes=7.0), "classes 7.0, needs a whole number"),
+        (preprocess(crop=9999), "crop 9999, needs a whole number of 1 to 1,024"),
+        (preprocess(resize=True), "resize True, needs a whole number"),
+        (preprocess(resize=1e3), "resize 1000.0, needs a whole number"),
+        (preprocess(mean=[]), "mean of 0 and std of 3 channels, needs 3 or 1"),
+        (preprocess(mean=[], std=[]), "mean of 0 and std of 0 channels"),
+        (preprocess(std=[1] * 5), "needs a list of at most 3"),
+        (preprocess(std=[1e-320] * 3), "std 1e-320, needs a number of 1e-06 to 1000"),
+        (preprocess(mean=[True] * 3), "mean True, needs a number"),
+        (preprocess(mean=["0.5"] * 3), "mean '0.5', needs a number"),
+        (preprocess(mean="0.5"), "mean '0.5', needs a list"),
+        (model_info(class_names=["a"]), "class_names .'a'., needs 7 different names"),
+        (model_info(class_names=["a"] * 7), "needs 7 different names"),
+        (model_info(class_names=[*"abcdef", 7]), "needs 7 different names"),
+        (model_info(class_names=[*"abcdef", ""]), "needs 7 different names"),
+        (model_info(class_names=["a"], classes=None), "class_names .'a'., needs a list of at most 0"),
+        (model_info(preprocess=[1]), r"\[1\] is no object"),
+        (model_info(corrections={"a": 1}), "needs a list of at most 100"),
+        (model_info(corrections=[{}] * 1000), "needs a list of at most 100"),
+        (corrected(source=json.loads(nested(5))), r"source \[.*needs a text"),
+        (corrected(images=True), "images True, needs a whole number"),
+        (corrected(images=-1), "images -1, needs a whole number"),
+        (corrected(note="x" * 9000), "note 'xxx.*needs a text of at most 5,000"),
+        (info_json('{"corrections": [{"source": ' + nested(970) + "}]}"), "is nested "),
+        (info_json('{"classes": ' + "9" * 4200 + "}"), "a number of 4,200 digits"),
+        (info_json('{"classes": -' + "9" * 5000 + "}"), "a number of 5,001 digits"),
+        (info_json('{"classes": 1e999}'), "classes inf, needs a whole number"),
+        (info_json("[]"), r"\[\] is no object"),
+        (info_json('{"arch": "resnet18", "\\u001b[2J": 1}'), "is not printable"),
+        (recipe_json(nested(970)), "is nested "),
+        (recipe_json(nested(20)), "nested deeper than 8 levels"),
+        (recipe_json('{"groups": ' + "9" * 4200 + "}"), "a number of 4,200 digits"),
+        (recipe_json("3"), "are no object"),
+        (recipe_json('{"groups": "\\u001b[2J", "uniform": 2.0}'), "groups: given"),
+        (layers_json("[]"), "are no object"),
+        (layers_json('{"fc": []}'), r"fc: \[\] is no object"),
+        (a_layer(signal=1e300, snr=-999), "fc: snr -999, needs a number of -400 to 400"),
+        (a_layer(signal=1e300), r"fc: signal 1e\+300, needs a number of 0 to 1e\+200"),
+        (a_layer(signal=-1), "fc: signal -1, needs"),
+        (a_layer(snr=True), "fc: snr True, needs"),
+        (a_layer(snr="3"), "fc: snr '3', needs"),
+        (a_layer(shape=[int("9" * 4200)]), "a number of 4,200 digits"),
+        (a_layer(shape=[2**39] * 8), "fc: impossible layer"),
+        (a_layer(shape=[512.0, 7]), "fc: shape 512.0, needs a whole number"),
+        (a_layer(shape=[True, 7]), "fc: shape True, needs"),
+        (a_layer(shape=[1] * 1000), "needs a list of at most 8"),
+        (a_layer(shape="77"), "fc: shape '77', needs a list"),
+        (a_layer(groups=0), "fc: groups 0, needs a whole number"),
+        (a_layer(groups="8"), "fc: groups '8', needs"),
+        (a_layer(kept=0), "fc: kept 0, needs"),
+        (a_layer(kept=10**6), "fc: impossible layer"),
+        (a_layer(position_bits=9.0), "fc: position_bits 9.0, needs"),
+        (a_layer(precision=["int8"]), "fc: precision .'int8'., needs one of"),
     ],
 )
 def test_refuses_damaged_files(saved_file, tmp_path, attack, match):
     tensors, metadata = load_file(saved_file[2]), metadata_of(saved_file[2])
     attack(tensors, metadata)
     save_file(tensors, tmp_path / "bad.safetensors", metadata)
-    with pytest.raises(TenreoError, match=match):
+    with pytest.raises(TenreoError, match=match) as caught:
         tenreo.load(tmp_path / "bad.safetensors")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 2500
+
+
+def test_class_names_come_back_as_they_are():
+    names = ("a\u3000b", "c\u200cd", "e\udcff")
+    info = ModelInfo(classes=3, class_names=names)
+    assert ModelInfo.from_dict(json.loads(json.dumps(info.to_dict()))) == info
+
+
+def test_texts_of_a_header_are_only_shown(saved_file, tmp_path):
+    tensors, metadata = load_file(saved_file[2]), metadata_of(saved_file[2])
+    corrected(source="/a\x1b[2J\nb", note="\x9b1m")(tensors, metadata)
+    metadata["tenreo.recipe"] = json.dumps({"groups": 4, "uniform": 2.0, "include": ["\x1b]0;x\x07"]})
+    save_file(tensors, tmp_path / "m.safetensors", metadata)
+    header = read_header(tmp_path / "m.safetensors")
+    assert str(header.info.corrections[0]) == r"3 BatchNorms, on 512 images of /a\x1b[2J\nb (\x9b1m)"
+    assert header.recipe["include"] == [r"\x1b]0;x\x07"]
+
+
+def test_long_headers_are_not_read(tmp_path):
+    path = tmp_path / "m.safetensors"
+    text = json.dumps(
+        {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_000)}
+    ).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(TenreoError, match=r"has a header of [0-9,]{10} bytes, at most 10,000,000 are read"):
+        read_header(path)
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, why in (
+        (tmp_path / "pipe", "a pipe"),
+        (tmp_path, "a folder"),
+        (Path("/dev/zero"), "a device"),
+    ):
+        for read in (read_header, tenreo.load, lambda p: with_weights("resnet18", str(p))):
+            with pytest.raises(TenreoError, match=f"can not be opened: it is {why}; give the path of a file"):
+                read(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\x00" * 100, b"{}", b"PK\x03\x04"])
