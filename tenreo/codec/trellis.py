@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 
 MOST_MEMORY = 8
+_BLOCK = 1 << 16  # columns whose paths are kept in memory; at its end, the cheapest one is decided for
 # Ungerboeck's codes for amplitudes, by memory: two parity-check polynomials, bit i for what was i steps ago.
 _CODES = (
     (0, 0), (0o3, 0o2), (0o5, 0o2), (0o13, 0o4), (0o23, 0o4), (0o45, 0o10), (0o103, 0o24), (0o235, 0o126),
@@ -41,8 +42,7 @@ def following(memory: int) -> Any:
     return (states >> 1) ^ (states & 1) * by_set ^ np.arange(2) * by_half
 
 
-@njit(nogil=True, cache=True)
-def cheapest_path(values, samples, prices, contexts, machine, result):
+def cheapest_path(values: Any, samples: Any, prices: Any, contexts: Any, machine: Any, result: Any) -> None:
     """Write the positions of least squared error plus price into `result`; the machine starts in state 0.
 
     Args:
@@ -53,6 +53,15 @@ def cheapest_path(values, samples, prices, contexts, machine, result):
         machine: (states, 2) of `following`, 4 states at least.
         result: (n,) int32.
     """
+    state = 0
+    for first in range(0, len(values), _BLOCK):
+        part = slice(first, first + _BLOCK)
+        state = _cheapest_block(values[part], samples, prices, contexts[part], machine, state, result[part])
+
+
+@njit(nogil=True, cache=True)
+def _cheapest_block(values, samples, prices, contexts, machine, start, result):
+    """The cheapest path from a state on (Viterbi's algorithm); returns the state that it ends in."""
     states = len(machine)
     previous = np.empty((states, 2), np.int64)  # 2 * state + half, of the two that lead to a state
     filled = np.zeros(states, np.int64)
@@ -61,8 +70,8 @@ def cheapest_path(values, samples, prices, contexts, machine, result):
             after = machine[state, half]
             previous[after, filled[after]] = 2 * state + half
             filled[after] += 1
-    cost = np.full(states, np.float32(1e30), np.float32)
-    cost[0] = 0
+    cost = np.full(states, np.float32(np.inf), np.float32)
+    cost[start] = 0
     after_cost = np.empty(states, np.float32)
     chosen = np.empty((len(values), 4), np.int32)  # the best sample of each subset
     arrived = np.empty((len(values), states), np.uint8)  # by which of the two
@@ -71,19 +80,19 @@ def cheapest_path(values, samples, prices, contexts, machine, result):
         _best_of_subsets(values[i], samples, prices[contexts[i]], least, chosen[i])
         for state in range(states):
             a, b = previous[state, 0], previous[state, 1]
-            # 2 * state + half -> subset 2 * half + set
-            first = cost[a >> 1] + least[(a & 1) << 1 | (a >> 1) & 1]
+            first = cost[a >> 1] + least[(a & 1) << 1 | (a >> 1) & 1]  # subset 2 * half + set
             second = cost[b >> 1] + least[(b & 1) << 1 | (b >> 1) & 1]
             arrived[i, state] = second < first
             after_cost[state] = min(first, second)
         lowest = after_cost.min()
         for state in range(states):
-            cost[state] = after_cost[state] - lowest  # keeps float32 exact where it matters
-    state = int(np.argmin(cost))
+            cost[state] = after_cost[state] - lowest  # small numbers, which float32 adds exactly enough
+    end = state = int(np.argmin(cost))
     for i in range(len(values) - 1, -1, -1):
         step = previous[state, arrived[i, state]]
         state = step >> 1
         result[i] = chosen[i, (step & 1) << 1 | state & 1]
+    return end
 
 
 @njit(nogil=True, cache=True)
