@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from tenreo.codec.compiled import compiled
 
 _TOP = 1 << 56  # the interval is below it
 _BOTTOM = 1 << 48  # and at least so long, whenever a symbol comes
@@ -82,7 +83,7 @@ def finished(coder: Coder) -> Any:
     return coder.data[: size + kept]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _emit_carry(data, size, carry):
     """Add a carry to the number that the bytes written so far are."""
     while carry:
@@ -91,7 +92,7 @@ def _emit_carry(data, size, carry):
         carry = data[size] == 0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _shrink(state, data, below, count, total):
     """Encode one symbol."""
     unit = state[1] // total
@@ -109,13 +110,13 @@ def _shrink(state, data, below, count, total):
     state[1] = length
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _target(state, total):
     """The number in [0, total) that the next symbol's share of the interval contains, or `total` if damaged."""
     return min(state[0] // (state[1] // total), total)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _advance(state, data, below, count, total):
     """Go past one symbol that was decoded."""
     unit = state[1] // total
@@ -131,7 +132,7 @@ def _advance(state, data, below, count, total):
     state[1] = length
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _length_tables():
     """(previous length, length) counts that lengths of counts start with: the nearer, the likelier."""
     start = np.empty((_LENGTHS, _LENGTHS), np.int64)
@@ -141,7 +142,7 @@ def _length_tables():
     return start
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def encode_counts(counts, state, data):
     """Encode counts (tables, symbols) below 2^31: the bits of each, learned from its neighbor, and then its value."""
     seen = _length_tables()
@@ -159,7 +160,7 @@ def encode_counts(counts, state, data):
             previous = length
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def decode_counts(counts, most, state, data):
     """Decode into counts (tables, symbols); returns whether their sum is `most`, and stops when it is above."""
     seen = _length_tables()
@@ -193,7 +194,7 @@ def decode_counts(counts, most, state, data):
     return left == 0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def encode_symbols(symbols, contexts, following, left, counts, state, data):
     """Encode symbols, each by the table of its context and of a state machine.
 
@@ -229,7 +230,7 @@ def encode_symbols(symbols, contexts, following, left, counts, state, data):
         now = following[now, symbol & 1]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def decode_symbols(symbols, contexts, following, left, counts, state, data):
     """Decode what `encode_symbols` encoded into `symbols`; returns whether nothing was wrong."""
     machine = 1 if len(following) > 1 else 0

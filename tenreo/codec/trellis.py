@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from tenreo.codec.compiled import compiled
 
 MOST_MEMORY = 8
 _BLOCK = 1 << 16  # columns whose paths are kept in memory; at its end, the cheapest one is decided for
@@ -59,7 +60,7 @@ def cheapest_path(values: Any, samples: Any, prices: Any, contexts: Any, machine
         state = _cheapest_block(values[part], samples, prices, contexts[part], machine, state, result[part])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _cheapest_block(values, samples, prices, contexts, machine, start, result):
     """The cheapest path from a state on (Viterbi's algorithm); returns the state that it ends in."""
     states = len(machine)
@@ -95,7 +96,7 @@ def _cheapest_block(values, samples, prices, contexts, machine, start, result):
     return end
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _best_of_subsets(value, samples, prices, least, chosen):
     """The sample of each subset with the least squared error plus price."""
     for subset in range(4):
