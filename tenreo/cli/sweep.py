@@ -17,18 +17,16 @@ from tenreo.cli.options import DenseModel, Encoding, Matching, SweepData, SweepO
 from tenreo.cli.pictures import plot_sweep
 from tenreo.cli.tables import megabytes, millions, number, table
 from tenreo.codec.decibels import finite
-from tenreo.compression.compress import Orders, compress_
-from tenreo.compression.parametrization import curves, expand_
-from tenreo.compression.tensors import file_tensors
+from tenreo.compression.compress import compress_
+from tenreo.compression.encoding import Orders
+from tenreo.compression.parametrization import expand_
+from tenreo.compression.tensors import written_size
 from tenreo.errors import TenreoError
 from tenreo.files.counts import Counts
-from tenreo.files.header import metadata
-from tenreo.files.layout import file_size
 from tenreo.files.records import ModelInfo
-from tenreo.files.safetensors import record
 from tenreo.planning.plan import FileEstimate, Plan, resolve
 from tenreo.planning.rates import rate_number
-from tenreo.planning.recipe import DenseDtype, Recipe
+from tenreo.planning.recipe import Recipe
 from tenreo.vision.architectures import build, default_info
 from tenreo.vision.batches import Batches, Loading, lost_workers_named
 from tenreo.vision.evaluation import choose_device, compare, memory_named
@@ -119,7 +117,9 @@ class _Sweep:
 
     def rows(self, plans: list[Plan]) -> list[Row]:
         """One per plan, after one for the dense model."""
-        rows = [_row(None, plans[0].before, self._size(self.model, None), snr=None, **self._measured(self.model))]
+        rows = [
+            _row(None, plans[0].before, written_size(self.model, self.info), snr=None, **self._measured(self.model))
+        ]
         with progress_bar("settings", len(plans)) as advance:
             for plan in plans:
                 rows.append(self._compressed(plan))
@@ -129,17 +129,10 @@ class _Sweep:
     def _compressed(self, plan: Plan) -> Row:
         small = deepcopy(self.model)
         report = compress_(small, plan, jobs=self.jobs, orders=self.orders)
-        size = self._size(small, plan.recipe)
+        size = written_size(small, self.info, plan.recipe)
         if self.images is not None and self.match_statistics:
             match_statistics_(small, self.model, size=self.info.preprocess.crop)
         return _row(plan.recipe, report.after, size, snr=finite(report.snr), **self._measured(expand_(small)))
-
-    def _size(self, model: nn.Module, recipe: Recipe | None) -> int:
-        """The bytes of the file that the model would be."""
-        layers = {curve.name: curve.record for curve in curves(model)}
-        said = metadata(self.info, recipe.to_dict() if recipe else None, layers)
-        tensors = file_tensors(model, recipe.dense_dtype if recipe else DenseDtype.FLOAT32)
-        return file_size({name: record(tensor) for name, tensor in tensors.items()}, said)
 
     def _measured(self, model: nn.Module) -> dict[str, float | None]:
         """Top-1, where there are labels, and how far the outputs are from those of the dense model."""

@@ -26,12 +26,14 @@ class EncodedWeight:
         positions: (columns,) int32 in [0, length): the sample that each column takes.
         length: samples on the curve.
         shape: of the weight; its elements are groups * columns.
+        memory: of the trellis that the positions are a path of; 0 where they are free.
     """
 
     coefficients: Tensor
     positions: Tensor
     length: int
     shape: tuple[int, ...]
+    memory: int = 0
 
 
 def encode(

@@ -25,19 +25,18 @@ from torch import Tensor
 
 from tenreo.codec.codec import EncodedWeight, _matrix
 from tenreo.codec.cosine import dct, idct
-from tenreo.codec.entropy import Classes, bits_of, choose_classes
+from tenreo.codec.entropy import Classes, bits_of, choose_classes, columns_per_output
 from tenreo.codec.precision import fake_quantize
 from tenreo.codec.refine import fit
-from tenreo.codec.shape import Precision
+from tenreo.codec.shape import MOST_VALUES, Precision
 from tenreo.codec.tree import nearest_of_each
 from tenreo.codec.trellis import cheapest_path, following
 
 MEMORY = 7  # 128 states: 0.25 dB from Shannon's bound, 8 states 0.45, 1.5 microseconds a weight instead of 0.6
 TURNS = 2  # more gain less than 0.01 dB
-_COEFFICIENTS = 8  # of a curve of one row: as good as all of them
+COEFFICIENTS = 8  # of a curve of one row: as good as all of them
 _PRICE_OF_STEP = 0.12  # price / step^2 where an entropy-coded uniform quantizer is best: about ln(2) / 6
 _TRELLIS_STEP = 0.55  # a trellis has samples so much denser, each set of them sparser
-_MOST_SAMPLES = 4096  # of a curve of one row
 _UNSEEN = 0.01  # columns of a sample that none is near to, before the first turn
 
 
@@ -75,14 +74,16 @@ def quantiles(weight: Tensor, price: float, memory: int = MEMORY) -> EncodedWeig
     row, scale = _matrix(weight.cpu(), 1)
     low, high = row.min().item(), row.max().item()
     step = math.sqrt(price / _PRICE_OF_STEP) * scale * (_TRELLIS_STEP if memory else 1)
-    step = max(step, (high - low) / _MOST_SAMPLES)
+    step = max(step, (high - low) / MOST_VALUES)
     margin = 2 if memory else 0
     first, last = math.floor(low / step) - margin, math.ceil(high / step) + margin
     first -= first % 4  # so that 0 lies in the same subset of every weight
     curve = (torch.arange(first, last + 1, dtype=row.dtype) * step)[None]
     positions = (row[0] / step).round().int() - first
-    coefficients = fit(row, positions, dct(curve)[:, :_COEFFICIENTS], curve.shape[1])
-    return EncodedWeight((coefficients / scale).to(weight.dtype), positions, curve.shape[1], tuple(weight.shape))
+    coefficients = fit(row, positions, dct(curve)[:, :COEFFICIENTS], curve.shape[1])
+    return EncodedWeight(
+        (coefficients / scale).to(weight.dtype), positions, curve.shape[1], tuple(weight.shape), memory
+    )
 
 
 def constrained(
@@ -106,7 +107,7 @@ def constrained(
         The encoding, of the same curve shape; on the weight's device.
     """
     matrix, scale = _matrix(weight.cpu(), len(start.coefficients))
-    price, row = price * scale**2, max(1, weight.numel() // weight.shape[0])
+    price, row = price * scale**2, columns_per_output(weight.shape)
     state = _started(matrix, start, scale)
     for turn in range(turns):
         state = _assigned(matrix, state, price, memory)

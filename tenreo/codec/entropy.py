@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,13 @@ from torch import Tensor
 
 from tenreo.codec import arithmetic
 from tenreo.codec.packing import pack, unpack
-from tenreo.codec.trellis import MOST_MEMORY, following
+from tenreo.codec.shape import CODED_HEADER, MOST_MEMORY
+from tenreo.codec.trellis import following
 from tenreo.errors import TenreoError
 from tenreo.sizes import bit_width, packed_size
 
 KIND_PACKED = 15
 CLASSES = (1, 2, 4, 8)
-_HEADER = 5
 _MOST_CELLS = 1 << 22  # blocks * samples of the histograms that classes are chosen by; beyond, there is one class
 _CELLS_PER_COLUMN = 4  # more of them say nothing
 _TURNS = 10  # of choosing frequencies and classes
@@ -67,6 +68,15 @@ def blocks_of(columns: int, row: int, across: bool) -> Integers:
     return column % row if across else column // row
 
 
+def columns_per_output(shape: Sequence[int]) -> int:
+    """Neighboring columns of a reshaped weight that belong to the same output channels.
+
+    >>> columns_per_output((64, 32, 3, 3))
+    288
+    """
+    return max(1, math.prod(shape[1:]))
+
+
 def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0) -> Tensor:
     """Turn positions into bytes.
 
@@ -93,6 +103,18 @@ def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0) 
     if len(coded) >= packed_size(len(symbols), width):
         kind, coded = KIND_PACKED, pack(positions, width).numpy()
     return torch.from_numpy(np.concatenate([np.frombuffer(bytes([kind]) + checksum, np.uint8), coded]))
+
+
+def even_bytes(columns: int, length: int) -> int:
+    """Bytes, or some more, of positions that occur equally often, as in the paper's encoding.
+
+    They are one of n! / (k! ... k!) sequences of n columns, k at each sample; counts of k and of k + 1 take half a byte
+    each.
+    """
+    each, more = divmod(columns, length)
+    choices = math.lgamma(columns + 1) - more * math.lgamma(each + 2) - (length - more) * math.lgamma(each + 1)
+    ideal = choices / math.log(2) / 8 + 24 + (length * 0.6 if more else 0)
+    return CODED_HEADER + min(packed_size(columns, bit_width(length)), math.ceil(ideal))
 
 
 def _encode(symbols: Any, length: int, row: int, memory: int, classes: Classes) -> Any:
@@ -137,15 +159,15 @@ def decode_positions(stream: Tensor, columns: int, length: int, row: int) -> Ten
         TenreoError: when the stream is not one of so many columns and samples.
     """
     data = stream.numpy()
-    if len(data) < _HEADER:
+    if len(data) < CODED_HEADER:
         raise TenreoError(
-            f"positions: given a stream of {len(data)} bytes, needs at least {_HEADER}; the file is damaged"
+            f"positions: given a stream of {len(data)} bytes, needs at least {CODED_HEADER}; the file is damaged"
         )
-    kind, checksum = int(data[0]), int.from_bytes(data[1:_HEADER].tobytes(), "little")
+    kind, checksum = int(data[0]), int.from_bytes(data[1:CODED_HEADER].tobytes(), "little")
     if kind == KIND_PACKED:
-        positions = _unpack(stream[_HEADER:], columns, length)
+        positions = _unpack(stream[CODED_HEADER:], columns, length)
     else:
-        positions = _decode(kind, data[_HEADER:], columns, length, row)
+        positions = _decode(kind, data[CODED_HEADER:], columns, length, row)
     if zlib.crc32(positions.astype("<i4").tobytes()) != checksum:
         raise TenreoError("positions: the checksum of a stream of positions does not fit them; the file is damaged")
     return torch.from_numpy(positions)

@@ -7,8 +7,19 @@ from enum import StrEnum
 
 from tenreo.sizes import bit_width, packed_size
 
+MOST_MEMORY = 8  # of a trellis: 256 states
+MOST_VALUES = 4096  # samples of a curve of one row, which is a table of values
+CODED_HEADER = 5  # bytes before coded positions; where coding gains nothing, packed bits follow
 _BAND = 64  # coefficients that share a scale, at least
 _MOST_BANDS = 16  # scales per row, at most
+
+
+class Positions(StrEnum):
+    """How positions lie in a file: as int32, as packed bits, or entropy-coded."""
+
+    INT32 = "int32"
+    PACKED = "packed"
+    CODED = "coded"
 
 
 class Precision(StrEnum):
@@ -44,12 +55,14 @@ class CurveShape:
         length: samples on the curve, the paper's n.
         coefficients_per_row: low frequencies that are kept, the paper's n / r.
         precision: number format of the coefficients in a file.
+        memory: of the trellis that the positions are a path of (`tenreo.codec.trellis`); 0 where they are free.
     """
 
     groups: int
     length: int
     coefficients_per_row: int
     precision: Precision = Precision.FLOAT32
+    memory: int = 0
 
     @property
     def coefficients(self) -> int:
@@ -76,15 +89,22 @@ class CurveShape:
         return numel // self.groups
 
     def bytes(self, numel: int, itemsize: int = 4) -> int:
-        """Bytes of positions, coefficients and scales in a file.
+        """Bytes of packed positions, coefficients and scales in a file.
 
         Args:
             numel: elements of the weight.
             itemsize: bytes of one of its elements, which coefficients in full precision take as well.
         """
+        return packed_size(self.columns(numel), self.position_bits) + self.coefficient_bytes(itemsize)
+
+    def coefficient_bytes(self, itemsize: int = 4) -> int:
+        """Bytes of coefficients and scales in a file.
+
+        Args:
+            itemsize: bytes of a coefficient in full precision.
+        """
         bits = 8 * itemsize if self.precision == Precision.FLOAT32 else self.precision.bits
-        positions = packed_size(self.columns(numel), self.position_bits)
-        return positions + packed_size(self.coefficients, bits) + 2 * self.scales
+        return packed_size(self.coefficients, bits) + 2 * self.scales
 
 
 def bands(coefficients_per_row: int) -> int:

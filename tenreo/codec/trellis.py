@@ -17,7 +17,6 @@ import numpy as np
 
 from tenreo.codec.compiled import compiled
 
-MOST_MEMORY = 8
 _BLOCK = 1 << 16  # columns whose paths are kept in memory; at its end, the cheapest one is decided for
 # Ungerboeck's codes for amplitudes, by memory: two parity-check polynomials, bit i for what was i steps ago.
 _CODES = (

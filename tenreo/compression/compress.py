@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import os
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from tenreo.codec.codec import (
-    EncodedWeight,
-    encode,
-    nearest_neighbor_order,
-    quantize,
-    refined,
-    spectrum,
-    squared_error,
-)
+from tenreo.codec.codec import spectrum
+from tenreo.compression.encoding import Encoded, LayerPool, Orders, at_price, by_rate, order, weight_of
 from tenreo.compression.parametrization import parametrize_
-from tenreo.compression.report import LayerReport, Report
+from tenreo.compression.report import Report
+from tenreo.compression.sizing import search_price
 from tenreo.errors import TenreoError
 from tenreo.planning.allocation import allocate
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import FileEstimate, Plan, make_plan, resolve
+from tenreo.planning.rates import rate_number
 from tenreo.planning.recipe import Recipe
 from tenreo.planning.weights import find_weights, obstacle, owners
-
-Orders = dict[tuple[str, int], Tensor]  # (layer, groups) -> (columns,) int32, the order of its columns
 
 
 def compress_(
@@ -72,30 +59,33 @@ def compress_(
     _check_fit(model, plan)
     if jobs is not None and jobs < 1:
         raise TenreoError(f"jobs: given {jobs}, needs at least 1")
-    orders = {} if orders is None else orders
-    # With several threads FFTs and sums add in another order, so what is written would depend on their number.
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
-
-    def for_each_layer(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-        # Largest first: the last layer to finish is then a small one.
-        layers = sorted(plan.compressed, key=lambda layer: -layer.columns)
-        tasks = {pool.submit(task, model, layer, *arguments): layer for layer in layers}
-        for done in as_completed(tasks):
-            done.result()
-            if progress is not None:
-                progress(tasks[done])
-        return {layer.name: done.result() for done, layer in tasks.items()}
-
-    try:
-        seconds = for_each_layer(_order, orders)
+    with LayerPool(model, jobs, progress) as pool:
+        if plan.recipe.prices:
+            return _apply(model, plan, _to_size(pool, plan), {})
+        orders = {} if orders is None else orders
+        seconds = pool.each(order, plan.compressed, orders)
         if plan.recipe.allocate:
-            plan = pool.submit(_allocated, model, plan, orders).result()
-        encoded = for_each_layer(_encode, orders, plan.recipe)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        torch.set_num_threads(threads)  # of threads that start later: each has a number of its own
-    return _apply(model, plan, encoded, seconds)
+            plan = pool.once(_allocated, model, plan, orders)
+        return _apply(model, plan, pool.each(by_rate, plan.compressed, orders, plan.recipe), seconds)
+
+
+def _to_size(pool: LayerPool, plan: Plan) -> dict[str, Encoded]:
+    """All layers at the price of a bit that leads to a file of the recipe's size."""
+    counting = FileEstimate(plan.recipe, pool.model, plan.class_names)
+    found: dict[str, Encoded] = {}
+
+    def encode(price: float) -> int:
+        found.update(pool.each(at_price, plan.compressed, price, plan.recipe))
+        return counting.file_size(_as_encoded(plan, found))
+
+    weights = sum(layer.numel for layer in plan.compressed)
+    search_price(encode, int(rate_number(plan.recipe.rate)), weights, plan.price)
+    return found
+
+
+def _as_encoded(plan: Plan, encoded: dict[str, Encoded]) -> list[LayerPlan]:
+    """The layers of a plan as they became."""
+    return [encoded[layer.name].plan if layer.name in encoded else layer for layer in plan.layers]
 
 
 def _check_fit(model: nn.Module, plan: Plan) -> None:
@@ -115,37 +105,16 @@ def _check_fit(model: nn.Module, plan: Plan) -> None:
             raise TenreoError(f"{name}: the weight is on the meta device, without values; load weights first")
 
 
-def _apply(
-    model: nn.Module,
-    plan: Plan,
-    encoded: dict[str, tuple[EncodedWeight, LayerReport]],
-    seconds: dict[str, float],
-) -> Report:
+def _apply(model: nn.Module, plan: Plan, encoded: dict[str, Encoded], seconds: dict[str, float]) -> Report:
     """Put the encoded weights into the model's layers; seconds are those spent on their orders."""
+    after = FileEstimate(plan.recipe, model, plan.class_names).after(_as_encoded(plan, encoded))
     reports = []
     weights = find_weights(model)
     for layer in plan.compressed:
-        weight, report = encoded[layer.name]
-        parametrize_(weights[layer.name], weight, layer.encoding.precision, report.errors)
-        reports.append(replace(report, seconds=report.seconds + seconds[layer.name]))
-    return Report(tuple(reports), plan.before, plan.after)
-
-
-def _weight(model: nn.Module, layer: LayerPlan) -> Tensor:
-    path, _, tensor = layer.parameter.rpartition(".")
-    return model.get_submodule(path).get_parameter(tensor).detach()
-
-
-def _order(model: nn.Module, layer: LayerPlan, orders: Orders) -> float:
-    """Find the order of a layer's columns, unless it is known; return the seconds it took."""
-    start = time.perf_counter()
-    weight = _weight(model, layer)
-    if not torch.isfinite(weight).all():
-        raise TenreoError(f"{layer.name}: the weight holds NaN or infinity and can not be compressed")
-    groups = layer.encoding.groups
-    if (layer.name, groups) not in orders:
-        orders[layer.name, groups] = nearest_neighbor_order(weight, groups)
-    return time.perf_counter() - start
+        weight, _, report = encoded[layer.name]
+        parametrize_(weights[layer.name], weight, report.curve.precision, report.errors)
+        reports.append(replace(report, seconds=report.seconds + seconds.get(layer.name, 0.0)))
+    return Report(tuple(reports), plan.before, after)
 
 
 def _allocated(model: nn.Module, plan: Plan, orders: Orders) -> Plan:
@@ -153,7 +122,7 @@ def _allocated(model: nn.Module, plan: Plan, orders: Orders) -> Plan:
     layers = plan.compressed
 
     def energies(layer: LayerPlan) -> NDArray[np.float64]:
-        weight, groups = _weight(model, layer), layer.encoding.groups
+        weight, groups = weight_of(model, layer), layer.encoding.groups
         energy = spectrum(weight, orders[layer.name, groups], groups).double().square().sum(0)  # (columns,)
         share = energy / energy.sum().clamp_min(1e-300) * layer.importance
         return share.cpu().numpy()
@@ -169,33 +138,3 @@ def _allocated(model: nn.Module, plan: Plan, orders: Orders) -> Plan:
     }
     chosen = (changed.get(layer.name, layer) for layer in plan.layers)
     return make_plan(plan.recipe, chosen, FileEstimate(plan.recipe, model))
-
-
-def _encode(model: nn.Module, layer: LayerPlan, orders: Orders, recipe: Recipe) -> tuple[EncodedWeight, LayerReport]:
-    start, rounds = time.perf_counter(), recipe.of_layer(layer.own).refine
-    weight, curve = _weight(model, layer), layer.encoding
-    order = orders[layer.name, curve.groups]
-    try:
-        unrefined = encode(weight, curve.groups, curve.coefficients_per_row, length=curve.length, order=order)
-        better = refined(weight, unrefined, rounds)
-        encoded = quantize(weight, better, curve.precision, reassign=rounds > 0)
-    except TenreoError as error:
-        raise TenreoError(f"{layer.name}: {error}") from error
-    lost, norm = squared_error(weight, encoded), weight.double().square().sum().item()
-    if not math.isfinite(lost) or not math.isfinite(norm):
-        raise TenreoError(
-            f"{layer.name}: the weight has values up to {weight.abs().max():.3g}, and its curve leaves the range of "
-            f"{weight.dtype}; exclude the layer, or scale it"
-        )
-    report = LayerReport(
-        name=layer.name,
-        shape=layer.shape,
-        curve=curve,
-        squared_norm=norm,
-        squared_error=lost,
-        squared_error_unrefined=squared_error(weight, unrefined),
-        seconds=time.perf_counter() - start,
-        bytes_before=weight.numel() * weight.element_size(),
-        bytes_after=curve.bytes(weight.numel(), weight.element_size()),
-    )
-    return encoded, report

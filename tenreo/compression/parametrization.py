@@ -52,7 +52,7 @@ class CurveWeight(nn.Module):
     ) -> None:
         super().__init__()
         groups, per_row = encoded.coefficients.shape
-        self.curve = CurveShape(groups, encoded.length, per_row, precision)
+        self.curve = CurveShape(groups, encoded.length, per_row, precision, encoded.memory)
         self.shape = encoded.shape
         self.errors = errors
         self._index = folded_index(encoded.positions, encoded.length)  # (columns,)

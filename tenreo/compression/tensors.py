@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from tenreo.codec.codec import EncodedWeight
+from tenreo.codec.entropy import columns_per_output, decode_positions, encode_positions
 from tenreo.codec.packing import pack, unpack
 from tenreo.codec.precision import pack_coefficients, unpack_coefficients
+from tenreo.codec.shape import Positions
 from tenreo.compression.misfit import check_fit, check_values
 from tenreo.compression.parametrization import curves, parametrize_
 from tenreo.errors import TenreoError
 from tenreo.files.header import Header, metadata
-from tenreo.files.layout import COEFFICIENTS, POSITIONS, SCALES
+from tenreo.files.layout import COEFFICIENTS, POSITIONS, SCALES, file_size
 from tenreo.files.records import LayerRecord, ModelInfo
-from tenreo.files.safetensors import write_tensors
+from tenreo.files.safetensors import record, write_tensors
 from tenreo.planning.recipe import DenseDtype, Recipe
 from tenreo.planning.state import has_values, stored_state, tied_names
 from tenreo.planning.weights import find_weights
@@ -39,20 +44,35 @@ def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | 
         TenreoError: when a number does not fit its format, a parameter is not finite, or the file can not be
             written; an older one is then untouched.
     """
-    layers = {curve.name: curve.record for curve in curves(model)}
-    said = metadata(info, None if recipe is None else recipe.to_dict(), layers)
-    dense_dtype = DenseDtype.FLOAT32 if recipe is None else recipe.dense_dtype
-    tensors = file_tensors(model, dense_dtype)
+    tensors, said = _content(model, info, recipe)
     check_values(f"{path}: can not be written", tensors, tensors, _finite_names(model))
     write_tensors(path, tensors, said)
 
 
-def file_tensors(model: nn.Module, dense_dtype: DenseDtype = DenseDtype.FLOAT32) -> dict[str, Tensor]:
+def written_size(model: nn.Module, info: ModelInfo, recipe: Recipe | None = None) -> int:
+    """The bytes of the file that `write_model` would write."""
+    tensors, said = _content(model, info, recipe)
+    return file_size({name: record(tensor) for name, tensor in tensors.items()}, said)
+
+
+def _content(model: nn.Module, info: ModelInfo, recipe: Recipe | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file and its metadata."""
+    dense_dtype = DenseDtype.FLOAT32 if recipe is None else recipe.dense_dtype
+    positions = Positions.CODED if recipe is None else recipe.positions
+    layers = {curve.name: replace(curve.record, positions=positions) for curve in curves(model)}
+    said = metadata(info, None if recipe is None else recipe.to_dict(), layers)
+    return file_tensors(model, dense_dtype, positions), said
+
+
+def file_tensors(
+    model: nn.Module, dense_dtype: DenseDtype = DenseDtype.FLOAT32, positions: Positions = Positions.CODED
+) -> dict[str, Tensor]:
     """The tensors of a model under their names in a file, on the CPU.
 
     Args:
         model: compressed or dense.
         dense_dtype: of floating-point tensors that are left dense.
+        positions: how they are to lie in the file.
 
     Raises:
         TenreoError: when the model is itself a compressed layer, or a number does not fit its format.
@@ -69,14 +89,31 @@ def file_tensors(model: nn.Module, dense_dtype: DenseDtype = DenseDtype.FLOAT32)
         for name, value in tensors.items():
             if value.is_floating_point() and name not in coefficients:
                 tensors[name] = _cast(name, value, dense_dtype)
+    layers = [(curve.parameter + POSITIONS, curve.record) for curve in curves(model)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        stored = pool.map(lambda layer: stored_positions(tensors[layer[0]], layer[1], positions), layers)
+        tensors |= dict(zip((name for name, _ in layers), stored, strict=True))
     for curve in curves(model):
-        shape, name = curve.weight.curve, curve.parameter
-        tensors[name + POSITIONS] = pack(tensors[name + POSITIONS], shape.position_bits)
-        values, scales = pack_coefficients(tensors[name + COEFFICIENTS], shape.precision)
+        name = curve.parameter
+        values, scales = pack_coefficients(tensors[name + COEFFICIENTS], curve.weight.curve.precision)
         tensors[name + COEFFICIENTS] = values
         if scales is not None:
             tensors[name + SCALES] = scales
     return tensors
+
+
+def stored_positions(positions: Tensor, layer: LayerRecord, kind: Positions) -> Tensor:
+    """The positions of a layer as they lie in a file.
+
+    Args:
+        positions: (columns,) int32, on the CPU.
+        layer: what else is known of it.
+        kind: how they are to lie there.
+    """
+    curve = layer.curve
+    if kind == Positions.CODED:
+        return encode_positions(positions, curve.length, columns_per_output(layer.shape), curve.memory)
+    return pack(positions, curve.position_bits) if kind == Positions.PACKED else positions
 
 
 def _cast(name: str, value: Tensor, dtype: DenseDtype) -> Tensor:
@@ -116,18 +153,27 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
     """
     weights = find_weights(model)
     state = dict(tensors)
-    for name, record in header.layers.items():
-        weight = weights.get(name)
-        if weight is None or weight.shape != record.shape:
-            raise TenreoError(f"{header.path}: the model has no layer {name} of shape {list(record.shape)}")
-        parameter = weight.parameter
-        encoded = _unpack_layer(parameter, record, tensors, header.path)
+    for name, layer in header.layers.items():
+        if name not in weights or weights[name].shape != layer.shape:
+            raise TenreoError(f"{header.path}: the model has no layer {name} of shape {list(layer.shape)}")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        unpacked = pool.map(
+            lambda name: _unpack_layer(weights[name].parameter, header.layers[name], tensors, header.path),
+            header.layers,
+        )
+        encodings = dict(zip(header.layers, unpacked, strict=True))
+    for name, encoded in encodings.items():
+        weight, parameter = weights[name], weights[name].parameter
         state[parameter + COEFFICIENTS], state[parameter + POSITIONS] = encoded.coefficients, encoded.positions
         state.pop(parameter + SCALES, None)
         empty = EncodedWeight(
-            encoded.coefficients.to(weight.value.dtype), encoded.positions, encoded.length, encoded.shape
+            encoded.coefficients.to(weight.value.dtype),
+            encoded.positions,
+            encoded.length,
+            encoded.shape,
+            encoded.memory,
         )
-        parametrize_(weight, empty, record.curve.precision, record.errors)
+        parametrize_(weight, empty, header.layers[name].curve.precision, header.layers[name].errors)
     load_tensors_(model, state, header.path)
     return model
 
@@ -135,12 +181,17 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
 def _unpack_layer(name: str, record: LayerRecord, tensors: Mapping[str, Tensor], path: Path) -> EncodedWeight:
     positions = tensors[name + POSITIONS]
     length = record.curve.length
-    if record.packed:
+    try:
+        if record.positions == Positions.CODED:
+            positions = decode_positions(positions, record.columns, length, columns_per_output(record.shape))
+    except TenreoError as error:
+        raise TenreoError(f"{path}: {name}: {error}") from error
+    if record.positions == Positions.PACKED:
         positions = unpack(positions, record.curve.position_bits, record.columns)
     if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < length:
         raise TenreoError(f"{path}: {name + POSITIONS} leaves [0, {length}); the file is damaged")
     coefficients = unpack_coefficients(tensors[name + COEFFICIENTS], tensors.get(name + SCALES), record.curve)
-    return EncodedWeight(coefficients, positions.to(torch.int32), length, record.shape)
+    return EncodedWeight(coefficients, positions.to(torch.int32), length, record.shape, record.curve.memory)
 
 
 def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -3,7 +3,7 @@
 Metadata: `tenreo.version`, and as JSON `tenreo.model`, `tenreo.recipe`, `tenreo.layers`.
 
 Version 1: positions are int32, coefficients floating point. Version 2: positions are packed, coefficients may be
-integers. docs/format.md describes both byte by byte.
+integers. Version 3: positions are entropy-coded. docs/format.md describes all byte by byte.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from tenreo.codec.decibels import total_decibels
-from tenreo.codec.shape import Precision
+from tenreo.codec.shape import Positions, Precision
 from tenreo.errors import TenreoError, shown
 from tenreo.files.counts import Counts, count
 from tenreo.files.layout import (
@@ -35,7 +35,7 @@ from tenreo.files.opening import check_regular
 from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.values import check_name, cleaned, parse
 
-VERSION = 2
+VERSION = 3
 _MOST_HEADER = 10_000_000  # bytes; ResNet-152 takes 0.2 MB
 
 
@@ -102,7 +102,8 @@ def metadata(info: ModelInfo, recipe: Mapping[str, Any] | None, layers: Mapping[
     """
     result = {
         "format": "pt",
-        "tenreo.version": str(VERSION),
+        # Without coded positions, earlier versions can read the file.
+        "tenreo.version": "3" if any(layer.positions == Positions.CODED for layer in layers.values()) else "2",
         "tenreo.model": json.dumps(info.to_dict()),
         "tenreo.layers": json.dumps({name: layer.to_dict() for name, layer in layers.items()}),
     }
@@ -215,8 +216,10 @@ def check_layers(header: Header) -> None:
                 raise TenreoError(f"{header.path}: {parameter + suffix} is missing")
             # Coefficients in full precision have the dtype of the weight.
             dtypes = FLOATING if suffix == COEFFICIENTS and needed.is_floating else (needed.dtype,)
-            if given.dtype not in dtypes or given.shape != needed.shape:
+            coded = suffix == POSITIONS and record.positions == Positions.CODED
+            fits = given.shape == needed.shape or (coded and len(given.shape) == 1 and given.numel <= needed.numel)
+            if given.dtype not in dtypes or not fits:
                 raise TenreoError(
                     f"{header.path}: {parameter + suffix} is {given.dtype} {list(given.shape)}, "
-                    f"needs {' or '.join(dtypes)} {list(needed.shape)}"
+                    f"needs {' or '.join(dtypes)} {'at most ' if coded else ''}{list(needed.shape)}"
                 )

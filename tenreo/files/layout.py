@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenreo.codec.shape import Precision
+from tenreo.codec.shape import CODED_HEADER, Positions, Precision
 from tenreo.errors import TenreoError
 from tenreo.files.records import LayerRecord
 from tenreo.sizes import packed_size
@@ -101,16 +101,18 @@ def parameter_name(layer: str, names: Container[str]) -> str:
 
 
 def layer_tensors(layer: LayerRecord, dtype: str = "F32") -> dict[str, TensorRecord]:
-    """The tensors that a compressed layer is in a file, by suffix.
+    """The tensors that a compressed layer is in a file, by suffix; of coded positions as many bytes as there can be.
 
     Args:
         layer: its record.
         dtype: of coefficients in full precision: that of the dense weight.
     """
     curve = layer.curve
-    positions = TensorRecord("I32", (layer.columns,))
-    if layer.packed:
-        positions = TensorRecord("U8", (packed_size(layer.columns, curve.position_bits),))
+    positions = {
+        Positions.INT32: TensorRecord("I32", (layer.columns,)),
+        Positions.PACKED: TensorRecord("U8", (packed_size(layer.columns, curve.position_bits),)),
+        Positions.CODED: TensorRecord("U8", (CODED_HEADER + packed_size(layer.columns, curve.position_bits),)),
+    }[layer.positions]
     if curve.precision.is_integer:
         packed = packed_size(curve.coefficients, curve.precision.bits)
         return {

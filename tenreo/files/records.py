@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tenreo.codec.shape import CurveShape, Precision
+from tenreo.codec.shape import MOST_MEMORY, MOST_VALUES, CurveShape, Positions, Precision
 from tenreo.errors import printable
 from tenreo.files.values import Fields
 
@@ -184,13 +184,13 @@ class LayerRecord:
         shape: of the dense weight.
         curve: the shape of its encoding.
         errors: against the dense weight.
-        packed: whether positions are packed bits; files of version 1 have int32.
+        positions: how they lie in the file: coded since version 3, packed since version 2, int32 in version 1.
     """
 
     shape: tuple[int, ...]
     curve: CurveShape
     errors: LayerErrors = LayerErrors()
-    packed: bool = True
+    positions: Positions = Positions.PACKED
 
     @property
     def numel(self) -> int:
@@ -208,16 +208,19 @@ class LayerRecord:
             _within(x, -_MOST_DECIBELS, _MOST_DECIBELS) for x in (self.errors.snr, self.errors.snr_unrefined)
         )
         signal = _within(self.errors.squared_norm, 0, _MOST_NORM)
+        coded: dict[str, Any] = {"positions": self.positions} if self.positions == Positions.CODED else {}
         return {
             "shape": list(self.shape),
             "groups": self.curve.groups,
             "length": self.curve.length,
             "kept": self.curve.coefficients_per_row,
-            "position_bits": self.curve.position_bits if self.packed else 32,
+            "position_bits": 32 if self.positions == Positions.INT32 else self.curve.position_bits,
             "precision": self.curve.precision,
             "snr": snr,
             "snr_unrefined": snr_unrefined,
             "signal": signal,
+            **coded,
+            **({"memory": self.curve.memory} if self.curve.memory else {}),
         }
 
     @classmethod
@@ -227,7 +230,8 @@ class LayerRecord:
         shape = read.wholes("shape", 1, _MOST_ELEMENTS, _MOST_DIMENSIONS)
         precision = read.one_of("precision", tuple(Precision)) if read.has("precision") else Precision.FLOAT32
         groups, length, per_row = (read.whole(key, 1, _MOST_ELEMENTS) for key in ("groups", "length", "kept"))
-        curve = CurveShape(groups, length, per_row, Precision(precision))
+        memory = read.whole("memory", 2, MOST_MEMORY) if read.has("memory") else 0
+        curve = CurveShape(groups, length, per_row, Precision(precision), memory)
         bits = read.whole("position_bits", 1, 32) if read.has("position_bits") else 32
         if bits not in (32, curve.position_bits):
             raise ValueError(f"impossible layer: positions below {length} in {bits} bits")
@@ -236,20 +240,28 @@ class LayerRecord:
             for key in ("snr", "snr_unrefined")
         )
         signal = read.number("signal", 0, _MOST_NORM) if read.has("signal") else None
-        return cls.checked(shape, curve, LayerErrors(snr, snr_unrefined, signal), packed=bits != 32)
+        positions = Positions.INT32 if bits == 32 else Positions.PACKED
+        if read.has("positions"):
+            positions = Positions(read.one_of("positions", (Positions.CODED,)))
+        return cls.checked(shape, curve, LayerErrors(snr, snr_unrefined, signal), positions)
 
     @classmethod
-    def checked(cls, shape: tuple[int, ...], curve: CurveShape, errors: LayerErrors, packed: bool) -> LayerRecord:
+    def checked(
+        cls, shape: tuple[int, ...], curve: CurveShape, errors: LayerErrors, positions: Positions
+    ) -> LayerRecord:
         """A record of numbers that a file says; ValueError when no weight has them."""
         numel = math.prod(shape)
-        # No curve has more samples than columns, so a file can not ask for more memory than it fills.
+        # A curve has no more samples than columns, but a table of values, so a file can not ask for more memory than it
+        # fills.
         possible = curve.groups >= 1 and numel <= _MOST_ELEMENTS and numel % curve.groups == 0
-        if not possible or not 1 <= curve.coefficients_per_row <= curve.length <= numel // curve.groups:
+        most = max(numel // curve.groups, MOST_VALUES if curve.groups == 1 else 1) if possible else 0
+        trellis = not curve.memory or curve.groups == 1
+        if not trellis or not 1 <= curve.coefficients_per_row <= curve.length <= most:
             raise ValueError(
                 f"impossible layer: shape {list(shape)}, {curve.groups} groups, {curve.length} samples, "
                 f"{curve.coefficients_per_row} coefficients per row"
             )
-        return cls(shape, curve, errors, packed)
+        return cls(shape, curve, errors, positions)
 
 
 def _within(value: float | None, least: float, most: float) -> float | None:

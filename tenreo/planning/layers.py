@@ -30,6 +30,8 @@ class LayerPlan:
         parameter: the weight's name in a dense model's state dict.
         importance: factor of its error, where bits are distributed.
         own: what the recipe says of this layer alone.
+        position_bytes: of its positions in a file, where they were coded or could be estimated; None stands for as
+            many as there can be.
     """
 
     name: str
@@ -39,6 +41,7 @@ class LayerPlan:
     parameter: str = ""
     importance: float = 1.0
     own: Mapping[str, Any] = field(default_factory=dict)
+    position_bytes: int | None = None
 
     @property
     def numel(self) -> int:

@@ -9,17 +9,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tenreo.codec.shape import CurveShape, Precision
+from tenreo.codec.entropy import even_bytes
+from tenreo.codec.shape import CODED_HEADER, CurveShape, Precision
 from tenreo.errors import TenreoError
 from tenreo.files.counts import Counts, count
 from tenreo.files.header import metadata
-from tenreo.files.layout import TensorRecord, file_size, layer_tensors
+from tenreo.files.layout import POSITIONS, TensorRecord, file_size, layer_tensors
 from tenreo.files.records import Correction, LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import record
 from tenreo.planning import search
 from tenreo.planning.layers import LayerPlan, find_layers
+from tenreo.planning.pricing import Spread, bits_per_weight, curve_for, price_for, spread_of
 from tenreo.planning.rates import Progressive, TargetParameters, TargetSize, Uniform, rate_name, rate_number
-from tenreo.planning.recipe import DenseDtype, Recipe
+from tenreo.planning.recipe import DenseDtype, Pack, Recipe
 from tenreo.planning.rules import choice_for
 from tenreo.planning.state import stored_state
 from tenreo.planning.weights import Weight, find_weights
@@ -32,12 +34,23 @@ _HALF = {DenseDtype.FLOAT16: "F16", DenseDtype.BFLOAT16: "BF16"}
 
 @dataclass(frozen=True)
 class Plan:
-    """The decisions for a whole model, and the counts before and after, which follow from them."""
+    """The decisions for a whole model, and the counts before and after, which follow from them.
+
+    Attributes:
+        recipe: what was asked for; with the growth that was found, where that was a total.
+        layers: all of them.
+        before: of the dense model.
+        after: at most, where positions are entropy-coded, and about, where a size is reached by a price.
+        class_names: that the file will hold.
+        price: of a bit, in units of squared error, where one leads to the size that was asked for; about.
+    """
 
     recipe: Recipe
     layers: tuple[LayerPlan, ...]
     before: Counts
     after: Counts
+    class_names: tuple[str, ...] = ()
+    price: float = 0.0
 
     @property
     def coverage(self) -> float:
@@ -82,6 +95,8 @@ def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ())
     """
     found = find_layers(recipe, model)
     counting = FileEstimate(recipe, model, class_names)
+    if recipe.prices:
+        return _of_price(recipe, found, counting, find_weights(model))
     if recipe.chooses:
         norms = {name: weight.norm for name, weight in find_weights(model).items() if not found[name].why_dense}
         return _of_size(recipe, found, counting, norms)
@@ -101,7 +116,7 @@ class FileEstimate:
     """
 
     def __init__(self, recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ()) -> None:
-        self.recipe = recipe
+        self.recipe, self.class_names = recipe, class_names
         self.info = replace(_INFO, class_names=class_names)
         state = {name: tensor for name, tensor in stored_state(model).items() if ".parametrizations." not in f".{name}"}
         self.dense = {name: record(tensor) for name, tensor in state.items()}
@@ -121,7 +136,7 @@ class FileEstimate:
         if curve is None:
             self.stored[parameter] = _stored(weight.value, self.recipe.dense_dtype)
             return
-        self.records[name] = LayerRecord(weight.shape, curve)
+        self.records[name] = LayerRecord(weight.shape, curve, positions=self.recipe.positions)
         tensors = layer_tensors(self.records[name], self.dense[parameter].dtype)
         self.stored |= {parameter + suffix: tensor for suffix, tensor in tensors.items()}
 
@@ -130,7 +145,7 @@ class FileEstimate:
         total = self._stored_counts
         for layer in layers:
             if layer.curve:
-                total += count(self._tensors(layer), {layer.name: layer.record})
+                total += count(self._tensors(layer), {layer.name: self._record(layer)})
                 total -= self._alone[layer.parameter]
         return total
 
@@ -142,12 +157,17 @@ class FileEstimate:
             if layer.curve:
                 tensors.pop(layer.parameter)
                 tensors |= self._tensors(layer)
-                records[layer.name] = LayerRecord(layer.shape, layer.curve, _ERRORS)
+                records[layer.name] = self._record(layer)
         return file_size(tensors, metadata(self.info, self.recipe.to_dict(), records))
 
     def _tensors(self, layer: LayerPlan) -> dict[str, TensorRecord]:
-        dtype = self.dense[layer.parameter].dtype
-        return {layer.parameter + suffix: tensor for suffix, tensor in layer_tensors(layer.record, dtype).items()}
+        tensors = layer_tensors(self._record(layer), self.dense[layer.parameter].dtype)
+        if layer.position_bytes is not None:
+            tensors[POSITIONS] = replace(tensors[POSITIONS], shape=(layer.position_bytes,))
+        return {layer.parameter + suffix: tensor for suffix, tensor in tensors.items()}
+
+    def _record(self, layer: LayerPlan) -> LayerRecord:
+        return LayerRecord(layer.shape, layer.encoding, _ERRORS, self.recipe.positions)
 
 
 def _stored(tensor: Tensor, dtype: DenseDtype) -> TensorRecord:
@@ -168,7 +188,7 @@ def make_plan(recipe: Recipe, layers: Iterable[LayerPlan], counting: FileEstimat
             f"plan: nothing is left to compress ({'; '.join(reasons[:3])}); "
             "choose other groups, or name layers with include"
         )
-    return Plan(recipe, layers, counting.before, counting.after(layers))
+    return Plan(recipe, layers, counting.before, counting.after(layers), counting.class_names)
 
 
 def _of_rate(recipe: Recipe, found: Mapping[str, LayerPlan], reference: int) -> Iterator[LayerPlan]:
@@ -193,7 +213,9 @@ def _of_rate(recipe: Recipe, found: Mapping[str, LayerPlan], reference: int) -> 
             columns = layer.numel // groups
             length = min(columns, 2**own.position_bits) if own.position_bits else columns
             per_row = min(length, max(1, int(columns / rate.of(layer.numel, reference))))
-            yield replace(layer, curve=CurveShape(groups, length, per_row, own.precision or Precision.FLOAT32))
+            curve = CurveShape(groups, length, per_row, own.precision or Precision.FLOAT32)
+            even = own.refine == 0 and own.pack == Pack.ENTROPY  # frequencies are known
+            yield replace(layer, curve=curve, position_bytes=even_bytes(columns, length) if even else None)
 
 
 def _of_total(recipe: Recipe, found: Mapping[str, LayerPlan], counting: FileEstimate, reference: int) -> Plan:
@@ -212,6 +234,32 @@ def _of_total(recipe: Recipe, found: Mapping[str, LayerPlan], counting: FileEsti
     if growth is None:
         raise _out_of_reach(recipe, total(search.LARGEST))
     return make_plan(replace(recipe, rate=Progressive(growth)), layers(growth), counting)
+
+
+def _of_price(
+    recipe: Recipe, found: Mapping[str, LayerPlan], counting: FileEstimate, weights: Mapping[str, Weight]
+) -> Plan:
+    """About the curves at the price of a bit that leads to a file of so many bytes."""
+    sized = {name: layer for name, layer in found.items() if not layer.why_dense and layer.numel}
+    spreads = {name: spread_of(weights[name], layer.importance) for name, layer in sized.items()}
+
+    def plan(price: float, taken: Callable[[Spread], int]) -> Plan:
+        layers = (
+            replace(
+                layer, position_bytes=taken(spreads[name]),
+                curve=curve_for(spreads[name], price, recipe.of_layer(layer.own).precision or Precision.FLOAT32),
+            ) if name in sized else layer
+            for name, layer in found.items()
+        )  # fmt: skip
+        return make_plan(recipe, layers, counting)
+
+    least = counting.file_size(plan(2.0**60, lambda spread: CODED_HEADER).layers)
+    room = rate_number(recipe.rate) - least
+    if room <= 0:
+        raise _out_of_reach(recipe, least)
+    price = price_for(list(spreads.values()), room)
+    chosen = plan(price, lambda spread: CODED_HEADER + int(spread.numel * bits_per_weight(spread, price) / 8))
+    return replace(chosen, price=price)
 
 
 def _of_size(recipe: Recipe, found: dict[str, LayerPlan], counting: FileEstimate, norms: Mapping[str, float]) -> Plan:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from tenreo.codec.shape import Precision
+from tenreo.codec.shape import Positions, Precision
 from tenreo.errors import TenreoError
 from tenreo.files.header import Header
 from tenreo.options import check_options, described, option
@@ -21,6 +21,13 @@ MOST_GROUPS = 2**16  # of torchvision's largest weight, 1,568 columns
 MOST_WEIGHT = 10**9  # of an error against others: float32 tells no more apart
 # The file format keeps the keys that were in use before fields were named after dtypes.
 _FILE_KEYS = {"precision": "coefficients", "dense_dtype": "other"}
+
+
+class Pack(StrEnum):
+    """How positions lie in a file."""
+
+    ENTROPY = "entropy"
+    PLAIN = "plain"
 
 
 class DenseDtype(StrEnum):
@@ -48,6 +55,7 @@ class Recipe:
         position_bits: curves have at most 2^position_bits samples; None takes one per column, as the paper.
         precision: of the coefficients in the file; None is float32, or what `TargetSize` chooses.
         dense_dtype: number format in the file of what is left dense.
+        pack: how positions lie in the file: entropy-coded without loss, or as plain bits.
         allocate: distribute the coefficients over the layers by their spectra, as many in all as the rate gives.
         importance: pattern of layer names -> factor of their error's weight, where bits are distributed; 1 otherwise.
         layers: pattern of layer names -> what differs for them: "dense", or values of groups, uniform or progressive,
@@ -71,6 +79,7 @@ class Recipe:
     )
     precision: Precision | None = option(None, "Number format of the coefficients in the file.")
     dense_dtype: DenseDtype = option(DenseDtype.FLOAT32, "Number format in the file of what is left dense.")
+    pack: Pack = option(Pack.ENTROPY, "How positions lie in the file: entropy-coded without loss, or as plain bits.")
     allocate: bool = option(False, "Distribute the coefficients over the layers by their spectra.")
     importance: dict[str, float] = option(
         dict, "Weight of the error of the layers of a name, where bits are distributed.", above=0, ceiling=MOST_WEIGHT
@@ -105,6 +114,7 @@ class Recipe:
             f"{self.position_bits} bits per position" if self.position_bits else "",
             f"{self.precision} coefficients" if self.precision else "",
             f"dense tensors {self.dense_dtype}" if self.dense_dtype != DenseDtype.FLOAT32 else "",
+            "plain positions" if self.pack == Pack.PLAIN else "",
             "allocated by spectrum" if self.allocate else "",
             f"include {' '.join(self.include)}" if self.include else "",
             f"exclude {' '.join(self.exclude)}" if self.exclude else "",
@@ -134,6 +144,16 @@ class Recipe:
         return replace(self, layers={}, rate=(rates or [self.rate])[0], **others)
 
     @property
+    def positions(self) -> Positions:
+        """How positions are to lie in the file."""
+        return Positions.CODED if self.pack == Pack.ENTROPY else Positions.PACKED
+
+    @property
+    def prices(self) -> bool:
+        """Whether a size is reached by one price of a bit for all layers, on curves of one row."""
+        return self.chooses and self.pack == Pack.ENTROPY and self.groups in (None, 1)
+
+    @property
     def chooses(self) -> bool:
         """Whether every layer's curve is chosen for a size, instead of following from a rate."""
         return isinstance(self.rate, TargetSize) and self.refine > 0
@@ -146,6 +166,8 @@ class Recipe:
         patterns = {"include": list(self.include), "exclude": list(self.exclude)}
         if not self.layers:
             del plain["layers"]  # which earlier versions do not know
+        if self.pack == Pack.PLAIN:
+            del plain["pack"]
         return {**plain, rate_name(self.rate): rate_number(self.rate), **patterns}
 
     @classmethod
@@ -166,8 +188,10 @@ class Recipe:
         rates = {name: values[name] for name in RATES if values.get(name) is not None}
         if len(rates) != 1:
             raise TenreoError(f"recipe: given {len(rates)} rates, needs one of {', '.join(RATES)}")
-        # Files from before there was refinement do not say so.
-        plain = {"groups": None, "refine": 0} | {names[key]: v for key, v in values.items() if key in names}
+        # Files from before there was refinement, or entropy coding, do not say so.
+        plain = {"groups": None, "refine": 0, "pack": Pack.PLAIN} | {
+            names[key]: v for key, v in values.items() if key in names
+        }
         return cls(**plain, rate=rate_of(*next(iter(rates.items()))))
 
 

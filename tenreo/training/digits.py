@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from tenreo.compression.compress import Orders, compress_
+from tenreo.compression.compress import compress_
+from tenreo.compression.encoding import Orders
 from tenreo.compression.report import Report
 from tenreo.files.records import Correction, ModelInfo, Preprocess
 from tenreo.planning.recipe import Recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tenreo.codec.shape import CurveShape
+from tenreo.codec.shape import CurveShape, Positions
 from tenreo.errors import TenreoError
 from tenreo.files.header import Header, check_layers
 from tenreo.files.layout import COEFFICIENTS, POSITIONS
@@ -73,7 +73,7 @@ def _layer_record(shape: tuple[int, ...], coefficients: Tensor, index: Tensor) -
     if not 0 <= int(positions.min()) <= int(positions.max()) < columns:
         raise ValueError(f"the index leaves [0, {columns})")
     curve = CurveShape(coefficients.shape[0], columns, coefficients.shape[1])
-    return LayerRecord.checked(shape, curve, LayerErrors(), packed=False)
+    return LayerRecord.checked(shape, curve, LayerErrors(), Positions.INT32)
 
 
 def identify_paper(

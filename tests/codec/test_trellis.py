@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from tenreo.codec.trellis import MOST_MEMORY, cheapest_path, following
+from tenreo.codec.shape import MOST_MEMORY
+from tenreo.codec.trellis import cheapest_path, following
 
 
 @pytest.mark.parametrize("memory", range(2, MOST_MEMORY + 1))

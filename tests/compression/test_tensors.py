@@ -86,7 +86,7 @@ def test_golden_files_come_back_byte_by_byte(tmp_path, precision):
     path = DATA / f"{precision}.safetensors"
     recipe = tenreo.Recipe(
         4, tenreo.Uniform(4.0), ("3", "6"), refine=3, position_bits=7, precision=precision,
-        dense_dtype=GOLDEN[precision],
+        dense_dtype=GOLDEN[precision], pack="plain",
     )  # fmt: skip
     assert recipe_of(read_header(path)) == recipe
     tenreo.save(tenreo.load(path, golden()), tmp_path / "again.safetensors", recipe=recipe)
@@ -103,7 +103,7 @@ def test_golden_files_are_what_compressing_gives(precision):
         wanted = header.layers[layer.name]
         assert layer.snr == pytest.approx(wanted.errors.snr, abs=0.05)
         assert layer.snr_unrefined == pytest.approx(wanted.errors.snr_unrefined, abs=0.05)
-        assert layer.curve == wanted.curve and wanted.packed
+        assert layer.curve == wanted.curve and wanted.positions == "packed"
     assert report.after == header.counts() and report.before == header.dense_counts()
 
 

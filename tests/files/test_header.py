@@ -41,17 +41,40 @@ def test_files_of_version_1_load():
 
 
 def set_version(tensors, metadata):
-    metadata["tenreo.version"] = "3"
+    metadata["tenreo.version"] = "4"
+
+
+def other_positions(metadata, bits):
+    """Positions of fc that are not coded, as earlier versions have them."""
+    layers = json.loads(metadata["tenreo.layers"])
+    del layers["fc"]["positions"]
+    layers["fc"]["position_bits"] = bits
+    metadata["tenreo.layers"] = json.dumps(layers)
 
 
 def leave_range(tensors, metadata):
-    tensors["fc.weight.positions"][:] = 255  # all positions are 511
+    other_positions(metadata, 9)
+    tensors["fc.weight.positions"] = torch.full((448 * 9 // 8,), 255, dtype=torch.uint8)  # all positions are 511
+
+
+def flip_a_byte(tensors, metadata):
+    tensors["fc.weight.positions"][40] ^= 16
+
+
+def cut_positions(tensors, metadata):
+    tensors["fc.weight.positions"] = tensors["fc.weight.positions"][:-3].clone()
+
+
+def flip_the_checksum(tensors, metadata):
+    tensors["fc.weight.positions"][2] ^= 1
+
+
+def long_positions(tensors, metadata):
+    tensors["fc.weight.positions"] = torch.zeros(600, dtype=torch.uint8)
 
 
 def old_and_negative(tensors, metadata):
-    layers = json.loads(metadata["tenreo.layers"])
-    layers["fc"]["position_bits"] = 32
-    metadata["tenreo.layers"] = json.dumps(layers)
+    other_positions(metadata, 32)
     tensors["fc.weight.positions"] = torch.full((448,), -1, dtype=torch.int32)
 
 
@@ -198,8 +221,15 @@ def unnamed_layer(tensors, metadata):
 @pytest.mark.parametrize(
     ("attack", "match"),
     [
-        (set_version, "format version '3', this tenreo reads up to 2"),
+        (set_version, "format version '4', this tenreo reads up to 3"),
         (leave_range, r"fc.weight.positions leaves \[0, 448\)"),
+        (flip_a_byte, r"fc\.weight: positions: .*damaged"),
+        (cut_positions, r"fc\.weight: positions: .*damaged"),
+        (flip_the_checksum, r"fc\.weight: positions: .*damaged"),
+        (long_positions, r"fc\.weight\.positions is U8 \[600\], needs U8 at most \[509\]"),
+        (a_layer(memory=1), "fc: memory 1, needs a whole number of 2 to 8"),
+        (a_layer(memory=3), "fc: impossible layer"),
+        (a_layer(positions="squeezed"), "fc: positions 'squeezed', needs one of coded"),
         (wrong_bits, "fc: impossible layer"),
         (unknown_precision, "metadata can not be understood: fc: precision 'int5'"),
         (old_and_negative, r"fc.weight.positions leaves \[0, 448\)"),

@@ -26,7 +26,8 @@ def test_the_file_is_as_large_as_was_asked_for(tmp_path, refine, dense_dtype):
     report = tenreo.compress_(model, plan)
     tenreo.save(model, tmp_path / "m.safetensors", recipe=plan.recipe)
     size = (tmp_path / "m.safetensors").stat().st_size
-    assert 0.93 * 60_000 < size <= promised <= 60_000
+    # Found by a price: within a hundredth, besides what the header leaves room for. By a rate: as was promised.
+    assert 0.93 * 60_000 < size <= 60_000 and (refine > 0 or size <= promised <= 60_000)
     header = read_header(tmp_path / "m.safetensors")
     assert header.counts() == report.after and header.dense_counts() == report.before
     assert sum(layer.bytes_after for layer in report.layers) == report.after.weight_bytes
@@ -60,9 +61,10 @@ def test_names_of_layers_and_their_tensors():
 @pytest.mark.parametrize("precision", Precision)
 def test_a_layers_tensors_have_the_bytes_of_its_shape(precision):
     curve = CurveShape(4, 300, 140, precision)
-    tensors = layer_tensors(LayerRecord((40, 50), curve))
-    assert sum(tensor.bytes for tensor in tensors.values()) == curve.bytes(2000)
-    old = layer_tensors(LayerRecord((40, 50), curve, packed=False))[SUFFIXES[0]]
+    for positions, more in (("packed", 0), ("coded", 5)):
+        tensors = layer_tensors(LayerRecord((40, 50), curve, positions=positions))
+        assert sum(tensor.bytes for tensor in tensors.values()) == curve.bytes(2000) + more
+    old = layer_tensors(LayerRecord((40, 50), curve, positions="int32"))[SUFFIXES[0]]
     assert (old.dtype, old.shape) == ("I32", (500,))
 
 

@@ -66,7 +66,7 @@ def test_round_trip(recipe):
 
 
 def test_the_keys_of_files_are_those_that_files_always_had():
-    said = Recipe(4, Uniform(2.0), ("a",), precision="int6", dense_dtype="float16").to_dict()
+    said = Recipe(4, Uniform(2.0), ("a",), precision="int6", dense_dtype="float16", pack="plain").to_dict()
     assert said == {
         "groups": 4, "include": ["a"], "exclude": [], "refine": 12, "position_bits": None, "coefficients": "int6",
         "other": "float16", "allocate": False, "importance": {}, "uniform": 2.0,
@@ -103,4 +103,4 @@ def test_a_files_recipe_that_makes_no_sense_is_refused(said, match):
 
 def test_files_from_before_there_was_refinement():
     header = Header(Path("m.safetensors"), "tenreo", {}, ModelInfo(), {"groups": 4, "uniform": 2.0}, {}, 0)
-    assert recipe_of(header) == Recipe(4, Uniform(2.0), refine=0)
+    assert recipe_of(header) == Recipe(4, Uniform(2.0), refine=0, pack="plain")

@@ -114,7 +114,7 @@ def test_images_of_a_known_size_are_made_up(tmp_path):
         ),
         ("no/model.onnx", {"inputs": X}, "no"),
         ("model.pth", {"dtype": "int8"}, "dtype: given 'int8', needs one of float32, float16, bfloat16"),
-        ("model.onnx", {}, "the size of the images that the model takes is not known"),
+        ("model.onnx", {}, "the size of the model's input is not known"),
         ("model.onnx", {"inputs": torch.randn(2, 5, 9, 9)}, "does not take the input: .*channels"),
     ],
 )
