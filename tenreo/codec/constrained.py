@@ -32,8 +32,9 @@ from tenreo.codec.shape import MOST_VALUES, Precision
 from tenreo.codec.tree import nearest_of_each
 from tenreo.codec.trellis import cheapest_path, following
 
-MEMORY = 7  # 128 states: 0.25 dB from Shannon's bound, 8 states 0.45, 1.5 microseconds a weight instead of 0.6
-TURNS = 2  # more gain less than 0.01 dB
+MEMORY = 7  # 128 states: 0.25 dB from Shannon's bound, 8 states 0.45, 0.25 microseconds a weight instead of 0.1
+TURNS = 1  # more gain less than 0.01 dB
+_FIRST_MEMORY = 3  # of the first turn, whose frequencies are nearly those of a longer one
 COEFFICIENTS = 8  # of a curve of one row: as good as all of them
 _PRICE_OF_STEP = 0.12  # price / step^2 where an entropy-coded uniform quantizer is best: about ln(2) / 6
 _TRELLIS_STEP = 0.55  # a trellis has samples so much denser, each set of them sparser
@@ -110,7 +111,7 @@ def constrained(
     price, row = price * scale**2, columns_per_output(weight.shape)
     state = _started(matrix, start, scale)
     for turn in range(turns):
-        state = _assigned(matrix, state, price, memory)
+        state = _assigned(matrix, state, price, memory if turn else min(memory, _FIRST_MEMORY))
         if turn == 0:
             state = _classified(state, row, memory)
         state = replace(state, coefficients=fit(matrix, state.positions, state.coefficients, start.length))

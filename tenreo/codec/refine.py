@@ -185,7 +185,7 @@ def scatter(matrix: Tensor, positions: Tensor, length: int) -> Tensor:
     """
     sums = matrix.new_zeros(matrix.shape[0], length)
     if matrix.device.type == "cpu":
-        return sums.index_add_(1, positions, matrix)
+        return sums.index_add_(1, positions.long(), matrix)  # 32-bit indices take ten times as long
     # On a GPU index_add_ adds in any order, and no two runs would agree; this one sorts.
     rows = torch.arange(matrix.shape[0], device=matrix.device)[:, None]
     return sums.index_put_((rows, positions[None].long()), matrix, accumulate=True)

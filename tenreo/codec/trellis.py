@@ -18,6 +18,7 @@ import numpy as np
 from tenreo.codec.compiled import compiled
 
 _BLOCK = 1 << 16  # columns whose paths are kept in memory; at its end, the cheapest one is decided for
+_OFTEN = 32  # columns after which the least cost is taken off all
 # Ungerboeck's codes for amplitudes, by memory: two parity-check polynomials, bit i for what was i steps ago.
 _CODES = (
     (0, 0), (0o3, 0o2), (0o5, 0o2), (0o13, 0o4), (0o23, 0o4), (0o45, 0o10), (0o103, 0o24), (0o235, 0o126),
@@ -53,6 +54,9 @@ def cheapest_path(values: Any, samples: Any, prices: Any, contexts: Any, machine
         machine: (states, 2) of `following`, 4 states at least.
         result: (n,) int32.
     """
+    padding = -len(samples) % 4
+    samples = np.pad(samples, (0, padding))
+    prices = np.pad(prices, ((0, 0), (0, padding)), constant_values=np.inf)
     state = 0
     for first in range(0, len(values), _BLOCK):
         part = slice(first, first + _BLOCK)
@@ -63,46 +67,64 @@ def cheapest_path(values: Any, samples: Any, prices: Any, contexts: Any, machine
 def _cheapest_block(values, samples, prices, contexts, machine, start, result):
     """The cheapest path from a state on (Viterbi's algorithm); returns the state that it ends in."""
     states = len(machine)
-    previous = np.empty((states, 2), np.int64)  # 2 * state + half, of the two that lead to a state
-    filled = np.zeros(states, np.int64)
+    # To every state lead two others, one by each half of a set: of the even set to the lower half of the states, of the
+    # odd set to the upper half. Loops that do one thing each become vector code.
+    from_low = np.empty(states, np.uint32)
+    from_high = np.empty(states, np.uint32)
     for state in range(states):
-        for half in range(2):
-            after = machine[state, half]
-            previous[after, filled[after]] = 2 * state + half
-            filled[after] += 1
+        from_low[machine[state, 0]] = state
+        from_high[machine[state, 1]] = state
     cost = np.full(states, np.float32(np.inf), np.float32)
     cost[start] = 0
-    after_cost = np.empty(states, np.float32)
+    low = np.empty(states, np.float32)
+    high = np.empty(states, np.float32)
     chosen = np.empty((len(values), 4), np.int32)  # the best sample of each subset
-    arrived = np.empty((len(values), states), np.uint8)  # by which of the two
-    least = np.empty(4, np.float32)
+    arrived = np.empty((len(values), states), np.bool_)  # by the high half
+    costs = np.empty(len(samples), np.float32)
     for i in range(len(values)):
-        _best_of_subsets(values[i], samples, prices[contexts[i]], least, chosen[i])
+        least = _best_of_subsets(values[i], samples, prices[contexts[i]], costs, chosen[i])
         for state in range(states):
-            a, b = previous[state, 0], previous[state, 1]
-            first = cost[a >> 1] + least[(a & 1) << 1 | (a >> 1) & 1]  # subset 2 * half + set
-            second = cost[b >> 1] + least[(b & 1) << 1 | (b >> 1) & 1]
-            arrived[i, state] = second < first
-            after_cost[state] = min(first, second)
-        lowest = after_cost.min()
+            low[state] = cost[from_low[state]]
+            high[state] = cost[from_high[state]]
+        for state in range(states // 2):
+            low[state] += least[0]
+            high[state] += least[2]
+        for state in range(states // 2, states):
+            low[state] += least[1]
+            high[state] += least[3]
         for state in range(states):
-            cost[state] = after_cost[state] - lowest  # small numbers, which float32 adds exactly enough
+            cost[state] = min(low[state], high[state])
+        row = arrived[i]
+        for state in range(states):
+            row[state] = high[state] < low[state]
+        if i % _OFTEN == 0:
+            cost -= cost.min()  # small numbers, which float32 adds exactly enough
     end = state = int(np.argmin(cost))
     for i in range(len(values) - 1, -1, -1):
-        step = previous[state, arrived[i, state]]
-        state = step >> 1
-        result[i] = chosen[i, (step & 1) << 1 | state & 1]
+        half = 2 if arrived[i, state] else 0
+        state = int(np.int64(from_high[state] if half else from_low[state]))
+        result[i] = chosen[i, half | state & 1]
     return end
 
 
 @compiled
-def _best_of_subsets(value, samples, prices, least, chosen):
-    """The sample of each subset with the least squared error plus price."""
-    for subset in range(4):
-        least[subset] = np.float32(np.inf)
-        for position in range(subset, len(samples), 4):
-            gap = value - samples[position]
-            cost = gap * gap + prices[position]
-            if cost < least[subset]:
-                least[subset] = cost
-                chosen[subset] = position
+def _best_of_subsets(value, samples, prices, costs, chosen):
+    """The least squared error plus price in each subset; writes the sample of it into `chosen`."""
+    for position in range(len(samples)):
+        gap = value - samples[position]
+        costs[position] = gap * gap + prices[position]
+    a = b = c = d = np.float32(np.inf)
+    for position in range(0, len(samples) - 3, 4):
+        if costs[position] < a:
+            a = costs[position]
+            chosen[0] = position
+        if costs[position + 1] < b:
+            b = costs[position + 1]
+            chosen[1] = position + 1
+        if costs[position + 2] < c:
+            c = costs[position + 2]
+            chosen[2] = position + 2
+        if costs[position + 3] < d:
+            d = costs[position + 3]
+            chosen[3] = position + 3
+    return a, b, c, d

@@ -12,6 +12,7 @@ def test_two_ways_lead_to_every_state_and_every_state_is_reached(memory):
     machine = following(memory)
     assert (np.bincount(machine.reshape(-1)) == 2).all()
     assert (machine[:, 0] != machine[:, 1]).all()
+    assert machine[::2].max() < 2**memory // 2 <= machine[1::2].min()  # as the search takes for granted
     reached = {0}
     for _ in range(2 * memory):
         reached |= set(machine[sorted(reached)].reshape(-1).tolist())
