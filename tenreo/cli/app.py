@@ -1,4 +1,4 @@
-"""The command line: `tenreo compress | evaluate | finetune | inspect | sweep | demo`."""
+"""The command line: `tenreo compress | evaluate | finetune | inspect | export | sweep | demo`."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ command.add_command(app, commands.compress, yaml=True)
 command.add_command(app, commands.evaluate)
 command.add_command(app, commands.finetune, yaml=True)
 command.add_command(app, commands.inspect)
+command.add_command(app, commands.export)
 command.add_command(app, commands.sweep)
 command.add_command(app, commands.demo)
 

@@ -18,13 +18,15 @@ from tenreo.cli.options import (
     DenseModel,
     Encoding,
     Evaluated,
-    File,
+    Exported,
+    ModelFile,
     Output,
     Statistics,
     SweepData,
     SweepOutput,
     TrainingData,
     TrainingOutput,
+    shape_of,
 )
 from tenreo.cli.outputs import (
     check_folder,
@@ -36,9 +38,10 @@ from tenreo.cli.outputs import (
 )
 from tenreo.errors import TenreoError, shown
 from tenreo.files.header import is_pickle, read_header
+from tenreo.files.records import Preprocess
 from tenreo.planning.recipe import Recipe, recipe_of
 from tenreo.training.settings import Settings
-from tenreo.vision.names import DIGITS, check_architecture, weight_names
+from tenreo.vision.names import DIGITS, check_architecture, check_format, check_source, check_source_of, weight_names
 
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,2})?")
 
@@ -48,33 +51,33 @@ def before_compress(
 ) -> None:
     """Check what `tenreo compress` was given."""
     with usage():
-        arch = _check_dense(dense)
+        _check_dense(dense)
         _check_device(encoding.device)
         if statistics.calibrate is not None:
             _check_data(statistics.calibrate, ["train"])
         if not output.dry_run:
-            path = output.out or Path(default_name(arch, recipe))
+            path = output.out or Path(default_name(dense.name, recipe))
             check_model_name(path)
             check_output(path, output.force)
 
 
-def before_evaluate(file: File, data: Evaluated, computing: Computing) -> None:
+def before_evaluate(file: ModelFile, data: Evaluated, computing: Computing) -> None:
     """Check what `tenreo evaluate` was given."""
     with usage():
-        check_input(file.file)
+        _check_file(file)
         if data.against not in (None, "dense"):
             check_input(Path(str(data.against)))
         _check_device(computing.device)
         _check_data(data.data, ["val"] if data.against is None else [])
-    _check_header(file.file)
+    _check_header(file)
 
 
 def before_finetune(
-    file: File, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput
+    file: ModelFile, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput
 ) -> None:
     """Check what `tenreo finetune` was given."""
     with usage():
-        check_input(file.file)
+        _check_file(file)
         if data.teacher:
             check_input(data.teacher)
         _check_device(computing.device)
@@ -87,7 +90,22 @@ def before_finetune(
         check_model_name(files["file"])
         for path in files.values():
             check_output(path, output.force or output.resume)
-    _check_header(file.file)
+    _check_header(file)
+
+
+def before_export(file: ModelFile, exported: Exported) -> None:
+    """Check what `tenreo export` was given."""
+    with usage():
+        _check_file(file)
+        check_format(exported.to)
+        if exported.input is not None:
+            shape_of(exported.input)
+        if exported.to.suffix == ".onnx":
+            missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+            if missing:
+                raise TenreoError(f"to: ONNX needs {' and '.join(missing)}; install tenreo[onnx]")
+        check_output(exported.to, exported.force, "to")
+    _check_header(file)
 
 
 def before_sweep(dense: DenseModel, data: SweepData, encoding: Encoding, output: SweepOutput) -> None:
@@ -110,7 +128,7 @@ def before_demo(output: DemoOutput) -> None:
         check_folder(output.out, output.force)
 
 
-def best_file(file: File, output: TrainingOutput) -> Path:
+def best_file(file: ModelFile, output: TrainingOutput) -> Path:
     """The file of a run's best model."""
     return output.out or Path(f"finetuned-{file.file.stem}.safetensors")
 
@@ -152,24 +170,39 @@ def choose_workers(workers: int | None, data: str) -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _check_dense(dense: DenseModel) -> str:
-    """The architecture, which exists, of weights that do."""
-    arch = dense.require_arch()
-    check_architecture(arch)
+def _check_dense(dense: DenseModel) -> None:
+    """Raise unless there are the model and its weights, and its input makes sense."""
+    dense.prepared(Preprocess())
+    if dense.model is not None:
+        if dense.arch is not None:
+            raise TenreoError("model: given beside an architecture; say one of --arch and --model")
+        check_source(dense.model)
+        names = weight_names(dense.model.partition(":")[2]) if dense.model.startswith("torchvision:") else ()
+    else:
+        arch = dense.require_arch()
+        check_architecture(arch)
+        if dense.shape is not None and (len(dense.shape) != 3 or dense.shape[0] != 3):
+            raise TenreoError(
+                f"input: given {dense.input}, but architectures of torchvision take 3 channels; say --model"
+            )
+        names = weight_names(arch)
     weights = dense.weights
-    if weights in (None, "none", "DEFAULT"):
-        return arch
-    names = weight_names(arch)
-    if str(weights).rpartition(".")[2] in names:
-        return arch
+    if weights in (None, "none", "DEFAULT") or str(weights).rpartition(".")[2] in names:
+        return
     try:
         check_input(Path(str(weights)))
     except TenreoError as error:
         if os.path.lexists(str(weights)[:4096]):
             raise
-        known = ", ".join(names)
-        raise TenreoError(f"weights: {shown(weights)} is neither a file, nor none, nor one of {known}") from error
-    return arch
+        known = f", nor one of {', '.join(names)}" if names else ""
+        raise TenreoError(f"weights: {shown(weights)} is neither a file, nor none{known}") from error
+
+
+def _check_file(file: ModelFile) -> None:
+    """Raise unless there are the file and what builds its model, if that was said."""
+    check_input(file.file)
+    if file.model is not None:
+        check_source(file.model)
 
 
 def _check_device(name: str) -> None:
@@ -196,7 +229,10 @@ def _check_data(data: str, splits: Iterable[str]) -> None:
             )
 
 
-def _check_header(path: Path) -> None:
-    """Raise when a file's header is damaged; of torch's own files, torch has to be asked."""
-    if not is_pickle(path):
-        recipe_of(read_header(path))
+def _check_header(file: ModelFile) -> None:
+    """Raise when a file's header is damaged, or names what may not be called; of torch's own, torch has to be asked."""
+    if not is_pickle(file.file):
+        header = read_header(file.file)
+        recipe_of(header)
+        with usage():
+            check_source_of(header, file.model)

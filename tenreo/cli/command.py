@@ -28,9 +28,9 @@ from tenreo.options import check_number, options_of, types_of
 from tenreo.planning.recipe import Recipe
 from tenreo.vision.names import architecture_names
 
-SHORT = {"arch": "-a", "groups": "-g", "rate": "-r", "out": "-o", "jobs": "-j", "batch_size": "-b"}
+SHORT = {"arch": "-a", "model": "-m", "groups": "-g", "rate": "-r", "out": "-o", "jobs": "-j", "batch_size": "-b"}
 PANELS = {
-    "DenseModel": "Model", "File": "Model", "RateOptions": "Rate or size", "Recipe": "Recipe",
+    "DenseModel": "Model", "File": "Model", "ModelFile": "Model", "RateOptions": "Rate or size", "Recipe": "Recipe",
     "Statistics": "Statistics", "Matching": "Statistics", "Settings": "Training",
     "Evaluated": "Data", "SweepData": "Data", "TrainingData": "Data",
 }  # fmt: skip
@@ -41,12 +41,14 @@ EXAMPLES = {
     "evaluate": "tenreo evaluate model.safetensors --data imagenet",
     "finetune": "tenreo finetune compressed.safetensors --data imagenet",
     "inspect": "tenreo inspect model.safetensors",
+    "export": "tenreo export model.safetensors --to model.onnx",
     "sweep": "tenreo sweep --arch mobilenet_v2 -g 4 8 -r 0.5 1 --progressive",
 }
 METAVARS = {
     "arch": "NAME", "device": "NAME", "target_size": "SIZE", "target_params": "NUMBER", "weights": "NAME|FILE|none",
     "include": "PATTERN", "exclude": "PATTERN", "importance": "PATTERN=W", "calibrate": "DIR|digits",
-    "data": "DIR|digits", "against": "dense|FILE",
+    "data": "DIR|digits", "against": "dense|FILE", "model": "SOURCE:NAME", "input": "CxHxW", "mean": "M,M,M",
+    "std": "S,S,S", "to": "FILE",
 }  # fmt: skip
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
 _MANY = ("groups", "rate")  # of `list[Recipe]`
@@ -80,6 +82,8 @@ def add_command(app: typer.Typer, body: Callable[..., None], yaml: bool = False)
         with exit_codes(context):
             with usage():
                 typed = _without_replaced_rates(context, values)
+                if yaml:  # has a key that is no option
+                    typed["layers"] = (context.default_map or {}).get("layers")
                 arguments = {name: _build(hint, typed) for name, hint in hints.items()}
             body(**arguments)
 
@@ -180,7 +184,7 @@ def _build(hint: Any, values: Mapping[str, Any]) -> Any:
     """The dataclass of a parameter, or the list of recipes that several values stand for."""
     if hint is Recipe:
         rate = _make(RateOptions, values).resolve()
-        return _make(Recipe, values, rate=rate)
+        return _make(Recipe, values, rate=rate, layers=values.get("layers") or {})
     if get_origin(hint) is list:
         pairs = product(*(dict.fromkeys(values[name] or [None]) for name in _MANY))
         return [_build(Recipe, {**values, "groups": groups, "rate": rate}) for groups, rate in pairs]
@@ -213,7 +217,7 @@ def _without_replaced_rates(context: typer.Context, values: dict[str, Any]) -> d
     """A rate or target on the command line replaces another one of the YAML file."""
     typed = {n for n in RATE_KEYS if _source(context, n) == "COMMANDLINE"}
     if not typed & {"rate", "target_size", "target_params"}:
-        return values
+        return dict(values)
     replaced = [n for n in RATE_KEYS if n not in typed and _source(context, n) == "DEFAULT_MAP"]
     if "rate" in typed:  # of the kind that the file says
         replaced = [n for n in replaced if n != "progressive"]

@@ -12,9 +12,11 @@ from tenreo.cli.options import (
     DenseModel,
     Encoding,
     Evaluated,
+    Exported,
     File,
     Inspected,
     Matching,
+    ModelFile,
     Output,
     Shown,
     Statistics,
@@ -35,7 +37,7 @@ def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding
     compress.run(dense, recipe, statistics, encoding, output)
 
 
-def evaluate(file: File, data: Evaluated, computing: Computing, shown: Shown) -> None:
+def evaluate(file: ModelFile, data: Evaluated, computing: Computing, shown: Shown) -> None:
     """Measure a model's accuracy and speed on labeled images."""
     checks.before_evaluate(file, data, computing)
     from tenreo.cli import evaluate
@@ -43,7 +45,9 @@ def evaluate(file: File, data: Evaluated, computing: Computing, shown: Shown) ->
     evaluate.run(file, data, computing, shown)
 
 
-def finetune(file: File, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput) -> None:
+def finetune(
+    file: ModelFile, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput
+) -> None:
     """Train a compressed model: coefficients and all that is dense; positions stay.
 
     Several GPUs: torchrun --nproc-per-node 8 -m tenreo finetune ... (the same options).
@@ -59,6 +63,14 @@ def inspect(file: File, shown: Inspected) -> None:
     from tenreo.cli import inspect
 
     inspect.run(file, shown)
+
+
+def export(file: ModelFile, exported: Exported) -> None:
+    """Write a model for programs that do not know tenreo: dense weights, ONNX, or a program of torch.export."""
+    checks.before_export(file, exported)
+    from tenreo.cli import export
+
+    export.run(file, exported)
 
 
 def sweep(

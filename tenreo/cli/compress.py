@@ -11,43 +11,39 @@ from torch import nn
 from tenreo.cli.checks import choose_workers
 from tenreo.cli.command import usage
 from tenreo.cli.console import note, note_images, progress_bar, show, show_json
+from tenreo.cli.opening import open_model
 from tenreo.cli.options import DenseModel, Encoding, Output, Statistics
 from tenreo.cli.outputs import default_name
-from tenreo.cli.tables import counts_table, layers_table, table
+from tenreo.cli.tables import counts_table, dense_table, layers_table
 from tenreo.codec.chain import on_compile
 from tenreo.compression.compress import compress_
 from tenreo.compression.report import Report
+from tenreo.errors import TenreoError
 from tenreo.files.records import Correction, ModelInfo
 from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.recipe import Recipe
-from tenreo.vision.architectures import build, default_info
 from tenreo.vision.batches import Loading, Unlabeled, lost_workers_named, unlabeled
 from tenreo.vision.evaluation import choose_device
 from tenreo.vision.images import open_images
 from tenreo.vision.models import save
 from tenreo.vision.recalibration import match_statistics_
-from tenreo.vision.weights import check_weights, with_weights
 
 
 def run(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:
     """Plan, compress, correct the statistics, write and show."""
     with usage():
-        arch = dense.require_arch()
-        info = default_info(arch)
-        check_weights(arch, dense.weights)
         device = choose_device(encoding.device)
-        images = _images(statistics, info, dense.seed)
-    if output.dry_run and dense.weights in (None, "none"):
-        model = build(arch, info.classes or 1000, device="meta")
-    else:
-        model, info = with_weights(arch, dense.weights, dense.seed)
+    model, info = open_model(dense, values=not output.dry_run)
     with usage():
+        images = _images(statistics, info, dense.seed)
         plan = resolve(recipe, model, info.class_names)
     if output.dry_run:
         show_plan(plan, output.json)
         return
-    path = output.out or Path(default_name(arch, recipe))
-    report, corrections = _compress(model.to(device), plan, statistics, images, info, encoding.jobs)
+    path = output.out or Path(default_name(dense.name, recipe))
+    report, corrections = _compress(
+        model.to(device), plan, statistics, images, _noise_shape(dense, info), encoding.jobs
+    )
     if images is not None:
         note_images(images.batches.broken, images.batches.warned)
     info = replace(info, corrections=corrections)
@@ -69,7 +65,7 @@ def _compress(
     plan: Plan,
     statistics: Statistics,
     images: Unlabeled | None,
-    info: ModelInfo,
+    noise: int | tuple[int, ...],
     jobs: int | None,
 ) -> tuple[Report, tuple[Correction, ...]]:
     """Compress a model in place and correct its statistics."""
@@ -78,11 +74,19 @@ def _compress(
     with lost_workers_named(), progress_bar("statistics, images", None) as advance:
         if dense is None:
             return report, ()
-        return report, (
-            match_statistics_(
-                model, dense, images, size=info.preprocess.crop, source=statistics.calibrate, progress=advance
-            ),
-        )
+        try:
+            found = match_statistics_(model, dense, images, size=noise, source=statistics.calibrate, progress=advance)
+        except TenreoError as error:
+            if images is not None:
+                raise
+            note(f"statistics are not corrected: {error}")  # a model may take anything
+            return report, ()
+        return report, (found,)
+
+
+def _noise_shape(dense: DenseModel, info: ModelInfo) -> int | tuple[int, ...]:
+    """The side of the images that statistics are matched on, or where it was said all of their shape."""
+    return dense.shape or info.preprocess.crop
 
 
 def compress_shown(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
@@ -101,9 +105,8 @@ def show_plan(plan: Plan, json: bool) -> None:
         show_json("compress", plan.to_dict())
         return
     show(layers_table((layer.name, layer.record) for layer in plan.compressed))
-    dense = [(x.name, "x".join(map(str, x.shape)), x.why_dense) for x in plan.layers if x.why_dense]
-    if dense:
-        show(table("Left dense", ("layer", "shape", "why"), dense, text=3))
+    if any(layer.why_dense for layer in plan.layers):
+        show(dense_table(plan.layers))
     show(counts_table(plan.before, plan.after))
     show(f"recipe: {plan.recipe}")
 
@@ -114,8 +117,8 @@ def _show_report(report: Report, plan: Plan, path: Path, info: ModelInfo, json: 
         corrections = [vars(correction) for correction in info.corrections]
         show_json(
             "compress",
-            {"file": str(path), "bytes": size, "recipe": plan.recipe.to_dict(), **report.to_dict(),
-             "corrections": corrections},
+            {"file": str(path), "bytes": size, "recipe": plan.recipe.to_dict(), "coverage": plan.coverage,
+             **report.to_dict(), "corrections": corrections},
         )  # fmt: skip
         return
     show(layers_table((layer.name, layer.record) for layer in report.layers))

@@ -11,6 +11,8 @@ import yaml
 
 from tenreo.errors import TenreoError, shown
 from tenreo.options import check_value, options_of, types_of
+from tenreo.planning.rates import Uniform
+from tenreo.planning.recipe import Recipe
 
 RATE_KEYS = ("rate", "progressive", "target_size", "target_params")
 # Understood for one version: former names of options, former values, and options that are no longer needed.
@@ -39,8 +41,11 @@ def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
     if "rate" in owners:
         values = _with_rate(path, values)
     for key, value in values.items():
+        if key == "layers" and "rate" in owners:
+            values[key] = _own_settings(path, value)
+            continue
         if key not in owners:
-            known = [*owners, *(("uniform",) if "rate" in owners else ())]
+            known = [*owners, *(("uniform", "layers") if "rate" in owners else ())]
             raise TenreoError(f"{path}: unknown key {shown(key)}; known keys are {', '.join(known)}")
         try:
             values[key] = _checked(owners[key], key, value)
@@ -131,6 +136,20 @@ def _with_rate(path: Path, values: dict[Any, Any]) -> dict[Any, Any]:
         values["rate"] = values.pop(kind)
         values["progressive"] = kind == "progressive"
     return values
+
+
+def _own_settings(path: Path, value: Any) -> dict[str, Any]:
+    """What a recipe says of some layers alone: patterns and "dense", or their settings.
+
+    Raises:
+        TenreoError: when it is something else.
+    """
+    try:
+        if not isinstance(value, dict):
+            raise TenreoError(f"layers: given {shown(value)}, needs layer-name patterns and their settings")
+        return Recipe(1, Uniform(1.0), layers=value).layers
+    except TenreoError as error:
+        raise TenreoError(f"{path}: {error}") from error
 
 
 def _checked(cls: type, key: str, value: Any) -> Any:

@@ -10,10 +10,11 @@ from torch import nn
 from tenreo.cli.checks import choose_workers
 from tenreo.cli.command import usage
 from tenreo.cli.console import note, note_images, progress_bar, show, show_json
-from tenreo.cli.options import Computing, Evaluated, File, Shown
+from tenreo.cli.opening import open_file
+from tenreo.cli.options import Computing, Evaluated, ModelFile, Shown
 from tenreo.cli.tables import megabytes, number, table
 from tenreo.compression.parametrization import expand_
-from tenreo.files.header import Header
+from tenreo.files.header import Header, is_pickle, read_header
 from tenreo.files.records import ModelInfo
 from tenreo.vision import evaluation
 from tenreo.vision.batches import Batches, Loading, lost_workers_named
@@ -22,12 +23,12 @@ from tenreo.vision.images import Images, open_images, open_photographs
 from tenreo.vision.models import dense_weights, open_dense, open_model
 
 
-def run(file: File, data: Evaluated, computing: Computing, shown: Shown) -> None:
+def run(file: ModelFile, data: Evaluated, computing: Computing, shown: Shown) -> None:
     """Load, measure and show."""
     with usage():
         device = evaluation.choose_device(computing.device)
-    model, header = open_model(file.file)
-    reference = None if data.against is None else _reference(header, data.against)
+    model, header = open_file(file)
+    reference = None if data.against is None else _reference(header, data.against, file.model)
     images = _images(header.info, data, loose=reference is not None)
     loading = Loading(data.batch_size, choose_workers(computing.workers, data.data), data.skip_broken)
     with (
@@ -67,13 +68,21 @@ def _images(info: ModelInfo, data: Evaluated, loose: bool) -> Images:
     return images.limited(data.limit)
 
 
-def _reference(header: Header, against: str) -> nn.Module:
-    """The model to compare with, expanded: the dense one that the file names, or that of another file."""
+def _reference(header: Header, against: str, builder: str | None) -> nn.Module:
+    """The model to compare with, expanded: the dense one that the file names, or that of another file.
+
+    Args:
+        header: of the file.
+        against: dense, or a path.
+        builder: that was given, which a function of that name is trusted by.
+    """
     if against == "dense":
         with usage():
             dense_weights(header)
-        return open_dense(header)
-    return expand_(open_model(Path(against))[0])
+        return open_dense(header, trust_builder=builder is not None)
+    path = Path(against)
+    named = None if is_pickle(path) else read_header(path).info.name
+    return expand_(open_model(path, builder=builder if named in (None, builder) else None)[0])
 
 
 def _show(title: str, measured: Evaluation) -> None:

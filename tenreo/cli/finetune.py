@@ -12,7 +12,8 @@ from torch import nn
 from tenreo.cli.checks import best_file, choose_workers
 from tenreo.cli.command import usage
 from tenreo.cli.console import note
-from tenreo.cli.options import Computing, File, TrainingData, TrainingOutput
+from tenreo.cli.opening import open_file
+from tenreo.cli.options import Computing, ModelFile, TrainingData, TrainingOutput
 from tenreo.cli.reporting import Job, train
 from tenreo.cli.stopping import Stop, stoppable
 from tenreo.errors import TenreoError
@@ -23,15 +24,15 @@ from tenreo.training.settings import Settings, default_lr
 from tenreo.vision.batches import lost_workers_named
 from tenreo.vision.evaluation import choose_device, memory_named
 from tenreo.vision.images import open_images
-from tenreo.vision.models import dense_weights, open_dense, open_model
+from tenreo.vision.models import dense_weights, open_dense
 
 
-def run(file: File, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput) -> None:
+def run(file: ModelFile, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput) -> None:
     """Load, train, write and show."""
     with usage():
         _check(settings, data, output)
         device = choose_device(local_device(computing.device))
-    model, header = open_model(file.file)
+    model, header = open_file(file)
     if settings.lr is None:
         settings = replace(settings, lr=default_lr(header.info.arch))
     job = Job(best_file(file, output), file.file, header, data, settings, output)
@@ -39,7 +40,7 @@ def run(file: File, data: TrainingData, settings: Settings, computing: Computing
     with usage():
         train_images = open_images(data.data, "train", preprocess, classes, settings.augment, names)
         val_images = open_images(data.data, "val", preprocess, classes, class_names=names)
-    teacher = _teacher(header, data.teacher) if settings.distill else None
+    teacher = _teacher(header, data.teacher, file.model is not None) if settings.distill else None
     with (
         stoppable() as stop,
         process_group(device) as group,
@@ -74,7 +75,7 @@ def _leave(job: Job, resources: Resources, stop: Stop) -> None:
     os._exit(stop.exit_code)
 
 
-def _teacher(header: Header, given: Path | None) -> nn.Module:
+def _teacher(header: Header, given: Path | None, trusted: bool) -> nn.Module:
     """The dense model to distill from.
 
     Raises:
@@ -83,6 +84,6 @@ def _teacher(header: Header, given: Path | None) -> nn.Module:
     try:
         with usage():
             dense_weights(header, given)
-        return open_dense(header, given)
+        return open_dense(header, given, trusted)
     except TenreoError as error:
         raise type(error)(f"distill: {error}; a teacher is a dense model: say --teacher FILE") from error

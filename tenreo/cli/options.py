@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, shown
 from tenreo.files.header import is_pickle, read_header
+from tenreo.files.records import MOST_CHANNELS, MOST_PIXELS, Preprocess
+from tenreo.files.values import Fields
 from tenreo.options import check_options, described, option
 from tenreo.planning.rates import MOST_RATE, RATES, Rate, rate_of
+from tenreo.planning.recipe import DenseDtype
 from tenreo.sizes import amount
+from tenreo.vision.names import SAFE
 
 # Bounds of numbers: no machine or data set needs more, and a slip of the finger must not take all memory.
 _MOST_SEED = 2**32 - 1  # what every generator takes
 _MOST_TASKS = 1024  # processes or threads: cores of the largest machines
 _MOST_AT_ONCE = 2**16  # images of a batch: of 224 by 224 pixels, 39 GB
 _MOST_IMAGES = 10**9  # paths alone would take all memory
+_MOST_NUMBERS = 2**28  # of an input: more takes all memory at once
+_SHAPE = re.compile(r"[0-9]{1,5}(?:x[0-9]{1,5}){2,3}")
 _MOST_BATCHES = 10**6  # of 64 images: 50 times ImageNet
 
 
@@ -26,12 +33,51 @@ class Options:
         check_options(self)
 
 
+def shape_of(text: str) -> tuple[int, ...]:
+    """The shape of an input, (channels, height, width), or of a video (channels, frames, height, width).
+
+    >>> shape_of("3x224x224")
+    (3, 224, 224)
+
+    Raises:
+        TenreoError: when it is none, or of more than anybody has.
+    """
+    shape = tuple(map(int, text.split("x"))) if _SHAPE.fullmatch(text) else ()
+    numbers = 1
+    for side in shape:
+        numbers *= side
+    if not shape or not 1 <= numbers <= _MOST_NUMBERS or shape[0] > MOST_CHANNELS or max(shape[-2:]) > MOST_PIXELS:
+        raise TenreoError(
+            f"input: given {shown(text)}, needs channels, height and width, at most {MOST_CHANNELS:,} and "
+            f"{MOST_PIXELS:,} by {MOST_PIXELS:,}, such as 3x224x224, or 3x16x112x112 with frames"
+        )
+    return shape
+
+
+def numbers_of(name: str, text: str) -> tuple[float, ...]:
+    """Numbers between commas.
+
+    Raises:
+        TenreoError: when they are none.
+    """
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise TenreoError(f"{name}: given {shown(text)}, needs a number per channel, such as 0.5,0.5,0.5") from None
+
+
 @dataclass(frozen=True)
 class DenseModel(Options):
     """The dense model that is compressed."""
 
     arch: str | None = option(None, "Classification architecture of torchvision.")
+    model: str | None = option(
+        None, "Any model instead: timm:NAME, torchvision:NAME, or a function that makes it, package.module:function."
+    )
     weights: str | None = option(None, "Weights of torchvision (by default IMAGENET1K_V1), a file, or none: random.")
+    input: str | None = option(None, "Channels and sides of the model's input; by default what is known of it.")
+    mean: str | None = option(None, "Mean of every channel of the input, of values in [0, 1].")
+    std: str | None = option(None, "Standard deviation of every channel.")
     seed: int = option(0, "Seed of random weights.", least=0, ceiling=_MOST_SEED)
 
     def require_arch(self) -> str:
@@ -42,8 +88,47 @@ class DenseModel(Options):
         """
         arch = self.arch or _arch_of(self.weights)
         if arch is None:
-            raise TenreoError("arch: not given, needs an architecture such as resnet50")
+            raise TenreoError("arch: not given, needs an architecture such as resnet50, or say --model")
         return arch
+
+    @property
+    def name(self) -> str:
+        """What the model is called, as part of a file's name."""
+        if self.model is None:
+            return self.require_arch()
+        source, _, name = self.model.partition(":")
+        return name if source in SAFE else f"{source}-{name}"
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of an input, where it was given."""
+        return None if self.input is None else shape_of(self.input)
+
+    def prepared(self, known: Preprocess) -> Preprocess:
+        """How images are prepared: as was said, else as is known.
+
+        Raises:
+            TenreoError: when an option can not be understood, or they contradict each other.
+        """
+        shape = self.shape
+        if shape is not None:
+            if shape[-1] != shape[-2]:
+                raise TenreoError(
+                    f"input: given {self.input}, needs a square, such as {shape[0]}x{shape[-1]}x{shape[-1]}"
+                )
+            known = replace(known, resize=shape[-1], crop=shape[-1], channels=shape[0])
+            if shape[0] not in (len(known.mean), len(known.std)):
+                mean, std = (round(sum(each) / len(each), 3) for each in (known.mean, known.std))
+                known = replace(known, mean=(mean,), std=(std,))
+        if self.mean is not None:
+            known = replace(known, mean=numbers_of("mean", self.mean))
+        if self.std is not None:
+            known = replace(known, std=numbers_of("std", self.std))
+        try:
+            Preprocess.from_fields(Fields(known.to_dict()))
+        except ValueError as error:
+            raise TenreoError(f"{'mean' if self.mean else 'std'}: {error}") from error
+        return known
 
 
 def _arch_of(weights: str | None) -> str | None:
@@ -170,6 +255,33 @@ class File(Options):
     file: Path = field(
         metadata=described("A file of tenreo, dense safetensors, or a .pth of the reference implementation.")
     )
+
+
+@dataclass(frozen=True)
+class ModelFile(File):
+    """The file that a command starts from, and how its model is built."""
+
+    model: str | None = option(
+        None,
+        "What builds the model, where the file does not say: timm:NAME, torchvision:NAME, or package.module:function. "
+        "A function is only called when it is given here, also where the file names it.",
+    )
+
+
+@dataclass(frozen=True)
+class Exported(Options):
+    """What a model is exported to."""
+
+    to: Path = field(
+        metadata=described(
+            "File to write; its ending says the format: .safetensors and .pth (dense weights), .onnx, or .pt2 "
+            "(torch.export)."
+        )
+    )
+    dtype: DenseDtype = option(DenseDtype.FLOAT32, "Number format of what is written.")
+    input: str | None = option(None, "Channels and sides of the model's input; by default what is known of it.")
+    force: bool = option(False, "Replace an existing file.")
+    json: bool = option(False, "One JSON object instead of lines.")
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def check_picture_name(path: Path) -> None:
         raise TenreoError(f"plot: given {path}, but what is drawn is PNG; say {path.stem or 'plot'}.png")
 
 
-def check_output(path: Path, force: bool) -> None:
+def check_output(path: Path, force: bool, option: str = "out") -> None:
     """Raise unless a file can be written: folder, permission and name, by making an empty one beside it.
 
     Raises:
@@ -76,7 +76,7 @@ def check_output(path: Path, force: bool) -> None:
             kind = "a folder" if path.is_dir() else "not a regular file"
             raise TenreoError(f"{path}: can not be written: it is {kind}; choose another path")
         if exists and not force:
-            raise TenreoError(f"{path}: exists already; say --force to replace it, or choose another --out")
+            raise TenreoError(f"{path}: exists already; say --force to replace it, or choose another --{option}")
         if not path.parent.is_dir():
             raise TenreoError(f"{path}: there is no folder {path.parent}; create it first")
         _check_name(path)

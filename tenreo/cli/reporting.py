@@ -68,7 +68,7 @@ class Job:
         digests = [_digest(self.file)]
         if self.settings.distill:
             teacher = dense_weights(self.header, self.data.teacher)
-            digests.append(_digest(Path(teacher)) if Path(teacher).is_file() else teacher)
+            digests.append(_digest(Path(teacher)) if teacher and Path(teacher).is_file() else str(teacher))
         return " and ".join(digests)
 
     def save(self, model: nn.Module, path: Path, info: ModelInfo) -> None:

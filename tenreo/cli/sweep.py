@@ -13,6 +13,7 @@ from torch import nn
 from tenreo.cli.checks import choose_workers
 from tenreo.cli.command import usage
 from tenreo.cli.console import note, note_images, progress_bar, show, show_json
+from tenreo.cli.opening import open_model
 from tenreo.cli.options import DenseModel, Encoding, Matching, SweepData, SweepOutput
 from tenreo.cli.pictures import plot_sweep
 from tenreo.cli.tables import megabytes, millions, number, table
@@ -27,12 +28,10 @@ from tenreo.files.records import ModelInfo
 from tenreo.planning.plan import FileEstimate, Plan, resolve
 from tenreo.planning.rates import rate_number
 from tenreo.planning.recipe import Recipe
-from tenreo.vision.architectures import build, default_info
 from tenreo.vision.batches import Batches, Loading, lost_workers_named
 from tenreo.vision.evaluation import choose_device, compare, memory_named
 from tenreo.vision.images import Images, open_photographs
 from tenreo.vision.recalibration import match_statistics_
-from tenreo.vision.weights import check_weights, with_weights
 
 Row = dict[str, Any]
 
@@ -47,17 +46,12 @@ def run(
 ) -> None:
     """Measure every recipe and show the rows."""
     with usage():
-        arch = dense.require_arch()
-        info = default_info(arch)
-        check_weights(arch, dense.weights)
         _check(data, output)
         device = choose_device(encoding.device)
+    model, info = open_model(dense, values=not output.dry_run)
     if output.dry_run:
-        random = dense.weights in (None, "none")
-        model = build(arch, device="meta") if random else with_weights(arch, dense.weights)[0]
-        _show(list(_counted(model, recipes)), arch, output.json)
+        _show(list(_counted(model, recipes)), dense, output.json)
         return
-    model, info = with_weights(arch, dense.weights, dense.seed)
     with usage():
         images = None
         if data.data:
@@ -71,7 +65,7 @@ def run(
     note_images(job.broken, job.warned)
     if output.plot is not None:
         plot_sweep(rows, output.plot)
-    _show(rows, arch, output.json)
+    _show(rows, dense, output.json)
     if output.plot is not None:
         note(f"drew {output.plot}")
 
@@ -156,10 +150,11 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-def _show(rows: list[Row], arch: str, json: bool) -> None:
+def _show(rows: list[Row], dense: DenseModel, json: bool) -> None:
     """Print the rows as JSON or as a table of the columns that they have."""
     if json:
-        show_json("sweep", {"arch": arch, "rows": rows})
+        named = {"arch": dense.require_arch()} if dense.model is None else {"arch": None, "model": dense.model}
+        show_json("sweep", {**named, "rows": rows})
         return
     shown = {name: column for name, column in _COLUMNS.items() if name in rows[-1]}
     cells = [
@@ -169,4 +164,8 @@ def _show(rows: list[Row], arch: str, json: bool) -> None:
         )
         for row in rows
     ]
-    show(table(arch, ("g, rate", *(heading for heading, _ in shown.values())), cells, text=1))
+    show(
+        table(
+            dense.model or dense.require_arch(), ("g, rate", *(heading for heading, _ in shown.values())), cells, text=1
+        )
+    )

@@ -11,6 +11,9 @@ from rich.table import Table
 from tenreo.errors import printable
 from tenreo.files.counts import Counts
 from tenreo.files.records import LayerRecord
+from tenreo.planning.layers import LayerPlan
+
+LARGE = 4096  # numbers of a weight that is named alone where it is left dense
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -30,11 +33,22 @@ def megabytes(value: int) -> str:
     return f"{value / 1e6:.2f} MB"
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> Table:
-    """A table whose first `text` columns hold words and all others figures; title and cells may say anything."""
+def share(before: Counts, after: Counts) -> str:
+    """The share of the parameters that lie in compressed weights, in percent."""
+    return number(100 * after.weights / max(1, before.dense_parameters), 1)
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1, last_text: bool = False
+) -> Table:
+    """A table whose first `text` columns, and maybe the last, hold words and all others figures.
+
+    Title and cells may say anything.
+    """
     result = Table(title=printable(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for i, column in enumerate(columns):
-        result.add_column(column, justify="left" if i < text else "right", overflow="fold", no_wrap=i >= text)
+        words = i < text or (last_text and i == len(columns) - 1)
+        result.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for row in rows:
         result.add_row(*map(printable, row))
     return result
@@ -65,6 +79,7 @@ def counts_table(
             millions(before.batchnorm_statistics),
             millions(after.batchnorm_statistics),
         ),
+        *([("  weights covered", "-", f"{share(before, after)} %")] if after.weights else []),
         ("trainable (paper)", millions(before.paper_trainable), millions(after.paper_trainable)),
         ("requires_grad", millions(before.requires_grad), millions(after.requires_grad)),
         ("bytes of all tensors", megabytes(before.bytes), megabytes(after.bytes)),
@@ -77,6 +92,27 @@ def counts_table(
         for name, value in zip(("SNR before refinement", "SNR of compressed weights"), snr, strict=True):
             rows.append((name, "-", f"{number(value)} dB"))
     return table("Totals", ("", "dense", "compressed"), rows)
+
+
+def dense_table(layers: Iterable[LayerPlan]) -> Table:
+    """Every weight that is left dense and why: large ones by name, small ones together where the reason is the same.
+
+    Args:
+        layers: of a plan.
+    """
+    rows, small = [], dict[str, list[LayerPlan]]()
+    for layer in layers:
+        if not layer.why_dense:
+            continue
+        if layer.numel >= LARGE:
+            rows.append((layer.name, "x".join(map(str, layer.shape)), f"{layer.numel:,}", layer.why_dense))
+        else:
+            small.setdefault(layer.why_dense, []).append(layer)
+    for why, members in small.items():
+        names = ", ".join(member.name for member in members[:2])
+        name = names if len(members) < 3 else f"{names} and {len(members) - 2} more"
+        rows.append((name, "small", f"{sum(member.numel for member in members):,}", why))
+    return table("Left dense", ("layer", "shape", "numbers", "why"), rows, text=2, last_text=True)
 
 
 def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:

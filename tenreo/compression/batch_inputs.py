@@ -42,7 +42,7 @@ def run(model: nn.Module, batch: Any, forward: Forward | None = None) -> None:
         else:
             positional, named = _arguments(model, moved)
             model(*positional, **named)
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError) as error:
         raise TenreoError(
             f"statistics: the model does not take {_describe(batch)}: {error}; where it takes its inputs in "
             "another way, give forward=lambda model, batch: ..."

@@ -75,8 +75,15 @@ class Header:
         """The numbers in the file."""
         return count(self.tensors, self.layers)
 
+    def dense_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the tensors of the model that was compressed, by name; of tied ones the first."""
+        return {name: tensor.shape for name, tensor in self._dense().items()}
+
     def dense_counts(self) -> Counts:
         """The numbers in the model that was compressed, in float32 where the file holds less."""
+        return count(self._dense())
+
+    def _dense(self) -> dict[str, TensorRecord]:
         dense = {}
         dense_dtype = (self.recipe or {}).get("other", "float32")
         for name, tensor in self.tensors.items():
@@ -89,7 +96,7 @@ class Header:
             dtype = "F32" if floating and lower != Precision.FLOAT32 else tensor.dtype
             shape = record.shape if record else tensor.shape
             dense[name.removesuffix(suffix) if record else name] = TensorRecord(dtype, shape)
-        return count(dense)
+        return dense
 
 
 def metadata(info: ModelInfo, recipe: Mapping[str, Any] | None, layers: Mapping[str, LayerRecord]) -> dict[str, str]:

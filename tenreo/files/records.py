@@ -12,7 +12,8 @@ from tenreo.files.values import Fields
 
 # What a file says must not fill the memory of who reads it.
 MOST_CLASSES = 100_000
-_MOST_PIXELS = 1024  # of the side of an image: the largest model of torchvision takes 518
+MOST_CHANNELS = 4096  # of an input
+MOST_PIXELS = 1024  # of the side of an image: the largest model of torchvision takes 518
 _MOST_NAME = 255  # characters of the name of an architecture or a file
 _MOST_TEXT = 5000  # of a folder or a note
 _MOST_CORRECTIONS = 100
@@ -36,6 +37,7 @@ class Preprocess:
         mean: per channel, of values in [0, 1].
         std: per channel.
         interpolation: one of `INTERPOLATIONS`.
+        channels: of the input; pictures can be made of 1 and 3.
     """
 
     resize: int = 256
@@ -43,20 +45,34 @@ class Preprocess:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
+    channels: int = 3
 
     @classmethod
     def from_fields(cls, read: Fields) -> Preprocess:
         """Read what a file says, with defaults for what it does not; ValueError when it makes no sense."""
         said: dict[str, Any] = {
-            **{key: read.whole(key, 1, _MOST_PIXELS) for key in ("resize", "crop") if read.has(key)},
-            **{key: read.numbers(key, *span, 3) for key, span in _CHANNEL_RANGES.items() if read.has(key)},
+            **{key: read.whole(key, 1, MOST_PIXELS) for key in ("resize", "crop") if read.has(key)},
+            **{key: read.numbers(key, *span, MOST_CHANNELS) for key, span in _CHANNEL_RANGES.items() if read.has(key)},
             **({"interpolation": read.one_of("interpolation", INTERPOLATIONS)} if read.has("interpolation") else {}),
+            **({"channels": read.whole("channels", 1, MOST_CHANNELS)} if read.has("channels") else {}),
         }
         preprocess = cls(**said)
-        channels = {len(preprocess.mean), len(preprocess.std)}
-        if channels not in ({1}, {3}):
-            raise ValueError(f"mean of {len(preprocess.mean)} and std of {len(preprocess.std)} channels, needs 3 or 1")
+        preprocess.check()
         return preprocess
+
+    def check(self) -> None:
+        """ValueError unless mean and std are of every channel, or of all."""
+        if {len(self.mean), len(self.std)} not in ({1}, {self.channels}):
+            raise ValueError(
+                f"mean of {len(self.mean)} and std of {len(self.std)} channels, needs {self.channels} or 1"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; earlier versions know three channels alone."""
+        plain = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        if self.channels == 3:
+            del plain["channels"]
+        return plain
 
 
 @dataclass(frozen=True)
@@ -125,9 +141,15 @@ class ModelInfo:
         """The architecture or the builder; None where neither is known."""
         return self.arch or self.builder
 
+    @property
+    def source(self) -> str | None:
+        """The builder, also of an architecture of torchvision; None where neither is known."""
+        return self.builder if self.arch is None else f"torchvision:{self.arch}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, of printable text; earlier versions do not know what is left out when it is empty."""
         plain = asdict(self)
+        plain["preprocess"] = self.preprocess.to_dict()
         plain["weights"] = None if self.weights is None else printable(self.weights, _MOST_NAME)
         for correction in plain["corrections"]:
             correction["source"] = printable(correction["source"], _MOST_TEXT)

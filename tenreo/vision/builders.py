@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
-import re
-import sys
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,34 +13,11 @@ import torchvision
 from torch import nn
 
 from tenreo.errors import TenreoError, shown
-from tenreo.files.records import ModelInfo, Preprocess
+from tenreo.files.records import INTERPOLATIONS, MOST_CLASSES, ModelInfo, Preprocess
+from tenreo.vision.names import SAFE, check_builder, check_source, is_safe, see_working_folder
 
-SAFE = ("torchvision", "timm")  # their names run none but their own code
-_NAME = re.compile(r"[A-Za-z0-9_.]+")  # of a model; timm takes others for addresses
 # Arguments that would read files or the network, which a name out of a file must not.
 _FETCHING = ("pretrained", "weights", "checkpoint", "cache", "path", "file", "url", "hub", "scriptable", "exportable")
-
-
-def is_safe(builder: str) -> bool:
-    """Whether a builder is a name of torchvision's or timm's, which may be called because a file says so.
-
-    >>> is_safe("timm:resnet18d"), is_safe("mynet:build")
-    (True, False)
-    """
-    return builder.partition(":")[0] in SAFE
-
-
-def check_builder(builder: str) -> None:
-    """Raise unless a builder is of the form SOURCE:NAME.
-
-    Raises:
-        TenreoError: saying what the forms are.
-    """
-    source, colon, name = builder.partition(":")
-    if not colon or not _NAME.fullmatch(source) or not _NAME.fullmatch(name):
-        raise TenreoError(
-            f"model: given {shown(builder)}, needs timm:NAME, torchvision:NAME or package.module:function"
-        )
 
 
 def build_model(builder: str, kwargs: Mapping[str, Any], device: str = "cpu", trusted: bool = False) -> nn.Module:
@@ -55,41 +29,92 @@ def build_model(builder: str, kwargs: Mapping[str, Any], device: str = "cpu", tr
     Args:
         builder: timm:NAME, torchvision:NAME, or package.module:function.
         kwargs: arguments of the model, numbers, words and flags.
-        device: "meta" for shapes alone; a function of one's own always builds on the CPU.
+        device: "meta" for shapes alone, where the model can be built so; a function of one's own always builds on
+            the CPU.
         trusted: a function may be called; what it does is the business of who says so.
 
     Raises:
         TenreoError: when there is no such model, it can not be built so, or it may not be.
     """
     check_builder(builder)
-    source, _, name = builder.partition(":")
+    source = builder.partition(":")[0]
     if source not in SAFE and not trusted:
         raise TenreoError(
             f"model: {builder} is a function, which a file alone is not allowed to call; where you trust it, "
             f"say trust_builder=True in Python, or name it as the model"
         )
-    fetching = [key for key in kwargs if source in SAFE and any(word in key for word in _FETCHING)]
-    if fetching:
-        raise TenreoError(f"model: the argument {fetching[0]} of {builder} may read files, and is not allowed")
-    make = {"timm": _of_timm, "torchvision": _of_torchvision}.get(source)
+    if source in SAFE:
+        _check_arguments(builder, kwargs)
     try:
-        with warnings.catch_warnings(), torch.device(device if source in SAFE else "cpu"):
-            warnings.simplefilter("ignore")
-            model = make(name, kwargs) if make else _own(source, name)(**kwargs)
+        model = _called(builder, kwargs, device if source in SAFE else "cpu")
+    except NotImplementedError:  # some compute their widths with tensors, which on "meta" have no values
+        model = build_model(builder, kwargs, "cpu", trusted) if device == "meta" else None
     except TenreoError:
         raise
     except Exception as error:  # code of others can fail in any way
-        raise TenreoError(f"model: {builder} can not be built: {error}") from error
+        if device == "meta" and source in SAFE and "meta" in str(error):
+            return build_model(builder, kwargs, "cpu", trusted)
+        raise TenreoError(f"model: {builder} can not be built: {_said(error)}") from error
     if not isinstance(model, nn.Module):
         raise TenreoError(f"model: {builder} gave a {type(model).__name__}, needs a torch.nn.Module")
     return model.eval()
 
 
-def _of_timm(name: str, kwargs: Mapping[str, Any]) -> Any:
+def _check_arguments(builder: str, kwargs: Mapping[str, Any]) -> None:
+    """Raise where an argument, which a file may say, would read files or build without end.
+
+    Raises:
+        TenreoError: naming the argument.
+    """
+    for key, value in kwargs.items():
+        if any(word in key for word in _FETCHING):
+            raise TenreoError(f"model: the argument {key} of {builder} may read files, and is not allowed")
+        numbers = [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, (int, float))]
+        if any(abs(number) > MOST_CLASSES for number in numbers):
+            raise TenreoError(f"model: the argument {key} of {builder} is {shown(value)}, at most {MOST_CLASSES:,}")
+
+
+def _called(builder: str, kwargs: Mapping[str, Any], device: str) -> Any:
+    """What a builder gives, made on a device."""
+    source, _, name = builder.partition(":")
+    with warnings.catch_warnings(), torch.device(device):
+        warnings.simplefilter("ignore")
+        if source == "timm":
+            return _of_timm(name, kwargs)
+        if source == "torchvision":
+            return _of_torchvision(name, kwargs)
+        return find_function(builder)(**kwargs)
+
+
+def _said(error: Exception) -> str:
+    """What an exception says, or what it is where it says nothing."""
+    return f"{type(error).__name__}: {error}" if isinstance(error, KeyError) or not str(error) else str(error)
+
+
+def check_model(builder: str) -> None:
+    """Raise unless there is a model of this name; a function's module is imported, but it is not called.
+
+    Raises:
+        TenreoError: naming some that there are.
+    """
+    check_source(builder)
+    source, _, name = builder.partition(":")
+    if source == "timm":
+        _check_timm(name)
+    elif not is_safe(builder):
+        find_function(builder)
+
+
+def _check_timm(name: str) -> Any:
     timm = require_timm()
     if not timm.is_model(name):
         close = timm.list_models(f"{name[:6]}*")[:5] or timm.list_models("resnet1*")[:5]
         raise TenreoError(f"model: timm has no model {name!r}; such as {', '.join(close)}")
+    return timm
+
+
+def _of_timm(name: str, kwargs: Mapping[str, Any]) -> Any:
+    timm = _check_timm(name)
     return timm.create_model(name, pretrained=False, **kwargs)
 
 
@@ -105,14 +130,16 @@ def require_timm() -> Any:
         raise TenreoError("model: timm is not installed; install tenreo[timm]") from error
 
 
-def pretrained_timm(name: str) -> nn.Module:
-    """A model of timm with its weights, which are downloaded.
+def pretrained_timm(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    """A model of timm with its weights, which are downloaded, in evaluation mode.
 
     Raises:
         TenreoError: when they can not be.
     """
+    timm = _check_timm(name)
+    _check_arguments(f"timm:{name}", kwargs)
     try:
-        model: nn.Module = require_timm().create_model(name, pretrained=True)
+        model: nn.Module = timm.create_model(name, pretrained=True, **kwargs)
     except Exception as error:  # of several packages that download
         raise TenreoError(
             f"weights: those of timm:{name} can not be downloaded ({error}); give a file, or none for random weights"
@@ -132,13 +159,22 @@ def _of_torchvision(name: str, kwargs: Mapping[str, Any]) -> Any:
         return torchvision.models.get_model(name, weights=None, **kwargs)
 
 
-def _own(module: str, name: str) -> Any:
-    """A function of a module, which may lie in the current folder, as with `python -m`."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
+def find_function(builder: str) -> Any:
+    """The function that a builder names; its module, which may lie in the current folder, is imported.
+
+    Raises:
+        TenreoError: when there is none.
+    """
+    module, _, name = builder.partition(":")
+    see_working_folder()
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # a module of somebody else can fail in any way
+        raise TenreoError(f"model: {builder} can not be imported: {_said(error)}") from error
+    if not callable(found):
+        raise TenreoError(f"model: {builder} is a {type(found).__name__}, needs a function that gives a model")
     return found
 
 
@@ -165,9 +201,11 @@ def builder_info(model: nn.Module, builder: str, kwargs: Mapping[str, Any]) -> M
 
 def _of_configuration(config: Mapping[str, Any]) -> Preprocess:
     """Of a timm configuration: the crop is a share of what images are resized to."""
-    crop = int(config["input_size"][-1])
+    channels, crop = int(config["input_size"][0]), int(config["input_size"][-1])
     resize = math.floor(crop / config["crop_pct"])
-    return Preprocess(resize, crop, tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
+    how = config["interpolation"] if config["interpolation"] in INTERPOLATIONS else "bicubic"
+    mean, std = (tuple(map(float, config[key])) for key in ("mean", "std"))
+    return Preprocess(resize, crop, mean, std, how, channels)
 
 
 def _of_weights(name: str) -> Preprocess:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +23,9 @@ from tenreo.files.records import ModelInfo
 from tenreo.planning.recipe import DenseDtype
 from tenreo.planning.state import stored_state
 from tenreo.vision.identity import identify
-from tenreo.vision.recalibration import input_shape
+from tenreo.vision.inputs import arguments_of, input_shape
+from tenreo.vision.names import check_format
 
-FORMATS = (".safetensors", ".pth", ".pt2", ".onnx")
 _BATCH = 2  # of the input that a program is made with: 1 would be taken for a constant
 _LARGEST_ONNX = 2**31  # bytes that one file of the format can hold
 
@@ -50,16 +50,6 @@ class Export:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**vars(self), "path": str(self.path)}
-
-
-def check_format(path: Path) -> None:
-    """Raise unless the ending of a path is that of a format.
-
-    Raises:
-        TenreoError: naming the endings there are.
-    """
-    if path.suffix not in FORMATS:
-        raise TenreoError(f"to: given {shown(path.name)}, needs a name that ends in {', '.join(FORMATS)}")
 
 
 def export(
@@ -120,14 +110,27 @@ def _write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def made_up(model: nn.Module, size: int | tuple[int, ...] | None = None) -> tuple[Any, ...]:
+    """The arguments of a call with random images.
+
+    Args:
+        model: compressed or dense.
+        size: side in pixels, or the shape of an input; by default what is known of the model.
+
+    Raises:
+        TenreoError: when it takes no images, or their size is not known.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return arguments_of(model, torch.randn(_BATCH, *input_shape(model, size), generator=generator))
+
+
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _arguments(model: nn.Module, inputs: Any) -> Arguments:
     """Positional and named arguments of a call."""
     if inputs is None:
-        generator = torch.Generator().manual_seed(0)
-        inputs = torch.randn(_BATCH, *input_shape(model), generator=generator)
+        inputs = made_up(model)
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
@@ -154,7 +157,8 @@ def _export_program(model: nn.Module, dense: nn.Module, path: Path, given: Argum
         with torch.no_grad():
             wanted = model.eval()(*own[0], **own[1])
     except Exception as error:  # a model of somebody else can fail in any way
-        raise TenreoError(f"{path}: the model does not take the input: {_first_line(error)}; give inputs") from error
+        shapes = ", ".join(str(list(x.shape)) for x in tree_leaves(own) if isinstance(x, Tensor))
+        raise TenreoError(f"input: the model does not take {shapes}: {_first_line(error)}; give another") from error
     finally:
         model.train(was_training)
     program, dynamic = _program(dense, arguments, path)
@@ -162,12 +166,32 @@ def _export_program(model: nn.Module, dense: nn.Module, path: Path, given: Argum
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         _write(path, buffer.getvalue())
-        there = torch.export.load(io.BytesIO(path.read_bytes())).module()
-        found = tree_leaves(there(*arguments[0], **arguments[1]))
+        found = _run(path, lambda: _run_program(path, arguments))
     else:
         _write(path, _onnx(program, dense, path))
-        found = _run_onnx(path, arguments) if kind != torch.bfloat16 else []  # which its CPU kernels do not know
+        found = (
+            _run(path, lambda: _run_onnx(path, arguments)) if kind != torch.bfloat16 else []
+        )  # which its CPU kernels do not know
     return Export(path, path.stat().st_size, dynamic, _largest_difference(found, tree_leaves(wanted)))
+
+
+def _run(path: Path, outputs: Callable[[], list[Any]]) -> list[Any]:
+    """What a file puts out.
+
+    Raises:
+        TenreoError: when it can not be run.
+    """
+    try:
+        return outputs()
+    except TenreoError:
+        raise
+    except Exception as error:  # of what translates and runs programs
+        raise TenreoError(f"{path}: is written, but can not be run here: {_first_line(error)}") from error
+
+
+def _run_program(path: Path, arguments: Arguments) -> list[Any]:
+    found: list[Any] = tree_leaves(torch.export.load(path).module()(*arguments[0], **arguments[1]))
+    return found
 
 
 def _program(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[Any, bool]:

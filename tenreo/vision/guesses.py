@@ -17,14 +17,14 @@ def guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """The end of a message that says whose names they are; empty where that is not known.
 
     >>> guess({"patch_embed.proj.weight": (8, 3, 4, 4), "blocks.0.norm1.weight": (8,)})
-    "; these are names of timm's models, which `compress_` takes from Python"
+    "; these are names of timm's models: name the model, as timm:NAME"
 
     Args:
         shapes: of the tensors, by state-dict name.
     """
     names = {name for name in shapes if not name.endswith(_OPTIONAL)}
     if sum(any(name.startswith(each) for name in names) for each in _TIMM) >= 2:
-        return "; these are names of timm's models, which `compress_` takes from Python"
+        return "; these are names of timm's models: name the model, as timm:NAME"
     for arch, own in _candidates(names) if len(names) >= _FEWEST else ():
         # The last layer has as many rows as there are classes.
         if set(own) == names and sum(own[name] != shapes[name] for name in names) <= 2:

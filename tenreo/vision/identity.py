@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +75,7 @@ def difference(model: nn.Module, info: ModelInfo) -> str:
     if own != given:
         other = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
         return f"tensors of other names or shapes ({some(other)})"
-    if _has_hooks(model):
+    if _has_hooks(model, plain):
         return "no forward hooks, which a file does not hold"
     if _dropout(model) != _dropout(plain):
         return "other dropout"
@@ -96,7 +97,8 @@ def _same_outputs(model: nn.Module, plain: nn.Module, crop: int) -> bool | None:
     first = next((m for m in plain.modules() if isinstance(m, nn.Conv2d)), None)
     channels = 3 if first is None else first.in_channels
     like = next(p for p in plain.parameters() if p.is_floating_point())
-    filled = _filled(plain)
+    model = _without_caches(model)
+    filled = _filled(plain, {name for name, _ in model.named_parameters(remove_duplicate=False)})
     with torch.no_grad(), _unchanged(model):
         for size in (*_SIZES, crop):
             generator = torch.Generator().manual_seed(size)
@@ -105,7 +107,7 @@ def _same_outputs(model: nn.Module, plain: nn.Module, crop: int) -> bool | None:
                 wanted = _output(torch.func.functional_call(plain, filled, (x,)))
             except (RuntimeError, ValueError, AssertionError, TypeError):
                 continue  # of another size, or no images at all
-            given = _output(torch.func.functional_call(model, _overrides(model, filled), (x,)))
+            given = _output(torch.func.functional_call(model, filled, (x,)))
             if given.shape != wanted.shape or not wanted.any():
                 return False
             # Against what the outputs depend on: those of an untrained model are nearly the same for every image.
@@ -114,30 +116,39 @@ def _same_outputs(model: nn.Module, plain: nn.Module, crop: int) -> bool | None:
     return None
 
 
+def _without_caches(model: nn.Module) -> nn.Module:
+    """A copy that has forgotten what some layers (LeViT's attention) compute once of their parameters and keep."""
+    try:
+        copy = deepcopy(model)
+    except Exception:  # of parts that can not be copied, where there is nothing to do about it
+        return model
+    return copy.train().eval()
+
+
 def _output(value: Any) -> Tensor:
     """The first tensor of what a model puts out."""
     return next(each for each in tree_leaves(value) if isinstance(each, Tensor))
 
 
-def _filled(plain: nn.Module) -> dict[str, Tensor]:
-    """Values instead of parameters that are zero, and would hide what comes before them, by name."""
+def _filled(plain: nn.Module, own: set[str]) -> dict[str, Tensor]:
+    """Values instead of parameters that are zero, and would hide what comes before them, by name.
+
+    Args:
+        plain: a dense model.
+        own: names of the parameters of the other model, which lacks those of compressed weights.
+    """
     generator = torch.Generator().manual_seed(0)
     return {
         name: (0.1 * torch.randn(p.shape, generator=generator)).to(p)
         for name, p in plain.named_parameters()
-        if not p.any()
+        if name in own and not p.any()
     }
-
-
-def _overrides(model: nn.Module, filled: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same values, of those parameters that are not compressed."""
-    own = dict(model.named_parameters())
-    return {name: value for name, value in filled.items() if name in own}
 
 
 def _dense_state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict that a model has when nothing of it is compressed."""
-    state = {name: value for name, value in model.state_dict().items() if ".parametrizations." not in f".{name}"}
+    made = tuple(f"{c.parameter.removesuffix(c.tensor)}parametrizations.{c.tensor}." for c in curves(model))
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith(made)}
     with torch.no_grad():
         for curve in curves(model):
             weight: Tensor = getattr(curve.layer, curve.tensor)
@@ -151,9 +162,19 @@ def _dropout(model: nn.Module) -> dict[str, float]:
     return {name: float(m.p) for name, m in model.named_modules() if isinstance(m, kinds)}
 
 
-def _has_hooks(model: nn.Module) -> bool:
+def _has_hooks(model: nn.Module, plain: nn.Module) -> bool:
+    """Whether a model has hooks beside those that its builder gives it, as weight_norm does."""
     everywhere = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-    return bool(everywhere) or any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    return bool(everywhere) or not _hooks(model) <= _hooks(plain)
+
+
+def _hooks(model: nn.Module) -> set[tuple[str, str]]:
+    """The names of modules with the kinds of hooks that they have."""
+    return {
+        (name, type(hook).__qualname__)
+        for name, module in model.named_modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    }
 
 
 @contextmanager

@@ -9,22 +9,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tenreo.compression.misfit import MisfitError
+from tenreo.compression.misfit import MisfitError, check_fit
 from tenreo.compression.tensors import restore_, write_model
 from tenreo.compression.wrappers import unwrapped
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import check_writable
 from tenreo.files.header import Header, check_info, is_pickle, read_header
 from tenreo.files.layout import check_ending
-from tenreo.files.records import ModelInfo
+from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.files.safetensors import read_tensors
 from tenreo.planning.recipe import Recipe, recipe_of
 from tenreo.vision.architectures import build_info
 from tenreo.vision.builders import build_model, builder_info
 from tenreo.vision.guesses import guess
 from tenreo.vision.identity import difference, identify
-from tenreo.vision.reference import identify_paper, read_reference
-from tenreo.vision.weights import check_weights, with_weights
+from tenreo.vision.names import check_source_of, is_safe
+from tenreo.vision.reference import identify_paper, read_dense_pickle, read_reference
+from tenreo.vision.weights import built_with_weights, check_weights, fitting_arguments, with_weights
 
 
 def save(
@@ -72,9 +73,10 @@ def save(
         check_info(info)
         why = difference(model, info) if info.name is not None else ""
         if why:
+            classes = f" of {info.classes or 1000} classes" if info.arch is not None else ""
             raise TenreoError(
-                f"save: the info says {info.name} of {info.classes or 1000} classes, which with the model's weights "
-                f"has {why}; save it with an info that names no architecture and no builder"
+                f"save: the info says {info.name}{classes}, which with the model's weights has {why}; "
+                "save it with an info that names no architecture and no builder"
             )
     write_model(model, path, info, recipe)
 
@@ -102,14 +104,33 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_builder: boo
     return open_model(Path(path), model, trust_builder)[0]
 
 
-def open_model(path: Path, model: nn.Module | None = None, trust_builder: bool = False) -> tuple[nn.Module, Header]:
-    """As `load`, and what the file says of itself."""
-    header, tensors = _read(path, named=model is not None)
+def open_model(
+    path: Path, model: nn.Module | None = None, trust_builder: bool = False, builder: str | None = None
+) -> tuple[nn.Module, Header]:
+    """As `load`, and what the file says of itself.
+
+    Args:
+        path: of the file.
+        model: a dense model to fill.
+        trust_builder: call the function that the file names.
+        builder: how to build the model, which is trusted; must be that of the file, where it names one.
+
+    Raises:
+        TenreoError: as `load`, and when the file names another builder.
+    """
+    header, tensors = _read(path, named=model is not None or builder is not None)
     recipe_of(header)  # refuses what makes no sense
+    if builder is not None:
+        header = replace(header, info=_info_by(builder, header))
+        trust_builder = True
     info = header.info
     if model is None:
         if info.name is None:
-            raise TenreoError(f"{path}: does not say its architecture; load it with tenreo.load(path, model)")
+            raise TenreoError(
+                f"{path}: does not say how to build the model; name it, or in Python load it with "
+                "tenreo.load(path, model)"
+            )
+        _check_shapes(info, header)
         model = build_info(info, trusted=trust_builder)
     try:
         restore_(unwrapped(model), header, tensors)
@@ -118,10 +139,40 @@ def open_model(path: Path, model: nn.Module | None = None, trust_builder: bool =
     return model.eval(), header
 
 
+def _info_by(builder: str, header: Header) -> ModelInfo:
+    """The info of a file whose builder somebody names.
+
+    Raises:
+        TenreoError: when the file names another one.
+    """
+    info = header.info
+    check_source_of(header, builder)
+    if info.source is not None:
+        return info
+    kwargs = fitting_arguments(builder, header.dense_shapes(), {}) if is_safe(builder) else {}
+    found = builder_info(build_model(builder, kwargs, "meta", trusted=True), builder, kwargs)
+    return replace(
+        info, builder=builder, kwargs=kwargs, classes=info.classes or found.classes,
+        preprocess=found.preprocess if info.preprocess == Preprocess() else info.preprocess,
+    )  # fmt: skip
+
+
+def _check_shapes(info: ModelInfo, header: Header) -> None:
+    """Raise where what a file says would build a model of other shapes, before it takes memory.
+
+    Raises:
+        MisfitError: naming what does not fit.
+    """
+    if info.arch is None and info.builder is not None and is_safe(info.builder):
+        own = {n: tuple(t.shape) for n, t in build_info(info, "meta").state_dict().items()}
+        given = header.dense_shapes()
+        check_fit(header.path, {n: s for n, s in own.items() if n in given}, given, ())
+
+
 def _read(path: Path, named: bool) -> tuple[Header, Mapping[str, Tensor]]:
     """Header and tensors of any file; a dense one that does not say its architecture is recognized unless named."""
     if is_pickle(path):
-        return read_reference(path)
+        return read_dense_pickle(path) if named else read_reference(path)
     header = read_header(path)
     tensors = read_tensors(path)
     if header.info.name is None and not named and header.kind == "dense":
@@ -130,13 +181,16 @@ def _read(path: Path, named: bool) -> tuple[Header, Mapping[str, Tensor]]:
     return header, tensors
 
 
-def dense_weights(header: Header, given: Path | None = None) -> str:
+def dense_weights(header: Header, given: Path | None = None) -> str | None:
     """The weights of the dense model that a file was compressed from, as `with_weights` takes them.
 
     Args:
         header: of the file.
         given: the dense model's file; without it one beside the compressed file of the name that this one gives, or
-            else torchvision's weights.
+            else those of torchvision or timm.
+
+    Returns:
+        A path or a name; None where timm's weights are to be downloaded.
 
     Raises:
         TenreoError: when the file does not name them, or there are none of that name.
@@ -144,23 +198,37 @@ def dense_weights(header: Header, given: Path | None = None) -> str:
     info = header.info
     # A name beside the file, so that a file can not point elsewhere.
     named = info.weights not in (None, "none") and Path(str(info.weights)).name == info.weights
-    if info.arch is None or (given is None and not named):
+    if info.name is None or (given is None and not named):
         raise TenreoError(f"{header.path} does not name the dense weights it comes from; give their file")
     path = given or header.path.parent / str(info.weights)
     weights = str(path) if given or path.is_file() else str(info.weights)
-    check_weights(info.arch, weights)
+    if info.arch is not None:
+        check_weights(info.arch, weights)
+    elif not given and not path.is_file():
+        if not str(info.builder).startswith("timm:") or path.suffix:
+            raise TenreoError(f"{path}: there is no such file, which the dense weights come from; give their file")
+        return None
     return weights
 
 
-def open_dense(header: Header, given: Path | None = None) -> nn.Module:
+def open_dense(header: Header, given: Path | None = None, trust_builder: bool = False) -> nn.Module:
     """The dense model that a file was compressed from; `dense_weights` says which.
+
+    Args:
+        header: of the file.
+        given: as of `dense_weights`.
+        trust_builder: call the function that the file names.
 
     Raises:
         TenreoError: as `dense_weights`, and when the model is compressed itself or has other classes.
     """
     info = header.info
     weights = dense_weights(header, given)
-    model, found = with_weights(info.arch or "", weights)
+    if info.arch is not None:
+        model, found = with_weights(info.arch, weights)
+    else:
+        build_info(info, "meta", trust_builder)  # which refuses a function that is not trusted
+        model, found = built_with_weights(str(info.builder), weights, kwargs=info.kwargs)
     if found.classes != info.classes:
         raise TenreoError(
             f"{weights}: has {found.classes} classes, the model has {info.classes}; give its own dense model"

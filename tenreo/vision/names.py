@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
 from enum import StrEnum
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, shown
+from tenreo.files.header import Header
 
+SAFE = ("torchvision", "timm")  # sources of models whose names run none but their own code
+FORMATS = (".safetensors", ".pth", ".pt2", ".onnx")  # of exported models
+_BUILDER = re.compile(r"[A-Za-z0-9_.]{1,200}")  # each part; timm takes others for addresses
 PAPER = ("mobilenet_v2", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _REGISTERED = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+_RENAMED = re.compile(r'^@register_model\(name="(\w+)"\)\n', re.MULTILINE)
 
 DIGITS = "digits"  # the data set that needs no folder
 
@@ -49,6 +55,94 @@ def check_architecture(arch: str) -> None:
         raise TenreoError(f"arch: torchvision has no classification architecture {arch!r}; such as {', '.join(close)}")
 
 
+def is_safe(builder: str) -> bool:
+    """Whether a builder is a name of torchvision's or timm's, which may be called because a file says so.
+
+    >>> is_safe("timm:resnet18d"), is_safe("mynet:build")
+    (True, False)
+    """
+    return builder.partition(":")[0] in SAFE
+
+
+def check_builder(builder: str) -> None:
+    """Raise unless a builder is of the form SOURCE:NAME.
+
+    Raises:
+        TenreoError: saying what the forms are.
+    """
+    source, colon, name = builder.partition(":")
+    if not colon or not _BUILDER.fullmatch(source) or not _BUILDER.fullmatch(name):
+        raise TenreoError(
+            f"model: given {shown(builder)}, needs timm:NAME, torchvision:NAME or package.module:function"
+        )
+
+
+def check_source(builder: str) -> None:
+    """Raise unless a builder's package is installed or its module is there; what can be said before importing them.
+
+    Raises:
+        TenreoError: saying what is missing.
+    """
+    check_builder(builder)
+    source, _, name = builder.partition(":")
+    if source == "timm":
+        if find_spec("timm") is None:
+            raise TenreoError("model: timm is not installed; install tenreo[timm]")
+    elif source == "torchvision":
+        known = tuple(name for text in _sources("**/*.py") for name in _found(text))
+        if name not in known:
+            close = [each for each in known if each[:5] == name[:5]][:5] or known[:5]
+            raise TenreoError(f"model: torchvision has no model {name!r}; such as {', '.join(close)}")
+    else:
+        see_working_folder()
+        package = source.partition(".")[0]
+        try:
+            found = package and find_spec(package)
+        except ValueError:  # of a module that is being run, __main__
+            found = None
+        if not found:
+            raise TenreoError(
+                f"model: there is no module {package!r}, neither installed nor here; give package.module:function"
+            )
+
+
+def check_source_of(header: Header, builder: str | None) -> None:
+    """Raise unless a file names the builder that was given, or none; a function has to be given.
+
+    Raises:
+        TenreoError: saying what the file names.
+    """
+    own, name = header.info.source, header.path.name
+    if own is None or own == builder:
+        return
+    if builder is not None:
+        raise TenreoError(f"model: given {builder}, but {name} names {own}; leave it out, or say that")
+    if not is_safe(own):
+        raise TenreoError(
+            f"model: {name} names the function {own}, which can be any code and is only called where it is given"
+        )
+
+
+def _found(text: str) -> list[str]:
+    return _REGISTERED.findall(text) + _RENAMED.findall(text)
+
+
+def see_working_folder() -> None:
+    """Let modules of the current folder be imported, as `python -m` does."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+def check_format(path: Path) -> None:
+    """Raise unless the ending of a path is that of a format that models are exported to.
+
+    Raises:
+        TenreoError: naming the endings there are.
+    """
+    if path.suffix not in FORMATS:
+        raise TenreoError(f"to: given {shown(path.name)}, needs a name that ends in {', '.join(FORMATS)}")
+
+
 @cache
 def weight_names(arch: str) -> tuple[str, ...]:
     """The names of torchvision's weights of an architecture, read from its source files as well."""
@@ -62,10 +156,10 @@ def weight_names(arch: str) -> tuple[str, ...]:
 
 
 @cache
-def _sources() -> tuple[str, ...]:
-    """The texts of torchvision's modules of models."""
+def _sources(pattern: str = "*.py") -> tuple[str, ...]:
+    """The texts of torchvision's modules of models, by default of classifiers."""
     spec = find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         raise TenreoError("torchvision is not installed; install tenreo with its dependencies")
     folder = Path(spec.submodule_search_locations[0]) / "models"
-    return tuple(file.read_text("utf-8") for file in sorted(folder.glob("*.py")))
+    return tuple(file.read_text("utf-8") for file in sorted(folder.glob(pattern)))

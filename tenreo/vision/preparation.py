@@ -40,6 +40,7 @@ def preparation(preprocess: Preprocess, augment: Augmentation, digits: bool) -> 
         [
             v2.RandomResizedCrop(preprocess.crop, interpolation=plain.interpolation, antialias=True),
             v2.RandomHorizontalFlip(),
+            *([v2.Grayscale()] if preprocess.channels == 1 else []),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(preprocess.mean, preprocess.std),
@@ -57,6 +58,7 @@ class _Plain:
     def __call__(self, picture: Image.Image) -> Tensor:
         p = self.preprocess
         cropped = F.center_crop(self._resized(picture), [p.crop])
+        cropped = F.to_grayscale(cropped) if p.channels == 1 else cropped
         scaled = F.convert_image_dtype(F.pil_to_tensor(cropped), torch.float32)
         normalized: Tensor = F.normalize(scaled, list(p.mean), list(p.std))
         return normalized

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from tenreo.compression.batch_inputs import Forward
 from tenreo.compression.statistics import match_
-from tenreo.errors import TenreoError
 from tenreo.files.records import Correction
-from tenreo.vision.identity import resemble
+from tenreo.vision.inputs import arguments_of, input_shape, takes_lists
 
 NOISE_PIXELS = 32 * 224 * 224  # of a batch of noise, so many images; docs/research/refinement.md has the table
 BIAS_SHARE = 0.5  # of the correction of biases on noise, which does not say all of what a model sees
@@ -23,7 +22,7 @@ def match_statistics_(
     dense: nn.Module,
     images: Any = None,
     *,
-    size: int | None = None,
+    size: int | tuple[int, ...] | None = None,
     seed: int = 0,
     source: str | None = None,
     forward: Forward | None = None,
@@ -44,7 +43,8 @@ def match_statistics_(
         dense: the same model before it was compressed, on the same device; it stays as it is.
         images: a tensor (batch, channels, height, width), or an iterable of batches: tensors, (images, labels)
             pairs, dictionaries of arguments, lists of images; None makes a batch of noise.
-        size: side of the noise in pixels; None asks the model's timm configuration, then torchvision.
+        size: side of the noise in pixels, or its shape (channels, height, width), of videos (channels, frames,
+            height, width); None asks the model's timm configuration, then torchvision.
         seed: of the noise.
         source: what the images are, for the report.
         forward: runs a model on a batch as it comes, where the model takes its inputs in another way.
@@ -89,34 +89,17 @@ def noise_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
     return normalized
 
 
-def _noise(model: nn.Module, size: int | None, seed: int) -> Iterator[Tensor]:
-    """A batch of noise of the channels, pixels and dtype that a model takes; made when it is needed."""
-    channels, size, _ = input_shape(model, size)
-    count = min(512, max(32, NOISE_PIXELS // size**2))
+def _noise(model: nn.Module, size: int | tuple[int, ...] | None, seed: int) -> Iterator[Any]:
+    """A batch of noise of the shape and dtype that a model takes; made when it is needed."""
+    shape = input_shape(model, size)
+    frames = shape[1] if len(shape) == 4 else 1
+    few = frames > 1 or takes_lists(model)  # of which each has many pixels
+    count = min(512, max(4 if few else 32, NOISE_PIXELS // (frames * shape[-1] * shape[-2])))
+    count = min(count, 4) if takes_lists(model) else count
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    yield noise_images(count, channels, size, seed).to(dtype)
-
-
-def input_shape(model: nn.Module, size: int | None = None) -> tuple[int, int, int]:
-    """Channels, height and width of the images that a model takes.
-
-    Args:
-        model: compressed or dense.
-        size: side in pixels; None asks the model's timm configuration, then torchvision.
-
-    Raises:
-        TenreoError: when it takes no images, or their size is not known.
-    """
-    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    first = next((m for m in model.modules() if isinstance(m, convolutions)), None)
-    if not isinstance(first, nn.Conv2d):
-        raise TenreoError("inputs: the model does not take images, so none can be made up; give images or other inputs")
-    timm = getattr(model, "pretrained_cfg", None)
-    if size is None and isinstance(timm, Mapping) and timm.get("input_size"):
-        size = int(timm["input_size"][-1])
-    if size is None:
-        info = resemble(model)
-        if info.arch is None:
-            raise TenreoError("inputs: the size of the model's input is not known; give it, or images")
-        size = info.preprocess.crop
-    return first.in_channels, size, size
+    images = noise_images(count * frames, shape[0], shape[-1], seed).to(dtype)
+    if len(shape) == 4:
+        # (count, channels, frames, height, width)
+        images = images.view(count, frames, *images.shape[1:]).transpose(1, 2)
+    given = arguments_of(model, images)
+    yield given[0] if len(given) == 1 else given

@@ -62,6 +62,22 @@ def read_reference(path: Path) -> tuple[Header, dict[str, Tensor]]:
     return header, tensors
 
 
+def read_dense_pickle(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    """Read a state dict of torch's own, of any dense model.
+
+    Returns:
+        The header, as a file of tenreo's would have it, and the tensors.
+
+    Raises:
+        TenreoError: when it is none, or one of the reference implementation's, which say their architecture.
+    """
+    state = read_pickle(path)
+    if any(key.endswith(".index") for key in state):
+        return read_reference(path)
+    records = {name: record(tensor) for name, tensor in state.items()}
+    return Header(path, "dense", records, ModelInfo(), None, {}, path.stat().st_size), state
+
+
 def _layer_record(shape: tuple[int, ...], coefficients: Tensor, index: Tensor) -> LayerRecord:
     """The record of a compressed layer; ValueError when its tensors do not make a weight of the shape."""
     columns = index.numel()

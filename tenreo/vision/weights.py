@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from tenreo.compression.misfit import MisfitError
@@ -20,42 +21,70 @@ from tenreo.files.pickles import read_pickle
 from tenreo.files.records import MOST_CLASSES, ModelInfo
 from tenreo.files.safetensors import read_tensors
 from tenreo.vision.architectures import build_info, class_count, default_info, info_of, weights_of
-from tenreo.vision.builders import build_model, builder_info, is_safe, pretrained_timm
+from tenreo.vision.builders import build_model, builder_info, pretrained_timm
 from tenreo.vision.guesses import guess
-from tenreo.vision.names import architecture_names, check_architecture
+from tenreo.vision.names import architecture_names, check_architecture, is_safe
 
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet that only their training uses
 
 
-def built_with_weights(builder: str, weights: str | None, seed: int = 0) -> tuple[nn.Module, ModelInfo]:
+def built_with_weights(
+    builder: str, weights: str | None, seed: int = 0, kwargs: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, ModelInfo]:
     """Build a model by name and give it weights.
 
     Args:
         builder: as of `build_model`; a function is called.
-        weights: a path, or "none" for random ones; None downloads those of timm, and keeps what a function gives.
+        weights: a path, a name of torchvision's, or "none" for random ones; None downloads those of timm and
+            torchvision, and keeps what a function gives.
         seed: of random weights.
+        kwargs: arguments of the builder; the number of classes follows from a file where they do not say it.
 
     Raises:
         TenreoError: when there is no such model, or the weights do not fit or can not be downloaded.
     """
     source, _, name = builder.partition(":")
     torch.manual_seed(seed)
-    path = Path(weights) if weights not in (None, "none") else None
-    classes: dict[str, Any] = {}
-    state = None if path is None else read_dense(path)
+    given = dict(kwargs or {})
+    if weights is None and source == "timm":
+        model = pretrained_timm(name, given)
+        tag = str(getattr(model, "pretrained_cfg", {}).get("tag") or "pretrained")
+        return model, replace(builder_info(model, builder, given), weights=tag)
+    state, path = _state_of(builder, weights)
     if state is not None and is_safe(builder):
-        rows = _last_rows(state)
-        classes = {"num_classes": rows} if rows and _takes_classes(builder, state, rows) else {}
-    model = build_model(builder, classes, trusted=True)
-    info = replace(builder_info(model, builder, classes), weights=weights and Path(weights).name)
+        given |= fitting_arguments(builder, {key: tuple(value.shape) for key, value in state.items()}, given)
+    model = build_model(builder, given, trusted=True)
     if state is not None and path is not None:
-        load_tensors_(model, state, path)
-    elif weights is None and source == "timm":
-        model = pretrained_timm(name)
-        info = replace(info, weights=str(getattr(model, "pretrained_cfg", {}).get("tag") or "pretrained"))
-    elif weights is None and source == "torchvision":
-        raise TenreoError(f"weights: given none for {builder}; give a file, or none for random weights")
-    return model, info
+        _fill(model, state, path)
+    known = weights if path is None else path.name
+    return model, replace(builder_info(model, builder, given), weights=known)
+
+
+def _state_of(builder: str, weights: str | None) -> tuple[dict[str, Tensor] | None, Path | None]:
+    """The tensors that weights are, and where they come from; None where a model keeps its own."""
+    source, _, name = builder.partition(":")
+    if weights == "none" or (weights is None and source != "torchvision"):
+        return None, None
+    if source == "torchvision" and not (weights and _exists(Path(weights))):
+        entry = _entry(name, weights)
+        return dict(_downloaded(entry)), Path(_file_name(entry))
+    path = Path(weights or "")
+    return read_dense(path), path
+
+
+def _entry(name: str, weights: str | None) -> Any:
+    """Torchvision's weights of a model by their name, by default the first ones.
+
+    Raises:
+        TenreoError: naming what there is.
+    """
+    entries = list(torchvision.models.get_model_weights(name))
+    names = [entry.name for entry in entries]
+    wanted = (weights or "DEFAULT").rpartition(".")[2]
+    if not entries or wanted not in (*names, "DEFAULT"):
+        known = ", ".join(names) or f"a file: torchvision has no weights of {name}"
+        raise TenreoError(f"weights: {shown(weights)} is neither a file, nor none, nor one of {known}")
+    return next((entry for entry in entries if entry.name == wanted), entries[0])
 
 
 def read_dense(path: Path) -> dict[str, Tensor]:
@@ -72,23 +101,35 @@ def read_dense(path: Path) -> dict[str, Tensor]:
     return read_tensors(path)
 
 
-def _last_rows(state: Mapping[str, Tensor]) -> int:
-    """The outputs of the last matrix of a state dict."""
-    matrices = [value for value in state.values() if value.dim() > 1]
-    return int(matrices[-1].shape[0]) if matrices else 0
+def fitting_arguments(builder: str, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with which a model has the tensors of a file: the number of classes, and an auxiliary output.
 
+    Args:
+        builder: of timm or torchvision.
+        shapes: of the dense model's tensors, by name.
+        given: arguments that are known.
 
-def _takes_classes(builder: str, state: Mapping[str, Tensor], classes: int) -> bool:
-    """Whether a model fits a state dict when it is built with so many classes, and not by itself."""
-
-    def fits(kwargs: Mapping[str, int]) -> bool:
+    Returns:
+        What is to be added; nothing where the model fits without, or with no choice.
+    """
+    wanted = _needed(shapes)
+    last = [name for name in wanted if len(wanted[name]) > 1][-1:]
+    heads = [*last, *(name for name in wanted if name.endswith("cls_score.weight"))]
+    choices: list[dict[str, Any]] = [{}, *({"num_classes": wanted[name][0]} for name in heads)]
+    if any(name.startswith("aux_classifier.") for name in wanted):
+        choices = [{**choice, "aux_loss": True} for choice in choices]
+    for choice in choices:
         try:
-            own = build_model(builder, kwargs, "meta").state_dict()
+            state = build_model(builder, {**choice, **given}, "meta").state_dict()
         except TenreoError:
-            return False
-        return all(own[name].shape == value.shape for name, value in state.items() if name in own)
+            continue
+        if _needed({name: tuple(value.shape) for name, value in state.items()}) == wanted:
+            return {name: value for name, value in choice.items() if name not in given}
+    return {}
 
-    return not fits({}) and fits({"num_classes": classes})
+
+def _needed(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
 
 
 def with_weights(arch: str | None, weights: str | None, seed: int = 0) -> tuple[nn.Module, ModelInfo]:
@@ -179,15 +220,24 @@ def check_weights(arch: str, weights: str | None) -> None:
 
 def _download(arch: str, name: str) -> tuple[nn.Module, ModelInfo]:
     entry = weights_of(arch)[name]
+    return _filled(info_of(arch, entry), _downloaded(entry), Path(_file_name(entry)))
+
+
+def _downloaded(entry: Any) -> Mapping[str, Tensor]:
+    """The state dict of torchvision's weights.
+
+    Raises:
+        TenreoError: when they can not be downloaded.
+    """
     try:
-        state = entry.get_state_dict(progress=True, check_hash=True)
+        state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True)
+        return state
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise TenreoError(
             f"weights: {entry.url} can not be downloaded ({error}); put {_file_name(entry)} "
             f"into {folder}, or give the path of a file, or none for random weights"
         ) from error
-    return _filled(info_of(arch, entry), state, Path(_file_name(entry)))
 
 
 def _from_file(path: Path, info: ModelInfo) -> tuple[nn.Module, ModelInfo]:
@@ -220,8 +270,17 @@ def _file_name(entry: Any) -> str:
 def _filled(info: ModelInfo, state: Mapping[str, Tensor], path: Path) -> tuple[nn.Module, ModelInfo]:
     """The model of an info with the tensors of a state dict."""
     model = build_info(info)
+    _fill(model, {k: v for k, v in state.items() if not k.startswith(_AUXILIARY)}, path)
+    return model, info
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load the tensors of a state dict.
+
+    Raises:
+        MisfitError: with a guess whose they are.
+    """
     try:
-        load_tensors_(model, {k: v for k, v in state.items() if not k.startswith(_AUXILIARY)}, path)
+        load_tensors_(model, state, path)
     except MisfitError as error:
         raise MisfitError(f"{error}{guess({k: tuple(v.shape) for k, v in state.items()})}") from error
-    return model, info

@@ -1,0 +1,305 @@
+"""Models of any kind, there and back: plan, compress, save, load, and export to ONNX.
+
+OMP_NUM_THREADS=1 .venv/bin/python benchmarks/any_model.py [timm] [tasks] [transformers] [own] [NAME ...]
+
+Weights are random and the encoding is the paper's, since what is measured is whether nothing is lost on the way. A row
+says the share of the parameters that is compressed, the largest difference of an output between the compressed model
+and what is loaded from its file (0.0 where they are equal), and the same of ONNX Runtime, for the batch that the
+program was made with and, where it takes any, for another one. Needs tenreo[timm,onnx] and transformers.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from common import row, table
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+import tenreo
+from tenreo.vision.builders import build_model
+
+RECIPE = tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0)
+ALLOWED = 1e-4  # of ONNX Runtime, relative to the largest output
+TIMM = (
+    "resnet10t", "convnext_atto", "vit_tiny_patch16_224", "efficientnet_b0", "mobilenetv3_small_050", "regnetx_002",
+    "resmlp_12_224", "xcit_nano_12_p16_224", "mobilevit_xxs", "edgenext_xx_small", "poolformer_s12", "ghostnet_100",
+    "levit_128s", "pvt_v2_b0", "fastvit_t8", "nf_regnet_b0", "hrnet_w18_small", "repvgg_a0", "tiny_vit_5m_224",
+    "cait_xxs24_224", "densenet121", "swin_tiny_patch4_window7_224",
+)  # fmt: skip
+
+
+def image(*shape: int) -> Callable[[int], Tensor]:
+    """Batches of images of one shape."""
+    return lambda count: torch.randn(count, *shape, generator=torch.Generator().manual_seed(count))
+
+
+def words(count: int, length: int = 9) -> Tensor:
+    """Batches of numbers of words."""
+    return torch.randint(0, 500, (count, length), generator=torch.Generator().manual_seed(count))
+
+
+def lists(count: int) -> tuple[list[Tensor]]:
+    """Images as detectors take them."""
+    return ([each[0] for each in map(image(3, 160, 160), range(1, count + 1))],)
+
+
+def pairs(count: int) -> tuple[Tensor, Tensor]:
+    """Two images in a row, as optical flow takes them."""
+    return image(3, 128, 128)(count), image(3, 128, 128)(count + 100)
+
+
+SMALL = {"min_size": 160, "max_size": 160}
+HALF = image(3, 112, 112)
+CLIP = image(3, 8, 64, 64)
+TASKS: dict[str, tuple[Callable[[int], Any], dict[str, Any]]] = {
+    "fcn_resnet50": (HALF, {}), "deeplabv3_mobilenet_v3_large": (HALF, {}), "lraspp_mobilenet_v3_large": (HALF, {}),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": (lists, SMALL), "ssdlite320_mobilenet_v3_large": (lists, {}),
+    "retinanet_resnet50_fpn": (lists, SMALL), "maskrcnn_resnet50_fpn": (lists, SMALL),
+    "keypointrcnn_resnet50_fpn": (lists, SMALL), "r3d_18": (CLIP, {}), "s3d": (image(3, 16, 224, 224), {}),
+    "swin3d_t": (CLIP, {}), "raft_small": (pairs, {}),
+}  # fmt: skip
+
+
+# Functions that files name.
+
+
+def bert() -> nn.Module:
+    """BERT, two layers."""
+    import transformers as t
+
+    config = t.BertConfig(
+        vocab_size=500, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256
+    )
+    return t.BertModel(config)
+
+
+def gpt2() -> nn.Module:
+    """GPT-2, whose linear layers are transposed (Conv1D), and whose output shares the embedding."""
+    import transformers as t
+
+    config = t.GPT2Config(vocab_size=500, n_positions=64, n_embd=128, n_layer=2, n_head=4, use_cache=False)
+    return t.GPT2LMHeadModel(config)
+
+
+def llama() -> nn.Module:
+    """Llama, two layers."""
+    import transformers as t
+
+    config = t.LlamaConfig(
+        vocab_size=500, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        use_cache=False,
+    )  # fmt: skip
+    return t.LlamaForCausalLM(config)
+
+
+def vit() -> nn.Module:
+    """Hugging Face's ViT."""
+    import transformers as t
+
+    config = t.ViTConfig(
+        hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256, image_size=64, num_labels=10
+    )
+    return t.ViTForImageClassification(config)
+
+
+def t5() -> nn.Module:
+    """T5's encoder and decoder, which share an embedding."""
+    import transformers as t
+
+    config = t.T5Config(vocab_size=500, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, use_cache=False)
+    return t.T5Model(config)
+
+
+class Repeated(nn.Module):
+    """One layer that runs three times under three names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 64, 3, padding=1)
+        layer = nn.Conv2d(64, 64, 3, padding=1)
+        self.shared = nn.ModuleList([layer, layer, layer])
+        self.out = nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 3, height, width) to (batch, 64)."""
+        x = self.first(x)
+        for layer in self.shared:
+            x = x + layer(x).relu()
+        return self.out(x.mean((2, 3)))
+
+
+class Normed(nn.Module):
+    """weight_norm in both styles, spectral_norm, and layers without any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first style is to go
+            self.old = nn.utils.weight_norm(nn.Linear(64, 64))
+        self.new = nn.utils.parametrizations.weight_norm(nn.Conv1d(64, 64, 3, padding=1))
+        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(64, 64))
+        self.plain = nn.Linear(64, 64)
+        self.transposed = nn.ConvTranspose1d(64, 64, 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 64, length) to (batch, 64)."""
+        x = self.transposed(self.new(x)).mean(2)
+        return self.plain(self.spectral(self.old(x).relu()))
+
+
+class Recurrent(nn.Module):
+    """Embedding, LSTM and attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(500, 64)
+        self.lstm = nn.LSTM(64, 64, 2, batch_first=True, bidirectional=True)
+        self.attention = nn.MultiheadAttention(128, 4, batch_first=True)
+        self.out = nn.Linear(128, 64)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """(batch, words) to (batch, 64)."""
+        x = self.lstm(self.embedding(text))[0]
+        return self.out(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+class Tied(nn.Module):
+    """A language model whose output is its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(500, 128)
+        self.layer = nn.TransformerEncoderLayer(128, 4, 256, batch_first=True)
+        self.out = nn.Linear(128, 500, bias=False)
+        self.out.weight = self.embedding.weight
+
+    def forward(self, text: Tensor) -> Tensor:
+        """(batch, words) to (batch, words, 500)."""
+        return self.out(self.layer(self.embedding(text)))
+
+
+class Bare(nn.Module):
+    """Parameters without layers, a list of them, and a scalar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(64, 128) / 8)
+        self.mix = nn.ParameterList([nn.Parameter(torch.randn(128, 128) / 11) for _ in range(2)])
+        self.scale = nn.Parameter(torch.tensor(0.5))
+        self.out = nn.Linear(128, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 64) to (batch, 64)."""
+        x = x @ self.table
+        for mix in self.mix:
+            x = torch.relu(x @ mix) * self.scale
+        return self.out(x)
+
+
+TEXT = {
+    "bert": lambda n: {"input_ids": words(n), "attention_mask": torch.ones(n, 9, dtype=torch.int64)},
+    "gpt2": lambda n: {"input_ids": words(n)}, "llama": lambda n: {"input_ids": words(n)},
+    "vit": lambda n: {"pixel_values": image(3, 64, 64)(n)},
+    "t5": lambda n: {"input_ids": words(n), "decoder_input_ids": words(n, 5)},
+}  # fmt: skip
+OWN = {
+    "Repeated": image(3, 32, 32), "Normed": image(64, 16), "Recurrent": words, "Tied": words, "Bare": image(64),
+}  # fmt: skip
+
+
+@dataclass
+class Case:
+    """A model by name, and what it takes."""
+
+    builder: str
+    batch: Callable[[int], Any]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    recipe: tenreo.Recipe = RECIPE
+
+
+def cases() -> dict[str, list[Case]]:
+    """All models, by group."""
+    every = tenreo.Recipe(4, tenreo.Uniform(4.0), include=("table", "mix.*", "out"), refine=0)
+    return {
+        "timm": [Case(f"timm:{name}", image(3, 224, 224)) for name in TIMM],
+        "tasks": [Case(f"torchvision:{name}", batch, kwargs) for name, (batch, kwargs) in TASKS.items()],
+        "transformers": [Case(f"any_model:{name}", batch) for name, batch in TEXT.items()],
+        "own": [
+            Case(f"any_model:{name}", batch, recipe=every if name == "Bare" else RECIPE) for name, batch in OWN.items()
+        ],
+    }
+
+
+def outputs(model: nn.Module, batch: Any) -> list[Tensor]:
+    """The tensors that a model puts out."""
+    with torch.no_grad():
+        if isinstance(batch, Mapping):
+            found = model(**batch)
+        else:
+            found = model(*batch) if isinstance(batch, tuple) else model(batch)
+    return [each for each in tree_leaves(tree_map(lambda x: x, found)) if isinstance(each, Tensor)]
+
+
+def largest(found: list[Tensor], wanted: list[Tensor], relative: bool = False) -> float:
+    """The largest difference of two lists of tensors; infinite where their shapes differ."""
+    if [x.shape for x in found] != [x.shape for x in wanted]:
+        return float("inf")
+    scale = max((x.abs().max().item() for x in wanted if x.numel()), default=0.0) if relative else 1.0
+    return max(((a.double() - b.double()).abs().max().item() for a, b in zip(found, wanted, strict=True) if a.numel()),
+               default=0.0) / (scale or 1.0)  # fmt: skip
+
+
+def run_onnx(path: Path, batch: Any) -> list[Tensor]:
+    """What ONNX Runtime puts out."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    values = [x.numpy() for x in tree_leaves(batch)]
+    return [
+        torch.from_numpy(each)
+        for each in session.run(None, {i.name: x for i, x in zip(session.get_inputs(), values, strict=True)})
+    ]
+
+
+def there_and_back(case: Case, folder: Path) -> list[str]:
+    """The cells of a model's row."""
+    torch.manual_seed(0)
+    model = build_model(case.builder, case.kwargs, trusted=True)
+    plan = tenreo.resolve(case.recipe, model)
+    cells = [f"{100 * plan.coverage:.0f} %", str(len(plan.compressed))]
+    tenreo.compress_(model, plan)
+    path = folder / "model.safetensors"
+    tenreo.save(model, path, recipe=plan.recipe, builder=case.builder, kwargs=case.kwargs)
+    batch = case.batch(2)
+    wanted = outputs(model, batch)
+    cells.append(f"{largest(outputs(tenreo.load(path, trust_builder=True), batch), wanted)}")
+    try:
+        done = tenreo.export(model, folder / "model.onnx", inputs=batch)
+        found = [largest(run_onnx(done.path, batch), wanted, relative=True)]
+        if done.dynamic:
+            found.append(largest(run_onnx(done.path, case.batch(3)), outputs(model, case.batch(3)), relative=True))
+        verdict = "" if max(found) <= ALLOWED else "differs"
+        return [*cells, f"{max(found):.0e}", "any" if done.dynamic else "2", verdict]
+    except Exception as error:
+        return [*cells, "-", "-", str(error).splitlines()[0].partition("model.onnx: ")[2][:150] or str(error)[:150]]
+
+
+if __name__ == "__main__":
+    asked = set(sys.argv[1:]) or set(cases())
+    table("model", "parameters compressed", "layers", "loaded", "ONNX", "batches", "why not", text=1)
+    for group, members in cases().items():
+        for case in members:
+            if group in asked or case.builder.partition(":")[2] in asked:
+                with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    try:
+                        row(case.builder, *there_and_back(case, Path(folder)))
+                    except Exception as error:
+                        row(case.builder, "-", "-", "-", "-", "-", f"{type(error).__name__}: {str(error)[:200]}")
