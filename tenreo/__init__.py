@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tenreo.planning.plan import Plan as Plan
     from tenreo.planning.plan import resolve as resolve
     from tenreo.planning.rates import Progressive as Progressive
+    from tenreo.planning.rates import TargetAgreement as TargetAgreement
+    from tenreo.planning.rates import TargetKl as TargetKl
     from tenreo.planning.rates import TargetParameters as TargetParameters
     from tenreo.planning.rates import TargetSize as TargetSize
     from tenreo.planning.rates import Uniform as Uniform
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from tenreo.vision.models import load as load
     from tenreo.vision.models import save as save
     from tenreo.vision.recalibration import match_statistics_ as match_statistics_
+    from tenreo.vision.targets import compress_to_ as compress_to_
 
 # The public names and the modules they live in; imported on first use, since torch takes seconds to import and the
 # command line must answer at once.
@@ -40,11 +43,14 @@ _MODULES = {
     "Progressive": "planning.rates",
     "Recipe": "planning.recipe",
     "Report": "compression.report",
+    "TargetAgreement": "planning.rates",
+    "TargetKl": "planning.rates",
     "TargetParameters": "planning.rates",
     "TargetSize": "planning.rates",
     "Uniform": "planning.rates",
     "calibrate_": "compression.statistics",
     "compress_": "compression.compress",
+    "compress_to_": "vision.targets",
     "decode": "codec.codec",
     "encode": "codec.codec",
     "expand_": "compression.parametrization",

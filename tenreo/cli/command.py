@@ -216,7 +216,7 @@ def _weighted(name: str, text: str) -> tuple[str, float]:
 def _without_replaced_rates(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
     """A rate or target on the command line replaces another one of the YAML file."""
     typed = {n for n in RATE_KEYS if _source(context, n) == "COMMANDLINE"}
-    if not typed & {"rate", "target_size", "target_params"}:
+    if not typed - {"progressive"}:
         return dict(values)
     replaced = [n for n in RATE_KEYS if n not in typed and _source(context, n) == "DEFAULT_MAP"]
     if "rate" in typed:  # of the kind that the file says

@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from tenreo.cli.checks import choose_workers
@@ -27,6 +28,7 @@ from tenreo.vision.evaluation import choose_device
 from tenreo.vision.images import open_images
 from tenreo.vision.models import save
 from tenreo.vision.recalibration import match_statistics_
+from tenreo.vision.targets import compress_to_
 
 
 def run(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:
@@ -41,9 +43,11 @@ def run(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Enc
         show_plan(plan, output.json)
         return
     path = output.out or Path(default_name(dense.name, recipe))
-    report, corrections = _compress(
-        model.to(device), plan, statistics, images, _noise_shape(dense, info), encoding.jobs
-    )
+    noise, model = _noise_shape(dense, info), model.to(device)
+    if plan.recipe.judges:
+        plan, report, corrections = _compress_to(model, plan, statistics, images, noise, encoding.jobs)
+    else:
+        report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
     if images is not None:
         note_images(images.batches.broken, images.batches.warned)
     info = replace(info, corrections=corrections)
@@ -82,6 +86,24 @@ def _compress(
             note(f"statistics are not corrected: {error}")  # a model may take anything
             return report, ()
         return report, (found,)
+
+
+def _compress_to(
+    model: nn.Module,
+    plan: Plan,
+    statistics: Statistics,
+    images: Unlabeled | None,
+    noise: int | tuple[int, ...],
+    jobs: int | None,
+) -> tuple[Plan, Report, tuple[Correction, ...]]:
+    """Compress a model in place to an accuracy, and say on what it was judged."""
+    with lost_workers_named():
+        shown = None if images is None else torch.cat(list(images))
+    source = statistics.calibrate or "noise"
+    reached = compress_to_(model, plan, shown, size=noise, jobs=jobs, source=source, progress=note)
+    found = reached.agreement
+    note(f"on {reached.judged_on}: KL {found.kl:.4f} nats, agreement {found.agreement:.2f} %")
+    return reached.plan, reached.report, (reached.correction,)
 
 
 def _noise_shape(dense: DenseModel, info: ModelInfo) -> int | tuple[int, ...]:

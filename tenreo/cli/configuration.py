@@ -14,7 +14,7 @@ from tenreo.options import check_value, options_of, types_of
 from tenreo.planning.rates import Uniform
 from tenreo.planning.recipe import Recipe
 
-RATE_KEYS = ("rate", "progressive", "target_size", "target_params")
+RATE_KEYS = ("rate", "progressive", "target_size", "target_params", "target_kl", "target_agreement")
 # Understood for one version: former names of options, former values, and options that are no longer needed.
 RENAMED = {"coefficients": "precision", "other": "dense_dtype"}
 RENAMED_VALUES = {("freeze", "others"): "dense"}

@@ -146,6 +146,13 @@ class RateOptions(Options):
     )
     progressive: bool = option(False, "Let the rate grow with the size of the layer.")
     target_size: str | None = option(None, "Instead of a rate: the best file of at most so many bytes, such as 2.5MB.")
+    target_kl: float | None = option(
+        None, "Instead of a rate: the smallest file with so many nats of KL from the dense model.", above=0
+    )
+    target_agreement: float | None = option(
+        None, "Instead of a rate: the smallest file that agrees with the dense model on so many percent of images.",
+        above=0,
+    )  # fmt: skip
     target_params: str | None = option(
         None, "Instead of a rate: the gentlest one with at most so many parameters, such as 2.0M."
     )
@@ -157,18 +164,22 @@ class RateOptions(Options):
             TenreoError: when not exactly one was given, or it is out of range.
         """
         simple = "progressive" if self.progressive else "uniform"
-        given = {simple: self.rate, "target_size": self.target_size, "target_params": self.target_params}
+        targets = ("target_size", "target_params", "target_kl", "target_agreement")
+        given = {simple: self.rate, **{name: getattr(self, name) for name in targets}}
         chosen = [name for name, value in given.items() if value is not None]
         if self.progressive and self.rate is None:
             raise TenreoError("progressive: needs the growth r' as the rate, such as 0.5; a target finds its own rates")
         if not chosen:
-            raise TenreoError("rate: not given; say -r 2, -r 0.5 --progressive, --target-size or --target-params")
+            raise TenreoError("rate: not given; say -r 2, -r 0.5 --progressive, or a target such as --target-size")
         if len(chosen) != 1:
             raise TenreoError(f"rate: needs exactly one of {', '.join(RATES)}, given {' and '.join(chosen)}")
         if self.target_size is not None:
             return rate_of("target_size", amount(self.target_size, "target_size", "B"))
         if self.target_params is not None:
             return rate_of("target_params", amount(self.target_params, "target_params"))
+        for name in ("target_kl", "target_agreement"):
+            if given[name] is not None:
+                return rate_of(name, getattr(self, name))
         rate = self.rate or 0.0
         if not self.progressive and 0 < rate < 1:
             raise TenreoError(

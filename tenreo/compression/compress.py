@@ -18,7 +18,7 @@ from tenreo.errors import TenreoError
 from tenreo.planning.allocation import allocate
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import FileEstimate, Plan, make_plan, resolve
-from tenreo.planning.rates import rate_number
+from tenreo.planning.rates import TargetSize
 from tenreo.planning.recipe import Recipe
 from tenreo.planning.weights import find_weights, obstacle, owners
 
@@ -55,13 +55,15 @@ def compress_(
     Raises:
         TenreoError: as `resolve`, and when a weight is not finite; the model is then as before.
     """
+    if isinstance(recipe, Recipe) and recipe.judges:
+        raise TenreoError("target: what a model puts out is found by running it; call tenreo.compress_to_ instead")
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
     _check_fit(model, plan)
     if jobs is not None and jobs < 1:
         raise TenreoError(f"jobs: given {jobs}, needs at least 1")
     with LayerPool(model, jobs, progress) as pool:
         if plan.recipe.prices:
-            return _apply(model, plan, _to_size(pool, plan), {})
+            return _apply(model, plan, _at_one_price(pool, plan), {})
         orders = {} if orders is None else orders
         seconds = pool.each(order, plan.compressed, orders)
         if plan.recipe.allocate:
@@ -69,8 +71,8 @@ def compress_(
         return _apply(model, plan, pool.each(by_rate, plan.compressed, orders, plan.recipe), seconds)
 
 
-def _to_size(pool: LayerPool, plan: Plan) -> dict[str, Encoded]:
-    """All layers at the price of a bit that leads to a file of the recipe's size."""
+def _at_one_price(pool: LayerPool, plan: Plan) -> dict[str, Encoded]:
+    """All layers at the plan's price of a bit, or at that which leads to a file of the recipe's size."""
     counting = FileEstimate(plan.recipe, pool.model, plan.class_names)
     found: dict[str, Encoded] = {}
 
@@ -78,8 +80,11 @@ def _to_size(pool: LayerPool, plan: Plan) -> dict[str, Encoded]:
         found.update(pool.each(at_price, plan.compressed, price, plan.recipe))
         return counting.file_size(_as_encoded(plan, found))
 
-    weights = sum(layer.numel for layer in plan.compressed)
-    search_price(encode, int(rate_number(plan.recipe.rate)), weights, plan.price)
+    if isinstance(plan.recipe.rate, TargetSize):
+        weights = sum(layer.numel for layer in plan.compressed)
+        search_price(encode, plan.recipe.rate.bytes, weights, plan.price)
+    else:
+        encode(plan.price)
     return found
 
 

@@ -29,6 +29,7 @@ from tenreo.planning.weights import Weight, find_weights
 # Stand for what a plan does not know yet: numbers and words as long as they get.
 _ERRORS = LayerErrors(*[-1.2345678901234567e-100] * 3)
 _INFO = ModelInfo("a" * 32, 100_000, "w" * 64, corrections=(Correction("s" * 128, 10**6, 10**4, 10**4),))
+_FIRST_BITS = 3.0  # per weight, where the search for an accuracy begins
 _HALF = {DenseDtype.FLOAT16: "F16", DenseDtype.BFLOAT16: "BF16"}
 
 
@@ -253,10 +254,12 @@ def _of_price(
         )  # fmt: skip
         return make_plan(recipe, layers, counting)
 
-    least = counting.file_size(plan(2.0**60, lambda spread: CODED_HEADER).layers)
-    room = rate_number(recipe.rate) - least
-    if room <= 0:
-        raise _out_of_reach(recipe, least)
+    room = _FIRST_BITS / 8 * sum(spread.numel for spread in spreads.values())
+    if isinstance(recipe.rate, TargetSize):
+        least = counting.file_size(plan(2.0**60, lambda spread: CODED_HEADER).layers)
+        room = recipe.rate.bytes - least
+        if room <= 0:
+            raise _out_of_reach(recipe, least)
     price = price_for(list(spreads.values()), room)
     chosen = plan(price, lambda spread: CODED_HEADER + int(spread.numel * bits_per_weight(spread, price) / 8))
     return replace(chosen, price=price)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from tenreo.options import Option, check_number
 
@@ -89,12 +90,48 @@ class TargetSize:
         check_number("target size", self.bytes, whole=True, option=Option("", least=1, ceiling=2**63 - 1))
 
 
-Rate = Uniform | Progressive | TargetParameters | TargetSize
-RATES: dict[str, type[Uniform] | type[Progressive] | type[TargetParameters] | type[TargetSize]] = {
+@dataclass(frozen=True)
+class TargetKl:
+    """The smallest file with at most so many nats of KL(dense, compressed) between the outputs, on average.
+
+    >>> TargetKl(0.05)
+    TargetKl(kl=0.05)
+
+    Raises:
+        TenreoError: when it is not a number above 0.
+    """
+
+    kl: float
+
+    def __post_init__(self) -> None:
+        check_number("target kl", self.kl, whole=False, option=Option("", above=0, ceiling=1000))
+
+
+@dataclass(frozen=True)
+class TargetAgreement:
+    """The smallest file that names the same class first as the dense model on so many images of a hundred.
+
+    >>> TargetAgreement(99)
+    TargetAgreement(percent=99)
+
+    Raises:
+        TenreoError: when it is not a number above 0, and 100 at most.
+    """
+
+    percent: float
+
+    def __post_init__(self) -> None:
+        check_number("target agreement", self.percent, whole=False, option=Option("", above=0, most=100))
+
+
+Rate = Uniform | Progressive | TargetParameters | TargetSize | TargetKl | TargetAgreement
+RATES: dict[str, Any] = {
     "uniform": Uniform,
     "progressive": Progressive,
     "target_params": TargetParameters,
     "target_size": TargetSize,
+    "target_kl": TargetKl,
+    "target_agreement": TargetAgreement,
 }
 
 
@@ -107,15 +144,16 @@ def rate_of(name: str, number: float) -> Rate:
     Raises:
         TenreoError: when the number is out of range.
     """
-    return RATES[name](number)  # type: ignore[arg-type]
+    rate: Rate = RATES[name](number)
+    return rate
 
 
 def rate_name(rate: Rate) -> str:
-    """The name of a rate: uniform, progressive, target_params or target_size."""
+    """The name of a rate, as it is in `RATES`."""
     return next(name for name, kind in RATES.items() if isinstance(rate, kind))
 
 
 def rate_number(rate: Rate) -> float:
-    """The number of a rate: r, r', parameters or bytes."""
+    """The number of a rate: r, r', parameters, bytes, nats or percent."""
     number: float = next(iter(vars(rate).values()))
     return number

@@ -11,7 +11,7 @@ from tenreo.codec.shape import Positions, Precision
 from tenreo.errors import TenreoError
 from tenreo.files.header import Header
 from tenreo.options import check_options, described, option
-from tenreo.planning.rates import RATES, Rate, TargetSize, rate_name, rate_number, rate_of
+from tenreo.planning.rates import RATES, Rate, TargetAgreement, TargetKl, TargetSize, rate_name, rate_number, rate_of
 
 ROUNDS = 12  # of refinement: docs/research/refinement.md has the curve of gain against time
 DENSE = "dense"  # of a layer that is to stay as it is
@@ -48,7 +48,8 @@ class Recipe:
 
     Attributes:
         groups: rows of the reshaped weight (the paper's g); None leaves the choice to `TargetSize`.
-        rate: `Uniform(r)`, `Progressive(r')`, `TargetParameters(n)` or `TargetSize(bytes)`.
+        rate: `Uniform(r)`, `Progressive(r')`, `TargetParameters(n)`, `TargetSize(bytes)`, `TargetKl(nats)`
+            or `TargetAgreement(percent)`.
         include: patterns of layer names to compress instead of the rule's choice, as in fnmatch.
         exclude: patterns of layer names to leave dense.
         refine: rounds of refinement at most; 0 is the paper's encoding.
@@ -97,6 +98,11 @@ class Recipe:
             raise TenreoError("groups: given None, needs a whole number of at least 1, such as 4")
         if self.allocate and self.chooses:
             raise TenreoError("allocate: a target size distributes its bytes already; leave allocate out")
+        if self.judges and not self.prices:
+            raise TenreoError(
+                f"{rate_name(self.rate)}: is reached with coded positions on curves of one row; leave groups, refine "
+                "and pack out"
+            )
         if not isinstance(self.layers, Mapping):
             raise TenreoError(f"layers: given {str(self.layers)[:100]}, needs layer-name patterns and their settings")
         for pattern, own in self.layers.items():
@@ -149,14 +155,19 @@ class Recipe:
         return Positions.CODED if self.pack == Pack.ENTROPY else Positions.PACKED
 
     @property
+    def judges(self) -> bool:
+        """Whether the target is what the compressed model puts out."""
+        return isinstance(self.rate, (TargetKl, TargetAgreement))
+
+    @property
     def prices(self) -> bool:
-        """Whether a size is reached by one price of a bit for all layers, on curves of one row."""
+        """Whether a target is reached by one price of a bit for all layers, on curves of one row."""
         return self.chooses and self.pack == Pack.ENTROPY and self.groups in (None, 1)
 
     @property
     def chooses(self) -> bool:
-        """Whether every layer's curve is chosen for a size, instead of following from a rate."""
-        return isinstance(self.rate, TargetSize) and self.refine > 0
+        """Whether every layer's curve is chosen for a target, instead of following from a rate."""
+        return isinstance(self.rate, (TargetSize, TargetKl, TargetAgreement)) and self.refine > 0
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, under the keys of the file format."""

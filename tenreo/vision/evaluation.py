@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -159,10 +159,19 @@ class Agreement:
     reference_top1: float | None
 
 
+class ImageBatches(Protocol):
+    """Batches of images and labels on a device; labels are -1 where there are none."""
+
+    device: torch.device
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (batch, channels, height, width) and labels (batch,)."""
+
+
 def compare(
     model: nn.Module,
     reference: nn.Module,
-    batches: Batches,
+    batches: ImageBatches,
     amp: bool = False,
     *,
     progress: Callable[[int], None] | None = None,

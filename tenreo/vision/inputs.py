@@ -29,14 +29,14 @@ def input_shape(model: nn.Module, size: int | tuple[int, ...] | None = None) -> 
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     first = next((m for m in model.modules() if isinstance(m, convolutions)), None)
     if not isinstance(first, nn.Conv2d):
-        raise TenreoError("input: the model does not take images, so none can be made up; give inputs of your own")
+        raise TenreoError("input: the model does not take images, so none can be made up; give images or other inputs")
     timm = getattr(model, "pretrained_cfg", None)
     if size is None and isinstance(timm, Mapping) and timm.get("input_size"):
         size = int(timm["input_size"][-1])
     if size is None:
         info = resemble(model)
         if info.arch is None:
-            raise TenreoError("input: the size of the images that the model takes is not known; give it, or images")
+            raise TenreoError("input: the size of the model's input is not known; give it, or images")
         size = info.preprocess.crop
     return first.in_channels, size, size
 
