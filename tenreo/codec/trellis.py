@@ -102,7 +102,7 @@ def _cheapest_block(values, samples, prices, contexts, machine, start, result):
     end = state = int(np.argmin(cost))
     for i in range(len(values) - 1, -1, -1):
         half = 2 if arrived[i, state] else 0
-        state = int(np.int64(from_high[state] if half else from_low[state]))
+        state = int(from_high[state] if half else from_low[state])
         result[i] = chosen[i, half | state & 1]
     return end
 
