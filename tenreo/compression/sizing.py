@@ -9,6 +9,7 @@ from tenreo.errors import TenreoError
 
 WITHIN = 0.01  # of the size that was asked for, from below
 _TRIALS = 12
+_STEEPER = 4.0  # slopes that are flatter by more than this are not believed
 _HALVING = 4.0  # a bit per weight costs a factor of four in squared error, 6.02 dB, and so in the price
 
 
@@ -30,18 +31,21 @@ def search_price(
     """
     target = limit * (1 - within / 2)
     low, high = 0.0, math.inf  # prices that are too low, and low enough
-    tried = price
+    slope = -weights / 8 / math.log(_HALVING)  # of bytes by the logarithm of the price
+    tried, before = price, None
     for _ in range(_TRIALS):
-        tried = price
-        size = encode(tried)
+        tried, size = price, encode(price)
         if limit * (1 - within) <= size <= limit:
             return tried
         if size > limit:
             low = max(low, tried)
         else:
             high = min(high, tried)
-        price = tried * _HALVING ** ((size - target) * 8 / weights)
-        if not low < price < high:  # the rule of thumb has left what is known
+        if before is not None and before[1] != size:
+            slope = min((size - before[1]) / math.log(tried / before[0]), slope / _STEEPER)
+        before = tried, size
+        price = tried * math.exp((target - size) / slope)
+        if not low < price < high:  # the line has left what is known
             price = math.sqrt(low * high) if low > 0 and high < math.inf else (2 * low or high / 2)
     if high == math.inf:
         raise TenreoError(f"target_size: no price leads to {limit:,} bytes; give more, or include more layers")
