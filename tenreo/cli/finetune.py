@@ -12,7 +12,7 @@ from torch import nn
 from tenreo.cli.checks import best_file, choose_workers
 from tenreo.cli.command import usage
 from tenreo.cli.console import note
-from tenreo.cli.options import Computing, File, TrainingData, TrainingOutput
+from tenreo.cli.options import Computing, File, Layout, TrainingData, TrainingOutput
 from tenreo.cli.reporting import Job, train
 from tenreo.cli.stopping import Stop, stoppable
 from tenreo.errors import TenreoError
@@ -24,9 +24,17 @@ from tenreo.vision.batches import lost_workers_named
 from tenreo.vision.evaluation import choose_device, memory_named
 from tenreo.vision.images import open_images
 from tenreo.vision.models import dense_weights, open_dense, open_model
+from tenreo.vision.sources import Labeling
 
 
-def run(file: File, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput) -> None:
+def run(
+    file: File,
+    data: TrainingData,
+    layout: Layout,
+    settings: Settings,
+    computing: Computing,
+    output: TrainingOutput,
+) -> None:
     """Load, train, write and show."""
     with usage():
         _check(settings, data, output)
@@ -37,8 +45,17 @@ def run(file: File, data: TrainingData, settings: Settings, computing: Computing
     job = Job(best_file(file, output), file.file, header, data, settings, output)
     preprocess, classes, names = header.info.preprocess, header.info.classes or 1000, header.info.class_names
     with usage():
-        train_images = open_images(data.data, "train", preprocess, classes, settings.augment, names)
-        val_images = open_images(data.data, "val", preprocess, classes, class_names=names)
+        labeling = Labeling(None, layout.class_map)
+        train_images = open_images(
+            data.data, data.train_split, preprocess, classes, settings.augment, names, labeling=labeling
+        )
+        labeling = labeling._replace(labels=layout.labels)
+        if data.train_split != "train":  # which the order of the labels is taken from otherwise
+            names = names or train_images.class_names
+        val_images = open_images(
+            data.data, layout.split, preprocess, classes, class_names=names,
+            labeling=labeling,
+        )  # fmt: skip
     teacher = _teacher(header, data.teacher) if settings.distill else None
     with (
         stoppable() as stop,

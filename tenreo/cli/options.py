@@ -157,6 +157,21 @@ class Shown(Options):
 
 
 @dataclass(frozen=True)
+class EvaluatedOutput(Options):
+    """What is written and shown."""
+
+    predictions: Path | None = option(None, "CSV of every image: path, label, predicted class, confidence, correct.")
+    confusion: tuple[str, ...] = option((), "Confusion matrix, as a picture or table; FILE ends in .png or .csv.")
+    force: bool = option(False, "Replace existing output files.")
+    json: bool = option(False, "One JSON object instead of tables.")
+
+    @property
+    def files(self) -> list[Path]:
+        """All that is written."""
+        return [*([self.predictions] if self.predictions else []), *map(Path, self.confusion)]
+
+
+@dataclass(frozen=True)
 class Inspected(Shown):
     """How results are shown."""
 
@@ -173,10 +188,24 @@ class File(Options):
 
 
 @dataclass(frozen=True)
+class Files(Options):
+    """The files that a command compares."""
+
+    files: tuple[str, ...] = field(
+        metadata=described("Files of tenreo, dense safetensors, or .pth of the reference implementation.")
+    )
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of the files, in the order that they were given in."""
+        return [Path(file) for file in self.files]
+
+
+@dataclass(frozen=True)
 class Evaluated(Options):
     """The images that a model is measured on."""
 
-    data: str = field(metadata=described("Folder with val/, a folder per class in it; or digits."))
+    data: str = field(metadata=described("Folder with val/, a folder per class in it; shards (.tar); or digits."))
     against: str | None = option(
         None, "Compare with the dense model, or that of a file: agreement and KL. Data may then be loose images."
     )
@@ -184,6 +213,21 @@ class Evaluated(Options):
     batch_size: int = option(256, "Images at a time.", least=1, ceiling=_MOST_AT_ONCE)
     amp: bool = option(False, "Autocast to bfloat16.")
     skip_broken: bool = option(False, "Go on past images that can not be read, and name them.")
+
+
+@dataclass(frozen=True)
+class Layout(Options):
+    """How the images to evaluate on are laid out."""
+
+    split: str = option(
+        "val", "Folder of the images to evaluate on; val is validation as well, and . is the folder of the data."
+    )
+    labels: Path | None = option(
+        None, "Labels of a flat folder: a file's name and class a line, or a number a line in the order of the names."
+    )
+    class_map: Path | None = option(
+        None, "Which class of the model each of the data is: two words a line, or imagenet_class_index.json."
+    )
 
 
 @dataclass(frozen=True)
@@ -203,6 +247,7 @@ class TrainingData(Options):
     """The images that a model learns from."""
 
     data: str = field(metadata=described("Folder with train/ and val/, a folder per class in each; or digits."))
+    train_split: str = option("train", "Folder of the images to learn from.")
     calibrate: int = option(
         0, "First estimate BatchNorm on so many batches, without labels.", least=0, ceiling=_MOST_BATCHES
     )
