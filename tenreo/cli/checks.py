@@ -111,7 +111,12 @@ def before_finetune(
         if data.teacher:
             check_input(data.teacher)
         _check_device(computing.device)
-        _check_data(data.data, [data.train_split, layout.split])
+        if settings.distill:
+            _check_pictures(data.data)
+        else:
+            _check_data(data.data, [data.train_split, layout.split])
+        if output.tensorboard is not None and find_spec("tensorboard") is None:
+            raise TenreoError("tensorboard: needs the package; install tenreo[tensorboard]")
         _check_layout(data.data, layout)
         files = run_files(best_file(file, output), settings.epochs, output.plot)
         if output.plot:

@@ -48,7 +48,7 @@ METAVARS = {
     "include": "PATTERN", "exclude": "PATTERN", "importance": "PATTERN=W", "calibrate": "DIR|digits",
     "data": "DIR|digits", "against": "dense|FILE",
     "predictions": "FILE", "confusion": "FILE",
-    "labels": "FILE", "class_map": "FILE", "split": "NAME", "train_split": "NAME",
+    "labels": "FILE", "class_map": "FILE", "split": "NAME", "train_split": "NAME", "tensorboard": "DIR",
 }  # fmt: skip
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
 _MANY = ("groups", "rate")  # of `list[Recipe]`

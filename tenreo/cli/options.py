@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tenreo.errors import TenreoError
 from tenreo.files.header import is_pickle, read_header
+from tenreo.files.records import MOST_CLASSES
 from tenreo.options import check_options, described, option
 from tenreo.planning.rates import MOST_RATE, RATES, Rate, rate_of
 from tenreo.sizes import amount
@@ -252,6 +253,8 @@ class TrainingData(Options):
         0, "First estimate BatchNorm on so many batches, without labels.", least=0, ceiling=_MOST_BATCHES
     )
     teacher: Path | None = option(None, "Dense model to distill from; by default the weights that the file names.")
+    classes: int | None = option(None, "Replace the last layer by a random one of so many classes.", least=1,
+                                 ceiling=MOST_CLASSES)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,8 @@ class TrainingOutput(Options):
 
     out: Path | None = option(None, "The best model; the last one, the run's state and log stand beside it.")
     resume: bool = option(False, "Go on from the state beside the output file.")
-    plot: bool = option(False, "Draw loss and accuracy beside the output file.")
+    plot: bool = option(False, "Draw loss and accuracy beside the output file, after every epoch.")
+    tensorboard: Path | None = option(None, "Folder of event files for TensorBoard.")
     force: bool = option(False, "Replace existing output files.")
     json: bool = option(False, "One JSON object instead of tables.")
 

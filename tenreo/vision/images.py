@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from hashlib import sha256
@@ -109,6 +109,15 @@ class Images(Dataset[Any]):
         few.samples = [self.samples[i] for i in spread(len(self), limit)]
         return few
 
+    def labeled_by(self, labels: Mapping[str, int]) -> Images:
+        """The same images with other labels, by path; those without one can not be read and keep -1.
+
+        The labels are no part of what the images are: `classes` and names stay as they were.
+        """
+        others = copy(self)
+        others.samples = [(source, labels.get(name_of(source), -1)) for source, _ in self.samples]
+        return others
+
     def fingerprint(self) -> str:
         """A short text that other images do not have, wherever they lie.
 
@@ -139,6 +148,7 @@ def open_images(
     augment: Augmentation = Augmentation.NONE,
     class_names: tuple[str, ...] = (),
     labeling: Labeling = Labeling(),
+    erase: float = 0.0,
 ) -> Images:
     """Open one split of a data set; `find_labeled` says how it may be laid out.
 
@@ -154,11 +164,12 @@ def open_images(
         augment: how images are varied, for training.
         class_names: of the model's outputs; a split may then have some of them alone.
         labeling: files that say the classes.
+        erase: share of the images of which a random part is erased, for training.
 
     Raises:
         TenreoError: when a folder is missing or empty, or the classes are not the model's; the message names the path.
     """
-    prepare = preparation(preprocess, augment, data == DIGITS)
+    prepare = preparation(preprocess, augment, data == DIGITS, erase)
     if data == DIGITS:
         check_count(DIGITS, 10, classes)
         doubt = ""
@@ -173,7 +184,9 @@ def open_images(
     return Images(samples, labels.classes, prepare, labels.names, labels.doubt)
 
 
-def open_pictures(data: str, split: str, preprocess: Preprocess, augment: Augmentation = Augmentation.NONE) -> Images:
+def open_pictures(
+    data: str, split: str, preprocess: Preprocess, augment: Augmentation = Augmentation.NONE, erase: float = 0.0
+) -> Images:
     """Open images without labels: those of a split, or of any folder without that split.
 
     Args:
@@ -181,6 +194,7 @@ def open_pictures(data: str, split: str, preprocess: Preprocess, augment: Augmen
         split: train, val or another one, where the folder has it.
         preprocess: how the model wants its images.
         augment: how images are varied, for training.
+        erase: share of the images of which a random part is erased.
 
     Returns:
         The images, with labels -1.
@@ -188,10 +202,29 @@ def open_pictures(data: str, split: str, preprocess: Preprocess, augment: Augmen
     Raises:
         TenreoError: when there is no such folder, or no image in it.
     """
-    prepare = preparation(preprocess, augment, data == DIGITS)
+    prepare = preparation(preprocess, augment, data == DIGITS, erase)
     if data == DIGITS:
         return Images([(image, -1) for image, _ in _digits(split)], 0, prepare)
     return Images([(source, -1) for source, _ in find_pictures(data, split).samples], 0, prepare)
+
+
+def held_out(train: Images, val: Images) -> tuple[Images, Images]:
+    """The same images, divided: nine tenths to learn from, every tenth to evaluate on.
+
+    Args:
+        train: all images, varied.
+        val: the same, not varied.
+
+    Raises:
+        TenreoError: when there are fewer than four.
+    """
+    if len(train) < 4:
+        raise TenreoError(f"given {len(train)} images, needs at least 4: some to learn from, some to evaluate on")
+    step = min(10, len(train) // 2)
+    train, val = copy(train), copy(val)
+    train.samples = [each for i, each in enumerate(train.samples) if i % step]
+    val.samples = val.samples[::step]
+    return train, val
 
 
 def open_photographs(

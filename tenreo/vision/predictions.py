@@ -164,6 +164,22 @@ def predict(
         raise TenreoError("no image to predict; give at least one that can be read")
 
 
+def answers(model: nn.Module, batches: Batches, amp: bool = False) -> dict[str, int]:
+    """The class that a model names first for every file, by its path.
+
+    Args:
+        model: on the batches' device, in evaluation mode.
+        batches: of images that have files.
+        amp: autocast to `half`.
+
+    Raises:
+        TenreoError: when no image can be read.
+    """
+    predictions = Predictions(batches)
+    predict(model, predictions, amp)
+    return dict(zip(predictions.paths, predictions._columns()[1], strict=True))
+
+
 def _distinct(names: Sequence[str]) -> list[str]:
     """Names that are all different: ImageNet has two classes named crane."""
     count = Counter(names)

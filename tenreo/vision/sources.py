@@ -151,8 +151,9 @@ def locate(data: str, split: str) -> tuple[Path, list[Path]]:
     if shards:
         return root, shards
     wanted = root if split == WHOLE else root / split
+    shown = "val" if split == WHOLE else split
     raise TenreoError(
-        f"{wanted}: no such folder; data are laid out as {root}/{split}/<class>/*.JPEG, or give digits; a split may "
+        f"{wanted}: no such folder; data are laid out as {root}/{shown}/<class>/*.JPEG, or give digits; a split may "
         "have another name, and . is the folder itself"
     )
 
