@@ -18,7 +18,10 @@ from tenreo.cli.options import (
     DenseModel,
     Encoding,
     Evaluated,
+    EvaluatedOutput,
     Exported,
+    Files,
+    Layout,
     ModelFile,
     Output,
     Statistics,
@@ -29,10 +32,10 @@ from tenreo.cli.options import (
     shape_of,
 )
 from tenreo.cli.outputs import (
+    check_ending,
     check_folder,
     check_model_name,
     check_output,
-    check_picture_name,
     default_name,
     run_files,
 )
@@ -42,6 +45,7 @@ from tenreo.files.records import Preprocess
 from tenreo.planning.recipe import Recipe, recipe_of
 from tenreo.training.settings import Settings
 from tenreo.vision.names import DIGITS, check_architecture, check_format, check_source, check_source_of, weight_names
+from tenreo.vision.sources import WHOLE, find_pictures, has_split, locate
 
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,2})?")
 
@@ -54,26 +58,55 @@ def before_compress(
         _check_dense(dense)
         _check_device(encoding.device)
         if statistics.calibrate is not None:
-            _check_data(statistics.calibrate, ["train"])
+            _check_pictures(statistics.calibrate)
         if not output.dry_run:
             path = output.out or Path(default_name(dense.name, recipe))
             check_model_name(path)
             check_output(path, output.force)
 
 
-def before_evaluate(file: ModelFile, data: Evaluated, computing: Computing) -> None:
+def before_evaluate(
+    files: Files, data: Evaluated, layout: Layout, computing: Computing, output: EvaluatedOutput
+) -> None:
     """Check what `tenreo evaluate` was given."""
     with usage():
-        _check_file(file)
+        for file in files.each:
+            _check_file(file)
         if data.against not in (None, "dense"):
             check_input(Path(str(data.against)))
         _check_device(computing.device)
-        _check_data(data.data, ["val"] if data.against is None else [])
-    _check_header(file)
+        _check_data(data.data, [layout.split] if data.against is None and output.predictions is None else [])
+        _check_layout(data.data, layout)
+        _check_evaluated_output(files, output)
+    for file in files.each:
+        _check_header(file)
+
+
+def _check_evaluated_output(files: Files, output: EvaluatedOutput) -> None:
+    """Raise unless what is to be written of one model can be, each into a file of its own."""
+    written: list[tuple[str, Path, tuple[str, ...]]] = [
+        ("confusion", Path(path), ("png", "csv")) for path in output.confusion
+    ]
+    if output.predictions is not None:
+        written.append(("predictions", output.predictions, ("csv",)))
+    for name, path, endings in written:
+        if len(files.files) > 1:
+            raise TenreoError(f"{name}: is of one model, given {len(files.files)} files; evaluate them one by one")
+        check_ending(name, path, endings)
+        if path.suffix.lower() == ".png":
+            require_plotting(name)
+        check_output(path, output.force)
+    if len({path.absolute() for path in output.files}) != len(output.files):
+        raise TenreoError("confusion: given the same file twice; give each its own")
 
 
 def before_finetune(
-    file: ModelFile, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput
+    file: ModelFile,
+    data: TrainingData,
+    layout: Layout,
+    settings: Settings,
+    computing: Computing,
+    output: TrainingOutput,
 ) -> None:
     """Check what `tenreo finetune` was given."""
     with usage():
@@ -81,7 +114,13 @@ def before_finetune(
         if data.teacher:
             check_input(data.teacher)
         _check_device(computing.device)
-        _check_data(data.data, ["train", "val"])
+        if settings.distill:
+            _check_pictures(data.data)
+        else:
+            _check_data(data.data, [data.train_split, layout.split])
+        if output.tensorboard is not None and find_spec("tensorboard") is None:
+            raise TenreoError("tensorboard: needs the package; install tenreo[tensorboard]")
+        _check_layout(data.data, layout)
         files = run_files(best_file(file, output), settings.epochs, output.plot)
         if output.plot:
             require_plotting()
@@ -117,7 +156,7 @@ def before_sweep(dense: DenseModel, data: SweepData, encoding: Encoding, output:
             _check_data(data.data, [])
         if output.plot is not None:
             require_plotting()
-            check_picture_name(output.plot)
+            check_ending("plot", output.plot, ("png",))
             check_output(output.plot, output.force)
 
 
@@ -152,14 +191,17 @@ def check_input(path: Path) -> None:
     raise TenreoError(f"{path}: can not be opened: {why}; give the path of a file")
 
 
-def require_plotting() -> None:
+def require_plotting(option: str = "plot") -> None:
     """Raise unless pictures can be drawn.
+
+    Args:
+        option: that asks for one.
 
     Raises:
         TenreoError: when matplotlib is not installed.
     """
     if find_spec("matplotlib") is None:
-        raise TenreoError("plot: needs matplotlib; install tenreo[plot], or draw nothing")
+        raise TenreoError(f"{option}: needs matplotlib; install tenreo[plot], or draw nothing")
 
 
 def choose_workers(workers: int | None, data: str) -> int:
@@ -211,22 +253,31 @@ def _check_device(name: str) -> None:
 
 
 def _check_data(data: str, splits: Iterable[str]) -> None:
-    """Raise unless there are the digits, or a folder with these folders in it."""
+    """Raise unless there are the digits, or these splits; without any, a folder or a tar file."""
     if data == DIGITS:
         if find_spec("sklearn") is None:
             raise TenreoError("digits: needs scikit-learn; install tenreo[demo]")
         return
-    root = Path(data)
-    for folder in (root, *(root / split for split in splits)):
-        try:
-            found = folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
-        except (OSError, ValueError):
-            found = False
-        if not found:
-            raise TenreoError(
-                f"{folder}: no such folder; data are laid out as {root}/val/<class>/*.JPEG "
-                "and, to train on, the same in train; or give digits"
-            )
+    for split in (WHOLE, *splits):
+        place, _ = locate(data, split)
+        if not os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)):
+            raise TenreoError(f"{place}: can not be read: permission denied; choose another folder")
+
+
+def _check_pictures(data: str) -> None:
+    """Raise unless there is a training split, or any picture."""
+    _check_data(data, [])
+    if data != DIGITS and not has_split(data, "train"):
+        find_pictures(data, "train")
+
+
+def _check_layout(data: str, layout: Layout) -> None:
+    """Raise unless the files that say the labels are there; the digits have their own."""
+    for name, path in (("labels", layout.labels), ("class_map", layout.class_map)):
+        if path is not None:
+            if data == DIGITS:
+                raise TenreoError(f"{name}: given {path}, but the digits have their own labels; leave it out")
+            check_input(path)
 
 
 def _check_header(file: ModelFile) -> None:

@@ -30,9 +30,10 @@ from tenreo.vision.names import architecture_names
 
 SHORT = {"arch": "-a", "model": "-m", "groups": "-g", "rate": "-r", "out": "-o", "jobs": "-j", "batch_size": "-b"}
 PANELS = {
-    "DenseModel": "Model", "File": "Model", "ModelFile": "Model", "RateOptions": "Rate or size", "Recipe": "Recipe",
+    "DenseModel": "Model", "File": "Model", "Files": "Model", "ModelFile": "Model", "RateOptions": "Rate or size",
+    "Recipe": "Recipe",
     "Statistics": "Statistics", "Matching": "Statistics", "Settings": "Training",
-    "Evaluated": "Data", "SweepData": "Data", "TrainingData": "Data",
+    "Evaluated": "Data", "SweepData": "Data", "Layout": "Data", "TrainingData": "Data",
 }  # fmt: skip
 _OTHER_PANEL = "Files and running"
 # What to type, where a command was given too little.
@@ -49,6 +50,8 @@ METAVARS = {
     "include": "PATTERN", "exclude": "PATTERN", "importance": "PATTERN=W", "calibrate": "DIR|digits",
     "data": "DIR|digits", "against": "dense|FILE", "model": "SOURCE:NAME", "input": "CxHxW", "mean": "M,M,M",
     "std": "S,S,S", "to": "FILE",
+    "predictions": "FILE", "confusion": "FILE",
+    "labels": "FILE", "class_map": "FILE", "split": "NAME", "train_split": "NAME", "tensorboard": "DIR",
 }  # fmt: skip
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
 _MANY = ("groups", "rate")  # of `list[Recipe]`
@@ -132,9 +135,9 @@ def _parameter(cls: type, field: Field[Any], many: bool) -> inspect.Parameter:
     if many:
         kind = list[int] if name == "groups" else list[float]
     elif get_origin(kind) in (tuple, dict):
-        kind = list[str] | None
-    if name == "file":
-        declared: Any = typer.Argument(help=text, metavar="FILE")
+        kind = list[str] if default is inspect.Parameter.empty else list[str] | None
+    if name in ("file", "files"):
+        declared: Any = typer.Argument(help=text, metavar="FILE" if name == "file" else "FILE...")
     else:
         flag = name.replace("_", "-")
         names = [f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}", *([SHORT[name]] if name in SHORT else [])]

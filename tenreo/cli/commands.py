@@ -12,13 +12,15 @@ from tenreo.cli.options import (
     DenseModel,
     Encoding,
     Evaluated,
+    EvaluatedOutput,
     Exported,
     File,
+    Files,
     Inspected,
+    Layout,
     Matching,
     ModelFile,
     Output,
-    Shown,
     Statistics,
     SweepData,
     SweepOutput,
@@ -37,25 +39,30 @@ def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding
     compress.run(dense, recipe, statistics, encoding, output)
 
 
-def evaluate(file: ModelFile, data: Evaluated, computing: Computing, shown: Shown) -> None:
-    """Measure a model's accuracy and speed on labeled images."""
-    checks.before_evaluate(file, data, computing)
+def evaluate(files: Files, data: Evaluated, layout: Layout, computing: Computing, output: EvaluatedOutput) -> None:
+    """Measure the accuracy and speed of models on labeled images, and compare them."""
+    checks.before_evaluate(files, data, layout, computing, output)
     from tenreo.cli import evaluate
 
-    evaluate.run(file, data, computing, shown)
+    evaluate.run(files, data, layout, computing, output)
 
 
 def finetune(
-    file: ModelFile, data: TrainingData, settings: Settings, computing: Computing, output: TrainingOutput
+    file: ModelFile,
+    data: TrainingData,
+    layout: Layout,
+    settings: Settings,
+    computing: Computing,
+    output: TrainingOutput,
 ) -> None:
     """Train a compressed model: coefficients and all that is dense; positions stay.
 
     Several GPUs: torchrun --nproc-per-node 8 -m tenreo finetune ... (the same options).
     """
-    checks.before_finetune(file, data, settings, computing, output)
+    checks.before_finetune(file, data, layout, settings, computing, output)
     from tenreo.cli import finetune
 
-    finetune.run(file, data, settings, computing, output)
+    finetune.run(file, data, layout, settings, computing, output)
 
 
 def inspect(file: File, shown: Inspected) -> None:

@@ -25,7 +25,7 @@ from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.recipe import Recipe
 from tenreo.vision.batches import Loading, Unlabeled, lost_workers_named, unlabeled
 from tenreo.vision.evaluation import choose_device
-from tenreo.vision.images import open_images
+from tenreo.vision.images import open_pictures
 from tenreo.vision.models import save
 from tenreo.vision.recalibration import match_statistics_
 from tenreo.vision.targets import compress_to_
@@ -59,7 +59,7 @@ def _images(statistics: Statistics, info: ModelInfo, seed: int) -> Unlabeled | N
     """The batches to calibrate on, if any."""
     if statistics.calibrate is None:
         return None
-    opened = open_images(statistics.calibrate, "train", info.preprocess, None)
+    opened = open_pictures(statistics.calibrate, "train", info.preprocess)
     loading = Loading(64, choose_workers(None, statistics.calibrate), statistics.skip_broken)
     return unlabeled(opened, statistics.calibrate_batches, loading, seed)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tenreo.errors import TenreoError, shown
 from tenreo.files.header import is_pickle, read_header
-from tenreo.files.records import MOST_CHANNELS, MOST_PIXELS, Preprocess
+from tenreo.files.records import MOST_CHANNELS, MOST_CLASSES, MOST_PIXELS, Preprocess
 from tenreo.files.values import Fields
 from tenreo.options import check_options, described, option
 from tenreo.planning.rates import MOST_RATE, RATES, Rate, rate_of
@@ -17,6 +17,10 @@ from tenreo.sizes import amount
 from tenreo.vision.names import SAFE
 
 # Bounds of numbers: no machine or data set needs more, and a slip of the finger must not take all memory.
+_BUILDER = (
+    "What builds the model, where the file does not say: timm:NAME, torchvision:NAME, or package.module:function. "
+    "A function is only called when it is given here, also where the file names it."
+)
 _MOST_SEED = 2**32 - 1  # what every generator takes
 _MOST_TASKS = 1024  # processes or threads: cores of the largest machines
 _MOST_AT_ONCE = 2**16  # images of a batch: of 224 by 224 pixels, 39 GB
@@ -253,6 +257,21 @@ class Shown(Options):
 
 
 @dataclass(frozen=True)
+class EvaluatedOutput(Options):
+    """What is written and shown."""
+
+    predictions: Path | None = option(None, "CSV of every image: path, label, predicted class, confidence, correct.")
+    confusion: tuple[str, ...] = option((), "Confusion matrix, as a picture or table; FILE ends in .png or .csv.")
+    force: bool = option(False, "Replace existing output files.")
+    json: bool = option(False, "One JSON object instead of tables.")
+
+    @property
+    def files(self) -> list[Path]:
+        """All that is written."""
+        return [*([self.predictions] if self.predictions else []), *map(Path, self.confusion)]
+
+
+@dataclass(frozen=True)
 class Inspected(Shown):
     """How results are shown."""
 
@@ -272,11 +291,7 @@ class File(Options):
 class ModelFile(File):
     """The file that a command starts from, and how its model is built."""
 
-    model: str | None = option(
-        None,
-        "What builds the model, where the file does not say: timm:NAME, torchvision:NAME, or package.module:function. "
-        "A function is only called when it is given here, also where the file names it.",
-    )
+    model: str | None = option(None, _BUILDER)
 
 
 @dataclass(frozen=True)
@@ -296,10 +311,26 @@ class Exported(Options):
 
 
 @dataclass(frozen=True)
+class Files(Options):
+    """The files that a command compares."""
+
+    files: tuple[str, ...] = field(
+        metadata=described("Files of tenreo, dense safetensors, or .pth of the reference implementation.")
+    )
+
+    model: str | None = option(None, _BUILDER)
+
+    @property
+    def each(self) -> list[ModelFile]:
+        """The files, in the order that they were given in."""
+        return [ModelFile(Path(file), self.model) for file in self.files]
+
+
+@dataclass(frozen=True)
 class Evaluated(Options):
     """The images that a model is measured on."""
 
-    data: str = field(metadata=described("Folder with val/, a folder per class in it; or digits."))
+    data: str = field(metadata=described("Folder with val/, a folder per class in it; shards (.tar); or digits."))
     against: str | None = option(
         None, "Compare with the dense model, or that of a file: agreement and KL. Data may then be loose images."
     )
@@ -307,6 +338,21 @@ class Evaluated(Options):
     batch_size: int = option(256, "Images at a time.", least=1, ceiling=_MOST_AT_ONCE)
     amp: bool = option(False, "Autocast to bfloat16.")
     skip_broken: bool = option(False, "Go on past images that can not be read, and name them.")
+
+
+@dataclass(frozen=True)
+class Layout(Options):
+    """How the images to evaluate on are laid out."""
+
+    split: str = option(
+        "val", "Folder of the images to evaluate on; val is validation as well, and . is the folder of the data."
+    )
+    labels: Path | None = option(
+        None, "Labels of a flat folder: a file's name and class a line, or a number a line in the order of the names."
+    )
+    class_map: Path | None = option(
+        None, "Which class of the model each of the data is: two words a line, or imagenet_class_index.json."
+    )
 
 
 @dataclass(frozen=True)
@@ -326,10 +372,13 @@ class TrainingData(Options):
     """The images that a model learns from."""
 
     data: str = field(metadata=described("Folder with train/ and val/, a folder per class in each; or digits."))
+    train_split: str = option("train", "Folder of the images to learn from.")
     calibrate: int = option(
         0, "First estimate BatchNorm on so many batches, without labels.", least=0, ceiling=_MOST_BATCHES
     )
     teacher: Path | None = option(None, "Dense model to distill from; by default the weights that the file names.")
+    classes: int | None = option(None, "Replace the last layer by a random one of so many classes.", least=1,
+                                 ceiling=MOST_CLASSES)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -338,7 +387,8 @@ class TrainingOutput(Options):
 
     out: Path | None = option(None, "The best model; the last one, the run's state and log stand beside it.")
     resume: bool = option(False, "Go on from the state beside the output file.")
-    plot: bool = option(False, "Draw loss and accuracy beside the output file.")
+    plot: bool = option(False, "Draw loss and accuracy beside the output file, after every epoch.")
+    tensorboard: Path | None = option(None, "Folder of event files for TensorBoard.")
     force: bool = option(False, "Replace existing output files.")
     json: bool = option(False, "One JSON object instead of tables.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tenreo.errors import TenreoError
@@ -54,14 +55,24 @@ def check_model_name(path: Path) -> None:
         )
 
 
-def check_picture_name(path: Path) -> None:
-    """Raise unless the ending of a picture's file is .png.
+_FORMATS = {"png": "what is drawn is PNG", "csv": "what is written is CSV"}
+
+
+def check_ending(option: str, path: Path, endings: Sequence[str]) -> None:
+    """Raise unless the name of a file has an ending of what is written.
+
+    Args:
+        option: that names the file.
+        path: of the file.
+        endings: that it may have, without the dot.
 
     Raises:
         TenreoError: naming the ending.
     """
-    if path.suffix.lower() != ".png":
-        raise TenreoError(f"plot: given {path}, but what is drawn is PNG; say {path.stem or 'plot'}.png")
+    if path.suffix.lower().removeprefix(".") not in endings:
+        what = " or ".join(_FORMATS[ending] for ending in endings)
+        names = " or ".join(f"{path.stem or option}.{ending}" for ending in endings)
+        raise TenreoError(f"{option}: given {path}, but {what}; say {names}")
 
 
 def check_output(path: Path, force: bool, option: str = "out") -> None:

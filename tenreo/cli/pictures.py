@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tenreo.cli.checks import require_plotting
+from tenreo.errors import printable
 from tenreo.files.atomic import atomic_write
 from tenreo.training.log import read_log
+
+if TYPE_CHECKING:
+    from tenreo.vision.predictions import Confusion
 
 
 def plot_sweep(rows: list[dict[str, Any]], picture: Path) -> None:
@@ -38,6 +44,47 @@ def plot_sweep(rows: list[dict[str, Any]], picture: Path) -> None:
         axis.legend(fontsize="small")
     with atomic_write(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+_NAMED, _COUNTED = 40, 15  # classes of a confusion matrix whose names, and whose numbers, can be read
+
+
+def plot_confusion(confusion: Confusion, picture: Path) -> None:
+    """Draw a confusion matrix: the share of a class's images that were taken for each.
+
+    Args:
+        confusion: what to draw; of many classes, names and numbers are left out.
+        picture: PNG to write.
+
+    Raises:
+        TenreoError: when matplotlib is not installed, or the picture can not be written.
+    """
+    require_plotting("confusion")
+    from matplotlib.figure import Figure
+
+    counts = confusion.counts.double()
+    shares = (counts / counts.sum(1, keepdim=True)).numpy()
+    rows, columns = shares.shape
+    side = 3.2 + 0.25 * min(max(rows, columns), _NAMED)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axis = figure.subplots()
+    drawn = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    figure.colorbar(drawn, label="share of the class's images")
+    axis.set(xlabel="predicted", ylabel="label")
+    if max(rows, columns) <= _NAMED:
+        axis.set_xticks(range(columns), [_literal(name) for name in confusion.predicted], rotation=90, fontsize=7)
+        axis.set_yticks(range(rows), [_literal(name) for name in confusion.labels], fontsize=7)
+    if max(rows, columns) <= _COUNTED:
+        for (i, j), share in np.ndenumerate(shares):
+            color = "white" if share > 0.5 else "black"
+            axis.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=color)
+    with atomic_write(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _literal(name: str) -> str:
+    """A name that matplotlib does not take for a formula, short enough to stand at an axis."""
+    return printable(name[:24]).replace("$", r"\$")
 
 
 def plot_logs(logs: dict[str, Path], picture: Path) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -16,7 +15,7 @@ from tenreo.cli.options import TrainingData, TrainingOutput
 from tenreo.cli.outputs import run_files
 from tenreo.cli.pictures import plot_logs
 from tenreo.cli.stopping import Stop
-from tenreo.cli.tables import megabytes, number, table
+from tenreo.cli.tables import evaluations_table, megabytes, number
 from tenreo.compression.statistics import calibrate_
 from tenreo.compression.tensors import write_model
 from tenreo.errors import TenreoError
@@ -28,6 +27,7 @@ from tenreo.training.loop import Resources, finetune_
 from tenreo.training.observer import Epoch, Observer, Step, best_of
 from tenreo.training.settings import Settings
 from tenreo.training.state import StateFile
+from tenreo.training.tensorboard import TensorBoard
 from tenreo.vision.batches import Batches, Loading, unlabeled
 from tenreo.vision.evaluation import Evaluation, evaluate
 from tenreo.vision.images import Images
@@ -158,14 +158,16 @@ def _finetune(
 ) -> list[Epoch]:
     """All epochs, the first one being the start."""
     main, images = resources.group.is_main, len(splits[0])
-    with (
-        closing(RunLog(job.files["log"], job.output.resume)) as log,
-        progress_bar("finetune", job.settings.epochs * images, shown=main) as advance,
-    ):
+    with ExitStack() as stack:
         observer = follower
         if main:
+            log = stack.enter_context(closing(RunLog(job.files["log"], job.output.resume)))
+            folder = job.output.tensorboard
+            board = None if folder is None else stack.enter_context(closing(TensorBoard(folder)))
+            note(f"{job.file.name} on {job.data.data} ({resources.device})")
             note(HEADER)
-            observer = _Reporter(follower, job, model, info, images, log, advance)
+            advance = stack.enter_context(progress_bar("finetune", job.settings.epochs * images))
+            observer = _Reporter(follower, job, model, info, images, (log, board), advance)
         state = StateFile(job.files["state"], job.output.resume, job.start())
         history = finetune_(
             model, *splits, job.settings, resources=resources, teacher=teacher, state=state, observer=observer
@@ -193,17 +195,18 @@ class _Reporter(_Follower):
         model: nn.Module,
         info: ModelInfo,
         images: int,
-        log: RunLog,
+        logs: tuple[RunLog, TensorBoard | None],
         advance: Callable[..., None],
     ) -> None:
         super().__init__(follower.stop)
         self.broken, self.warned = follower.broken, follower.warned
         self.job, self.model, self.info, self.images = job, model, info, images
-        self.log, self.advance = log, advance
+        self.logs, self.advance = [log for log in logs if log is not None], advance
 
     def on_step(self, step: Step) -> None:
         """Log the step and move the bar."""
-        self.log.step(step)
+        for log in self.logs:
+            log.step(step)
         done = (step.epoch - 1 + step.step / step.steps) * self.images
         self.advance(text=_status(step), done=round(done))
 
@@ -211,7 +214,10 @@ class _Reporter(_Follower):
         """Write the model and its line of the table."""
         for what in ("file", "last") if is_best else ("last",):
             self.job.save(self.model, self.job.files[what], self.info)
-        self.log.epoch(epoch)
+        for log in self.logs:
+            log.epoch(epoch)
+        if "plot" in self.job.files:
+            plot_logs({"fine-tuning": self.job.files["log"]}, self.job.files["plot"])
         note(_line(epoch, self.job.settings.epochs))
         if epoch.waiting > WAITING:
             note(f"{epoch.waiting:.0%} of the time went into waiting for images; more --workers may help")
@@ -223,16 +229,19 @@ class _Reporter(_Follower):
         super().on_broken(path)
 
 
-HEADER = (
-    f"{'epoch':>9}{'lr':>9}{'training loss':>15}{'top-1 %':>9}{'val loss':>10}{'top-1 %':>9}"
-    f"{'seconds':>9}{'waiting':>9}"
-)
+_COLUMNS = {
+    "epoch": 9, "lr": 10, "training loss": 15, "training top-1": 16, "val loss": 10, "val top-1": 11, "val top-5": 11,
+    "seconds": 9, "waiting": 9,
+}  # fmt: skip
+HEADER = "".join(f"{name:>{width}}" for name, width in _COLUMNS.items())
 
 
 def _line(e: Epoch, epochs: int) -> str:
-    trained = (_rate(e), number(e.train_loss, 4), number(e.train_top1))
-    return (f"{e.epoch:>4}/{epochs:<4}{trained[0]:>9}{trained[1]:>15}{trained[2]:>9}{e.loss:>10.4f}"
-            f"{e.top1:>9.2f}{e.seconds:>9.1f}{e.waiting:>9.0%}")  # fmt: skip
+    cells = (
+        f"{e.epoch:>4}/{epochs:<4}", _rate(e), number(e.train_loss, 4), number(e.train_top1), number(e.loss, 4),
+        number(e.top1), number(e.top5), number(e.seconds, 1), f"{e.waiting:.0%}",
+    )  # fmt: skip
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, _COLUMNS.values(), strict=True))
 
 
 def _rate(e: Epoch) -> str:
@@ -241,7 +250,7 @@ def _rate(e: Epoch) -> str:
 
 def _status(step: Step) -> str:
     speed = step.images / step.seconds if step.seconds else 0.0
-    return f"loss {step.loss:.3f} top-1 {step.top1:.0f} % {speed:.0f} img/s {megabytes(step.memory)}"
+    return f"loss {step.epoch_loss:.4f} top-1 {step.epoch_top1:.2f} % {speed:.0f} img/s {megabytes(step.memory)}"
 
 
 def _calibrate(
@@ -293,8 +302,6 @@ def _show(
     Raises:
         TenreoError: when the best model is gone.
     """
-    if "plot" in job.files:
-        plot_logs({"fine-tuning": job.files["log"]}, job.files["plot"])
     note_images(follower.broken, follower.warned)
     best = best_of(history).epoch if history else None
     if best == 0:
@@ -306,7 +313,12 @@ def _show(
         found = {"calibrated": after, "skipped": sorted(follower.broken), "processes": resources.group.size}
         show_json("finetune", {"files": files, **found, "best": best, "epochs": [asdict(e) for e in history]})
     else:
-        show(_table(f"{job.file.name} on {job.data.data} ({resources.device})", calibrated, history))
+        if calibrated is not None:
+            of = f"{job.file.name} on {job.data.data} ({resources.device})"
+            show(evaluations_table(of, [("calibrated", calibrated)]))
+        for name, epoch in (("start", history[0]), ("best", best_of(history))) if history else ():
+            figures = f"top-1 {number(epoch.top1)} %, top-5 {number(epoch.top5)} %, loss {number(epoch.loss, 4)}"
+            show(f"{name}: {figures}" + (f", epoch {epoch.epoch}" if epoch.epoch else ""))
         written = {what: path for what, path in job.files.items() if path.exists()}
         show("wrote " + ", ".join(f"{path} ({what})" for what, path in written.items()))
     if gone:
@@ -314,19 +326,3 @@ def _show(
             f"{job.best}: the best model, of epoch {best}, is gone, and the state holds the last one alone, which is "
             f"in {job.files['last']}; train anew without resuming"
         )
-
-
-def _table(title: str, calibrated: Evaluation | None, history: list[Epoch]) -> Any:
-    columns = (
-        "epoch", "lr", "training\nloss", "training\ntop-1 %", "val\nloss", "top-1\n%", "top-5\n%", "seconds",
-    )  # fmt: skip
-    rows: list[Any] = []
-    if calibrated is not None:
-        c = calibrated
-        rows.append(("calibrated", "", "", "", number(c.loss, 4), number(c.top1), number(c.top5), ""))
-    rows += [
-        (str(e.epoch) if e.epoch else "0 (start)", _rate(e), number(e.train_loss, 4), number(e.train_top1),
-         number(e.loss, 4), number(e.top1), number(e.top5), number(e.seconds, 1))
-        for e in history
-    ]  # fmt: skip
-    return table(title, columns, rows, text=1)

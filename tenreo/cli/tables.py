@@ -1,9 +1,10 @@
-"""Plans, reports and headers as rich tables."""
+"""Plans, reports, headers and measurements as rich tables."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -14,6 +15,10 @@ from tenreo.files.records import LayerRecord
 from tenreo.planning.layers import LayerPlan
 
 LARGE = 4096  # numbers of a weight that is named alone where it is left dense
+
+if TYPE_CHECKING:  # `inspect` shows tables without torch
+    from tenreo.vision.evaluation import Agreement, Evaluation
+    from tenreo.vision.predictions import ClassAccuracy
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -136,3 +141,50 @@ def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:
         ))  # fmt: skip
     columns = ("layer", "shape", "g", "samples", "coeffs\n/bits", "rate", "paper\ndB", "SNR\ndB")
     return table("Layers", columns, rows, text=2)
+
+
+def evaluations_table(title: str, measured: Iterable[tuple[str, Evaluation]]) -> Table:
+    """One row per model: its accuracy with its 95 % confidence interval, loss, speed and memory.
+
+    Args:
+        title: what it was measured on.
+        measured: name and figures of each.
+    """
+    columns = (
+        "model", "top-1 %", "95 % inter-\nval of top-1", "top-5 %", "loss", "images", "images/s",
+        "images/s\nof the\nmodel", "peak\nmemory",
+    )  # fmt: skip
+    rows = [
+        (name, number(e.top1), "{:.2f} - {:.2f}".format(*e.top1_interval), number(e.top5), number(e.loss, 4),
+         str(e.images), number(e.images_per_second, 1), number(e.model_images_per_second, 1),
+         megabytes(e.peak_memory))
+        for name, e in measured
+    ]  # fmt: skip
+    return table(title, columns, rows)
+
+
+def agreement_table(title: str, compared: Iterable[tuple[str, Agreement]]) -> Table:
+    """One row per model: how far its outputs are from those of a reference.
+
+    Args:
+        title: what it is compared with.
+        compared: name and figures of each.
+    """
+    columns = (
+        "model", "agreement\nof top-1 %", "KL\nin nats", "images", "top-1 %", "top-1 % of\nthe reference",
+    )  # fmt: skip
+    rows = [
+        (name, number(a.agreement), number(a.kl, 4), str(a.images), number(a.top1), number(a.reference_top1))
+        for name, a in compared
+    ]
+    return table(title, columns, rows)
+
+
+_WORST = 5  # classes
+
+
+def classes_table(classes: Sequence[ClassAccuracy]) -> Table:
+    """The classes of the lowest accuracy, the worst first."""
+    worst = sorted(classes, key=lambda each: (each.top1, -each.images))[:_WORST]
+    rows = [(each.name, each.mistaken_for or "-", number(each.top1), str(each.images)) for each in worst]
+    return table("Worst classes", ("class", "mostly mistaken for", "top-1 %", "images"), rows, text=2)

@@ -19,14 +19,15 @@ from tenreo.errors import TenreoError
 from tenreo.training.distributed import ALONE, ProcessGroup
 from tenreo.training.ema import ExponentialMovingAverage
 from tenreo.training.loss import training_loss
-from tenreo.training.observer import Epoch, Observer, Step
+from tenreo.training.observer import Epoch, Observer, Step, best_of
 from tenreo.training.optimizer import frozen, make_optimizer, training_mode
 from tenreo.training.schedule import lr_multiplier
-from tenreo.training.settings import Settings, default_lr
+from tenreo.training.settings import AmpType, Settings, default_lr
 from tenreo.training.state import Progress, StateFile, Stateful, check_history, load_state, save_state
 from tenreo.vision.batches import Batches, Loading
 from tenreo.vision.evaluation import Evaluation, evaluate, half, peak_memory
 from tenreo.vision.images import Images
+from tenreo.vision.mixing import mixing
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,14 @@ def finetune_(
         teacher.eval()
     lr = default_lr(None) if settings.lr is None else settings.lr
     settings = replace(settings, lr=lr)
-    with frozen(model, settings.freeze):
+    with frozen(model, settings.freeze, settings.freeze_batchnorm):
         run = _Run(model, train, val, settings, resources, teacher, state, observer or Observer())
         if state is not None and state.resume:
             run.progress = load_state(state.path, run.parts, run.configuration)
             check_history(state.path, run.progress)
         if not run.progress.history:
             _start(run)
-        while run.epochs_done < settings.epochs:
+        while run.epochs_done < settings.epochs and not run.out_of_patience:
             _epoch(run)
     if run.average is not None:
         run.average.copy_to(model)
@@ -128,7 +129,9 @@ class _Run:
         if settings.compile:
             self.engine = torch.compile(self.engine)  # type: ignore[assignment]
         self.optimizer = make_optimizer(model, settings)
-        scaled = settings.amp and half(self.device) == torch.float16
+        self.half = half(self.device) if settings.amp_dtype == AmpType.AUTO else getattr(torch, settings.amp_dtype)
+        self.mix = mixing(settings.mixup, settings.cutmix, train.classes)
+        scaled = settings.amp and self.half == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.average = ExponentialMovingAverage(model, settings.ema) if settings.ema else None
         self.parts: dict[str, Stateful] = {
@@ -156,8 +159,19 @@ class _Run:
         return max(0, len(self.progress.history) - 1)
 
     @property
+    def out_of_patience(self) -> bool:
+        """Whether too many epochs were not better than the best."""
+        patience, history = self.settings.patience, self.progress.history
+        return bool(patience and history) and self.epochs_done - best_of(history).epoch >= patience
+
+    @property
     def loading(self) -> Loading:
-        """How images are read."""
+        """How images are read to be learned from: all batches of a step at once."""
+        return replace(self.evaluation_loading, batch_size=self.settings.batch_size * self.settings.accumulate)
+
+    @property
+    def evaluation_loading(self) -> Loading:
+        """How images are read to be evaluated on."""
         return Loading(self.settings.batch_size, self.resources.workers, self.settings.skip_broken)
 
     def save(self) -> None:
@@ -179,7 +193,7 @@ class _Run:
         """The learning rate of the step that ends so many epochs after the start."""
         lr = (self.settings.lr or 0.0) * lr_multiplier(self.settings, done)
         for parameters in self.optimizer.param_groups:
-            parameters["lr"] = lr
+            parameters["lr"] = lr * parameters["lr_scale"]
         return lr
 
     @contextmanager
@@ -203,7 +217,7 @@ def _start(run: _Run) -> None:
 def _try_single_image(run: _Run) -> None:
     """Raise unless the model can be trained on batches of one image, which BatchNorm of 1 x 1 pixels can not."""
     trial = deepcopy(run.model)
-    training_mode(trial, run.settings.freeze)
+    training_mode(trial, run.settings.freeze, run.settings.freeze_batchnorm)
     images, _ = next(iter(Batches(run.train, Loading(1, 0, run.settings.skip_broken), run.device, seed=0)))
     try:
         with torch.no_grad():
@@ -211,7 +225,7 @@ def _try_single_image(run: _Run) -> None:
     except ValueError as error:
         raise TenreoError(
             f"batch_size: given 1, on which this model can not be trained ({error}); give at least 2, or freeze "
-            "what is dense"
+            "BatchNorm"
         ) from error
 
 
@@ -241,7 +255,7 @@ def _evaluation(run: _Run, epoch_of: Callable[[Evaluation, float], Epoch], *seen
         seen: the batches that it was trained on.
     """
     start = time.perf_counter()
-    val = Batches(run.val, run.loading, run.device, share=run.group.share)
+    val = Batches(run.val, run.evaluation_loading, run.device, share=run.group.share)
     history = run.progress.history
     with run.evaluated_weights():
         measured = evaluate(
@@ -279,7 +293,7 @@ def _epoch_of(measured: Evaluation, **trained: Any) -> Epoch:
 def _steps(run: _Run, batches: Batches) -> None:
     """The steps of an epoch that are not done yet."""
     s, progress = run.settings, run.progress
-    training_mode(run.model, s.freeze)
+    training_mode(run.model, s.freeze, s.freeze_batchnorm)
     epoch, before = run.epochs_done + 1, time.perf_counter()
     for (images, labels), total in zip(batches, batches.totals, strict=True):
         lr = run.set_lr(epoch - 1 + (progress.step + 1) / batches.steps)
@@ -293,8 +307,9 @@ def _steps(run: _Run, batches: Batches) -> None:
         run.observer.on_step(
             Step(
                 epoch=epoch, step=progress.step, steps=batches.steps, images=total, lr=lr, loss=loss,
-                top1=100 * correct / total, seconds=seconds, waiting=progress.waiting / progress.seconds,
-                memory=peak_memory(run.device),
+                top1=100 * correct / total, epoch_loss=progress.loss / progress.seen,
+                epoch_top1=100 * progress.correct / progress.seen, seconds=seconds,
+                waiting=progress.waiting / progress.seconds, memory=peak_memory(run.device),
             )
         )  # fmt: skip
         due = bool(s.save_every) and progress.step % s.save_every == 0
@@ -307,16 +322,16 @@ def _steps(run: _Run, batches: Batches) -> None:
 def _step(run: _Run, images: Tensor, labels: Tensor, total: int) -> tuple[float, int, bool]:
     """One step of the optimizer: mean loss and correct answers over all processes, and whether to stop."""
     s = run.settings
+    targets = labels
+    if run.mix is not None:
+        images, targets = run.mix(images, labels)
     if s.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(run.device.type, half(run.device), enabled=s.amp):
-        logits = run.engine(images)
-        with torch.no_grad():
-            taught = run.teacher(images) if run.teacher is not None else None
-    loss = training_loss(logits, labels, taught, s)
     run.optimizer.zero_grad()
+    parts = _parts(s, total // run.group.size)
     # Processes average their gradients; each image is to count the same, however many a process has.
-    run.scaler.scale(loss * (len(labels) * run.group.size / total)).backward()  # type: ignore[no-untyped-call]
+    split = zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True)
+    sums = torch.stack([_backward(run, x, y, run.group.size / total) for x, y in split]).sum(0)
     if s.clip:
         run.scaler.unscale_(run.optimizer)
         nn.utils.clip_grad_norm_(run.model.parameters(), s.clip)
@@ -324,9 +339,30 @@ def _step(run: _Run, images: Tensor, labels: Tensor, total: int) -> tuple[float,
     run.scaler.update()
     if run.average is not None:
         run.average.update(run.model)
-    correct = (logits.detach().argmax(1) == labels).sum()
-    # In float64, which holds counts exactly; MPS has none, and no processes to sum over either.
-    sums = torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(run.observer.should_stop())])
-    sums = run.group.sum(sums.double() if run.device.type != "mps" else sums)
-    value, count, stops = sums.tolist()
+    stop = torch.tensor([run.observer.should_stop()], device=run.device)
+    value, count, stops = run.group.sum(torch.cat([sums, stop.to(sums)])).tolist()
     return value / total, int(count), stops > 0
+
+
+def _parts(settings: Settings, images: int) -> int:
+    """Into how many batches the images of a step are divided, the same in all processes: none has a single image."""
+    smallest = min(2, settings.batch_size)
+    return max(1, min(math.ceil(images / settings.batch_size), images // smallest, settings.accumulate))
+
+
+def _backward(run: _Run, images: Tensor, targets: Tensor, weight: float) -> Tensor:
+    """Add the gradients of the images' losses, each times a weight: (2,), sum of the losses and correct answers."""
+    with torch.autocast(run.device.type, run.half, enabled=run.settings.amp):
+        logits = run.engine(images)
+        with torch.no_grad():
+            taught = run.teacher(images) if run.teacher is not None else None
+    loss = training_loss(logits, targets, taught, run.settings)
+    run.scaler.scale(loss * (len(images) * weight)).backward()  # type: ignore[no-untyped-call]
+    # Of mixed images, the class of the larger part; without labels, the teacher's answer.
+    right = targets if targets.ndim == 1 else targets.argmax(1)
+    if taught is not None and run.train.classes == 0:
+        right = taught.argmax(1)
+    correct = (logits.detach().argmax(1) == right).sum()
+    # In float64, which holds counts exactly; MPS has none, and no processes to sum over either.
+    kind = torch.float32 if run.device.type == "mps" else torch.float64
+    return torch.stack([loss.detach() * len(images), correct]).to(kind)

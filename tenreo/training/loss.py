@@ -16,12 +16,15 @@ def training_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, settin
 
     Args:
         logits: (batch, classes) of the model.
-        labels: (batch,) integers.
+        labels: (batch,) integers, or the shares of the classes (batch, classes); -1 without labels, which needs a
+            teacher of weight 1.
         teacher: (batch, classes) logits of the dense model, or None.
         settings: label smoothing, temperature and weight.
     """
     logits = logits.float()
-    loss = cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+    weight = settings.distill_weight
+    if teacher is None or weight < 1:
+        loss = cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
     if teacher is None:
         return loss
     t = settings.temperature
@@ -31,5 +34,5 @@ def training_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, settin
         reduction="batchmean",
         log_target=True,
     )
-    weight = settings.distill_weight
-    return (1 - weight) * loss + weight * t * t * divergence
+    softened = weight * t * t * divergence
+    return softened if weight == 1 else (1 - weight) * loss + softened

@@ -18,6 +18,8 @@ class Step:
         lr: learning rate.
         loss: mean over its images, in nats.
         top1: of its images, in percent.
+        epoch_loss: mean over the images of the epoch so far; in the end, the epoch's `train_loss`.
+        epoch_top1: likewise, in percent.
         seconds: from the step before to this one.
         waiting: share of the epoch's time so far that was spent on waiting for data.
         memory: bytes at the highest point, of the GPU or else of the process.
@@ -30,6 +32,8 @@ class Step:
     lr: float
     loss: float
     top1: float
+    epoch_loss: float
+    epoch_top1: float
     seconds: float
     waiting: float
     memory: int

@@ -33,6 +33,14 @@ class Schedule(StrEnum):
     COSINE = "cosine"
 
 
+class AmpType(StrEnum):
+    """The 16-bit type of `amp`; auto is bfloat16, or float16 on a GPU that has none."""
+
+    AUTO = "auto"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
 class Freeze(StrEnum):
     """What is not trained."""
 
@@ -51,21 +59,29 @@ class Settings:
     Attributes:
         epochs: passes over the images; 0 trains nothing.
         batch_size: images per step and process.
+        accumulate: batches per step, whose gradients are averaged; BatchNorm sees each alone.
+        patience: epochs without a better top-1 after which the run ends; 0 goes on.
         lr: learning rate at its highest; None takes the paper's, `default_lr`.
+        dense_lr_scale: learning rate of all that is not coefficients, by that of the coefficients.
         optimizer: sgd or adamw.
         momentum: of SGD.
         weight_decay: of the optimizer.
         schedule: of the learning rate: constant, step or cosine.
         warmup: epochs in which the learning rate rises from 0.
         label_smoothing: share of every label that is distributed over all classes, in [0, 1).
-        augment: of the training images: none or standard.
+        augment: of the training images: none, standard or randaugment.
+        erase: share of the training images of which a random rectangle is erased (random erasing).
+        mixup: alpha of the Beta distribution by which two images are blended; 0 does not.
+        cutmix: likewise, by which a part of one image is put into another; with both, one is drawn for every batch.
         distill: learn from a teacher's outputs as well.
         temperature: that softens both models' outputs.
         distill_weight: of the teacher in the loss, in [0, 1]; the labels have the rest.
         ema: decay per step of the averaged weights that are evaluated and written; 0 has none.
         clip: largest norm of all gradients together; 0 does not clip.
         freeze: nothing, coefficients, or dense (all that is not coefficients).
-        amp: autocast to bfloat16, or where a GPU has none to float16 with a scaler.
+        freeze_batchnorm: keep the statistics and parameters of every BatchNorm.
+        amp: autocast to 16 bits; float16 with a scaler.
+        amp_dtype: to which type.
         channels_last: the memory format of images and dense weights.
         compile: run the model through `torch.compile`.
         sync_batchnorm: BatchNorm over all processes, on CUDA.
@@ -79,8 +95,18 @@ class Settings:
 
     epochs: int = option(1, "Passes over the images; 0 with calibration trains nothing.", least=0, ceiling=_MOST_EPOCHS)
     batch_size: int = option(64, "Images per step and process.", least=1, ceiling=_MOST_AT_ONCE)
+    accumulate: int = option(
+        1, "Batches per step, whose gradients are averaged; a step then has so many times the images.", least=1,
+        ceiling=_MOST_AT_ONCE,
+    )  # fmt: skip
+    patience: int = option(
+        0, "End the run after so many epochs without a better top-1; 0 goes on.", least=0, ceiling=_MOST_EPOCHS
+    )
     lr: float | None = option(
         None, "Learning rate. By default 0.0001 for MobileNet-V2, 0.00025 otherwise.", least=0, ceiling=_MOST_RATE
+    )
+    dense_lr_scale: float = option(
+        1.0, "Learning rate of all that is not coefficients, by that of the coefficients.", least=0, ceiling=1e6
     )
     optimizer: Optimizer = option(Optimizer.SGD, "What turns gradients into steps.")
     momentum: float = option(0.9, "Momentum of SGD.", least=0, ceiling=1)
@@ -89,8 +115,12 @@ class Settings:
     warmup: float = option(0.0, "Epochs in which the learning rate rises from 0.", least=0, ceiling=_MOST_EPOCHS)
     label_smoothing: float = option(0.0, "Share of a label distributed over all classes.", least=0, below=1)
     augment: Augmentation = option(
-        Augmentation.NONE, "none: resize and center crop, as the paper; standard: random crop and flip."
+        Augmentation.NONE,
+        "none: resize and center crop, as the paper; standard: random crop and flip; randaugment: RandAugment as well.",
     )
+    erase: float = option(0.0, "Share of the training images of which a random part is erased.", least=0, most=1)
+    mixup: float = option(0.0, "Alpha of mixup, which blends pairs of images; 0 does not.", least=0, ceiling=1e3)
+    cutmix: float = option(0.0, "Alpha of CutMix, which pastes parts of images into others.", least=0, ceiling=1e3)
     distill: bool = option(False, "Learn from the outputs of the dense model as well.")
     temperature: float = option(
         4.0, "Temperature of distillation, which softens the outputs.", above=0, ceiling=_MOST_TEMPERATURE
@@ -101,7 +131,9 @@ class Settings:
     )
     clip: float = option(0.0, "Largest norm of the gradients; 0 does not clip.", least=0, ceiling=_MOST_RATE)
     freeze: Freeze = option(Freeze.NOTHING, "What is not trained.")
+    freeze_batchnorm: bool = option(False, "Keep the statistics and parameters of every BatchNorm.")
     amp: bool = option(False, "Compute in 16 bits where that is safe.")
+    amp_dtype: AmpType = option(AmpType.AUTO, "16-bit type of amp; auto: bfloat16, or float16 on GPUs without.")
     channels_last: bool = option(False, "The memory format that GPUs prefer with amp.")
     compile: bool = option(False, "Run the model through torch.compile.")
     sync_batchnorm: bool = option(False, "Synchronize BatchNorm over all processes (CUDA).")

@@ -26,7 +26,7 @@ ORIGIN = {
     "training_images": "with training images of other names, sizes or classes",
     "evaluation_images": "with evaluation images of other names, sizes or classes",
 }
-CHANGEABLE = ("save_every", "skip_broken")  # settings that a resumed run may change
+CHANGEABLE = ("save_every", "skip_broken", "patience")  # settings that a resumed run may change
 
 
 class StateFile(NamedTuple):

@@ -98,6 +98,7 @@ class _Batch(NamedTuple):
     Attributes:
         images: (batch, 3, crop, crop); None where no image could be read.
         labels: of the images; no tensor, which would need shared memory where nobody hears of a failure.
+        paths: of their files.
         broken: images that could not be read.
         warned: path and text of what was wrong with others.
         failure: why the images could not be put together.
@@ -105,6 +106,7 @@ class _Batch(NamedTuple):
 
     images: Tensor | None
     labels: list[int]
+    paths: list[str]
     broken: list[Broken]
     warned: list[tuple[str, str]]
     failure: str = ""
@@ -118,8 +120,10 @@ def _collate(samples: list[tuple[Read | None, list[Broken]]]) -> _Batch:
         images = default_collate([read.image for read in good]) if good else None
     except Exception as error:  # such as shared memory that is full
         first = good[0].path or "an image"
-        return _Batch(None, [], broken, warned, f"{first} and {len(good) - 1} more: {type(error).__name__}: {error}")
-    return _Batch(images, [read.label for read in good], broken, warned)
+        return _Batch(
+            None, [], [], broken, warned, f"{first} and {len(good) - 1} more: {type(error).__name__}: {error}"
+        )
+    return _Batch(images, [read.label for read in good], [read.path for read in good], broken, warned)
 
 
 def _prepare_worker(worker: int) -> None:
@@ -154,6 +158,7 @@ class Batches:
 
     Attributes:
         highest: label of the latest batch.
+        paths: of the files of the latest batch; empty ones of images that have none.
         totals: images per batch of all processes together, without those left out; for training.
         left_out: how many images those have.
         broken: paths of the broken images that were met.
@@ -173,6 +178,7 @@ class Batches:
     ) -> None:
         self.device, self.skip_broken = device, loading.skip_broken
         self.highest = -1
+        self.paths: list[str] = []
         self.totals: list[int] = []
         self.left_out = 0
         self.broken: set[str] = set()
@@ -227,7 +233,7 @@ class Batches:
                 )
             if batch.images is None:  # not one of them can be read
                 continue
-            labels, self.highest = torch.tensor(batch.labels), max(batch.labels)
+            labels, self.highest, self.paths = torch.tensor(batch.labels), max(batch.labels), batch.paths
             yield batch.images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             start = time.perf_counter()
 

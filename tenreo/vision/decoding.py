@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import stat
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tenreo.vision.shards import Member
+
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _BITS_PER_SAMPLE = 258  # the tag of TIFF
 
 
-def read_picture(source: Path | np.ndarray[Any, Any]) -> tuple[Image.Image, list[str]]:
+Source = Path | Member | np.ndarray[Any, Any]
+
+
+def read_picture(source: Source) -> tuple[Image.Image, list[str]]:
     """Read an image as RGB.
 
     Channels of 16 bits keep their upper 8; transparency is left out, as torchvision does.
 
     Args:
-        source: a regular file, or (height, width) uint8.
+        source: a regular file, a member of a tar file, or (height, width) uint8.
 
     Returns:
         The picture, and what Pillow warned of.
@@ -30,13 +36,49 @@ def read_picture(source: Path | np.ndarray[Any, Any]) -> tuple[Image.Image, list
     """
     if isinstance(source, np.ndarray):
         return Image.fromarray(source).convert("RGB"), []
-    if not stat.S_ISREG(Path(source).stat().st_mode):  # a pipe would be waited for
+    if isinstance(source, Member):
+        opened: Path | BytesIO = BytesIO(source.read())
+    elif stat.S_ISREG(source.stat().st_mode):
+        opened = source
+    else:  # a pipe would be waited for
         raise ValueError("it is no regular file")
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        with Image.open(source) as image:
+        with Image.open(opened) as image:
             picture = _in_8_bits(image).convert("RGB")
     return picture, [str(warning.message) for warning in warned]
+
+
+def name_of(source: Source) -> str:
+    """The path of a picture; empty where it has none."""
+    return "" if isinstance(source, np.ndarray) else str(source)
+
+
+def size_of(source: Source) -> int | None:
+    """The bytes of a picture; None where it can not be read."""
+    if isinstance(source, np.ndarray):
+        return source.nbytes
+    if isinstance(source, Member):
+        return source.size
+    try:
+        return source.stat().st_size
+    except OSError:  # a broken image, which is told where it is read
+        return None
+
+
+def beginning_of(source: Source, most: int) -> bytes | None:
+    """The first bytes of a picture, at most so many; None where it can not be read."""
+    try:
+        if isinstance(source, np.ndarray):
+            return bytes(source)[:most]
+        if isinstance(source, Member):
+            return source.read(most)
+        if not source.is_file():  # a pipe would be waited for
+            return None
+        with source.open("rb") as file:
+            return file.read(most)
+    except (OSError, ValueError):
+        return None
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:

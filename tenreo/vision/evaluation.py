@@ -19,6 +19,8 @@ from torch.nn.utils import parametrize
 from tenreo.errors import TenreoError
 from tenreo.vision.batches import Batches
 
+_NORMAL_95 = 1.959963984540054  # a standard normal number is smaller in absolute value with probability 0.95
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -30,6 +32,7 @@ class Evaluation:
         loss: mean cross-entropy in nats.
         images: how many.
         seconds: for all of them, reading included.
+        reading_seconds: of these, spent on waiting for images, which the model did not hide by computing.
         peak_memory: bytes, of the GPU or else of the process.
     """
 
@@ -38,16 +41,47 @@ class Evaluation:
     loss: float
     images: int
     seconds: float
+    reading_seconds: float
     peak_memory: int
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of top-1, in percent."""
+        return wilson_interval(round(self.top1 * self.images / 100), self.images)
 
     @property
     def images_per_second(self) -> float:
         """Images per second, reading included."""
         return self.images / self.seconds
 
+    @property
+    def model_images_per_second(self) -> float:
+        """Images per second without the time spent on waiting for them."""
+        return self.images / max(self.seconds - self.reading_seconds, 1e-9)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**asdict(self), "images_per_second": self.images_per_second}
+        speed = {
+            "images_per_second": self.images_per_second,
+            "model_images_per_second": self.model_images_per_second,
+        }
+        return {**asdict(self), "top1_interval": list(self.top1_interval), **speed}
+
+
+def wilson_interval(correct: int, images: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share, in percent (E. B. Wilson, JASA 22, 1927, 209-212).
+
+    >>> [round(bound, 2) for bound in wilson_interval(900, 1000)]
+    [87.99, 91.71]
+
+    Args:
+        correct: of the images.
+        images: how many, at least 1.
+    """
+    z2, share = _NORMAL_95**2, correct / images
+    middle = (share + z2 / (2 * images)) / (1 + z2 / images)
+    half_width = _NORMAL_95 / (1 + z2 / images) * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2))
+    return 100 * max(0.0, middle - half_width), 100 * min(1.0, middle + half_width)
 
 
 def choose_device(name: str) -> torch.device:
@@ -93,6 +127,7 @@ def evaluate(
     amp: bool = False,
     *,
     progress: Callable[[int], None] | None = None,
+    each: Callable[[Tensor, Tensor], None] | None = None,
     total: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> Evaluation:
     """Measure a model; compressed weights are decoded once, and every image counts once over all processes.
@@ -102,6 +137,7 @@ def evaluate(
         batches: what to measure it on.
         amp: autocast to `half`.
         progress: called with the number of images done.
+        each: called with logits (batch, classes) float32 and labels (batch,) of every batch, such as `Predictions.add`.
         total: adds a tensor up over all processes.
 
     Raises:
@@ -115,12 +151,15 @@ def evaluate(
     autocast = torch.autocast(device.type, half(device)) if amp else nullcontext()
     # Top-1, top-5, loss, images, batches of many classes: float64 holds such numbers exactly.
     sums = torch.zeros(5, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
-    start = time.perf_counter()
+    start, reading = time.perf_counter(), 0.0
     with torch.inference_mode(), parametrize.cached(), autocast:
         for images, labels in batches:
+            reading += batches.waited
             logits = model(images).float()
             _check_outputs(logits, batches.highest)
             sums += _figures(logits, labels).to(sums)
+            if each is not None:
+                each(logits, labels)
             if progress is not None:
                 progress(len(labels))
     top1, top5, loss, seen, many = total(sums).tolist()  # waits for the device
@@ -136,6 +175,7 @@ def evaluate(
         loss=loss / seen,
         images=int(seen),
         seconds=seconds,
+        reading_seconds=reading,
         peak_memory=peak_memory(device),
     )
 

@@ -1,4 +1,4 @@
-"""Folders of images: class folders, the files below them, and which label each class has."""
+"""Folders of images: class folders, the files below them, and names of classes. No torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from tenreo.errors import TenreoError
 
+# torchvision's IMG_EXTENSIONS, which takes seconds to import.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _SHOWN = 5  # names in a message
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
@@ -51,10 +51,10 @@ def image_files(folder: Path) -> list[Path]:
                 if (real := _identity(below)) not in seen:
                     seen.add(real)
                     waiting.append(below)
-            elif os.path.splitext(entry.name)[1].lower() in IMG_EXTENSIONS:
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
                 found.append(Path(entry.path))
     if not found:
-        raise TenreoError(f"{folder}: holds no image ({', '.join(IMG_EXTENSIONS)})")
+        raise TenreoError(f"{folder}: holds no image ({', '.join(EXTENSIONS)})")
     return sorted(found)
 
 

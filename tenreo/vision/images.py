@@ -1,13 +1,12 @@
-"""Labeled images: ImageNet-style folders, and scikit-learn's handwritten digits."""
+"""Images prepared for a model: data sets in any layout of `sources.py`, and scikit-learn's handwritten digits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +15,14 @@ from torch.utils.data import Dataset
 
 from tenreo.errors import TenreoError
 from tenreo.files.records import Preprocess
-from tenreo.vision.decoding import read_picture
-from tenreo.vision.folders import check_known, class_folders, image_files, in_doubt, listed
+from tenreo.vision.classes import check_count, labels_of
+from tenreo.vision.decoding import beginning_of, name_of, read_picture, size_of
+from tenreo.vision.folders import listed
+from tenreo.vision.labels import read_class_map
 from tenreo.vision.names import Augmentation
 from tenreo.vision.preparation import preparation
+from tenreo.vision.sources import Labeling, find_labeled, find_pictures, has_labels
+from tenreo.vision.sources import class_names as known_names
 
 DIGITS = "digits"
 _DIGIT_NAMES = tuple("0123456789")
@@ -55,7 +58,7 @@ class Images(Dataset[Any]):
     """Labeled images, prepared for a model.
 
     Args:
-        samples: (path or array (height, width) uint8, label).
+        samples: (path, member of a tar file, or array (height, width) uint8; label).
         classes: number of different labels.
         prepare: PIL image -> (3, crop, crop) float32.
         class_names: of the labels; empty where they are not known.
@@ -88,8 +91,7 @@ class Images(Dataset[Any]):
         source, label = self.samples[i]
         try:
             picture, warned = read_picture(source)
-            path = "" if isinstance(source, np.ndarray) else str(source)
-            return Read(self.prepare(picture), label, path, warned)
+            return Read(self.prepare(picture), label, name_of(source), warned)
         except Exception as error:  # a damaged image can fail in any way
             why = str(error).strip().splitlines()
             return Broken(str(source), why[0] if why else type(error).__name__)
@@ -107,6 +109,15 @@ class Images(Dataset[Any]):
         few.samples = [self.samples[i] for i in spread(len(self), limit)]
         return few
 
+    def labeled_by(self, labels: Mapping[str, int]) -> Images:
+        """The same images with other labels, by path; those without one can not be read and keep -1.
+
+        The labels are no part of what the images are: `classes` and names stay as they were.
+        """
+        others = copy(self)
+        others.samples = [(source, labels.get(name_of(source), -1)) for source, _ in self.samples]
+        return others
+
     def fingerprint(self) -> str:
         """A short text that other images do not have, wherever they lie.
 
@@ -115,36 +126,18 @@ class Images(Dataset[Any]):
         """
         digest = sha256(repr((self.classes, self.class_names, len(self))).encode())
         for source, label in self.samples:
-            name = "" if isinstance(source, np.ndarray) else os.path.basename(source)
+            name = os.path.basename(name_of(source))
             digest.update(f"\n{label} {name}".encode(errors="replace"))
-        for count, seen in ((_SIZES, _size), (_CONTENTS, _content)):
-            for i in spread(len(self), min(count, len(self))):
-                digest.update(seen(self.samples[i][0]))
+        for i in spread(len(self), min(_SIZES, len(self))):
+            digest.update(str(size_of(self.samples[i][0])).encode())
+        for i in spread(len(self), min(_CONTENTS, len(self))):
+            digest.update(beginning_of(self.samples[i][0], _BYTES) or b"-")
         return digest.hexdigest()[:16]
 
 
 def spread(total: int, count: int) -> list[int]:
     """`count` of the numbers below `total`, evenly spaced."""
     return [int(i) for i in np.linspace(0, total - 1, count).round()]
-
-
-def _size(source: Any) -> bytes:
-    try:
-        return str(source.nbytes if isinstance(source, np.ndarray) else os.path.getsize(source)).encode()
-    except OSError:  # a broken image, which is told where it is read
-        return b"-"
-
-
-def _content(source: Any) -> bytes:
-    try:
-        if isinstance(source, np.ndarray):
-            return bytes(source)
-        if not os.path.isfile(source):  # a pipe would be waited for
-            return b"-"
-        with open(source, "rb") as file:
-            return file.read(_BYTES)
-    except OSError:
-        return b"-"
 
 
 def open_images(
@@ -154,96 +147,114 @@ def open_images(
     classes: int | None,
     augment: Augmentation = Augmentation.NONE,
     class_names: tuple[str, ...] = (),
+    labeling: Labeling = Labeling(),
+    erase: float = 0.0,
 ) -> Images:
-    """Open one split of a data set.
+    """Open one split of a data set; `find_labeled` says how it may be laid out.
 
-    Labels are the places of the folders' names among those of the classes. Where the model's file does not say these,
-    they are the folders of `train/`, or of the split itself, sorted as text, as torchvision sorts them.
+    Labels are the places of the classes' names among those of the model. Where its file does not say these, they are
+    those of `train/`, or of the split itself, sorted as text, as torchvision sorts them. Classes that are numbers are
+    labels as they are.
 
     Args:
-        data: a folder with `train/` and `val/`, each with one folder per class; or "digits".
-        split: train or val.
+        data: a folder with `train/` and `val/`, each with one folder per class; a tar file; or "digits".
+        split: train, val (or validation), the name of another folder, or "." for the folder itself.
         preprocess: how the model wants its images.
         classes: outputs of the model; None for images whose labels are not looked at.
         augment: how images are varied, for training.
         class_names: of the model's outputs; a split may then have some of them alone.
+        labeling: files that say the classes.
+        erase: share of the images of which a random part is erased, for training.
 
     Raises:
         TenreoError: when a folder is missing or empty, or the classes are not the model's; the message names the path.
     """
-    prepare = preparation(preprocess, augment, data == DIGITS)
+    prepare = preparation(preprocess, augment, data == DIGITS, erase)
     if data == DIGITS:
-        _check_count(DIGITS, 10, classes)
+        check_count(DIGITS, 10, classes)
         doubt = ""
         if class_names and class_names != _DIGIT_NAMES:
             doubt = f"digits: the labels are 0 to 9; the model's file names its classes {listed(class_names)}"
         return Images(_digits(split), 10, prepare, doubt=doubt)
-    root = Path(data)
-    if not (root / split).is_dir():
-        raise TenreoError(
-            f"{root / split}: no such folder; data are laid out as {root}/{split}/<class>/*.JPEG, or give digits"
-        )
-    folders = class_folders(root / split)
-    if classes is None:
-        names, doubt = tuple(folders), ""
-    else:
-        names, doubt = _names(root, split, tuple(folders), classes, class_names)
-    labels = {name: label for label, name in enumerate(names)}
-    samples = [(file, labels[name]) for name, folder in folders.items() for file in image_files(folder)]
-    return Images(samples, len(names), prepare, names, doubt)
+    found = find_labeled(data, split, labeling.labels)
+    trained = () if classes is None or split == "train" else known_names(data, "train")
+    class_map = None if labeling.class_map is None else read_class_map(labeling.class_map)
+    labels = labels_of(found, classes, class_names, trained, class_map)
+    samples = [(source, label) for (source, _), label in zip(found.samples, labels.labels, strict=True)]
+    return Images(samples, labels.classes, prepare, labels.names, labels.doubt)
 
 
-def _names(
-    root: Path, split: str, found: tuple[str, ...], classes: int, known: tuple[str, ...]
-) -> tuple[tuple[str, ...], str]:
-    """The names of all classes in the order of their labels, and what is in doubt about it."""
-    where = str(root / split)
-    if known:
-        _check_count("the model's file", len(known), classes)
-        check_known(where, found, known, "the model's file")
-        return known, ""
-    train = root / "train"
-    trained = tuple(class_folders(train)) if split != "train" and train.is_dir() else ()
-    if len(trained) == classes:
-        check_known(where, found, trained, str(train))
-        found = trained
-    _check_count(where, len(found), classes)
-    doubt = ""
-    if in_doubt(found):
-        doubt = (
-            f"{where}: the classes are numbered, and labels follow their order as text ({listed(found)}), as "
-            "torchvision's do; the model's file does not say its own order"
-        )
-    return found, doubt
+def open_pictures(
+    data: str, split: str, preprocess: Preprocess, augment: Augmentation = Augmentation.NONE, erase: float = 0.0
+) -> Images:
+    """Open images without labels: those of a split, or of any folder without that split.
+
+    Args:
+        data: a folder with images anywhere below it, a tar file, or "digits".
+        split: train, val or another one, where the folder has it.
+        preprocess: how the model wants its images.
+        augment: how images are varied, for training.
+        erase: share of the images of which a random part is erased.
+
+    Returns:
+        The images, with labels -1.
+
+    Raises:
+        TenreoError: when there is no such folder, or no image in it.
+    """
+    prepare = preparation(preprocess, augment, data == DIGITS, erase)
+    if data == DIGITS:
+        return Images([(image, -1) for image, _ in _digits(split)], 0, prepare)
+    return Images([(source, -1) for source, _ in find_pictures(data, split).samples], 0, prepare)
 
 
-def _check_count(where: str, count: int, classes: int | None) -> None:
-    if classes is not None and count != classes:
-        raise TenreoError(f"{where}: has {count} classes, the model has {classes}; give the data it was trained on")
+def held_out(train: Images, val: Images) -> tuple[Images, Images]:
+    """The same images, divided: nine tenths to learn from, every tenth to evaluate on.
+
+    Args:
+        train: all images, varied.
+        val: the same, not varied.
+
+    Raises:
+        TenreoError: when there are fewer than four.
+    """
+    if len(train) < 4:
+        raise TenreoError(f"given {len(train)} images, needs at least 4: some to learn from, some to evaluate on")
+    step = min(10, len(train) // 2)
+    train, val = copy(train), copy(val)
+    train.samples = [each for i, each in enumerate(train.samples) if i % step]
+    val.samples = val.samples[::step]
+    return train, val
 
 
 def open_photographs(
-    data: str, preprocess: Preprocess, classes: int | None, class_names: tuple[str, ...] = ()
+    data: str,
+    preprocess: Preprocess,
+    classes: int | None,
+    class_names: tuple[str, ...] = (),
+    *,
+    split: str = "val",
+    labeling: Labeling = Labeling(),
 ) -> Images:
-    """Open images to compare models on: a data set's val split, or any folder of loose images, without labels.
+    """Open images to compare models on: a labeled split where there is one, or any folder of loose images.
 
     Args:
-        data: a folder with `val/`, one with images anywhere below it, or "digits".
+        data: a folder with `val/`, one with images anywhere below it, a tar file, or "digits".
         preprocess: how the model wants its images.
         classes: outputs of the model; None skips the check.
         class_names: of these outputs, as `open_images` takes them.
+        split: which one, as of `open_images`.
+        labeling: as of `open_images`.
 
     Returns:
-        The images; their labels are -1 where the folder has no `val/`.
+        The images; their labels are -1 where nothing says them.
 
     Raises:
         TenreoError: when the folder is missing, or holds no image.
     """
-    folder = Path(data)
-    if data == DIGITS or (folder / "val").is_dir() or not folder.is_dir():
-        return open_images(data, "val", preprocess, classes, class_names=class_names)
-    files = image_files(folder)
-    return Images([(f, -1) for f in files], 0, preparation(preprocess, Augmentation.NONE, digits=False))
+    if data == DIGITS or labeling.labels is not None or has_labels(data, split):
+        return open_images(data, split, preprocess, classes, class_names=class_names, labeling=labeling)
+    return open_pictures(data, split, preprocess)
 
 
 def _digits(split: str) -> list[tuple[Any, int]]:

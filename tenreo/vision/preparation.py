@@ -19,25 +19,26 @@ from tenreo.vision.names import Augmentation
 _LONGEST = 8
 
 
-def preparation(preprocess: Preprocess, augment: Augmentation, digits: bool) -> Callable[[Any], Tensor]:
+def preparation(
+    preprocess: Preprocess, augment: Augmentation, digits: bool, erase: float = 0.0
+) -> Callable[[Any], Tensor]:
     """What makes an input of a picture.
 
     Args:
         preprocess: how the model wants its images.
         augment: how they are varied.
         digits: whether they are digits, which are not cropped or flipped.
+        erase: share of the images of which a random rectangle becomes the mean color.
 
     Returns:
         PIL image -> (3, crop, crop) float32.
     """
     plain = _Plain(preprocess)
-    if augment == Augmentation.NONE:
-        return plain
-    if digits:
-        moved = v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR)
-        return v2.Compose([moved, plain])  # type: ignore[no-any-return]
-    return v2.Compose(  # type: ignore[no-any-return]
-        [
+    steps: list[Callable[[Any], Any]] = [plain]
+    if augment != Augmentation.NONE and digits:
+        steps.insert(0, v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR))
+    elif augment != Augmentation.NONE:
+        steps = [
             v2.RandomResizedCrop(preprocess.crop, interpolation=plain.interpolation, antialias=True),
             v2.RandomHorizontalFlip(),
             *([v2.Grayscale()] if preprocess.channels == 1 else []),
@@ -45,7 +46,11 @@ def preparation(preprocess: Preprocess, augment: Augmentation, digits: bool) -> 
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(preprocess.mean, preprocess.std),
         ]
-    )
+    if augment == Augmentation.RANDAUGMENT:
+        steps.insert(1 if digits else 2, v2.RandAugment(interpolation=InterpolationMode.BILINEAR))
+    if erase:
+        steps.append(v2.RandomErasing(erase))
+    return steps[0] if len(steps) == 1 else v2.Compose(steps)
 
 
 class _Plain:

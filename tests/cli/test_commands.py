@@ -59,7 +59,7 @@ def test_parameters_are_the_fields_of_the_dataclasses(name):
         option = options_of(cls)[key]  # no field without help
         assert param.help.startswith(option.help.removesuffix(".")), key
         assert not option.range or option.least == -(2**63) or option.range in param.help, key
-        if key == "file" or (field.default is MISSING and field.default_factory is MISSING):
+        if key in ("file", "files") or (field.default is MISSING and field.default_factory is MISSING):
             assert param.required == (cls is not Recipe), key  # groups may be chosen for a size
         else:
             default = () if field.default is MISSING else field.default
@@ -69,7 +69,7 @@ def test_parameters_are_the_fields_of_the_dataclasses(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_names_of_options_are_those_of_fields(name):
     for key, param in params_of(name).items():
-        if key != "file":
+        if key not in ("file", "files"):
             assert f"--{key.replace('_', '-')}" in param.opts
             assert bool(param.secondary_opts) == (get_type_hints(fields_of(name)[key][0])[key] is bool), key
 
@@ -78,7 +78,7 @@ def test_names_of_options_are_those_of_fields(name):
 def test_without_options_a_command_gets_the_defaults(parsed, name):
     typed = {"finetune": ["f", "--data", "d"], "evaluate": ["f", "--data", "d"], "inspect": ["f"],
              "compress": ["-g", 4, "-r", 2], "sweep": ["-g", 4, "-r", 2]}.get(name, [])  # fmt: skip
-    given = {"file": Path("f"), "data": "d"}
+    given = {"file": Path("f"), "files": ("f",), "data": "d"}
     hints = list(get_type_hints(getattr(commands, name)).values())[:-1]
     for hint, part in zip(hints, parsed(name, *typed), strict=True):
         if hint is Recipe or get_origin(hint) is list:
@@ -95,7 +95,7 @@ def test_help_is_readable_at_80_columns(name):
     assert max(map(len, told.splitlines())) <= 80 and "…" not in told
     words = " ".join(told.split())
     for key, (cls, field) in fields_of(name).items():
-        assert key == "file" or f"--{key.replace('_', '-')} " in words
+        assert key in ("file", "files") or f"--{key.replace('_', '-')} " in words
         assert " ".join(options_of(cls)[key].help.removesuffix(".").split()) in words, key
         if isinstance(field.default, (int, float, str, Path)) and not isinstance(field.default, bool):
             assert f"[default: {field.default}]" in words, key

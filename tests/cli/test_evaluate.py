@@ -1,9 +1,12 @@
 """`tenreo evaluate`."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from processes import good, here, refused
 
 from tenreo.cli.tables import number
@@ -80,3 +83,44 @@ def test_numbered_folders_are_warned_of_unless_the_file_names_them(dense_file, f
     model, header = open_model(dense_file)
     save(model, inside / "named.safetensors", replace(header.info, class_names=tuple(map(str, range(1, 11)))))
     assert "numbered" not in here("evaluate", "named.safetensors", "--data", folder).stderr
+
+
+def test_what_is_written_of_every_image_and_class(compressed_file, digits_folder, inside):
+    job = ("evaluate", compressed_file, "--data", digits_folder, "--predictions", "p.csv", "--confusion", "c.csv",
+           "--confusion", "c.png")  # fmt: skip
+    done = here(*job, "--json")
+    found = json.loads(done.stdout)
+    rows = list(csv.DictReader(Path("p.csv").read_text().splitlines()))
+    assert sorted(r["path"] for r in rows) == sorted(map(str, (digits_folder / "val").rglob("*.png")))
+    assert all(Path(r["path"]).parent.name == r["label"] for r in rows)
+    assert 100 * sum(r["correct"] == "1" for r in rows) / 37 == pytest.approx(found["top1"])
+    matrix = list(csv.reader(Path("c.csv").read_text().splitlines()))
+    assert [row[0] for row in matrix[1:]] == [c["name"] for c in found["classes"]] == [f"class{i}" for i in range(10)]
+    assert [sum(map(int, row[1:])) for row in matrix[1:]] == [c["images"] for c in found["classes"]]
+    assert Path("c.png").read_bytes().startswith(b"\x89PNG") and "wrote p.csv, c.csv, c.png" in done.stderr
+    assert "c.csv: exists already; say --force" in refused(*job)
+    told = here(*job, "--force").stdout
+    assert "Worst classes" in told and "mean top-1 of the 10 classes" in told and "95 %" in told
+
+
+def test_several_files_stand_in_one_table(compressed_file, dense_file, inside):
+    for file in (compressed_file, dense_file):
+        shutil.copy(file, inside)
+    job = ("evaluate", "compressed.safetensors", "dense.safetensors", "--data", "digits", "--limit", 20,
+           "--against", "dense.safetensors")  # fmt: skip
+    told = here(*job).stdout
+    assert [told.count(f"{name} ") for name in ("dense.safetensors", "compressed.safetensors")] == [3, 2]
+    assert "dense.safetensors (reference)" in told and told.count("peak") == 1
+    found = json.loads(here(*job, "--json").stdout)
+    (other,) = found["others"]
+    assert other["file"] == "dense.safetensors" and other["against"]["agreement"] == 100
+    alone = json.loads(here("evaluate", dense_file, "--data", "digits", "--limit", 20, "--json").stdout)
+    assert (alone["top1"], alone["loss"], alone["others"]) == (other["top1"], other["loss"], [])
+    assert found["file"] == "compressed.safetensors" and found["against"]["reference_top1"] == other["top1"]
+    assert "predictions: is of one model, given 2 files" in refused(*job, "--predictions", "p.csv")
+
+
+def test_predictions_need_no_label(compressed_file, digits_folder, inside):
+    job = ("evaluate", compressed_file, "--data", digits_folder / "train", "--predictions", "p.csv")
+    assert "top1" not in json.loads(here(*job, "--json").stdout)
+    assert len(Path("p.csv").read_text().splitlines()) == 1 + 215

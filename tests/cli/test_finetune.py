@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from processes import here, refused, start_tenreo
 
@@ -130,3 +131,37 @@ def test_a_missing_best_file_is_restored_where_the_last_epoch_is_it(dense_file, 
     (inside / "f.safetensors").unlink()
     here(*job, "--resume")
     assert (inside / "f.safetensors").read_bytes() == written
+
+
+def test_a_folder_of_pictures_and_the_dense_model_are_enough(compressed_file, dense_file, digits_folder, inside):
+    """Nine tenths are learned from, the rest is evaluated on by the teacher's answers; resumed bit for bit."""
+    (inside / "pictures").mkdir()
+    for path in sorted((digits_folder / "val").rglob("*.png")):
+        shutil.copy(path, inside / "pictures")
+    job = ("finetune", compressed_file, "--data", "pictures", "--distill", "--teacher", dense_file, "-b", 16,
+           "--workers", 0, "--accumulate", 2, "--freeze-batchnorm", "--json")  # fmt: skip
+    done = here(*job, "--epochs", 2, "-o", "whole.safetensors")
+    found = json.loads(done.stdout)
+    assert [(e["epoch"], e["steps"]) for e in found["epochs"]] == [(0, 0), (1, 2), (2, 2)]  # 33 of 37 images
+    assert "no labels: top-1 is the agreement with the dense model" in done.stderr
+    assert found["epochs"][0]["loss"] > 0 and done.stderr.count("training top-1") == 1
+    here(*job, "--epochs", 1, "-o", "part.safetensors")
+    resumed = json.loads(here(*job, "--epochs", 2, "-o", "part.safetensors", "--resume").stdout)
+    assert [e["loss"] for e in resumed["epochs"]] == [e["loss"] for e in found["epochs"]]
+    assert Path("part.last.safetensors").read_bytes() == Path("whole.last.safetensors").read_bytes()
+
+
+def test_a_new_head(compressed_file, digits_folder, inside):
+    data = inside / "data"
+    shutil.copytree(digits_folder, data)
+    for split in ("train", "val"):
+        for i in range(3, 10):
+            shutil.rmtree(data / split / f"class{i}")
+    job = ("finetune", compressed_file, "--data", data, "--classes", 3, "-b", 32, "--workers", 0, "-o", "h.safetensors")
+    assert "leave out --distill" in refused(*job, "--distill")
+    told = here(*job, "--lr", 0.01).stdout
+    assert told.startswith("start: top-1") and "best: top-1" in told and "epoch\n" not in told
+    model = open_model(Path("h.safetensors"))[0]
+    assert model.classifier[1].weight.shape == (3, 1280) and not hasattr(model.classifier[1], "parametrizations")
+    measured = json.loads(here("evaluate", "h.safetensors", "--data", data, "--json").stdout)
+    assert [c["name"] for c in measured["classes"]] == ["class0", "class1", "class2"]

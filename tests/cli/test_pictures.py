@@ -11,7 +11,8 @@ from tenreo.training.observer import Epoch, Step
 def test_logs_are_drawn_and_other_files_refused(tmp_path):
     log = RunLog(tmp_path / "x.csv", resume=False)
     for step in (1, 2, 3):
-        log.step(Step(epoch=1, step=step, steps=3, images=16, lr=0.1, loss=2 / step, top1=50.0, seconds=0.5,
+        log.step(Step(epoch=1, step=step, steps=3, images=16, lr=0.1, loss=2 / step, top1=50.0, epoch_loss=1.0,
+        epoch_top1=50.0, seconds=0.5,
                       waiting=0.25, memory=10**6))  # fmt: skip
     log.epoch(Epoch(epoch=1, steps=3, lr=0.1, train_loss=1.0, train_top1=50.0, top1=60.0, top5=None, loss=0.9,
                     seconds=2.0, waiting=0.25))  # fmt: skip

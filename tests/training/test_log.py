@@ -13,7 +13,7 @@ def write(path, resume, steps, evaluated=()):
         log.step(
             Step(
                 epoch=epoch, step=step, steps=3, images=16, lr=0.1, loss=2.0 / (3 * epoch + step), top1=50.0,
-                seconds=0.5, waiting=0.25, memory=10**6,
+                epoch_loss=1.0, epoch_top1=50.0, seconds=0.5, waiting=0.25, memory=10**6,
             )
         )  # fmt: skip
         if (epoch, step) in evaluated:

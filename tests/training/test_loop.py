@@ -1,5 +1,6 @@
 """Fine-tuning on real images: it learns, resumes and stops."""
 
+from copy import copy
 from functools import partial
 
 import pytest
@@ -96,13 +97,16 @@ def test_training_follows_its_schedule(digits):
     "how",
     [
         {"optimizer": "adamw", "lr": 0.01}, {"label_smoothing": 0.1, "clip": 1.0}, {"ema": 0.9}, {"amp": True},
-        {"channels_last": True}, {"freeze": "dense", "lr": 0.2},
+        {"channels_last": True}, {"freeze": "dense", "lr": 0.2}, {"accumulate": 2, "batch_size": 16},
+        {"freeze_batchnorm": True}, {"mixup": 0.2, "cutmix": 1.0, "lr": 0.2}, {"erase": 0.5, "augment": "randaugment"},
+        {"dense_lr_scale": 2.0}, {"amp_dtype": "float16", "amp": True}, {"patience": 2},
     ],
     ids=lambda how: next(iter(how)),
 )  # fmt: skip
 def test_every_way_of_training_learns_and_resumes_exactly(digits, tmp_path, how, small):
     settings = Settings(**{"epochs": 2, "lr": 0.1, "batch_size": 32, "save_every": 2, "augment": "standard", **how})
-    data = open_images("digits", "train", small, 10, "standard").limited(128), digits[1].limited(64)
+    train = open_images("digits", "train", small, 10, settings.augment, erase=settings.erase)
+    data = train.limited(128), digits[1].limited(64)
     whole, part, again, state = digits_classifier(), digits_classifier(), digits_classifier(), tmp_path / "run.state"
     expected = finetune_(whole, *data, settings)
     assert expected[2].train_loss < expected[1].train_loss
@@ -262,3 +266,88 @@ def test_frozen_batchnorms_keep_their_statistics(digits, affine):
     assert all(torch.equal(a, b) for a, b in zip(before, net[1].state_dict().values(), strict=True))
     finetune_(net, *few, Settings(batch_size=16, freeze="coefficients"))
     assert net[1].num_batches_tracked == 2
+
+
+def plain_net():
+    torch.manual_seed(2)
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(digits):
+    """Without BatchNorm, which sees every batch alone; 41 images make uneven batches."""
+    few = digits[0].limited(41), digits[1].limited(8)
+    one, many = plain_net(), plain_net()
+    first = finetune_(one, *few, Settings(epochs=2, lr=0.1, batch_size=16, clip=0.5))
+    second = finetune_(many, *few, Settings(epochs=2, lr=0.1, batch_size=4, accumulate=4, clip=0.5))
+    assert [e.train_loss for e in first[1:]] == pytest.approx([e.train_loss for e in second[1:]], rel=1e-5)
+    assert [(e.steps, e.train_top1) for e in first] == [(e.steps, e.train_top1) for e in second]
+    for a, b in zip(one.parameters(), many.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_batch_of_one_trains_with_frozen_batchnorm(digits):
+    def net():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 10))
+
+    few = digits[0].limited(8), digits[1].limited(8)
+    with pytest.raises(TenreoError, match=r"batch_size: given 1, .* or freeze BatchNorm"):
+        finetune_(net(), *few, Settings(batch_size=1))
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    finetune_(model, *few, Settings(batch_size=1, accumulate=2, freeze_batchnorm=True, lr=0.1))
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"3.weight", "3.bias"} and all(p.requires_grad for p in model.parameters())
+
+
+def test_patience_ends_a_run_and_a_resumed_one(digits, tmp_path):
+    few = digits[0].limited(32), digits[1].limited(16)
+    settings, state = Settings(epochs=9, lr=0.0, patience=2), tmp_path / "s.state"
+    assert [e.epoch for e in finetune_(plain_net(), *few, settings, state=StateFile(state))] == [0, 1, 2]
+    again = finetune_(plain_net(), *few, settings, state=StateFile(state, resume=True))
+    assert [e.epoch for e in again] == [0, 1, 2]
+
+
+def test_the_rest_has_a_learning_rate_of_its_own(digits):
+    few = digits[0].limited(16), digits[1].limited(4)
+    changes = {}
+    for scale in (1.0, 3.0, 0.0):
+        net = digits_classifier()
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        settings = Settings(lr=0.01, batch_size=16, dense_lr_scale=scale, momentum=0, weight_decay=0)
+        finetune_(net, *few, settings)
+        changes[scale] = {name: p.detach() - before[name] for name, p in net.named_parameters()}
+    coefficients = [name for name in changes[1.0] if "parametrizations" in name]
+    assert 0 < len(coefficients) < len(changes[1.0])
+    for name, change in changes[1.0].items():
+        factor = {s: 1.0 if name in coefficients else s for s in (3.0, 0.0)}
+        for scale, expected in factor.items():
+            torch.testing.assert_close(changes[scale][name], expected * change, rtol=1e-3, atol=1e-6)
+
+
+def test_a_teacher_is_enough_without_labels(digits):
+    few = digits[0].limited(96), digits[1].limited(32)
+    torch.manual_seed(3)
+    teacher = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
+    settings = Settings(epochs=2, lr=0.05, batch_size=32, distill=True, distill_weight=1.0, mixup=0.2)
+    with_labels, without = plain_net(), plain_net()
+    expected = finetune_(with_labels, *few, settings, teacher=teacher)
+    bare = few[0].limited(96)
+    bare = copy(bare)
+    bare.samples, bare.classes = [(image, -1) for image, _ in bare.samples], 0
+    history = finetune_(without, bare, few[1], settings, teacher=teacher)
+    assert [e.train_loss for e in history] == [e.train_loss for e in expected]
+    for a, b in zip(with_labels.parameters(), without.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_running_figures_of_an_epoch_end_as_its_own(digits):
+    class Last(Observer):
+        def on_step(self, step):
+            self.step = step
+
+    last = Last()
+    history = finetune_(
+        plain_net(), digits[0].limited(50), digits[1].limited(8), Settings(batch_size=16), observer=last
+    )
+    assert (last.step.epoch_loss, last.step.epoch_top1) == (history[-1].train_loss, history[-1].train_top1)

@@ -68,7 +68,8 @@ def test_a_full_disk_is_told_and_the_old_state_stays(saved, disk_full_after, siz
 
 def step(number):
     return Step(
-        epoch=1, step=number, steps=3, images=16, lr=0.1, loss=2.0, top1=50.0, seconds=0.5, waiting=0.25, memory=10**6
+        epoch=1, step=number, steps=3, images=16, lr=0.1, loss=2.0, top1=50.0, epoch_loss=1.0,
+        epoch_top1=50.0, seconds=0.5, waiting=0.25, memory=10**6
     )  # fmt: skip
 
 

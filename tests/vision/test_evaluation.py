@@ -1,13 +1,17 @@
 """Accuracy and loss, counted by hand; devices."""
 
+import time
+
 import pytest
 import torch
 from networks import digits_classifier
+from scipy import stats
 from torch import nn
 
 from tenreo.errors import TenreoError
 from tenreo.vision.batches import Batches, Loading, Share
-from tenreo.vision.evaluation import choose_device, evaluate, memory_named
+from tenreo.vision.evaluation import choose_device, evaluate, memory_named, wilson_interval
+from tenreo.vision.images import Images
 
 CPU = torch.device("cpu")
 
@@ -97,3 +101,23 @@ def test_labels_without_an_output_are_an_error(digits):
 def test_too_little_memory_of_the_machine_is_told():
     with pytest.raises(TenreoError, match="the machine has not enough memory for batch size 9"), memory_named(9):
         torch.empty(2**50, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("correct", "images"), [(0, 10), (3, 10), (10, 10), (900, 1000), (1, 1)])
+def test_the_interval_is_that_of_scipy(correct, images):
+    theirs = stats.binomtest(correct, images).proportion_ci(0.95, "wilson")
+    assert wilson_interval(correct, images) == pytest.approx((100 * theirs.low, 100 * theirs.high), abs=1e-9)
+
+
+def test_the_time_of_reading_is_told_apart(digits):
+    class Slow(Images):
+        def read(self, i):
+            time.sleep(0.02)
+            return super().read(i)
+
+    few = digits[1].limited(20)
+    slow = Slow(few.samples, 10, few.prepare)
+    measured = evaluate(digits_classifier(), Batches(slow, Loading(5), CPU))
+    assert 0.4 <= measured.reading_seconds < measured.seconds
+    assert measured.model_images_per_second == pytest.approx(20 / (measured.seconds - measured.reading_seconds))
+    assert measured.to_dict()["top1_interval"][0] <= measured.top1 <= measured.to_dict()["top1_interval"][1]

@@ -1,0 +1,50 @@
+"""The figures of a run for TensorBoard, which is an optional package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tenreo.errors import TenreoError
+from tenreo.training.observer import Epoch, Step
+
+
+class TensorBoard:
+    """Writes scalars: of every step `train/loss`, `train/top1` and `train/lr`, of every evaluation `val/...`.
+
+    The step of all of them is the number of optimizer steps since the start.
+
+    Args:
+        folder: of the event files; a resumed run adds one to those that are there.
+
+    Raises:
+        TenreoError: when tensorboard is not installed, or the folder can not be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise TenreoError("tensorboard: is not installed; install tenreo[tensorboard]") from error
+        try:
+            self.writer = SummaryWriter(str(folder))
+        except OSError as error:
+            raise TenreoError(f"{folder}: can not be written: {error.strerror}; choose another folder") from error
+
+    def step(self, step: Step) -> None:
+        """Write a step."""
+        done = (step.epoch - 1) * step.steps + step.step
+        self._write("train", done, {"loss": step.loss, "top1": step.top1, "lr": step.lr})
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Write an evaluation."""
+        self._write("val", epoch.epoch * epoch.steps, {"loss": epoch.loss, "top1": epoch.top1, "top5": epoch.top5})
+        self.writer.flush()
+
+    def _write(self, split: str, done: int, values: dict[str, float | None]) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self.writer.add_scalar(f"{split}/{name}", value, done)
+
+    def close(self) -> None:
+        """Write all that is left."""
+        self.writer.close()
