@@ -42,7 +42,7 @@ class _ShortRepr(reprlib.Repr):
 
     def repr_int(self, x: int, level: int) -> str:
         """Digits, or how many there are: Python refuses to write out thousands."""
-        digits = int(x.bit_length() * math.log10(2)) + 1
+        digits = len(str(abs(x))) if x.bit_length() < 1000 else int(x.bit_length() * math.log10(2)) + 1
         return repr(x) if digits <= _DIGITS else f"a number of {digits:,} digits"
 
 

@@ -12,7 +12,9 @@ from rich.table import Table
 from tenreo.errors import printable
 from tenreo.files.counts import Counts
 from tenreo.files.records import LayerRecord
-from tenreo.planning.layers import LayerPlan
+
+if TYPE_CHECKING:  # it imports torch, which `inspect` does without
+    from tenreo.planning.layers import LayerPlan
 
 LARGE = 4096  # numbers of a weight that is named alone where it is left dense
 

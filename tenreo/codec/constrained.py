@@ -65,7 +65,7 @@ def quantiles(weight: Tensor, price: float, memory: int = MEMORY) -> EncodedWeig
 
     >>> encoded = quantiles(torch.linspace(-1, 1, 1000), price=0.03)
     >>> encoded.length, encoded.coefficients.shape
-    (12, torch.Size([1, 8]))
+    (15, torch.Size([1, 8]))
 
     Args:
         weight: any shape, floating point, finite.

@@ -83,7 +83,7 @@ def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0) 
     >>> positions = torch.tensor([0, 1, 1, 1, 2, 1, 1, 1] * 100, dtype=torch.int32)
     >>> stream = encode_positions(positions, length=3, row=80)
     >>> len(stream), torch.equal(decode_positions(stream, 800, length=3, row=80), positions)
-    (117, True)
+    (25, True)
 
     Args:
         positions: (columns,) integers in [0, length), on the CPU.

@@ -132,7 +132,7 @@ class Recipe:
     def of_layer(self, own: Mapping[str, Any]) -> Recipe:
         """The recipe of a layer, for which something differs.
 
-        >>> Recipe(4, rate_of("uniform", 2.0)).of_layer({"groups": 8, "progressive": 1}).rate
+        >>> Recipe(4, rate_of("uniform", 2.0)).of_layer({"groups": 8, "progressive": 1.0}).rate
         Progressive(growth=1.0)
 
         Args:

@@ -138,7 +138,10 @@ def test_wrong_usage_in_a_process_is_exit_code_2():
         (["finetune", "x.safetensors", "--data", "digits"], "can not be opened"),
         (["compress", "-g", "four"], "Invalid value for"),
         (["compress", "-g", 4, "-r", 2, "--precision", "int7"], "Invalid value for '--precision'"),
-        (["compress", "-g", 4, "-r", 2], "arch: not given, needs an architecture such as resnet50 (-a/--arch)"),
+        (
+            ["compress", "-g", 4, "-r", 2],
+            "arch: not given, needs an architecture such as resnet50, or say --model (-a/--arch)",
+        ),
         (["compress", "-a", "resnet51", "-g", 4, "-r", 2], "no classification architecture 'resnet51'"),
         (["sweep", "-a", "resnet18", "-g", 4], "rate: not given; say -r 2, -r 0.5 --progressive"),
         (["sweep", "-a", "resnet18", "-r", 4], "groups: given None, needs a whole number"),

@@ -63,10 +63,10 @@ def test_dry_run_shows_the_papers_row_and_writes_nothing(inside):
         ),
         (["-g", 4, "-r", 0, "--progressive"], "progressive growth: given 0.0, needs a number above 0"),
         (["-g", 4, "-r", "nan"], "rate: given nan, needs a number (-r/--rate)"),
-        (["-g", 4], "rate: not given; say -r 2, -r 0.5 --progressive, --target-size or --target-params (-r/--rate)"),
+        (["-g", 4], "rate: not given; say -r 2, -r 0.5 --progressive, or a target such as --target-size (-r/--rate)"),
         (["-g", 4, "--progressive"], "progressive: needs the growth r' as the rate, such as 0.5"),
         (["-r", 2.0], "groups: given None, needs a whole number of at least 1, such as 4 (-g/--groups)"),
-        (["-g", 4, "-r", 2.0, "--include", "nothing*"], "include: pattern 'nothing*' matches no Conv2d or Linear"),
+        (["-g", 4, "-r", 2.0, "--include", "nothing*"], "include: pattern 'nothing*' matches no weight of the model"),
         (["-g", 4, "-r", 2.0, "--importance", "fc=2", "--allocate"], "importance: pattern 'fc' matches no"),
         (["-g", 4, "-r", 2.0, "--importance", "fc"], "importance: given 'fc', needs a pattern and a number"),
         (["-g", 4, "-r", 2.0, "--importance", "fc=0"], "importance: given 0.0, needs a number above 0 (--importance)"),
@@ -98,7 +98,7 @@ def test_a_size_is_met_and_the_same_command_writes_the_same_bytes(dense_file, in
     result = json.loads(here(*job, "--json").stdout)
     path = inside / "compressed-mobilenet_v2-target_size-8500000.safetensors"
     before = path.read_bytes()
-    assert 8_480_000 < result["bytes"] == len(before) <= 8_500_000
+    assert 8_410_000 < result["bytes"] == len(before) <= 8_500_000
     here(*job, "--force", "--jobs", 1)
     assert path.read_bytes() == before
     told = here("inspect", path).stdout

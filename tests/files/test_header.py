@@ -271,7 +271,7 @@ def unnamed_layer(tensors, metadata):
         (preprocess(resize=1e3), "resize 1000.0, needs a whole number"),
         (preprocess(mean=[]), "mean of 0 and std of 3 channels, needs 3 or 1"),
         (preprocess(mean=[], std=[]), "mean of 0 and std of 0 channels"),
-        (preprocess(std=[1] * 5), "needs a list of at most 3"),
+        (preprocess(std=[1] * 5), "channels, needs 3 or 1"),
         (preprocess(std=[1e-320] * 3), "std 1e-320, needs a number of 1e-06 to 1000"),
         (preprocess(mean=[True] * 3), "mean True, needs a number"),
         (preprocess(mean=["0.5"] * 3), "mean '0.5', needs a number"),

@@ -194,10 +194,10 @@ def test_an_observer_is_told_all(digits):
 
 def test_positions_stay_and_the_model_ends_in_evaluation_mode(digits):
     few, net = (digits[0].limited(32), digits[1].limited(8)), digits_classifier()
-    before = {name: value.clone() for name, value in net.named_buffers() if name.endswith("positions")}
+    before = {name: value for name, value in net.state_dict().items() if name.endswith("positions")}
     finetune_(net, *few, Settings(lr=0.1, batch_size=16))
     assert before and not net.training
-    assert all(torch.equal(value, dict(net.named_buffers())[name]) for name, value in before.items())
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
 
 
 def test_row_0_is_the_start(digits):
