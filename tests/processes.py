@@ -14,7 +14,7 @@ from tenreo.cli.app import app
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).parent.parent
 TINY_RUN = Path(__file__).parent / "tiny_run.py"
-COMMANDS = ("compress", "evaluate", "finetune", "inspect", "sweep", "demo")
+COMMANDS = ("compress", "evaluate", "finetune", "inspect", "export", "sweep", "demo")
 
 
 def tenreo(*arguments, cwd=None, env=None):

@@ -24,7 +24,7 @@ def run(file: File, shown: Inspected) -> None:
         show_json("inspect", _to_dict(header, shown.layers))
         return
     info = header.info
-    show(f"{file.file}: {header.kind}, {info.arch or 'architecture not named'}, "
+    show(f"{file.file}: {header.kind}, {info.name or 'architecture not named'}, "
          f"{info.classes or 'unknown'} classes, weights {info.weights or 'not named'}")  # fmt: skip
     if recipe is not None:
         show(f"recipe: {recipe}")

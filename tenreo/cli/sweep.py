@@ -153,8 +153,8 @@ _COLUMNS = {
 def _show(rows: list[Row], dense: DenseModel, json: bool) -> None:
     """Print the rows as JSON or as a table of the columns that they have."""
     if json:
-        named = {"arch": dense.require_arch()} if dense.model is None else {"arch": None, "model": dense.model}
-        show_json("sweep", {**named, "rows": rows})
+        arch = dense.require_arch() if dense.model is None else None
+        show_json("sweep", {"arch": arch, "model": dense.model, "rows": rows})
         return
     shown = {name: column for name, column in _COLUMNS.items() if name in rows[-1]}
     cells = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -61,8 +61,9 @@ def _weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def difference(model: nn.Module, info: ModelInfo) -> str:
     """What a plain model of an info with the weights of a model would have otherwise; empty where it is the same.
 
-    The model runs once in evaluation mode, on an input that is made up, and is then as before. One with hooks is
-    never the same: a file does not hold them, and running them would not leave the model as it was.
+    The model runs once in evaluation mode, on an input that is made up, and is then as before. One with hooks
+    that its builder does not give it is never the same: a file does not hold them, and running them would not leave the
+    model as it was.
 
     Args:
         model: compressed or dense, on any device, in either mode.
@@ -70,6 +71,9 @@ def difference(model: nn.Module, info: ModelInfo) -> str:
     """
     model = unwrapped(model)
     plain = build_info(info, "meta", trusted=True).eval()
+    kept = plain.state_dict()
+    if any(buffer.is_meta and name not in kept for name, buffer in plain.named_buffers()):
+        plain = build_info(info, trusted=True).eval()  # what no state dict holds needs its values
     state = _dense_state(model)
     own, given = ({name: tuple(t.shape) for name, t in each.items()} for each in (plain.state_dict(), state))
     if own != given:
@@ -105,13 +109,16 @@ def _same_outputs(model: nn.Module, plain: nn.Module, crop: int) -> bool | None:
             x = torch.randn(2, channels, size, size, generator=generator).to(like)
             try:
                 wanted = _output(torch.func.functional_call(plain, filled, (x,)))
-            except (RuntimeError, ValueError, AssertionError, TypeError):
+            except (RuntimeError, ValueError, AssertionError, TypeError, StopIteration):
                 continue  # of another size, or no images at all
             given = _output(torch.func.functional_call(model, filled, (x,)))
-            if given.shape != wanted.shape or not wanted.any():
+            if given.shape != wanted.shape:
                 return False
+            if not wanted.any():
+                return None  # such as the boxes of a detector that finds none
             # Against what the outputs depend on: those of an untrained model are nearly the same for every image.
-            rounding = max(_ROUNDING, 16 * torch.finfo(like.dtype).eps) * (wanted[0] - wanted[1]).abs().max()
+            spread = (wanted[0] - wanted[1]).abs().max() if wanted.dim() and len(wanted) > 1 else wanted.abs().max()
+            rounding = max(_ROUNDING, 16 * torch.finfo(like.dtype).eps) * spread
             return torch.equal(given, wanted) or bool((given - wanted).abs().max() < rounding)
     return None
 
@@ -168,13 +175,13 @@ def _has_hooks(model: nn.Module, plain: nn.Module) -> bool:
     return bool(everywhere) or not _hooks(model) <= _hooks(plain)
 
 
-def _hooks(model: nn.Module) -> set[tuple[str, str]]:
-    """The names of modules with the kinds of hooks that they have."""
-    return {
+def _hooks(model: nn.Module) -> Counter[tuple[str, str]]:
+    """How many hooks of a kind a module of a name has."""
+    return Counter(
         (name, type(hook).__qualname__)
         for name, module in model.named_modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    }
+    )
 
 
 @contextmanager

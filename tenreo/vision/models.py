@@ -229,7 +229,7 @@ def open_dense(header: Header, given: Path | None = None, trust_builder: bool = 
     else:
         build_info(info, "meta", trust_builder)  # which refuses a function that is not trusted
         model, found = built_with_weights(str(info.builder), weights, kwargs=info.kwargs)
-    if found.classes != info.classes:
+    if found.classes not in (None, info.classes):
         raise TenreoError(
             f"{weights}: has {found.classes} classes, the model has {info.classes}; give its own dense model"
         )

@@ -16,7 +16,7 @@ SAFE = ("torchvision", "timm")  # sources of models whose names run none but the
 FORMATS = (".safetensors", ".pth", ".pt2", ".onnx")  # of exported models
 _BUILDER = re.compile(r"[A-Za-z0-9_.]{1,200}")  # each part; timm takes others for addresses
 PAPER = ("mobilenet_v2", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-_REGISTERED = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+_REGISTERED = re.compile(r"^@register_model\(\)\n(?:(?!def ).*\n)*def (\w+)\(", re.MULTILINE)
 _RENAMED = re.compile(r'^@register_model\(name="(\w+)"\)\n', re.MULTILINE)
 
 DIGITS = "digits"  # the data set that needs no folder

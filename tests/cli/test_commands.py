@@ -77,8 +77,9 @@ def test_names_of_options_are_those_of_fields(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_without_options_a_command_gets_the_defaults(parsed, name):
     typed = {"finetune": ["f", "--data", "d"], "evaluate": ["f", "--data", "d"], "inspect": ["f"],
-             "compress": ["-g", 4, "-r", 2], "sweep": ["-g", 4, "-r", 2]}.get(name, [])  # fmt: skip
-    given = {"file": Path("f"), "files": ("f",), "data": "d"}
+             "export": ["f", "--to", "x.onnx"], "compress": ["-g", 4, "-r", 2], "sweep": ["-g", 4, "-r", 2],
+             }.get(name, [])  # fmt: skip
+    given = {"file": Path("f"), "files": ("f",), "data": "d", "to": Path("x.onnx")}
     hints = list(get_type_hints(getattr(commands, name)).values())[:-1]
     for hint, part in zip(hints, parsed(name, *typed), strict=True):
         if hint is Recipe or get_origin(hint) is list:
@@ -212,6 +213,7 @@ def objects(compressed_file, dense_file, tmp_path_factory):
         "finetune --json": ("finetune", compressed_file, "--data", "digits", "--epochs", 0, "--calibrate", 1,
                             "-b", 8, "-o", folder / "f.safetensors"),
         "sweep --json": ("sweep", *dense, "--refine", 1),
+        "export --json": ("export", compressed_file, "--to", folder / "m.pth"),
     }  # fmt: skip
     return {heading: json.loads(here(*words, "--json").stdout) for heading, words in typed.items()}
 
@@ -231,7 +233,7 @@ def test_layers_are_always_a_list(objects):
 @pytest.mark.parametrize(
     "heading",
     ["compress --json", "compress --dry-run --json", "inspect --json", "evaluate --json", "finetune --json",
-     "sweep --json"],
+     "sweep --json", "export --json"],
 )  # fmt: skip
 def test_the_documented_keys_are_those_that_are_printed(objects, heading):
     common = {"schema", "command"}

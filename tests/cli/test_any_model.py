@@ -1,0 +1,230 @@
+"""`--model`, `tenreo export`, and recipes of layers in YAML: models of every source from the command line."""
+
+import json
+import sys
+
+import numpy
+import onnxruntime
+import pytest
+import torch
+from processes import good, here, refused
+from safetensors.torch import load_file
+
+import tenreo
+from tenreo.files.header import read_header
+from tenreo.vision.builders import build_model
+
+MODULE = """
+from pathlib import Path
+import torch
+from torch import nn
+def build():
+    Path("called").touch()
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(256, 10),
+    )
+def gray():
+    return nn.Sequential(nn.Conv2d(1, 64, 3), nn.Conv2d(64, 64, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(64, 10))
+def text():
+    return nn.Sequential(nn.Embedding(100, 64), nn.Linear(64, 64))
+def fails():
+    raise RuntimeError("on purpose")
+def number():
+    return 3
+"""
+HALF = "0.5,0.5,0.5"
+SMALL = ("--input", "3x32x32", "--mean", HALF, "--std", HALF)
+FAST = ("-g", 4, "-r", 2, "--refine", 0)
+
+
+@pytest.fixture
+def clinet(inside, monkeypatch):
+    """A module of functions in the working folder; `called` is there once build was called."""
+    (inside / "clinet.py").write_text(MODULE)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield inside
+    sys.modules.pop("clinet", None)
+
+
+@pytest.fixture
+def own(clinet):
+    """The file of a function's model, compressed."""
+    here("compress", "--model", "clinet:build", *FAST, *SMALL, "-o", "own.safetensors")
+    (clinet / "called").unlink()
+    return clinet / "own.safetensors"
+
+
+def test_a_function_is_compressed_evaluated_and_exported_in_processes(clinet):
+    told = good("compress", "-m", "clinet:build", *FAST, *SMALL).stdout
+    name = "compressed-clinet-build-uniform-4-2.0.safetensors"
+    assert f"wrote {name}" in told and "1 BatchNorms" in told and "weights covered" in told
+    info = read_header(clinet / name).info
+    assert (info.builder, info.classes, info.preprocess.crop) == ("clinet:build", 10, 32)
+    assert info.preprocess.mean == (0.5, 0.5, 0.5)
+    found = json.loads(
+        good("evaluate", name, "--model", "clinet:build", "--data", "digits", "--limit", 30, "--json").stdout
+    )
+    assert found["images"] == 30
+    done = json.loads(good("export", name, "-m", "clinet:build", "--to", "m.onnx", "--json").stdout)
+    assert done["dynamic"] is True and done["difference"] < 1e-5 and done["bytes"] == (clinet / "m.onnx").stat().st_size
+
+
+def test_a_function_is_only_called_where_it_is_given(own, clinet):
+    for typed in (("evaluate", own, "--data", "digits"), ("finetune", own, "--data", "digits"),
+                  ("export", own, "--to", "x.pth")):  # fmt: skip
+        told = refused(*typed)
+        assert "names the function clinet:build" in told and "(-m/--model)" in told
+        assert "names clinet:build" in refused(*typed, "--model", "clinet:gray")
+    assert "clinet:build" in here("inspect", own).stdout
+    assert not (clinet / "called").exists()
+
+
+def test_what_is_exported_is_what_the_model_does(own, clinet):
+    model = tenreo.load(own, trust_builder=True)
+    x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    wanted = model(x).detach()
+    export = ("export", own, "--model", "clinet:build", "--to")
+    told = here(*export, "m.onnx").stdout
+    assert "batches: of any size" in told and "largest difference" in told
+    session = onnxruntime.InferenceSession("m.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    numpy.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
+    here(*export, "m.pt2", "--input", "3x40x40")
+    here(*export, "m.pth"), here(*export, "half.safetensors", "--dtype", "float16")
+    plain = build_model("clinet:build", {}, trusted=True)
+    plain.load_state_dict(torch.load("m.pth"))
+    assert torch.equal(plain(x), wanted)
+    assert load_file("half.safetensors")["3.weight"].dtype == torch.float16
+    assert read_header(clinet / "half.safetensors").info.builder == "clinet:build"
+    before = (clinet / "m.pth").read_bytes()
+    assert "exists already; say --force to replace it, or choose another --to" in refused(*export, "m.pth")
+    assert (clinet / "m.pth").read_bytes() == before
+    for typed in ("evaluate", "half.safetensors"), ("evaluate", "m.pth"):
+        told = here(*typed, "--model", "clinet:build", "--data", "digits", "--limit", 10, "--json").stdout
+        assert json.loads(told)["images"] == 10
+
+
+def test_agreement_and_distillation_find_the_dense_weights(clinet):
+    torch.save(build_model("clinet:build", {}, trusted=True).state_dict(), "dense.pth")
+    model = ("--model", "clinet:build")
+    here("compress", *model, "--weights", "dense.pth", *FAST, *SMALL, "-o", "c.safetensors")
+    told = here("evaluate", "c.safetensors", *model, "--data", "digits", "--limit", 20, "--against", "dense", "--json")
+    assert json.loads(told.stdout)["against"]["kl"] < 0.1
+    here(
+        "finetune",
+        "c.safetensors",
+        *model,
+        "--data",
+        "digits",
+        "--epochs",
+        1,
+        "-b",
+        512,
+        "--distill",
+        "-o",
+        "t.safetensors",
+    )
+    assert read_header(clinet / "t.safetensors").info.builder == "clinet:build"
+    assert json.loads(here("evaluate", "t.safetensors", *model, "--data", "digits", "--json").stdout)["images"] == 360
+
+
+def test_timm_by_name(inside):
+    dry = ("compress", "--model", "timm:convnext_atto", "-g", 4, "-r", 4, "--dry-run")
+    plan = json.loads(here(*dry, "--json").stdout)
+    assert 0.9 < plan["coverage"] < 1 and plan["before"]["dense_parameters"] == sum(
+        p.numel() for p in build_model("timm:convnext_atto", {}, "meta").parameters()
+    )
+    told = here(*dry, columns=80).stdout
+    assert max(map(len, told.splitlines())) <= 80
+    assert sum(layer["why_dense"] != "" for layer in plan["layers"]) > 10 > told.count("not in the general rule")
+    here("compress", "-m", "timm:resnet10t", "--weights", "none", "-g", 4, "-r", 8, "--refine", 0, "--input", "1x64x64",
+         "-o", "t.safetensors")  # fmt: skip
+    info = read_header(inside / "t.safetensors").info
+    assert (info.kwargs, info.preprocess.channels, info.preprocess.interpolation) == ({"in_chans": 1}, 1, "bicubic")
+    assert "has 10 classes, the model has 1000" in refused("evaluate", "t.safetensors", "--data", "digits")
+
+
+def test_models_of_other_tasks_need_no_labels(inside):
+    job = ("compress", *FAST, "--weights", "none")
+    done = json.loads(
+        here(*job, "--model", "torchvision:lraspp_mobilenet_v3_large", "--input", "3x64x64", "--json").stdout
+    )
+    assert done["file"] == "compressed-lraspp_mobilenet_v3_large-uniform-4-2.0.safetensors"
+    assert done["corrections"][0]["batchnorms"] > 10 and 0.5 < done["coverage"] < 1
+
+
+def test_where_nothing_can_be_matched_that_is_said(clinet):
+    done = here("compress", "--model", "clinet:text", *FAST, "--include", "*", "-o", "t.safetensors")
+    assert done.stderr.startswith("statistics are not corrected: input: the model does not take images")
+    told = refused("export", "t.safetensors", "--model", "clinet:text", "--to", "t.onnx", code=1)
+    assert "the model does not take images" in told
+
+
+def test_sweep_takes_models_as_well(clinet):
+    rows = json.loads(here("sweep", "--model", "clinet:build", "-g", 4, 8, "-r", 2, "--dry-run", "--json").stdout)
+    assert rows["model"] == "clinet:build" and len(rows["rows"]) == 3
+
+
+COMPRESS = ("compress", *FAST, "--model")
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "message"),
+    [
+        ((*COMPRESS, "clinet"), 2, "needs timm:NAME, torchvision:NAME or package.module:function (-m/--model)"),
+        ((*COMPRESS, "clinet:build", "-a", "resnet18"), 2, "say one of --arch and --model"),
+        ((*COMPRESS, "clinet:nothing"), 2, "has no attribute 'nothing'"),
+        ((*COMPRESS, "nowhere:build"), 2, "there is no module 'nowhere'"),
+        ((*COMPRESS, "timm:nothing"), 2, "timm has no model 'nothing'"),
+        ((*COMPRESS, "torchvision:nothing"), 2, "torchvision has no model 'nothing'"),
+        ((*COMPRESS, "clinet:fails"), 1, "can not be built: on purpose"),
+        ((*COMPRESS, "clinet:number"), 1, "gave a int, needs a torch.nn.Module"),
+        ((*COMPRESS, "clinet:build", "--input", "3x32"), 2, "input: given '3x32', needs channels, height and width"),
+        ((*COMPRESS, "clinet:build", "--input", "3x32x48"), 2, "needs a square"),
+        ((*COMPRESS, "clinet:build", "--input", "3x9999x9999"), 2, "at most 4,096 and 1,024 by 1,024"),
+        ((*COMPRESS, "clinet:build", "--mean", "1,2"), 2, "mean: mean of 2 and std of 3 channels, needs 3 or 1"),
+        ((*COMPRESS, "clinet:build", "--std", "0,0,0"), 2, "std: "),
+        ((*COMPRESS, "clinet:build", "--std", "a"), 2, "std: given 'a', needs a number per channel"),
+        ((*COMPRESS, "clinet:build", "--weights", "nowhere.pth"), 2, "neither a file, nor none (--weights)"),
+        (("compress", *FAST, "-a", "resnet18", "--input", "1x32x32"), 2, "take 3 channels"),
+        (("export", "own.safetensors", "--to", "m.tflite"), 2, "to: given 'm.tflite', needs a name that ends in"),
+        (("export", "own.safetensors", "--to", "no/m.onnx"), 2, "there is no folder no"),
+        (("export", "nowhere", "--to", "m.onnx"), 2, "no such file"),
+        (("export", "own.safetensors"), 2, "Missing option '--to'"),
+        (("export", "own.safetensors", "-m", "clinet:build", "--to", "m.onnx", "--input", "5x9x9"), 1, "does not take"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line(own, clinet, typed, code, message):
+    before = sorted(clinet.rglob("*.*"))
+    told = refused(*typed, code=code)
+    assert message in told and told.count("\n") == 1
+    assert [path for path in sorted(clinet.rglob("*.*")) if path.suffix != ".pyc"] == [
+        path for path in before if path.suffix != ".pyc"
+    ]
+
+
+def test_weights_of_another_model_are_refused_with_a_guess(inside):
+    torch.save(build_model("timm:convnext_atto", {}).state_dict(), "w.pth")
+    told = refused(*COMPRESS, "timm:resnet10t", "--weights", "w.pth", code=1)
+    assert "w.pth does not fit the model" in told and "names of timm's models" in told
+
+
+def test_layers_have_recipes_of_their_own_in_yaml(clinet):
+    (clinet / "r.yaml").write_text(
+        "model: clinet:build\ngroups: 4\nuniform: 2.0\ninclude: ['*']\nlayers:\n  '0': dense\n  '3': {groups: 8}\n"
+    )
+    plan = json.loads(here("compress", "--config", "r.yaml", "--dry-run", "--json").stdout)
+    layers = {layer["name"]: layer for layer in plan["layers"]}
+    assert layers["0"]["why_dense"] == "dense in the recipe" and layers["3"]["groups"] == 8
+    assert layers["6"]["groups"] == 4 and plan["recipe"]["layers"] == {"0": "dense", "3": {"groups": 8}}
+    for text, message in (
+        ("layers: dense", "layers: given 'dense', needs layer-name patterns"),
+        ("layers: {a: thick}", "layers: a: given thick, needs dense"),
+        ("layers: {a: {groups: 0}}", "layers: a: groups: given 0"),
+        ("layers: {nothing: dense}", "layers: pattern 'nothing' matches no weight"),
+    ):
+        (clinet / "w.yaml").write_text(f"model: clinet:build\ngroups: 4\nuniform: 2.0\n{text}\n")
+        assert message in refused("compress", "--config", "w.yaml", "--dry-run")
