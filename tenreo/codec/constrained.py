@@ -81,7 +81,7 @@ def quantiles(weight: Tensor, price: float, memory: int = MEMORY) -> EncodedWeig
     first -= first % 4  # so that 0 lies in the same subset of every weight
     curve = (torch.arange(first, last + 1, dtype=row.dtype) * step)[None]
     positions = (row[0] / step).round().int() - first
-    coefficients = fit(row, positions, dct(curve)[:, :COEFFICIENTS], curve.shape[1])
+    coefficients = fit(row.double(), positions, dct(curve)[:, :COEFFICIENTS].double(), curve.shape[1])
     return EncodedWeight(
         (coefficients / scale).to(weight.dtype), positions, curve.shape[1], tuple(weight.shape), memory
     )
@@ -114,7 +114,7 @@ def constrained(
         state = _assigned(matrix, state, price, memory if turn else min(memory, _FIRST_MEMORY))
         if turn == 0:
             state = _classified(state, row, memory)
-        state = replace(state, coefficients=fit(matrix, state.positions, state.coefficients, start.length))
+        state = _fitted(matrix, state)
     rounded = fake_quantize(state.coefficients / scale, precision).to(weight.dtype)
     state = _assigned(matrix, replace(state, coefficients=rounded.to(matrix.dtype) * scale), price, memory)
     return replace(start, coefficients=rounded.to(weight.device), positions=state.positions.to(weight.device))
@@ -171,3 +171,18 @@ def _cheapest(matrix: Tensor, curve: Tensor, prices: Any, state: _State) -> Tens
         nearest_of_each(priced, points[members], np.argsort(start, kind="stable"), start, found)
         positions[members] = used[found]
     return torch.from_numpy(positions)
+
+
+def _fitted(matrix: Tensor, state: _State) -> _State:
+    """The curve of least squared error for the positions, unless rounding makes it worse than the present one.
+
+    In float64: where few samples have columns, the system is nearly singular, and float32 can go far astray.
+    """
+    length = state.frequencies.shape[1]
+    better = fit(matrix.double(), state.positions, state.coefficients.double(), length).to(matrix.dtype)
+    fitted = replace(state, coefficients=better)
+    return fitted if _squared_error(matrix, fitted) <= _squared_error(matrix, state) else state
+
+
+def _squared_error(matrix: Tensor, state: _State) -> float:
+    return (matrix - _curve(state)[:, state.positions]).square().sum(dtype=torch.float64).item()

@@ -95,7 +95,7 @@ WRONG = {
         ([*FINETUNE[1:], "-o", "other.safetensors", "--force"], "other.state: can not be written: it is a folder"),
         ([*FINETUNE[1:], "-o", "/proc/x.safetensors"], "/proc/x.safetensors: can not be written"),
         ([*FINETUNE[1:], "--data", "empty", "--distill"], "empty: holds no image"),
-        ([*FINETUNE[1:], "--labels", "there"], "labels: given there, but the digits have their own labels (--labels)"),
+        ([*FINETUNE[1:], "--labels", "there"], "labels: given there, but the digits have their own labels"),
         ([*FINETUNE[1:], "--data", "empty", "--split", "."], "empty/train: no such folder"),
         ([*FINETUNE[1:], "--accumulate", "0"], "accumulate: given 0, needs a whole number of at least 1"),
         ([*FINETUNE[1:], "--calibrate", "9" * 30], "calibrate: given"),

@@ -33,12 +33,12 @@ def params_of(name):
 
 
 def fields_of(name):
-    """The fields that a command's dataclasses have, written out: a recipe's rate has a dataclass of its own."""
+    """The fields of a command's dataclasses: a recipe's rate has one of its own, its layers a key of YAML alone."""
     found = {}
     for hint in list(get_type_hints(getattr(commands, name)).values())[:-1]:
         cls = get_args(hint)[0] if get_origin(hint) is list else hint
         for part in (RateOptions, Recipe) if cls is Recipe else (cls,):
-            found |= {f.name: (part, f) for f in fields(part) if (part, f.name) != (Recipe, "rate")}
+            found |= {f.name: (part, f) for f in fields(part) if part is not Recipe or "option" in f.metadata}
     return found
 
 

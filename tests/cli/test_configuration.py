@@ -17,7 +17,7 @@ from tenreo.cli.configuration import read_yaml
 from tenreo.cli.options import Computing, File, RateOptions, TrainingData, TrainingOutput
 from tenreo.errors import TenreoError
 from tenreo.options import options_of
-from tenreo.planning.rates import rate_number
+from tenreo.planning.rates import TargetAgreement, TargetKl, rate_number
 from tenreo.training.settings import Settings, default_lr
 from tenreo.vision.architectures import build
 
@@ -169,20 +169,23 @@ def every_key(name):
         for cls in (RateOptions, Recipe) if part is Recipe else (part,):
             types = get_type_hints(cls)
             for field in fields(cls):
-                if cls is not File and (cls, field.name) != (Recipe, "rate"):
+                if cls is not File and (cls, field.name) not in ((Recipe, "rate"), (Recipe, "layers")):
                     option = options_of(cls)[field.name]
                     yield cls, field.name, other_value(types[field.name], field.default, option)
 
 
 @pytest.mark.parametrize(("cls", "key", "value"), list(every_key("compress")), ids=str)
 def test_every_option_of_compress_is_a_key(parsed, inside, cls, key, value):
-    special = {"rate": 2.0, "progressive": True, "target_size": "2MB", "target_params": "2M"}
+    special = {"rate": 2.0, "progressive": True, "target_size": "2MB", "target_params": "2M", "target_kl": 0.1,
+               "target_agreement": 99.0}  # fmt: skip
     value = special.get(key, value)
-    said = {key: value} if key in ("rate", "target_size", "target_params") else {"rate": 2.0, key: value}
-    (inside / "c.yaml").write_text(yaml.safe_dump({"groups": 8, **said}))
+    said = {key: value} if key == "rate" or key.startswith("target") else {"rate": 2.0, key: value}
+    judged = key in ("target_kl", "target_agreement")  # the rows are then chosen
+    (inside / "c.yaml").write_text(yaml.safe_dump({**({} if judged else {"groups": 8}), **said}))
     parts = parsed("compress", "--config", "c.yaml")
     if cls is RateOptions:
         wanted = {"rate": Uniform(2.0), "progressive": Progressive(2.0), "target_size": TargetSize(2_000_000),
+                  "target_kl": TargetKl(0.1), "target_agreement": TargetAgreement(99.0),
                   "target_params": TargetParameters(2_000_000)}  # fmt: skip
         assert parts[1].rate == wanted[key]
     else:
