@@ -29,7 +29,7 @@ from tenreo.vision.images import Images, held_out, open_images, open_photographs
 from tenreo.vision.models import dense_weights, open_dense
 from tenreo.vision.names import DIGITS
 from tenreo.vision.predictions import answers
-from tenreo.vision.sources import Labeling, has_labels, has_split
+from tenreo.vision.sources import Labeling, has_labels, has_split, locate
 
 
 def run(
@@ -106,6 +106,7 @@ def _splits(info: ModelInfo, data: TrainingData, layout: Layout, settings: Setti
         names = names or train.class_names
     labeling = labeling._replace(labels=layout.labels)
     if loose:
+        locate(root, layout.split)  # rather than any picture, which could be one to learn from
         return train, open_photographs(root, preprocess, classes, names, split=layout.split, labeling=labeling)
     return train, open_images(root, layout.split, preprocess, classes, class_names=names, labeling=labeling)
 
