@@ -56,6 +56,8 @@ def run(
         images = None
         if data.data:
             images = open_photographs(data.data, info.preprocess, info.classes, info.class_names).limited(data.limit)
+        if any(recipe.judges for recipe in recipes):
+            raise TenreoError("target: a sweep does not search for an accuracy; compress with that target instead")
         plans = [resolve(recipe, model, info.class_names) for recipe in recipes]  # every check before anything slow
     if images is not None and images.doubt:
         note(images.doubt)
