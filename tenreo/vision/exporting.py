@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -23,9 +24,10 @@ from tenreo.files.records import ModelInfo
 from tenreo.planning.recipe import DenseDtype
 from tenreo.planning.state import stored_state
 from tenreo.vision.identity import identify
-from tenreo.vision.inputs import arguments_of, input_shape
+from tenreo.vision.inputs import arguments_of, input_shape, takes_lists
 from tenreo.vision.names import check_format
 
+_OPSET = 17  # of ONNX, that of torchvision's own tests or later
 _BATCH = 2  # of the input that a program is made with: 1 would be taken for a constant
 _LARGEST_ONNX = 2**31  # bytes that one file of the format can hold
 
@@ -161,18 +163,19 @@ def _export_program(model: nn.Module, dense: nn.Module, path: Path, given: Argum
         raise TenreoError(f"input: the model does not take {shapes}: {_first_line(error)}; give another") from error
     finally:
         model.train(was_training)
-    program, dynamic = _program(dense, arguments, path)
     if path.suffix == ".pt2":
+        program, dynamic = _program(dense, arguments, path)
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         _write(path, buffer.getvalue())
         found = _run(path, lambda: _run_program(path, arguments))
     else:
-        _write(path, _onnx(program, dense, path))
-        found = (
-            _run(path, lambda: _run_onnx(path, arguments)) if kind != torch.bfloat16 else []
-        )  # which its CPU kernels do not know
-    return Export(path, path.stat().st_size, dynamic, _largest_difference(found, tree_leaves(wanted)))
+        content, dynamic = _onnx(dense, arguments, path)
+        _write(path, content)
+        if kind == torch.bfloat16:  # which ONNX Runtime's CPU kernels do not know
+            return Export(path, len(content), dynamic)
+        found = _run(path, lambda: _run_onnx(path, arguments))
+    return Export(path, path.stat().st_size, dynamic, _largest_difference(path, found, tree_leaves(wanted)))
 
 
 def _run(path: Path, outputs: Callable[[], list[Any]]) -> list[Any]:
@@ -216,11 +219,31 @@ def _program(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[Any, b
     raise TenreoError(f"{path}: torch.export can not trace the model: {_first_line(failure)}") from failure
 
 
-def _onnx(program: Any, dense: nn.Module, path: Path) -> bytes:
-    """The bytes of an ONNX model."""
+def _onnx(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[bytes, bool]:
+    """The bytes of an ONNX model, and whether it takes batches of any size."""
     size = sum(t.numel() * t.element_size() for t in stored_state(dense).values())
     if size >= _LARGEST_ONNX:
         raise TenreoError(f"{path}: {size:,} bytes of weights, ONNX holds {_LARGEST_ONNX:,}; choose float16, or .pt2")
+    if takes_lists(dense):
+        return _traced(dense, arguments, path), False
+    program, dynamic = _program(dense, arguments, path)
+    return _translated(program, path), dynamic
+
+
+def _traced(dense: nn.Module, arguments: Arguments, path: Path) -> bytes:
+    """The bytes of one run: detectors depend on how much they find, which torchvision wrote for this exporter alone."""
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            file = Path(folder) / "model.onnx"
+            torch.onnx.export(dense, arguments[0], file, dynamo=False, opset_version=_OPSET)
+            return file.read_bytes()
+    except Exception as error:
+        raise TenreoError(f"{path}: torch.onnx can not trace the model: {_first_line(error)}") from error
+
+
+def _translated(program: Any, path: Path) -> bytes:
+    """The bytes of an ONNX model of a program."""
     try:
         import onnxscript  # noqa: F401
 
@@ -248,9 +271,18 @@ def _run_onnx(path: Path, arguments: Arguments) -> list[Tensor]:
     return [torch.from_numpy(each) for each in session.run(None, feed)]
 
 
-def _largest_difference(found: list[Any], wanted: list[Any]) -> float | None:
-    pairs = [(a, b) for a, b in zip(found, wanted, strict=False) if isinstance(a, Tensor) and a.shape == b.shape]
-    return max(((a.cpu().double() - b.cpu().double()).abs().max().item() for a, b in pairs), default=None)
+def _largest_difference(path: Path, found: list[Any], wanted: list[Any]) -> float:
+    """Of the tensors that are put out.
+
+    Raises:
+        TenreoError: when they are others in number or shape.
+    """
+    own, theirs = ([x for x in each if isinstance(x, Tensor)] for each in (wanted, found))
+    if [x.shape for x in own] != [x.shape for x in theirs]:
+        shapes = [[tuple(x.shape) for x in each] for each in (theirs, own)]
+        raise TenreoError(f"{path}: is written, but puts out {shown(shapes[0])}, the model {shown(shapes[1])}")
+    pairs = [(a.cpu().double(), b.cpu().double()) for a, b in zip(own, theirs, strict=True) if a.numel()]
+    return max(((a - b).abs().max().item() for a, b in pairs), default=0.0)
 
 
 def _first_line(error: Exception) -> str:
