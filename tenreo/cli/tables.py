@@ -107,7 +107,8 @@ def dense_table(layers: Iterable[LayerPlan]) -> Table:
     Args:
         layers: of a plan.
     """
-    rows, small = [], dict[str, list[LayerPlan]]()
+    rows = []
+    small: dict[str, list[LayerPlan]] = {}
     for layer in layers:
         if not layer.why_dense:
             continue

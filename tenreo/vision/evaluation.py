@@ -72,7 +72,7 @@ def wilson_interval(correct: int, images: int) -> tuple[float, float]:
     """The 95 % confidence interval of a share, in percent (E. B. Wilson, JASA 22, 1927, 209-212).
 
     >>> [round(bound, 2) for bound in wilson_interval(900, 1000)]
-    [87.99, 91.71]
+    [87.98, 91.71]
 
     Args:
         correct: of the images.

@@ -43,7 +43,7 @@ KEYS = ("coefficients", "dense_parameters", "batchnorm_statistics")
         ("schedule: 4", "schedule: given 4, needs one of constant, step, cosine"),
         ("schedule: linear", "schedule: given 'linear', needs one of constant, step, cosine"),
         ("out: {a: 1}", "out: given .*, needs a path"),
-        ("learning_rate: 1", "unknown key 'learning_rate'; known keys are data, calibrate"),
+        ("learning_rate: 1", "unknown key 'learning_rate'; known keys are data, train_split"),
         ("rate: 2.0", "unknown key 'rate'"),
         ("file: x", "unknown key 'file'"),
         ("config: x", "unknown key 'config'"),
@@ -169,7 +169,7 @@ def every_key(name):
         for cls in (RateOptions, Recipe) if part is Recipe else (part,):
             types = get_type_hints(cls)
             for field in fields(cls):
-                if cls is not File and (cls, field.name) not in ((Recipe, "rate"), (Recipe, "layers")):
+                if field.name != "file" and (cls, field.name) not in ((Recipe, "rate"), (Recipe, "layers")):
                     option = options_of(cls)[field.name]
                     yield cls, field.name, other_value(types[field.name], field.default, option)
 
@@ -201,7 +201,7 @@ def test_every_option_of_finetune_is_a_key(parsed, inside, cls, key, value):
     (inside / "c.yaml").write_text(yaml.safe_dump({"epochs": 5, "data": "d", key: value}))
     parts = parsed("finetune", "f", "--config", "c.yaml")
     found = getattr(next(part for part in parts if type(part) is cls), key)
-    assert found == (Path(value) if key in ("out", "teacher") else value)
+    assert found == (Path(value) if key in ("out", "teacher", "labels", "class_map", "tensorboard") else value)
 
 
 def test_what_the_help_promises(parsed, inside):
@@ -267,7 +267,8 @@ def test_all_rows_ship(paper_rows):
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
 def test_the_papers_settings(parsed, path):
     arch = "mobilenet_v2" if path.stem == "mobilenet_v2" else "resnet50"
-    settings = parsed("finetune", "f", "--data", "d", "--config", path)[2]
+    parts = parsed("finetune", "f", "--data", "d", "--config", path)
+    settings = next(part for part in parts if isinstance(part, Settings))
     assert settings == Settings(
         epochs=1, batch_size=64, lr=default_lr(arch), momentum=0.9, weight_decay=1e-4, schedule="step", augment="none"
     )
