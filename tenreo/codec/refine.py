@@ -136,7 +136,8 @@ def fit(matrix: Tensor, positions: Tensor, coefficients: Tensor, length: int, it
         positions: (n,) int32 in [0, length).
         coefficients: (g, coefficients_per_row), where to start.
         length: samples on the curve.
-        iterations: of conjugate gradients; none of them makes the fit worse.
+        iterations: of conjugate gradients; none makes the fit worse, but for rounding: where the system is nearly
+            singular, float32 can, and callers compare.
 
     Returns:
         (g, coefficients_per_row).

@@ -40,7 +40,7 @@ def compress_(
     ([('0', 512)], torch.Size([64, 64]))
 
     Args:
-        model: any module; its Conv2d and Linear layers stay what they are.
+        model: any module; its layers stay of the classes that they are.
         recipe: what was asked for, or the plan that `resolve` made of it.
         jobs: layers encoded at a time, by default one per core; neither this nor torch's number of threads changes
             the result.
