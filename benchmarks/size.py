@@ -1,168 +1,287 @@
-"""SNR against bits per weight: curves of tenreo, groupwise quantization, and k-means, every bit counted.
+"""Bytes against error, every bit counted: tenreo beside the ISO codec, groupwise integers and k-means, in one run.
 
-.venv/bin/python benchmarks/size.py [FOLDER] [--plot docs/size.png] [--elements 589824]
+OMP_NUM_THREADS=1 .venv/bin/python benchmarks/size.py laplace [--elements 524288] [--plot docs/size.png]
+OMP_NUM_THREADS=1 .venv/bin/python benchmarks/size.py network [--network lite0] [--points 18,20,22,24,28] [--plot FILE]
 
-Without a folder: a Laplace-distributed layer. With that of benchmarks/accuracy.py: the compressed layers of its dense
-MobileNet-V2 together, every method with the same settings in all layers, but for the target size, which chooses.
+`laplace` encodes one layer of Laplace-distributed weights; `network` the large layers of EfficientNet-Lite, and
+measures the outputs on photographs, with each codec as it comes and with tenreo's correction of BatchNorm statistics.
+tenreo gets the bytes that the ISO codec takes at each quantization parameter. The ISO codec is nncodec (ISO/IEC
+15938-17): pip install nncodec. Seconds are of the processor, in one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
+import io
 import math
+import tempfile
+import time
 import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from common import laplace, row, table, trained
-from torch import Tensor
+from common import laplace, row, table
+from real import SIZES, crops, divergence, logits, network
+from torch import Tensor, nn
 
 import tenreo
-from tenreo.codec.codec import nearest_neighbor_order
+from tenreo.codec.codec import EncodedWeight
+from tenreo.codec.constrained import MEMORY, constrained, quantiles
 from tenreo.codec.decibels import decibels
-from tenreo.codec.shape import CurveShape, Precision
-from tenreo.planning.layers import weight_of
-from tenreo.planning.search import candidates, choose
+from tenreo.codec.entropy import decode_positions, encode_positions
+from tenreo.compression.sizing import search_price
 
-# groups, position bits, coefficients per row, precision
-CURVES = (
-    (4, 11, 2048, "int6"), (4, 12, 2048, "int8"), (4, 13, 2048, "int6"), (4, 13, 4096, "int8"), (4, 13, 4096, "int6"),
-    (4, 14, 8192, "int6"), (8, 13, 2048, "int6"),
-)  # fmt: skip
-CODEBOOKS = (
-    (4, 128), (4, 256), (4, 512), (4, 1024), (4, 2048), (4, 4096), (8, 512), (8, 1024), (8, 2048), (8, 4096),
-)  # fmt: skip
-SIZES = (1.6, 1.8, 2.0, 2.3, 2.6, 2.83, 3.1, 3.3, 3.42, 3.7, 4.0)  # bits per weight that are aimed for
-Point = tuple[float, float]  # bits per weight, SNR in dB
-
-orders: dict[tuple[int, int], Tensor] = {}
+Weights = dict[str, Tensor]
+CLIPS = tuple(0.6 + 0.025 * i for i in range(17))
+POINTS = {"laplace": "1,3,5,10", "network": "18,20,22,24,28"}  # about 2 to 4 bits per weight
+CODEBOOKS = {"laplace": (64, 256, 1024, 4096), "network": (64, 256, 1024)}
+SHANNON = 0.63  # dB: the bound of Laplace-distributed weights is 6.02 R + 0.63
 
 
-def curve(i: int, weight: Tensor, shape: CurveShape, rounds: int) -> tuple[int, float]:
-    """Bytes and squared error of layer number i as a curve."""
-    if (i, shape.groups) not in orders:
-        orders[i, shape.groups] = nearest_neighbor_order(weight, shape.groups)
-    encoded = tenreo.encode(
-        weight, shape.groups, shape.coefficients_per_row, rounds, length=shape.length, precision=shape.precision,
-        order=orders[i, shape.groups],
-    )  # fmt: skip
-    return shape.bytes(weight.numel()), (weight - tenreo.decode(encoded)).double().square().sum().item()
+@dataclass
+class Coded:
+    """What a codec made of some weights: its name, bytes, decoded weights, seconds of encoding and of decoding."""
+
+    name: str
+    size: int
+    weights: Weights
+    encoding: float = math.nan
+    decoding: float = math.nan
 
 
-def groupwise(weight: Tensor, bits: int, clips: tuple[float, ...], size: int = 64) -> tuple[int, float]:
-    """Bytes and squared error of symmetric integers with a 16-bit scale per group, the best of some clips."""
-    rows = weight.reshape(-1, size)
+def iso(weights: Weights, parameter: int) -> Coded:
+    """The ISO codec at a quantization parameter; it is given matrices and kernels by the names of layers."""
+    from nncodec.nn import decode, encode
+
+    arrays = {f"{name}.weight": weight.numpy() for name, weight in weights.items()}
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
+        stream = encode(arrays, {"qp": -parameter, "verbose": False, "results": folder})
+        middle = time.process_time()
+        back = decode(stream)
+        end = time.process_time()
+    decoded = {n: torch.from_numpy(back[f"{n}.weight"]).reshape(w.shape).clone() for n, w in weights.items()}
+    return Coded(f"ISO codec, qp -{parameter}", len(stream), decoded, middle - start, end - middle)
+
+
+def at_price(weight: Tensor, price: float, groups: int = 1, length: int = 0) -> tuple[EncodedWeight, Tensor]:
+    """A curve and the stream of its positions; those of one row are a path of the trellis."""
+    if groups == 1:
+        encoded = constrained(weight, quantiles(weight, price), price, memory=MEMORY)
+    else:
+        start = tenreo.encode(weight, groups, length // 2, 6, length=length)
+        encoded = constrained(weight, start, price, turns=12)
+    return encoded, encode_positions(encoded.positions, encoded.length, _row(weight), encoded.memory)
+
+
+def _row(weight: Tensor) -> int:
+    return weight.numel() // len(weight)
+
+
+def ours(weights: Weights, size: int, groups: int = 1, length: int = 0) -> Coded:
+    """tenreo at so many bytes, or up to 0.2 % less: one price of a bit for all layers, as `--target-size` finds it."""
+    found: dict[str, tuple[EncodedWeight, Tensor]] = {}
+    took = 0.0
+
+    def encode(price: float) -> int:
+        nonlocal took
+        start = time.process_time()
+        found.update({name: at_price(weight, price, groups, length) for name, weight in weights.items()})
+        took = time.process_time() - start
+        return sum(len(stream) + 4 * encoded.coefficients.numel() for encoded, stream in found.values())
+
+    numel = sum(w.numel() for w in weights.values())
+    power = sum(w.double().square().sum().item() for w in weights.values()) / numel
+    search_price(encode, size, numel, power * 4 ** (-8 * size / numel), within=0.002)
+    bytes_ = sum(len(stream) + 4 * encoded.coefficients.numel() for encoded, stream in found.values())
+    start = time.process_time()
+    decoded = {name: _decoded(weights[name], *each) for name, each in found.items()}
+    name = "tenreo" if groups == 1 else f"tenreo, g = {groups}"
+    return Coded(name, bytes_, decoded, took, time.process_time() - start)
+
+
+def _decoded(weight: Tensor, encoded: EncodedWeight, stream: Tensor) -> Tensor:
+    """What comes back from the bytes."""
+    positions = decode_positions(stream, len(encoded.positions), encoded.length, _row(weight))
+    assert torch.equal(positions, encoded.positions)
+    return tenreo.decode(encoded)
+
+
+def groupwise(weights: Weights, bits: int, size: int = 64) -> Coded:
+    """Symmetric integers in groups with a 16-bit scale, the best of 17 clips for each group."""
     top = 2 ** (bits - 1) - 1
-    best = torch.full((len(rows),), math.inf)
-    for clip in clips:
-        scale = (rows.abs().amax(1, keepdim=True) * clip / top).half().float().clamp_min(1e-8)
-        error = (rows - (rows / scale).round().clamp(-top - 1, top) * scale).square().sum(1)
-        best = torch.minimum(best, error)
-    return (weight.numel() * bits + len(rows) * 16 + 7) // 8, best.double().sum().item()
+
+    def coded(weight: Tensor) -> Tensor:
+        padded = nn.functional.pad(weight.reshape(-1), (0, -weight.numel() % size)).reshape(-1, size)
+        best, least = padded, torch.full((len(padded),), math.inf)
+        for clip in CLIPS:
+            scale = (padded.abs().amax(1, keepdim=True) * clip / top).half().float().clamp_min(1e-8)
+            trial = (padded / scale).round().clamp(-top - 1, top) * scale
+            error = (padded - trial).square().sum(1)
+            best = torch.where((error < least)[:, None], trial, best)
+            least = torch.minimum(error, least)
+        return best.reshape(-1)[: weight.numel()].reshape(weight.shape)
+
+    taken = sum((w.numel() * bits + -(-w.numel() // size) * 16 + 7) // 8 for w in weights.values())
+    return Coded(f"int{bits} in groups of {size}, clipped", taken, {n: coded(w) for n, w in weights.items()})
 
 
-def kmeans(weight: Tensor, groups: int, codewords: int) -> tuple[int, float]:
-    """Bytes and squared error of scikit-learn's k-means on pieces of `groups` weights, with a 16-bit codebook."""
+def kmeans(weights: Weights, codewords: int, elements: int = 4) -> Coded:
+    """scikit-learn's k-means on pieces of some weights, with a codebook of 16-bit numbers for every layer."""
     from sklearn.cluster import KMeans
 
-    points = weight.reshape(groups, -1).T.numpy()
-    codewords = min(codewords, len(points))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = KMeans(
-            codewords, n_init=1, max_iter=60, random_state=0, algorithm="elkan" if groups < 8 else "lloyd"
-        ).fit(points)
-    book = torch.from_numpy(found.cluster_centers_).half().float()
-    error = (torch.from_numpy(points) - book[torch.from_numpy(found.labels_).long()]).double().square().sum()
-    bits = len(points) * math.ceil(math.log2(max(2, codewords))) + 16 * groups * codewords
-    return (bits + 7) // 8, error.item()
+    taken, decoded = 0, {}
+    for name, weight in weights.items():
+        points = weight.reshape(elements, -1).T.numpy()
+        count = min(codewords, len(points) // 4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = KMeans(count, n_init=1, max_iter=30, random_state=0, algorithm="elkan").fit(points)
+        book = torch.from_numpy(found.cluster_centers_).half().float()
+        decoded[name] = book[torch.from_numpy(found.labels_).long()].T.reshape(weight.shape)
+        taken += math.ceil((len(points) * math.ceil(math.log2(count)) + 16 * elements * count) / 8)
+    return Coded(f"k-means of {elements}, {codewords} codewords", taken, decoded)
 
 
-def total(layers: list[Tensor], parts: list[tuple[int, float]]) -> Point:
-    """Bits per weight and SNR of all layers together."""
-    size, error = (sum(column) for column in zip(*parts, strict=True))
-    return 8 * size / sum(w.numel() for w in layers), decibels(sum(_squared_norm(w) for w in layers), error)
+def every_codec(weights: Weights, parameters: list[int], codebooks: tuple[int, ...]) -> Iterator[Coded]:
+    """All codecs at all their settings."""
+    for parameter in parameters:
+        theirs = iso(weights, parameter)
+        yield theirs
+        yield ours(weights, theirs.size)
+    for bits in (2, 3, 4):
+        yield groupwise(weights, bits)
+    for codewords in codebooks:
+        yield kmeans(weights, codewords)
 
 
-def _squared_norm(weight: Tensor) -> float:
-    return weight.double().square().sum().item()
+def quality(weights: Weights, coded: Coded) -> tuple[float, float]:
+    """Bits per weight, and the SNR of all layers together in dB."""
+    numel = sum(w.numel() for w in weights.values())
+    norm = sum(w.double().square().sum().item() for w in weights.values())
+    error = sum((weights[n] - w).double().square().sum().item() for n, w in coded.weights.items())
+    return 8 * coded.size / numel, decibels(norm, error)
 
 
-def targeted(layers: list[Tensor], bits: float, rounds: int) -> Point:
-    """What `--target-size` makes of so many bits per weight."""
-    recipe = tenreo.Recipe(None, tenreo.TargetSize(10**9))
-    room = int(bits / 8 * sum(w.numel() for w in layers))
-    # Weighted by squared norms: the error of all layers together is what is compared.
-    chosen = choose([candidates(w.numel(), recipe) for w in layers], [_squared_norm(w) for w in layers], room)
-    pairs = zip(layers, chosen, strict=True)
-    return total(layers, [curve(i, weight, choice.curve, rounds) for i, (weight, choice) in enumerate(pairs)])
+def measure_laplace(elements: int, parameters: list[int]) -> dict[str, list[tuple[float, float]]]:
+    """Print the table of one layer; return bits and dB by kind of codec."""
+    weights = {"layer": laplace(512, elements // 512)}
+    points: dict[str, list[tuple[float, float]]] = {}
+    table("codec", "bits per weight", "SNR in dB", "dB below Shannon's bound", "encoding s", "decoding s")
+
+    def measured(coded: Coded) -> None:
+        bits, snr = quality(weights, coded)
+        points.setdefault(coded.name.partition(",")[0], []).append((bits, snr))
+        gap = 6.0206 * bits + SHANNON - snr
+        row(coded.name, f"{bits:.3f}", f"{snr:.2f}", f"{gap:.2f}", f"{coded.encoding:.2f}", f"{coded.decoding:.2f}")
+
+    for bits in (2, 3, 4):
+        measured(ours(weights, bits * elements // 8))
+    for groups, length, bits in ((2, 512, 2), (2, 512, 3), (4, 2048, 2)):
+        measured(ours(weights, bits * elements // 8, groups, length))
+    for coded in every_codec(weights, parameters, CODEBOOKS["laplace"]):
+        measured(coded)
+    return points
 
 
-def fixed(layers: list[Tensor], groups: int, bits: int, per_row: int, precision: str, rounds: int) -> Point:
-    """The same curve for every layer, shorter where a layer has fewer columns."""
-    parts = []
-    for i, weight in enumerate(layers):
-        length = min(weight.numel() // groups, 2**bits)
-        shape = CurveShape(groups, length, min(per_row, length), Precision(precision))
-        parts.append(curve(i, weight, shape, rounds))
-    return total(layers, parts)
+def weights_of(model: nn.Module) -> Weights:
+    """The weights that tenreo compresses by its rule for models that it does not know."""
+    plan = tenreo.resolve(tenreo.Recipe(1, tenreo.Uniform(2.0)), model)
+    return {layer.name: model.get_submodule(layer.name).weight.detach() for layer in plan.compressed}
 
 
-def read(folder: Path | None, elements: int) -> list[Tensor]:
-    if folder is None:
-        return [laplace(1, elements)]
-    model = trained("mobilenet_v2", folder)
-    plan = tenreo.resolve(tenreo.Recipe(4, tenreo.Uniform(2.0)), model)
-    return [weight_of(model.get_submodule(layer.name)).detach() for layer in plan.compressed]
+@dataclass
+class Network:
+    """A dense network, photographs, and its outputs on them."""
+
+    dense: nn.Module
+    images: Tensor
+    wanted: Tensor
+    pixels: int
+
+    def outputs(self, weights: Weights) -> tuple[tuple[float, float], tuple[float, float]]:
+        """KL and agreement with some weights replaced: as they come, and with corrected statistics."""
+        model = copy.deepcopy(self.dense)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                model.get_submodule(name).weight.copy_(weight)
+        raw = divergence(self.wanted, logits(model, self.images))
+        tenreo.match_statistics_(model, self.dense, size=self.pixels)
+        return raw, divergence(self.wanted, logits(model, self.images))
+
+
+def measure_network(name: str, parameters: list[int], each: int) -> dict[str, list[tuple[float, float]]]:
+    """Print the table of a network; return bits and KL by kind of codec, as it comes and corrected."""
+    dense, pixels = network(name), SIZES[name]
+    images = crops(each, pixels)
+    measured = Network(dense, images, logits(dense, images), pixels)
+    weights = weights_of(dense)
+    print(f"{len(weights)} layers, {sum(w.numel() for w in weights.values()):,} weights, {len(images)} crops")
+    table(
+        "codec", "bits per weight", "SNR in dB", "KL", "agreement %", "KL, corrected", "agreement %, corrected",
+        "encoding s", "decoding s",
+    )  # fmt: skip
+    points: dict[str, list[tuple[float, float]]] = {}
+    for coded in every_codec(weights, parameters, CODEBOOKS["network"]):
+        bits, snr = quality(weights, coded)
+        raw, corrected = measured.outputs(coded.weights)
+        figures = [f"{v:.{d}f}" for pair in (raw, corrected) for v, d in zip(pair, (4, 1), strict=True)]
+        row(coded.name, f"{bits:.3f}", f"{snr:.2f}", *figures, f"{coded.encoding:.1f}", f"{coded.decoding:.1f}")
+        kind = coded.name.partition(",")[0] if coded.name[0] != "i" else "groupwise integers"
+        points.setdefault(kind, []).append((bits, raw[0]))
+        points.setdefault(f"{kind}, corrected", []).append((bits, corrected[0]))
+    corrected = points["tenreo, corrected"]
+    for kind in ("ISO codec", "ISO codec, corrected"):
+        ratios = [ours / theirs for (_, ours), (_, theirs) in zip(corrected, points[kind], strict=True)]
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        print(f"KL of tenreo, corrected / {kind}: {' '.join(f'{r:.2f}' for r in ratios)}, mean {mean:.2f}")
+    return points
+
+
+def draw(points: dict[str, list[tuple[float, float]]], picture: Path, label: str, scale: str) -> None:
+    """Draw a quantity against bits per weight."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.8, 4.4), layout="constrained")
+    axis = figure.subplots()
+    colors = dict.fromkeys(kind.partition(", corrected")[0] for kind in points)
+    for i, kind in enumerate(colors):
+        for name, style in ((kind, "x:"), (f"{kind}, corrected", "o-")):
+            if name in points:
+                alone = f"{kind}, corrected" not in points
+                axis.plot(*zip(*sorted(points[name]), strict=True), "o-" if alone else style, color=f"C{i}", label=name)
+    axis.set(xlabel="bits per weight", ylabel=label, yscale=scale)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+    figure.savefig(picture, dpi=110)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--plot", type=Path)
-    parser.add_argument("--elements", type=int, default=589_824)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["laplace", "network"])
+    parser.add_argument("--network", default="lite0", choices=SIZES)
+    parser.add_argument("--points", help="quantization parameters of the ISO codec, negative")
+    parser.add_argument("--each", type=int, default=6, help="crops of a photograph")
+    parser.add_argument("--elements", type=int, default=2**19)
+    parser.add_argument("--plot", type=Path, help="PNG")
     arguments = parser.parse_args()
-    layers = read(arguments.folder, arguments.elements)
-    series: dict[str, list[Point]] = {}
-
-    def measured(name: str, what: str, point: Point) -> None:
-        series.setdefault(name, []).append(point)
-        row(what, f"{point[0]:.2f}", f"{point[1]:.2f}")
-
-    table("what", "bits per weight", "SNR in dB")
-    for name, clips in (("plain", (1.0,)), ("clipped", tuple(0.6 + 0.025 * i for i in range(17)))):
-        for bits in (2, 3, 4):
-            parts = [groupwise(w, bits, clips) for w in layers]
-            measured(f"groupwise, {name}", f"groupwise {bits}-bit, {name}", total(layers, parts))
-    for g, k in CODEBOOKS:
-        # Small layers pay dearly for a codebook; beyond 4.5 bits per weight there is nothing to compare.
-        if sum(16 * g * k + w.numel() / g * math.log2(k) for w in layers) > 4.5 * sum(w.numel() for w in layers):
-            continue
-        what = f"k-means, {g} elements, K = {k:,}"
-        measured(f"k-means, {g} elements", what, total(layers, [kmeans(w, g, k) for w in layers]))
-    for g, bits, per_row, precision in CURVES:
-        what = f"curve, g = {g}, b = {bits}, t = {per_row:,}, {precision}"
-        measured("curve", what, fixed(layers, g, bits, per_row, precision, arguments.rounds))
-    for bits in SIZES:
-        measured("target size", f"target size, {bits} bits", targeted(layers, bits, arguments.rounds))
+    parameters = [int(p) for p in (arguments.points or POINTS[arguments.what]).split(",")]
+    small = {"layer": laplace(64, 64)}
+    ours(small, 1500), iso(small, 4)  # compiles, and loads libraries
+    measures: dict[str, Callable[[], dict[str, list[tuple[float, float]]]]] = {
+        "laplace": lambda: measure_laplace(arguments.elements, parameters),
+        "network": lambda: measure_network(arguments.network, parameters, arguments.each),
+    }
+    points = measures[arguments.what]()
     if arguments.plot:
-        draw(series, arguments.plot)
-
-
-def draw(series: dict[str, list[Point]], picture: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axis = figure.subplots()
-    for name, points in series.items():
-        line = "" if name == "curve" else "-"
-        x, y = zip(*sorted(points), strict=True)
-        axis.plot(x, y, marker="o", linestyle=line, label=name)
-    axis.set(xlabel="bits per weight", ylabel="SNR in dB", xlim=(1, 4.6), ylim=(4, 20))
-    axis.grid(alpha=0.3)
-    axis.legend()
-    figure.savefig(picture, dpi=110)
+        label, scale = {"laplace": ("SNR in dB", "linear"), "network": ("KL from the dense model in nats", "log")}[
+            arguments.what
+        ]
+        draw(points, arguments.plot, label, scale)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ from torch import Tensor
 from tenreo.codec.codec import EncodedWeight, _matrix
 from tenreo.codec.cosine import dct, idct
 from tenreo.codec.entropy import Classes, bits_of, choose_classes, columns_per_output
+from tenreo.codec.nearest import nearest
 from tenreo.codec.precision import fake_quantize
 from tenreo.codec.refine import fit
 from tenreo.codec.shape import MOST_VALUES, Precision
-from tenreo.codec.tree import nearest_of_each
 from tenreo.codec.trellis import cheapest_path, following
 
 MEMORY = 7  # 128 states: 0.25 dB from Shannon's bound, 8 states 0.45, 0.25 microseconds a weight instead of 0.1
@@ -165,11 +165,9 @@ def _cheapest(matrix: Tensor, curve: Tensor, prices: Any, state: _State) -> Tens
     for number, price in enumerate(prices):
         members = np.flatnonzero(state.contexts == number)
         used = np.flatnonzero(np.isfinite(price)).astype(np.int32)
-        start = np.searchsorted(used, state.positions.numpy()[members]).clip(max=len(used) - 1).astype(np.int32)
-        found = np.empty(len(members), np.int32)
+        found = np.searchsorted(used, state.positions.numpy()[members]).clip(max=len(used) - 1).astype(np.int32)
         priced = np.column_stack([samples[used], np.sqrt(price[used])])
-        nearest_of_each(priced, points[members], np.argsort(start, kind="stable"), start, found)
-        positions[members] = used[found]
+        positions[members] = used[nearest(priced, points[members], found)]
     return torch.from_numpy(positions)
 
 

@@ -227,16 +227,15 @@ def _scan(block, columns, query, leaf, best, distance):
         for i in range(LEAF):
             gap = block[leaf, d, i] - query[d]
             distance[i] += gap * gap
-    # Non-negative floats sort like their bits, and a minimum of integers becomes vector code.
-    bits = distance.view(np.int32)
-    least = bits[0]
-    for i in range(1, LEAF):
-        least = min(least, bits[i])
+    # Mostly none is as near, and to ask that of all at once is vector code.
+    limit = best.distance
+    near = np.int32(0)
     for i in range(LEAF):
-        if bits[i] == least and (
-            distance[i] < best.distance or (distance[i] == best.distance and columns[leaf, i] < best.column)
-        ):
-            best = Best(distance[i], columns[leaf, i], leaf, i)
+        near |= np.int32(distance[i] <= limit)
+    if near:
+        for i in range(LEAF):
+            if distance[i] < best.distance or (distance[i] == best.distance and columns[leaf, i] < best.column):
+                best = Best(distance[i], columns[leaf, i], leaf, i)
     return best
 
 
@@ -288,26 +287,3 @@ def nearest(tree, query, leaf, space):
             bounds[size] = near_bound
             size += 1
     return best.leaf, best.slot
-
-
-@compiled
-def nearest_of_each(samples, queries, sequence, start, result):
-    """Write the nearest sample of every query into `result`, going through them in a sequence.
-
-    Args:
-        samples: (samples, g) float32.
-        queries: (queries, g) float32.
-        sequence: (queries,) the order to take them in; neighbors side by side are faster.
-        start: (queries,) a sample that is near; never changes the result.
-        result: (queries,) int32.
-    """
-    count = len(samples)
-    tree = build(samples.copy(), np.arange(count).astype(np.int32), count)
-    leaf_of = np.empty(count, np.int32)
-    for leaf in range(len(tree.used)):
-        for slot in range(tree.used[leaf]):
-            leaf_of[tree.columns[leaf, slot]] = leaf
-    space = workspace()
-    for i in sequence:
-        leaf, slot = nearest(tree, queries[i], np.int64(leaf_of[start[i]]), space)
-        result[i] = tree.columns[leaf, slot] if slot >= 0 else start[i]  # none: distances overflow

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tenreo.codec.codec import EncodedWeight, encode, nearest_neighbor_order, quantize, refined, squared_error
 from tenreo.codec.constrained import constrained, quantiles
 from tenreo.codec.shape import CurveShape, Positions
+from tenreo.codec.sharing import Crew
 from tenreo.compression.report import LayerReport
 from tenreo.compression.tensors import stored_positions
 from tenreo.errors import TenreoError
@@ -28,7 +29,7 @@ Orders = dict[tuple[str, int], Tensor]  # (layer, groups) -> (columns,) int32, t
 
 
 class LayerPool:
-    """Threads that work on the layers of a model, each with one thread of torch's.
+    """Threads that work on the layers of a model, and together on the last ones, each with one thread of torch's.
 
     With several of those, FFTs and sums add in another order, so what is written would depend on their number.
 
@@ -40,21 +41,21 @@ class LayerPool:
 
     def __init__(self, model: nn.Module, jobs: int | None, progress: Callable[[LayerPlan], None] | None) -> None:
         self.model, self.progress = model, progress
-        self.threads = torch.get_num_threads()
-        self.pool = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
+        self.torch_threads = torch.get_num_threads()
+        self.crew = Crew(jobs or os.cpu_count() or 1, lambda: torch.set_num_threads(1))
 
     def __enter__(self) -> LayerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        torch.set_num_threads(self.threads)  # of threads that start later: each has a number of its own
+        self.crew.stop()
+        torch.set_num_threads(self.torch_threads)  # of threads that start later: each has a number of its own
 
     def each(self, task: Callable[..., Any], layers: Sequence[LayerPlan], *arguments: Any) -> dict[str, Any]:
         """What task(model, layer, *arguments) returns, by name of the layer."""
         # Largest first: the last layer to finish is then a small one.
         ordered = sorted(layers, key=lambda layer: -layer.columns)
-        tasks = {self.pool.submit(task, self.model, layer, *arguments): layer for layer in ordered}
+        tasks = {self.crew.executor.submit(task, self.model, layer, *arguments): layer for layer in ordered}
         for done in as_completed(tasks):
             done.result()
             if self.progress is not None:
@@ -63,7 +64,7 @@ class LayerPool:
 
     def once(self, task: Callable[..., Any], *arguments: Any) -> Any:
         """What a task returns, in one of the threads."""
-        return self.pool.submit(task, *arguments).result()
+        return self.crew.executor.submit(task, *arguments).result()
 
 
 class Encoded(NamedTuple):

@@ -9,7 +9,8 @@ from oracle import cosine_matrix
 
 import tenreo
 from tenreo.codec.codec import refined
-from tenreo.codec.refine import _nearest_by_tree, _nearest_of_all, assign, fit
+from tenreo.codec.nearest import nearest
+from tenreo.codec.refine import _nearest_of_all, assign, fit
 from tenreo.errors import TenreoError
 
 
@@ -67,8 +68,8 @@ def test_tree_and_brute_force_agree_with_torch():
         points, samples = torch.randn(n, g), torch.randn(length, g)
         start = torch.randint(0, length, (n,), dtype=torch.int32)
         wanted = torch.cdist(points.double(), samples.double()).square().min(1)
-        for search in (_nearest_by_tree, _nearest_of_all):
-            found = search(points, samples, start)
+        by_tree = nearest(samples.numpy(), points.numpy(), start.numpy())
+        for found in (torch.from_numpy(by_tree), _nearest_of_all(points, samples, start)):
             gaps = (points - samples[found]).double().square().sum(1)
             torch.testing.assert_close(gaps, wanted.values, rtol=1e-4, atol=1e-5)
 
