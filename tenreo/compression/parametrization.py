@@ -25,6 +25,7 @@ from tenreo.compression.decoded_weight import DecodedWeight
 from tenreo.errors import TenreoError
 from tenreo.files.records import LayerErrors, LayerRecord
 from tenreo.planning.weights import Weight
+from tenreo.planning.wrappers import changeable
 
 _POSITIONS = "positions"  # in a state dict
 
@@ -256,8 +257,11 @@ def expand_(model: nn.Module) -> nn.Module:
 
     Returns:
         The same model.
+
+    Raises:
+        TenreoError: when it is in DistributedDataParallel.
     """
-    for curve in list(curves(model)):
+    for curve in list(curves(changeable(model))):
         _remove(curve.layer, curve.tensor)
     return model
 

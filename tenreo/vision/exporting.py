@@ -17,12 +17,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tenreo.compression.parametrization import expand_
 from tenreo.compression.tensors import write_model
-from tenreo.compression.wrappers import unwrapped
 from tenreo.errors import TenreoError, shown
 from tenreo.files.atomic import atomic_write, check_writable
 from tenreo.files.records import ModelInfo
 from tenreo.planning.recipe import DenseDtype
 from tenreo.planning.state import stored_state
+from tenreo.planning.wrappers import unwrapped
 from tenreo.vision.identity import identify
 from tenreo.vision.inputs import arguments_of, input_shape, takes_lists
 from tenreo.vision.names import check_format

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tenreo.compression.misfit import MisfitError, check_fit
 from tenreo.compression.tensors import restore_, write_model
-from tenreo.compression.wrappers import unwrapped
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import check_writable
 from tenreo.files.header import Header, check_info, is_pickle, read_header
@@ -19,6 +18,7 @@ from tenreo.files.layout import check_ending
 from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.files.safetensors import read_tensors
 from tenreo.planning.recipe import Recipe, recipe_of
+from tenreo.planning.wrappers import unwrapped
 from tenreo.vision.architectures import build_info
 from tenreo.vision.builders import build_model, builder_info
 from tenreo.vision.guesses import guess

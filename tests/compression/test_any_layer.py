@@ -3,6 +3,7 @@
 import copy
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import tenreo
 from tenreo.compression.parametrization import curves
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
+from tenreo.planning.wrappers import unwrapped
 
 
 class Own(nn.Module):
@@ -169,6 +171,32 @@ def test_a_wrapped_network_keeps_its_rule():
     plan, own = tenreo.resolve(recipe, net), tenreo.resolve(recipe, net.backbone)
     assert [x.name for x in plan.compressed] == [f"backbone.{x.name}" for x in own.compressed] + ["head"]
     assert [x.curve for x in plan.compressed][:-1] == [x.curve for x in own.compressed]
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel, torch.compile])
+def test_wrapped_models_are_compressed_and_expanded(dense, wrap):
+    recipe = tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0)
+    bare, wrapped = copy.deepcopy(dense), wrap(copy.deepcopy(dense))
+    plan = tenreo.resolve(recipe, wrapped)
+    assert [layer.name for layer in plan.layers] == [layer.name for layer in tenreo.resolve(recipe, bare).layers]
+    tenreo.compress_(bare, recipe)
+    tenreo.compress_(wrapped, plan)
+    assert tenreo.expand_(wrapped) is wrapped
+    inner, expected = unwrapped(wrapped).state_dict(), tenreo.expand_(bare).state_dict()
+    assert inner.keys() == expected.keys() and all(torch.equal(inner[key], expected[key]) for key in inner)
+
+
+def test_what_keeps_parameters_is_refused(tmp_path):
+    net = nn.Sequential(nn.Linear(64, 64))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        wrapped = torch.compile(nn.parallel.DistributedDataParallel(net))
+        for change in (partial(tenreo.compress_, recipe=tenreo.Recipe(4, tenreo.Uniform(2.0))), tenreo.expand_):
+            with pytest.raises(TenreoError, match="is in DistributedDataParallel, which keeps the parameters"):
+                change(wrapped)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert not parametrize.is_parametrized(net[0])
 
 
 def test_layers_can_have_recipes_of_their_own(dense):

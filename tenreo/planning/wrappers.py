@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from tenreo.errors import TenreoError
+
 _HOLDERS = (DataParallel, DistributedDataParallel, AveragedModel)
 
 
@@ -21,3 +23,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def changeable(model: nn.Module) -> nn.Module:
+    """The model itself, where its parameters may be replaced.
+
+    Raises:
+        TenreoError: when DistributedDataParallel is around it, which keeps the parameters that it found.
+    """
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise TenreoError(
+            "model: is in DistributedDataParallel, which keeps the parameters that it found; compress or expand the "
+            "model first, and wrap it then"
+        )
+    return unwrapped(model)
