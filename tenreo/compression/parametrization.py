@@ -194,7 +194,8 @@ def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, e
 
 
 def _register(layer: nn.Module, tensor: str, curve: CurveWeight) -> None:
-    parametrize.register_parametrization(layer, tensor, curve)
+    # Unsafe, or torch decodes every weight once to see that its shape is right.
+    parametrize.register_parametrization(layer, tensor, curve, unsafe=True)
     # Torch gives every such layer a class of its own, which can not be found again by its name.
     setattr(type(layer), "__reduce_ex__", _reduce)  # noqa: B010
 

@@ -167,7 +167,7 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
         state[parameter + COEFFICIENTS], state[parameter + POSITIONS] = encoded.coefficients, encoded.positions
         state.pop(parameter + SCALES, None)
         empty = EncodedWeight(
-            encoded.coefficients.to(weight.value.dtype),
+            encoded.coefficients.to(weight.value.dtype, copy=True),  # or the whole file stays in memory
             encoded.positions,
             encoded.length,
             encoded.shape,
