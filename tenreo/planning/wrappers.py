@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -29,11 +29,38 @@ def changeable(model: nn.Module) -> nn.Module:
     """The model itself, where its parameters may be replaced.
 
     Raises:
-        TenreoError: when DistributedDataParallel is around it, which keeps the parameters that it found.
+        TenreoError: when DistributedDataParallel is around it, which keeps the parameters that it found, or processes
+            share its parameters.
     """
+    check_whole(model)
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise TenreoError(
             "model: is in DistributedDataParallel, which keeps the parameters that it found; compress or expand the "
             "model first, and wrap it then"
         )
     return unwrapped(model)
+
+
+def check_whole(model: nn.Module) -> None:
+    """Raise where each process has a part of the parameters alone.
+
+    Raises:
+        TenreoError: naming one of them.
+    """
+    name = next((name for name, value in model.named_parameters() if is_sharded(value)), None)
+    if name is not None:
+        raise TenreoError(
+            f"model: {name} is sharded over several processes; save the model with tenreo.save in each of them, and "
+            "use what tenreo.load gives"
+        )
+
+
+def is_sharded(value: object) -> bool:
+    """Whether a tensor is a part of one that processes share (DTensor)."""
+    return hasattr(value, "full_tensor")
+
+
+def gathered(value: Tensor) -> Tensor:
+    """The whole tensor, where it is sharded over processes; each of them has to ask for it."""
+    whole: Tensor = value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
+    return whole

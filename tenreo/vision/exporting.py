@@ -22,7 +22,7 @@ from tenreo.files.atomic import atomic_write, check_writable
 from tenreo.files.records import ModelInfo
 from tenreo.planning.recipe import DenseDtype
 from tenreo.planning.state import stored_state
-from tenreo.planning.wrappers import unwrapped
+from tenreo.planning.wrappers import check_whole, unwrapped
 from tenreo.vision.differences import largest_difference
 from tenreo.vision.identity import identify
 from tenreo.vision.inputs import arguments_of, input_shape, takes_lists
@@ -89,6 +89,7 @@ def export(
     path, model = Path(path), unwrapped(model)
     check_format(path)
     check_writable(path)
+    check_whole(model)
     if dtype not in list(DenseDtype):
         raise TenreoError(f"dtype: given {shown(dtype)}, needs one of {', '.join(DenseDtype)}")
     kind: torch.dtype = getattr(torch, dtype)

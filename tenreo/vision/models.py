@@ -52,7 +52,7 @@ def save(
 
     Args:
         model: any module, also in DataParallel and its kind; the architecture of torchvision's models is recognized
-            by what they put out.
+            by what they put out. Where processes share it (fully_shard), all of them save, and write the same file.
         path: of the file; replaced as a whole.
         info: says what the model is, where it is not recognized or something should be added.
         recipe: kept in the file for `inspect`.

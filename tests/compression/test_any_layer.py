@@ -186,17 +186,40 @@ def test_wrapped_models_are_compressed_and_expanded(dense, wrap):
     assert inner.keys() == expected.keys() and all(torch.equal(inner[key], expected[key]) for key in inner)
 
 
-def test_what_keeps_parameters_is_refused(tmp_path):
-    net = nn.Sequential(nn.Linear(64, 64))
+@pytest.fixture
+def group(tmp_path):
+    """A process group of this process alone."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
-    try:
-        wrapped = torch.compile(nn.parallel.DistributedDataParallel(net))
-        for change in (partial(tenreo.compress_, recipe=tenreo.Recipe(4, tenreo.Uniform(2.0))), tenreo.expand_):
-            with pytest.raises(TenreoError, match="is in DistributedDataParallel, which keeps the parameters"):
-                change(wrapped)
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+def test_what_keeps_parameters_is_refused():
+    net = nn.Sequential(nn.Linear(64, 64))
+    wrapped = torch.compile(nn.parallel.DistributedDataParallel(net))
+    for change in (partial(tenreo.compress_, recipe=tenreo.Recipe(4, tenreo.Uniform(2.0))), tenreo.expand_):
+        with pytest.raises(TenreoError, match="is in DistributedDataParallel, which keeps the parameters"):
+            change(wrapped)
     assert not parametrize.is_parametrized(net[0])
+
+
+@pytest.mark.usefixtures("group")
+def test_shards_are_gathered_in_a_file(tmp_path):
+    from torch.distributed.fsdp import fully_shard
+
+    net, x = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10)), torch.randn(3, 64)
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0))
+    wanted = net(x)
+    tenreo.save(net, tmp_path / "whole.safetensors")
+    fully_shard(net, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
+    assert torch.equal(net(x), wanted)
+    tenreo.save(net, tmp_path / "shards.safetensors")
+    assert (tmp_path / "shards.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    for use in (tenreo.expand_, partial(tenreo.export, path=tmp_path / "m.pth")):
+        with pytest.raises(TenreoError, match="is sharded over several processes; save the model"):
+            use(net)
+    assert not (tmp_path / "m.pth").exists()
 
 
 def test_layers_can_have_recipes_of_their_own(dense):
