@@ -247,7 +247,7 @@ def cases() -> dict[str, list[Case]]:
         "transformers": [Case(f"any_model:{name}", batch) for name, batch in TEXT.items()],
         "later": [
             *(Case(f"timm:{name}", image(3, side, side)) for name, side in LATER.items()),
-            Case("torchvision:fcos_resnet50_fpn", lists, SMALL),
+            Case("torchvision:fcos_resnet50_fpn", lists, SMALL | {"score_thresh": 0.0}),
             Case("torchvision:maxvit_t", image(3, 224, 224)),
         ],
         "own": [
