@@ -21,6 +21,7 @@ from tenreo.planning.plan import FileEstimate, Plan, make_plan, resolve
 from tenreo.planning.rates import TargetSize
 from tenreo.planning.recipe import Recipe
 from tenreo.planning.weights import find_weights, obstacle, owners
+from tenreo.planning.wrappers import changeable
 
 
 def compress_(
@@ -40,7 +41,7 @@ def compress_(
     ([('0', 512)], torch.Size([64, 64]))
 
     Args:
-        model: any module; its layers stay of the classes that they are.
+        model: any module, also compiled or in DataParallel; its layers stay of the classes that they are.
         recipe: what was asked for, or the plan that `resolve` made of it.
         jobs: layers encoded at a time, by default one per core; neither this nor torch's number of threads changes
             the result.
@@ -53,10 +54,12 @@ def compress_(
         Error, bytes and seconds of every layer, and the counts.
 
     Raises:
-        TenreoError: as `resolve`, and when a weight is not finite; the model is then as before.
+        TenreoError: as `resolve`, when a weight is not finite, and when the model is in DistributedDataParallel; the
+            model is then as before.
     """
     if isinstance(recipe, Recipe) and recipe.judges:
         raise TenreoError("target: what a model puts out is found by running it; call tenreo.compress_to_ instead")
+    model = changeable(model)
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
     _check_fit(model, plan)
     if jobs is not None and jobs < 1:

@@ -25,6 +25,7 @@ from tenreo.compression.decoded_weight import DecodedWeight
 from tenreo.errors import TenreoError
 from tenreo.files.records import LayerErrors, LayerRecord
 from tenreo.planning.weights import Weight
+from tenreo.planning.wrappers import changeable
 
 _POSITIONS = "positions"  # in a state dict
 
@@ -193,7 +194,8 @@ def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, e
 
 
 def _register(layer: nn.Module, tensor: str, curve: CurveWeight) -> None:
-    parametrize.register_parametrization(layer, tensor, curve)
+    # Unsafe, or torch decodes every weight once to see that its shape is right.
+    parametrize.register_parametrization(layer, tensor, curve, unsafe=True)
     # Torch gives every such layer a class of its own, which can not be found again by its name.
     setattr(type(layer), "__reduce_ex__", _reduce)  # noqa: B010
 
@@ -256,8 +258,11 @@ def expand_(model: nn.Module) -> nn.Module:
 
     Returns:
         The same model.
+
+    Raises:
+        TenreoError: when it is in DistributedDataParallel.
     """
-    for curve in list(curves(model)):
+    for curve in list(curves(changeable(model))):
         _remove(curve.layer, curve.tensor)
     return model
 

@@ -27,6 +27,7 @@ from tenreo.files.safetensors import record, write_tensors
 from tenreo.planning.recipe import DenseDtype, Recipe
 from tenreo.planning.state import has_values, stored_state, tied_names
 from tenreo.planning.weights import find_weights
+from tenreo.planning.wrappers import gathered
 
 
 def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | None = None) -> None:
@@ -67,7 +68,7 @@ def _content(model: nn.Module, info: ModelInfo, recipe: Recipe | None) -> tuple[
 def file_tensors(
     model: nn.Module, dense_dtype: DenseDtype = DenseDtype.FLOAT32, positions: Positions = Positions.CODED
 ) -> dict[str, Tensor]:
-    """The tensors of a model under their names in a file, on the CPU.
+    """The tensors of a model under their names in a file, on the CPU; those that processes share are gathered.
 
     Args:
         model: compressed or dense.
@@ -83,7 +84,7 @@ def file_tensors(
         if value is not None and not has_values(value):
             raise TenreoError(f"save: {key} is a {type(value).__name__}, and a file holds tensors with values alone")
     names = _file_names(model)
-    tensors = {names[key]: value.cpu() for key, value in stored_state(model).items()}
+    tensors = {names[key]: gathered(value).cpu() for key, value in stored_state(model).items()}
     coefficients = {curve.parameter + COEFFICIENTS for curve in curves(model)}
     if dense_dtype != DenseDtype.FLOAT32:
         for name, value in tensors.items():
@@ -167,7 +168,7 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
         state[parameter + COEFFICIENTS], state[parameter + POSITIONS] = encoded.coefficients, encoded.positions
         state.pop(parameter + SCALES, None)
         empty = EncodedWeight(
-            encoded.coefficients.to(weight.value.dtype),
+            encoded.coefficients.to(weight.value.dtype, copy=True),  # or the whole file stays in memory
             encoded.positions,
             encoded.length,
             encoded.shape,

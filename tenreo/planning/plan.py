@@ -25,6 +25,7 @@ from tenreo.planning.recipe import DenseDtype, Pack, Recipe
 from tenreo.planning.rules import choice_for
 from tenreo.planning.state import stored_state
 from tenreo.planning.weights import Weight, find_weights
+from tenreo.planning.wrappers import unwrapped
 
 # Stand for what a plan does not know yet: numbers and words as long as they get.
 _ERRORS = LayerErrors(*[-1.2345678901234567e-100] * 3)
@@ -84,7 +85,7 @@ def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ())
 
     Args:
         recipe: what was asked for.
-        model: any module; tensors may be on the meta device.
+        model: any module, also in DataParallel and its kind; tensors may be on the meta device.
         class_names: that the file will hold.
 
     Returns:
@@ -94,6 +95,7 @@ def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ())
         TenreoError: when a pattern matches no layer, or includes one that can not be compressed, when nothing is left
             to compress, and when a target is out of reach.
     """
+    model = unwrapped(model)
     found = find_layers(recipe, model)
     counting = FileEstimate(recipe, model, class_names)
     if recipe.prices:

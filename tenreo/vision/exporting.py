@@ -17,12 +17,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tenreo.compression.parametrization import expand_
 from tenreo.compression.tensors import write_model
-from tenreo.compression.wrappers import unwrapped
 from tenreo.errors import TenreoError, shown
 from tenreo.files.atomic import atomic_write, check_writable
 from tenreo.files.records import ModelInfo
 from tenreo.planning.recipe import DenseDtype
 from tenreo.planning.state import stored_state
+from tenreo.planning.wrappers import check_whole, unwrapped
+from tenreo.vision.differences import largest_difference
 from tenreo.vision.identity import identify
 from tenreo.vision.inputs import arguments_of, input_shape, takes_lists
 from tenreo.vision.names import check_format
@@ -88,6 +89,7 @@ def export(
     path, model = Path(path), unwrapped(model)
     check_format(path)
     check_writable(path)
+    check_whole(model)
     if dtype not in list(DenseDtype):
         raise TenreoError(f"dtype: given {shown(dtype)}, needs one of {', '.join(DenseDtype)}")
     kind: torch.dtype = getattr(torch, dtype)
@@ -175,7 +177,8 @@ def _export_program(model: nn.Module, dense: nn.Module, path: Path, given: Argum
         if kind == torch.bfloat16:  # which ONNX Runtime's CPU kernels do not know
             return Export(path, len(content), dynamic)
         found = _run(path, lambda: _run_onnx(path, arguments))
-    return Export(path, path.stat().st_size, dynamic, _largest_difference(path, found, tree_leaves(wanted)))
+    difference = largest_difference(path, found, tree_leaves(wanted), len(wanted) if takes_lists(model) else 0)
+    return Export(path, path.stat().st_size, dynamic, difference)
 
 
 def _run(path: Path, outputs: Callable[[], list[Any]]) -> list[Any]:
@@ -247,7 +250,7 @@ def _translated(program: Any, path: Path) -> bytes:
     try:
         import onnxscript  # noqa: F401
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.no_grad():  # with gradients, torch 2.14 fails on some shapes
             warnings.simplefilter("ignore")
             made: Any = torch.onnx.export(program, dynamo=True, verbose=False)
         content: bytes = made.model_proto.SerializeToString()
@@ -269,20 +272,6 @@ def _run_onnx(path: Path, arguments: Arguments) -> list[Tensor]:
     names = [each.name for each in session.get_inputs()]
     feed = {name: value.cpu().numpy() for name, value in zip(names, values, strict=True)}
     return [torch.from_numpy(each) for each in session.run(None, feed)]
-
-
-def _largest_difference(path: Path, found: list[Any], wanted: list[Any]) -> float:
-    """Of the tensors that are put out.
-
-    Raises:
-        TenreoError: when they are others in number or shape.
-    """
-    own, theirs = ([x for x in each if isinstance(x, Tensor)] for each in (wanted, found))
-    if [x.shape for x in own] != [x.shape for x in theirs]:
-        shapes = [[tuple(x.shape) for x in each] for each in (theirs, own)]
-        raise TenreoError(f"{path}: is written, but puts out {shown(shapes[0])}, the model {shown(shapes[1])}")
-    pairs = [(a.cpu().double(), b.cpu().double()) for a, b in zip(own, theirs, strict=True) if a.numel()]
-    return max(((a - b).abs().max().item() for a, b in pairs), default=0.0)
 
 
 def _first_line(error: Exception) -> str:

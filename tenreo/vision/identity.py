@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from tenreo.compression.misfit import some
 from tenreo.compression.parametrization import curves
-from tenreo.compression.wrappers import unwrapped
 from tenreo.files.records import TRANSFORMING, ModelInfo
+from tenreo.planning.wrappers import unwrapped
 from tenreo.vision.architectures import build_info, builder, classifier_name, default_info
 
 _SIZES = (96, 224)  # pixels to try, then those that the architecture was trained with

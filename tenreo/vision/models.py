@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 from tenreo.compression.misfit import MisfitError, check_fit
 from tenreo.compression.tensors import restore_, write_model
-from tenreo.compression.wrappers import unwrapped
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import check_writable
 from tenreo.files.header import Header, check_info, is_pickle, read_header
@@ -19,12 +19,14 @@ from tenreo.files.layout import check_ending
 from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.files.safetensors import read_tensors
 from tenreo.planning.recipe import Recipe, recipe_of
+from tenreo.planning.wrappers import unwrapped
 from tenreo.vision.architectures import build_info
 from tenreo.vision.builders import build_model, builder_info
 from tenreo.vision.guesses import guess
 from tenreo.vision.identity import difference, identify
 from tenreo.vision.names import check_source_of, is_safe
 from tenreo.vision.reference import identify_paper, read_dense_pickle, read_reference
+from tenreo.vision.unfilled import Unfilled
 from tenreo.vision.weights import built_with_weights, check_weights, fitting_arguments, with_weights
 
 
@@ -50,7 +52,7 @@ def save(
 
     Args:
         model: any module, also in DataParallel and its kind; the architecture of torchvision's models is recognized
-            by what they put out.
+            by what they put out. Where processes share it (fully_shard), all of them save, and write the same file.
         path: of the file; replaced as a whole.
         info: says what the model is, where it is not recognized or something should be added.
         recipe: kept in the file for `inspect`.
@@ -131,12 +133,19 @@ def open_model(
                 "tenreo.load(path, model)"
             )
         _check_shapes(info, header)
-        model = build_info(info, trusted=trust_builder)
+        model = _built(info, trust_builder)
     try:
         restore_(unwrapped(model), header, tensors)
     except MisfitError as error:
         raise MisfitError(f"{error}{guess({name: tuple(t.shape) for name, t in tensors.items()})}") from error
     return model.eval(), header
+
+
+def _built(info: ModelInfo, trusted: bool) -> nn.Module:
+    """The model of an info, to be filled; what somebody's own function draws may be more than parameters."""
+    own = info.arch is None and not is_safe(info.builder or "")
+    with nullcontext() if own else Unfilled():  # type: ignore[no-untyped-call]
+        return build_info(info, trusted=trusted)
 
 
 def _info_by(builder: str, header: Header) -> ModelInfo:

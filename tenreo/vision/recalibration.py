@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tenreo.compression.batch_inputs import Forward
 from tenreo.compression.statistics import match_
 from tenreo.files.records import Correction
+from tenreo.planning.wrappers import unwrapped
 from tenreo.vision.inputs import arguments_of, input_shape, takes_lists
 
 NOISE_PIXELS = 32 * 224 * 224  # of a batch of noise, so many images; docs/research/refinement.md has the table
@@ -57,6 +58,7 @@ def match_statistics_(
     Raises:
         TenreoError: when the models differ, or the batches do not fit them; the model is then as before.
     """
+    compressed, dense = unwrapped(compressed), unwrapped(dense)
     share = 1.0
     if images is None:
         images, source, share = _noise(dense, size, seed), "noise", BIAS_SHARE

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import tenreo
 from tenreo.compression.parametrization import curves
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
+from tenreo.planning.wrappers import unwrapped
 
 
 class Own(nn.Module):
@@ -169,6 +171,55 @@ def test_a_wrapped_network_keeps_its_rule():
     plan, own = tenreo.resolve(recipe, net), tenreo.resolve(recipe, net.backbone)
     assert [x.name for x in plan.compressed] == [f"backbone.{x.name}" for x in own.compressed] + ["head"]
     assert [x.curve for x in plan.compressed][:-1] == [x.curve for x in own.compressed]
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel, torch.compile])
+def test_wrapped_models_are_compressed_and_expanded(dense, wrap):
+    recipe = tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0)
+    bare, wrapped = copy.deepcopy(dense), wrap(copy.deepcopy(dense))
+    plan = tenreo.resolve(recipe, wrapped)
+    assert [layer.name for layer in plan.layers] == [layer.name for layer in tenreo.resolve(recipe, bare).layers]
+    tenreo.compress_(bare, recipe)
+    tenreo.compress_(wrapped, plan)
+    assert tenreo.expand_(wrapped) is wrapped
+    inner, expected = unwrapped(wrapped).state_dict(), tenreo.expand_(bare).state_dict()
+    assert inner.keys() == expected.keys() and all(torch.equal(inner[key], expected[key]) for key in inner)
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A process group of this process alone."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+def test_what_keeps_parameters_is_refused():
+    net = nn.Sequential(nn.Linear(64, 64))
+    wrapped = torch.compile(nn.parallel.DistributedDataParallel(net))
+    for change in (partial(tenreo.compress_, recipe=tenreo.Recipe(4, tenreo.Uniform(2.0))), tenreo.expand_):
+        with pytest.raises(TenreoError, match="is in DistributedDataParallel, which keeps the parameters"):
+            change(wrapped)
+    assert not parametrize.is_parametrized(net[0])
+
+
+@pytest.mark.usefixtures("group")
+def test_shards_are_gathered_in_a_file(tmp_path):
+    from torch.distributed.fsdp import fully_shard
+
+    net, x = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10)), torch.randn(3, 64)
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0))
+    wanted = net(x)
+    tenreo.save(net, tmp_path / "whole.safetensors")
+    fully_shard(net, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
+    assert torch.equal(net(x), wanted)
+    tenreo.save(net, tmp_path / "shards.safetensors")
+    assert (tmp_path / "shards.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    for use in (tenreo.expand_, partial(tenreo.export, path=tmp_path / "m.pth")):
+        with pytest.raises(TenreoError, match="is sharded over several processes; save the model"):
+            use(net)
+    assert not (tmp_path / "m.pth").exists()
 
 
 def test_layers_can_have_recipes_of_their_own(dense):

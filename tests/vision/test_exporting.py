@@ -166,11 +166,14 @@ def test_detectors_are_traced_along_one_run(tmp_path):
     torch.manual_seed(0)
     sides = {"min_size": 96, "max_size": 96, "box_score_thresh": 0.0, "box_detections_per_img": 3}
     net = build_model("torchvision:fasterrcnn_mobilenet_v3_large_320_fpn", sides)
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):  # or all scores are the same, and which are put out is chance
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
     tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(4.0), include=("roi_heads.box_head.fc7",), refine=0))
     images = [torch.rand(3, 96, 96), torch.rand(3, 96, 96)]
     wanted = net([image.clone() for image in images])
     done = tenreo.export(net, tmp_path / "detector.onnx", inputs=(images,))
-    assert done.dynamic is False
+    assert done.dynamic is False and done.difference < 1e-3
     session = onnxruntime.InferenceSession(done.path)
     feed = dict(zip((each.name for each in session.get_inputs()), (x.numpy() for x in images), strict=True))
     found = session.run(None, feed)
@@ -178,14 +181,4 @@ def test_detectors_are_traced_along_one_run(tmp_path):
     for i, each in enumerate(wanted):
         for key, value in zip(("boxes", "labels", "scores"), found[3 * i : 3 * i + 3], strict=True):
             assert value.shape == tuple(each[key].shape)
-            if key == "scores":
-                numpy.testing.assert_allclose(value, each[key].detach().numpy(), atol=1e-4)
-
-
-def test_other_shapes_than_the_models_are_an_error(tmp_path):
-    from tenreo.vision.exporting import _largest_difference
-
-    x = torch.zeros(2, 3)
-    assert _largest_difference(tmp_path, [x, x + 1], [x, x]) == 1.0
-    with pytest.raises(TenreoError, match="is written, but puts out"):
-        _largest_difference(tmp_path, [x], [x, x])
+            numpy.testing.assert_allclose(value, each[key].detach().numpy(), atol=1e-4)

@@ -1,6 +1,7 @@
 """Saving and loading models: what is written is read back."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,3 +68,28 @@ def test_architectures_are_recognized_by_their_shapes(arch):
 
 def test_other_models_have_no_architecture():
     assert identify(nn.Sequential(nn.Linear(3, 3))).arch is None
+
+
+def test_loading_draws_no_numbers_and_keeps_no_file_in_memory(saved_file):
+    mapped = Path("/proc/self/maps")
+    before = torch.get_rng_state()
+    model = tenreo.load(saved_file[2])
+    assert torch.equal(before, torch.get_rng_state())
+    if mapped.exists():
+        assert str(saved_file[2]) not in mapped.read_text()
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_a_function_that_draws_more_than_parameters_is_called_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "drawing.py").write_text(
+        "import torch\n\n\ndef build():\n    torch.manual_seed(0)\n    net = torch.nn.Linear(64, 64)\n"
+        "    net.register_buffer('noise', torch.empty(8).normal_(), persistent=False)\n"
+        "    return torch.nn.Sequential(net)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from drawing import build as draw
+
+    model = draw()
+    tenreo.save(model, tmp_path / "m.safetensors", builder="drawing:build")
+    again = tenreo.load(tmp_path / "m.safetensors", trust_builder=True)
+    assert again[0].noise.std() > 0.1 and torch.equal(again[0].noise, model[0].noise)
