@@ -5,8 +5,7 @@ nodes one above them. A node holds the boxes of its children by coordinate, so o
 distances of a point to all of them, as to all the samples of a leaf.
 
 The search starts from a sample that each point already has, and only what is strictly nearer replaces it: so the result
-does not depend on how the work is divided. The order can be kept while samples move; the boxes are then larger than
-they need be, and the search slower but as exact.
+does not depend on how the work is divided.
 """
 
 from __future__ import annotations
@@ -16,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tenreo.codec.compiled import compiled
-from tenreo.codec.tree import _bounds, _split
+from tenreo.codec.tree import _split
 
-LEAF = 80  # samples of a leaf at most: 64 and 72, which powers of two and nine times these lead to, fill it
-WIDE = 16  # children of a node
+# Multiples of 32, so that loops over them become vector code.
+LEAF = 96  # samples of a leaf at most: 64 and 72, which powers of two and nine times these lead to, fit well
+WIDE = 32  # children of a node
+_LOOKS = 16  # points of a part that say where to halve it
 
 
 class Boxes(NamedTuple):
@@ -44,15 +45,26 @@ class Boxes(NamedTuple):
 def spatial_order(points):
     """An order of (n, g) points in which neighbors are near each other, by halving: (n,) int32."""
     points = points.copy()
-    n, dims = points.shape
+    n = len(points)
     order = np.arange(n).astype(np.int32)
-    low, high = np.empty(dims, points.dtype), np.empty(dims, points.dtype)
     for level in range(_depth(n)):
         for k in range(1 << level):
             start, end = (k * n) >> level, ((k + 1) * n) >> level
-            widest = _bounds(points, start, end, low, high)
-            _split(points, order, start, end, ((2 * k + 1) * n) >> (level + 1), widest)
+            _split(points, order, start, end, ((2 * k + 1) * n) >> (level + 1), _widest(points, start, end))
     return order
+
+
+@compiled
+def _widest(points, start, end):
+    """The coordinate in which some points, of which a few are looked at, are furthest apart."""
+    widest, most = 0, points[start, 0] - points[start, 0]
+    for d in range(points.shape[1]):
+        low = high = points[start, d]
+        for i in range(start, end, 1 + (end - start) // _LOOKS):
+            low, high = min(low, points[i, d]), max(high, points[i, d])
+        if high - low > most:
+            widest, most = d, high - low
+    return widest
 
 
 @compiled
@@ -66,7 +78,7 @@ def _depth(count):
 
 @compiled
 def boxes(samples, order):
-    """The `Boxes` of (n, g) samples in the `spatial_order` of these, or of others that were near them."""
+    """The `Boxes` of (n, g) samples in their `spatial_order`."""
     n, dims = samples.shape
     depth = _depth(n)
     leaves = 1 << depth
@@ -120,7 +132,7 @@ def search(tree, points, near, first, last, found):
     samples, numbers, starts, low, high = tree.samples, tree.numbers, tree.starts, tree.low, tree.high
     apart = np.empty(WIDE, points.dtype)
     gaps = np.empty(LEAF, points.dtype)
-    nodes, levels, bounds = np.empty(256, np.int64), np.empty(256, np.int64), np.empty(256, points.dtype)
+    nodes, levels, bounds = np.empty(512, np.int64), np.empty(512, np.int64), np.empty(512, points.dtype)
     for i in range(first, last):
         best, where = near[i], found[i]
         nodes[0], levels[0], bounds[0] = starts[-1] - 1, len(starts) - 2, 0

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tenreo.codec.cosine import dct, idct
@@ -85,12 +85,12 @@ def _coarse(columns: _Columns, begin: _Start, length: int, rounds: int) -> _Star
     """Where some rounds on a share of the columns, and of the samples, lead: nearly as far, in a sixth of the time."""
     fewer = max(begin.coefficients.shape[1], length // _SAMPLES)
     scale = math.sqrt(fewer / length)  # the same curve with fewer samples, but for the norm
-    some = _columns_of(columns.matrix[:, ::_COLUMNS])
-    positions = some.sorted((begin.positions[::_COLUMNS].long() * fewer // length).int())
+    some = columns.every(_COLUMNS)
+    positions = (begin.positions[::_COLUMNS].long() * fewer // length).int()
     first = _Start(positions, begin.coefficients * scale, begin.velocity * scale)
     given = _Fit(positions, first.coefficients, some.error(idct(first.coefficients, fewer), positions))
     found, then = _descend(some, given, first, fewer, rounds, settle=False)
-    near = some.unsorted(found.positions).repeat_interleave(_COLUMNS)[: len(begin.positions)]
+    near = found.positions.repeat_interleave(_COLUMNS)[: len(begin.positions)]
     return _Start((near.long() * length // fewer).int(), then.coefficients / scale, then.velocity / scale)
 
 
@@ -153,21 +153,29 @@ def assign(matrix: Tensor, curve: Tensor, positions: Tensor) -> Tensor:
 
 
 def _columns_of(matrix: Tensor) -> _Columns:
-    return _Sorted(matrix) if matrix.device.type == "cpu" else _Unsorted(matrix)
+    return _Sorted.of(matrix) if matrix.device.type == "cpu" else _Unsorted(matrix)
 
 
 class _Sorted:
     """The columns of a matrix on the CPU in an order in which neighbors search in the same part of the tree."""
 
-    def __init__(self, matrix: Tensor) -> None:
-        points = matrix.T.contiguous().numpy()  # (n, g)
-        order = spatial_order(points)
-        self.points = points[order]
+    def __init__(self, points: Any, order: Any) -> None:
+        self.points = points  # (n, g)
         self.order = torch.from_numpy(order).long()
-        self.matrix = torch.from_numpy(self.points).T  # (g, n)
-        self.near = np.empty(len(order), self.points.dtype)
-        self.assigned = 0
-        self.of_samples: NDArray[np.int32] | None = None
+        self.matrix = torch.from_numpy(points).T  # (g, n)
+        self.near = np.empty(len(points), points.dtype)
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> _Sorted:
+        """The columns of (g, n)."""
+        points = matrix.T.contiguous().numpy()
+        order = spatial_order(points)
+        return cls(points[order], order)
+
+    def every(self, step: int) -> _Sorted:
+        """Some of the columns, whose order is known."""
+        points = np.ascontiguousarray(self.points[::step])
+        return _Sorted(points, np.arange(len(points)))
 
     def sorted(self, positions: Tensor) -> Tensor:
         """Positions of the columns in the new order."""
@@ -180,12 +188,8 @@ class _Sorted:
     def assign(self, curve: Tensor, positions: Tensor) -> Tensor:
         """The nearest sample of each column."""
         samples, found = curve.T.contiguous().numpy(), positions.numpy().copy()  # (length, g), (n,)
-        # Samples move less from round to round: their order serves for ever longer.
-        if self.of_samples is None or len(self.of_samples) != len(samples) or self.assigned & (self.assigned - 1) == 0:
-            self.of_samples = spatial_order(samples)
-        self.assigned += 1
         distances(samples, self.points, found, self.near)
-        tree = boxes(samples, self.of_samples)
+        tree = boxes(samples, spatial_order(samples))
         share(len(found), lambda first, last: search(tree, self.points, self.near, first, last, found))
         return torch.from_numpy(found)
 
@@ -200,6 +204,10 @@ class _Unsorted:
 
     def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
+
+    def every(self, step: int) -> _Unsorted:
+        """Some of the columns."""
+        return _Unsorted(self.matrix[:, ::step].contiguous())
 
     def sorted(self, positions: Tensor) -> Tensor:
         """The positions."""

@@ -140,7 +140,8 @@ class MatchedBatchNorm(CorrectedLayer):
         (mean, var), (to_mean, to_var) = given, wanted
         scale = ((to_var + self.eps) / (var + self.eps)).sqrt()
         shift = to_mean - mean * scale
-        return (x * self.broadcast(scale, x) + self.broadcast(shift, x)).to(x.dtype)
+        scale, shift = self.broadcast(scale, x), self.broadcast(shift, x)
+        return torch.addcmul(shift, x.to(scale.dtype), scale).to(x.dtype)
 
     def correct_(self) -> None:
         """Set the running statistics that match those of the dense model."""
