@@ -1,6 +1,6 @@
 """Fine-tune a tiny compressed network on a folder of digits, as a process of its own that can be killed.
 
-python tests/tiny_run.py DATA FOLDER [--resume] [--batch 16] [--slow]
+python tests/tiny_run.py DATA FOLDER [--resume] [--batch 16] [--accumulate 1] [--slow]
 """
 
 import argparse
@@ -55,11 +55,14 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--slow", action="store_true", help="leave time to be killed in")
     a = parser.parse_args()
     train = open_images(a.data, "train", SMALL, 10, "standard")
     val = open_images(a.data, "val", SMALL, 10)
-    settings = Settings(epochs=2, batch_size=a.batch, lr=0.1, save_every=3, ema=0.9, schedule="cosine")
+    settings = Settings(
+        epochs=2, batch_size=a.batch, accumulate=a.accumulate, lr=0.1, save_every=3, ema=0.9, schedule="cosine"
+    )  # fmt: skip
     net = without_batchnorm()
     log = RunLog(a.folder / "run.csv", a.resume)
     with process_group(CPU) as group, stoppable() as stop:

@@ -147,13 +147,14 @@ def before_export(file: ModelFile, exported: Exported) -> None:
     _check_header(file)
 
 
-def before_sweep(dense: DenseModel, data: SweepData, encoding: Encoding, output: SweepOutput) -> None:
+def before_sweep(dense: DenseModel, data: SweepData, layout: Layout, encoding: Encoding, output: SweepOutput) -> None:
     """Check what `tenreo sweep` was given."""
     with usage():
         _check_dense(dense)
         _check_device(encoding.device)
         if data.data is not None:
             _check_data(data.data, [])
+            _check_layout(data.data, layout)
         if output.plot is not None:
             require_plotting()
             check_ending("plot", output.plot, ("png",))

@@ -84,15 +84,16 @@ def sweep(
     dense: DenseModel,
     recipes: list[Recipe],
     data: SweepData,
+    layout: Layout,
     matching: Matching,
     encoding: Encoding,
     output: SweepOutput,
 ) -> None:
     """Compare settings: every -g with every -r, the order of a layer's columns found once per -g."""
-    checks.before_sweep(dense, data, encoding, output)
+    checks.before_sweep(dense, data, layout, encoding, output)
     from tenreo.cli import sweep
 
-    sweep.run(dense, recipes, data, matching, encoding, output)
+    sweep.run(dense, recipes, data, layout, matching, encoding, output)
 
 
 def demo(output: DemoOutput) -> None:

@@ -351,7 +351,7 @@ class Layout(Options):
         None, "Labels of a flat folder: a file's name and class a line, or a number a line in the order of the names."
     )
     class_map: Path | None = option(
-        None, "Which class of the model each of the data is: two words a line, or imagenet_class_index.json."
+        None, "Which class of the model each of the data is: two words a line, imagenet_class_index.json, or meta.mat."
     )
 
 

@@ -14,7 +14,7 @@ from tenreo.cli.checks import choose_workers
 from tenreo.cli.command import usage
 from tenreo.cli.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.opening import open_model
-from tenreo.cli.options import DenseModel, Encoding, Matching, SweepData, SweepOutput
+from tenreo.cli.options import DenseModel, Encoding, Layout, Matching, SweepData, SweepOutput
 from tenreo.cli.pictures import plot_sweep
 from tenreo.cli.tables import megabytes, millions, number, table
 from tenreo.codec.decibels import finite
@@ -32,6 +32,7 @@ from tenreo.vision.batches import Batches, Loading, lost_workers_named
 from tenreo.vision.evaluation import choose_device, compare, memory_named
 from tenreo.vision.images import Images, open_photographs
 from tenreo.vision.recalibration import match_statistics_
+from tenreo.vision.sources import Labeling
 
 Row = dict[str, Any]
 
@@ -40,6 +41,7 @@ def run(
     dense: DenseModel,
     recipes: list[Recipe],
     data: SweepData,
+    layout: Layout,
     matching: Matching,
     encoding: Encoding,
     output: SweepOutput,
@@ -53,9 +55,7 @@ def run(
         _show(list(_counted(model, recipes)), dense, output.json)
         return
     with usage():
-        images = None
-        if data.data:
-            images = open_photographs(data.data, info.preprocess, info.classes, info.class_names).limited(data.limit)
+        images = _images(data, layout, info)
         if any(recipe.judges for recipe in recipes):
             raise TenreoError("target: a sweep does not search for an accuracy; compress with that target instead")
         plans = [resolve(recipe, model, info.class_names) for recipe in recipes]  # every check before anything slow
@@ -70,6 +70,17 @@ def run(
     _show(rows, dense, output.json)
     if output.plot is not None:
         note(f"drew {output.plot}")
+
+
+def _images(data: SweepData, layout: Layout, info: ModelInfo) -> Images | None:
+    """The images to measure on, if any."""
+    if not data.data:
+        return None
+    images = open_photographs(
+        data.data, info.preprocess, info.classes, info.class_names, split=layout.split,
+        labeling=Labeling(layout.labels, layout.class_map),
+    )  # fmt: skip
+    return images.limited(data.limit)
 
 
 def _check(data: SweepData, output: SweepOutput) -> None:

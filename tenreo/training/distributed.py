@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -82,6 +82,16 @@ class ProcessGroup:
 
 
 ALONE = ProcessGroup()
+
+
+def local_gradients(engine: nn.Module) -> AbstractContextManager[None]:
+    """Inside the context gradients stay in their process; the next backward pass outside it averages their sum.
+
+    Args:
+        engine: what `ProcessGroup.wrap` returned, perhaps compiled.
+    """
+    engine = getattr(engine, "_orig_mod", engine)
+    return engine.no_sync() if isinstance(engine, DistributedDataParallel) else nullcontext()
 
 
 def local_device(name: str) -> str:

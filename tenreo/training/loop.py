@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tenreo.compression.parametrization import quantized_coefficients
 from tenreo.errors import TenreoError
-from tenreo.training.distributed import ALONE, ProcessGroup
+from tenreo.training.distributed import ALONE, ProcessGroup, local_gradients
 from tenreo.training.ema import ExponentialMovingAverage
 from tenreo.training.loss import training_loss
 from tenreo.training.observer import Epoch, Observer, Step, best_of
@@ -331,7 +331,11 @@ def _step(run: _Run, images: Tensor, labels: Tensor, total: int) -> tuple[float,
     parts = _parts(s, total // run.group.size)
     # Processes average their gradients; each image is to count the same, however many a process has.
     split = zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True)
-    sums = torch.stack([_backward(run, x, y, run.group.size / total) for x, y in split]).sum(0)
+    found = []
+    for i, (x, y) in enumerate(split):
+        with local_gradients(run.engine) if i < parts - 1 else nullcontext():
+            found.append(_backward(run, x, y, run.group.size / total))
+    sums = torch.stack(found).sum(0)
     if s.clip:
         run.scaler.unscale_(run.optimizer)
         nn.utils.clip_grad_norm_(run.model.parameters(), s.clip)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tenreo.errors import TenreoError, shown
 from tenreo.vision.folders import check_known, in_doubt, listed
-from tenreo.vision.labels import Class
+from tenreo.vision.labels import Class, implied_names
 from tenreo.vision.sources import Found
 
 
@@ -51,6 +51,7 @@ def labels_of(
     if class_map is not None:
         said = _mapped(found, class_map)
         names = tuple(sorted({each for each in said if isinstance(each, str)}))
+        known = known or implied_names(classes, names)
         if names and not known:
             raise TenreoError(
                 f"class_map: gives names such as {shown(names[0])}, and the model's file names no classes; give numbers"
@@ -99,6 +100,9 @@ def _names(
     if len(trained) == classes:
         check_known(where, found, trained, "train")
         found = trained
+    elif implied := implied_names(classes, found):
+        doubt = f"{where}: WordNet ids are taken for the outputs of a model of ImageNet's 1,000 classes, in their order"
+        return implied, doubt if len(found) < len(implied) else ""
     check_count(where, len(found), classes)
     doubt = ""
     if in_doubt(found):

@@ -21,7 +21,7 @@ from tenreo.vision.folders import listed
 from tenreo.vision.labels import read_class_map
 from tenreo.vision.names import Augmentation
 from tenreo.vision.preparation import preparation
-from tenreo.vision.sources import Labeling, find_labeled, find_pictures, has_labels
+from tenreo.vision.sources import Labeling, find_labeled, find_pictures, has_labels, locate
 from tenreo.vision.sources import class_names as known_names
 
 DIGITS = "digits"
@@ -250,8 +250,10 @@ def open_photographs(
         The images; their labels are -1 where nothing says them.
 
     Raises:
-        TenreoError: when the folder is missing, or holds no image.
+        TenreoError: when the folder is missing, or a split of another name than val, or it holds no image.
     """
+    if split != "val" and data != DIGITS:
+        locate(data, split)  # was asked for by its name: not any picture instead
     if data == DIGITS or labeling.labels is not None or has_labels(data, split):
         return open_images(data, split, preprocess, classes, class_names=class_names, labeling=labeling)
     return open_pictures(data, split, preprocess)

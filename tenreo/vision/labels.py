@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,22 @@ Class = str | int | None  # the name of a class, the number of the model's outpu
 METADATA = ("metadata.csv", "metadata.jsonl")
 _MOST_BYTES = 2**30  # of a file: ImageNet's training images take 100 MB
 _NUMBER = re.compile(r"[0-9]{1,6}")
+
+
+@cache
+def imagenet_ids() -> tuple[str, ...]:
+    """The WordNet ids of ImageNet's 1,000 classes, in the order of the outputs of torchvision's and timm's models.
+
+    >>> len(imagenet_ids()), imagenet_ids()[0]
+    (1000, 'n01440764')
+    """
+    return tuple(Path(__file__).with_name("imagenet_ids.txt").read_text("ascii").split())
+
+
+def implied_names(classes: int | None, found: Iterable[str]) -> tuple[str, ...]:
+    """The names of a model's classes that nobody said: ImageNet's, where all that were found are among its 1,000."""
+    found = set(found)
+    return imagenet_ids() if found and classes == len(imagenet_ids()) and found <= set(imagenet_ids()) else ()
 
 
 def class_of(text: str) -> Class:
@@ -110,15 +127,13 @@ def read_class_map(path: Path) -> dict[str, str | int]:
 
     A line is the data's class, such as the name of a folder, and the model's, by number or name, with a comma, tab or
     blanks between. JSON is an object of the same; or the usual `imagenet_class_index.json`,
-    `{"0": ["n01440764", "tench"], ...}`, which maps WordNet ids to numbers.
+    `{"0": ["n01440764", "tench"], ...}`, which maps WordNet ids to numbers. The `meta.mat` of ImageNet's devkit maps
+    its numbers to WordNet ids; SciPy reads it.
 
     Raises:
         TenreoError: when it can not be read, or says two things of one class.
     """
-    text = _text(path)
-    pairs = _json_pairs(path, text) if text.lstrip().startswith("{") else None
-    if pairs is None:
-        pairs = [(name, class_of(said)) for name, said in (_pair(path, x) for x in text.splitlines() if x.strip())]
+    pairs = _devkit_pairs(path) if path.suffix == ".mat" else _text_pairs(path, _text(path))
     found: dict[str, str | int] = {}
     for name, said in pairs:
         if said is None or found.setdefault(name, said) != said:
@@ -126,6 +141,33 @@ def read_class_map(path: Path) -> dict[str, str | int]:
     if not found:
         raise TenreoError(f"class_map: {path} is empty; give a line per class")
     return found
+
+
+def _text_pairs(path: Path, text: str) -> list[tuple[str, Class]]:
+    if text.lstrip().startswith("{"):
+        return _json_pairs(path, text)
+    return [(name, class_of(said)) for name, said in (_pair(path, x) for x in text.splitlines() if x.strip())]
+
+
+def _devkit_pairs(path: Path) -> list[tuple[str, Class]]:
+    """The devkit's number and the WordNet id of every class in its `meta.mat`."""
+    check_regular(path)
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise TenreoError(
+            f"class_map: {path} needs SciPy to be read; install scipy, or give lines of the devkit's number and the "
+            "WordNet id or output"
+        ) from error
+    try:
+        synsets = loadmat(path, squeeze_me=True)["synsets"]
+        pairs = zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist(), strict=True)
+        return [(str(int(number)), str(said)) for number, said in pairs]
+    except Exception as error:  # a damaged file can fail in any way
+        raise TenreoError(
+            f"class_map: {path} is no meta.mat of ImageNet's devkit ({shown(str(error))}); repair it, or give lines "
+            "of the devkit's number and the WordNet id or output"
+        ) from error
 
 
 def _json_pairs(path: Path, text: str) -> list[tuple[str, Class]]:

@@ -165,3 +165,20 @@ def test_a_new_head(compressed_file, digits_folder, inside):
     assert model.classifier[1].weight.shape == (3, 1280) and not hasattr(model.classifier[1], "parametrizations")
     measured = json.loads(here("evaluate", "h.safetensors", "--data", data, "--json").stdout)
     assert [c["name"] for c in measured["classes"]] == ["class0", "class1", "class2"]
+
+
+def test_a_run_with_every_option_is_interrupted_and_ends_with_the_same_bits(compressed_file, digits_folder, inside):
+    job = ("finetune", compressed_file, "--data", digits_folder, "--classes", 10, "-b", 8, "--accumulate", 2,
+           "--epochs", 2, "--patience", 3, "--mixup", 0.2, "--cutmix", 1, "--augment", "randaugment", "--erase", 0.5,
+           "--amp", "--amp-dtype", "bfloat16", "--dense-lr-scale", 2, "--freeze-batchnorm", "--lr", 0.01, "--workers",
+           1, "--save-every", 3, "--json", "-o")  # fmt: skip
+    process = start_tenreo(*job, "part.safetensors")
+    wait_until((inside / "part.csv").exists, process)
+    process.send_signal(signal.SIGTERM)
+    assert "go on with the same command and --resume" in process.communicate(timeout=60)[1]
+    assert len((inside / "part.csv").read_text().splitlines()) < 1 + 1 + 2 * (14 + 1)
+    resumed = json.loads(here(*job, "part.safetensors", "--resume").stdout)
+    whole = json.loads(here(*job, "whole.safetensors").stdout)
+    assert [e["loss"] for e in resumed["epochs"]] == [e["loss"] for e in whole["epochs"]]
+    assert Path("part.last.safetensors").read_bytes() == Path("whole.last.safetensors").read_bytes()
+    assert open_model(Path("part.safetensors"))[0].classifier[1].weight.shape == (10, 1280)

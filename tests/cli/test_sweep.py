@@ -31,6 +31,17 @@ def test_settings_are_measured_and_drawn(job, inside):
     assert "exists already" in refused(*job, "--plot", "s.png")
 
 
+def test_a_split_of_another_name_with_labels(job, folder, inside):
+    (folder / "val").rename(folder / "holdout")
+    job = (*job, "-g", 8, "-r", 8, "--no-match-statistics", "--data", folder, "--json")
+    rows = json.loads(here(*job, "--split", "holdout").stdout)["rows"]
+    assert {"top1", "agreement"} <= set(rows[0])
+    (folder / "map").write_text("class0 0")
+    assert "does not say which classes class1, " in refused(*job, "--split", "holdout", "--class-map", folder / "map")
+    assert "top1" not in json.loads(here(*job).stdout)["rows"][0]  # loose pictures
+    assert "test: no such folder" in refused(*job, "--split", "test")
+
+
 def test_a_row_is_what_compress_makes(job, inside):
     row = json.loads(here(*job, "-g", 8, "-r", 8, "--json").stdout)["rows"][1]
     words = ("compress", *job[1:], "-g", 8, "-r", 8, "--no-match-statistics", "-o", "m.safetensors", "--json")

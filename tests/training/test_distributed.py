@@ -12,10 +12,11 @@ import pytest
 import torch
 from processes import TINY_RUN
 from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from tenreo.errors import TenreoError
-from tenreo.training.distributed import process_group
+from tenreo.training.distributed import local_gradients, process_group
 from tenreo.training.log import read_log
 
 
@@ -48,8 +49,9 @@ def agree(folder, uninterrupted, out):
     assert_close(load_file(folder / "done.safetensors"), load_file(one / "done.safetensors"), atol=1e-4, rtol=0)
 
 
-def test_two_processes_equal_one_with_twice_the_batch(digits_folder, tmp_path, uninterrupted):
-    code, out, err = torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", 8)
+@pytest.mark.parametrize(("batch", "accumulate"), [(8, 1), (4, 2)])
+def test_two_processes_equal_one_with_twice_the_batch(digits_folder, tmp_path, uninterrupted, batch, accumulate):
+    code, out, err = torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", batch, "--accumulate", accumulate)
     assert code == 0, err
     agree(tmp_path, uninterrupted, out)
 
@@ -100,6 +102,28 @@ def test_the_command_runs_under_torchrun_and_counts_what_any_process_skips(compr
     result = json.loads(told)
     assert result["skipped"] == list(map(str, bad)) and result["processes"] == 2
     assert err.count("skipped 2 broken images") == 1 and "Traceback" not in err and out.exists()
+
+
+def test_accumulated_gradients_travel_once(tmp_path):
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        net = torch.nn.Linear(3, 2)
+        engine, sent, x = DistributedDataParallel(net), [], torch.randn(2, 5, 3)
+        engine.register_comm_hook(sent, lambda _, bucket: (sent.append(1), done(bucket.buffer()))[1])
+        with local_gradients(engine):
+            engine(x[0]).sum().backward()
+        assert not sent
+        engine(x[1]).sum().backward()
+        assert sent == [1]
+        assert_close(net.weight.grad, x.sum((0, 1)).expand(2, 3))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def done(value):
+    future = torch.futures.Future()
+    future.set_result(value)
+    return future
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,15 @@ import io
 import json
 import os
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
+from timm.data import ImageNetInfo
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from tenreo.errors import TenreoError
@@ -212,6 +216,72 @@ def test_classes_are_mapped_to_the_models_names(folder, tmp_path):
     path.write_text("class1 2\nclass1 3")
     with pytest.raises(TenreoError, match="does not say one class of 'class1'"):
         open_images(str(folder), "val", SMALL, 10, labeling=Labeling(class_map=path))
+
+
+def renamed(folder, names):
+    """The class folders of val/ under other names: the number of each -> its name."""
+    for i, name in enumerate(names):
+        (folder / "val" / f"class{i}").rename(folder / "val" / name)
+
+
+def test_wordnet_ids_are_classes_of_imagenet(folder):
+    """Imagenette, in the order of a model that knows no names."""
+    known = ImageNetInfo("imagenet-1k").label_names()
+    places = [701, 0, 217, 482, 491, 497, 566, 569, 571, 999]
+    renamed(folder, [known[place] for place in places])
+    images = open_images(str(folder), "val", SMALL, 1000)
+    assert {(Path(str(s)).parent.name, label) for s, label in images.samples} == {(known[p], p) for p in places}
+    assert list(images.class_names) == known and "WordNet ids are taken for the outputs" in images.doubt
+    for classes in (12, 21843):  # of a model that is not ImageNet's
+        with pytest.raises(TenreoError, match=f"has 10 classes, the model has {classes}"):
+            open_images(str(folder), "val", SMALL, classes)
+    own = tuple(reversed(known))
+    images = open_images(str(folder), "val", SMALL, 1000, class_names=own)
+    assert {label for _, label in images.samples} == {999 - p for p in places} and not images.doubt
+    (folder / "val" / known[0]).rename(folder / "val" / "n00000001")
+    with pytest.raises(TenreoError, match="has 10 classes, the model has 1000"):
+        open_images(str(folder), "val", SMALL, 1000)
+
+
+DEVKIT = np.random.default_rng(0).permutation(1000)  # the output of every number of the devkit, which counts from 1
+
+
+@pytest.fixture
+def devkit(tmp_path_factory):
+    """A meta.mat with ImageNet's classes in an order of its own, and two groups of them."""
+    ids = [ImageNetInfo("imagenet-1k").label_names()[i] for i in DEVKIT] + ["n00001740", "n00001930"]
+    kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
+    rows = [(i + 1, name, f"word {i}, other", "", 0 if i < 1000 else 2) for i, name in enumerate(ids)]
+    path = tmp_path_factory.mktemp("devkit") / "meta.mat"
+    savemat(path, {"synsets": np.array(rows, kinds)[:, None]})
+    return path
+
+
+def test_the_devkits_numbers(flat, devkit, tmp_path):
+    numbers = np.random.default_rng(1).integers(1, 1001, 40).tolist()
+    (tmp_path / "truth.txt").write_text("\n".join(map(str, numbers)))
+    labeling = Labeling(tmp_path / "truth.txt", devkit)
+    images = open_images(str(flat), ".", SMALL, 1000, labeling=labeling)
+    assert [label for _, label in images.samples] == [DEVKIT[number - 1] for number in numbers]
+    devkit.write_bytes(devkit.read_bytes()[:300])
+    with pytest.raises(TenreoError, match=r"class_map: .* is no meta.mat of ImageNet's devkit .* give lines of"):
+        open_images(str(flat), ".", SMALL, 1000, labeling=labeling)
+
+
+def test_the_devkit_without_scipy(flat, devkit, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    (tmp_path / "truth.txt").write_text("1\n" * 40)
+    with pytest.raises(TenreoError, match=r"needs SciPy to be read; install scipy, or give lines of the devkit's"):
+        open_images(str(flat), ".", SMALL, 1000, labeling=Labeling(tmp_path / "truth.txt", devkit))
+
+
+def test_a_split_of_a_name_is_not_replaced_by_any_picture(folder):
+    assert open_photographs(str(folder), SMALL, 10).labeled
+    (folder / "val").rename(folder / "holdout")
+    assert open_photographs(str(folder), SMALL, 10, split="holdout").labeled
+    assert not open_photographs(str(folder), SMALL, 10).labeled
+    with pytest.raises(TenreoError, match="test: no such folder"):
+        open_photographs(str(folder), SMALL, 10, split="test")
 
 
 def test_images_without_labels_are_enough_where_none_is_needed(folder, flat, tmp_path_factory):
