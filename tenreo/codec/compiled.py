@@ -22,6 +22,11 @@ def compiled(function: Callable[..., Any]) -> Any:
     return made
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """Put a function's code in the place of every call of it from compiled code, for loops that a call would slow."""
+    return njit(nogil=True, inline="always")(function)
+
+
 class _Cache(FunctionCache):  # type: ignore[misc]
     """Programs on disk that may be damaged or can not be written, without an error."""
 

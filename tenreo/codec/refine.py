@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tenreo.codec.boxes import boxes, spatial_order
 from tenreo.codec.cosine import dct, idct
-from tenreo.codec.nearest import boxes, distances, search, spatial_order
+from tenreo.codec.nearest import distances, search
 from tenreo.codec.sharing import share
 
 ENOUGH = 0.005  # dB: rounds end when one from the best fit gains less

@@ -1,0 +1,175 @@
+"""A wide tree of boxes over points of a few dimensions, for exact nearest-neighbor search.
+
+Points are put in an order in which neighbors lie side by side, LEAF of them to a leaf; WIDE leaves make a node, WIDE
+nodes one above them. A node holds the boxes of its children by coordinate, so one pass of vector code gives the
+distances of a point to all of them, as to all the points of a leaf. Rounding is monotone: the distance to a box,
+computed with the same operations in the same order, never exceeds the computed distance of a point inside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tenreo.codec.compiled import compiled, inlined
+
+# Multiples of 32, so that loops over them become vector code.
+LEAF = 96  # points of a leaf at most: 64 and 72, which powers of two and nine times these lead to, fit well
+WIDE = 32  # children of a node
+NONE = np.int32(2**31 - 1)  # stands for "no point": above the number of every real one
+_LOOKS = 128  # points of a part that say where to halve it
+STACK = 512  # nodes that can wait in a search: more than WIDE of each level
+
+
+class Boxes(NamedTuple):
+    """A tree over points of g dimensions, as arrays that compiled code takes.
+
+    Attributes:
+        points: (leaves, g, LEAF) of each leaf by coordinate; infinite where there are no more.
+        numbers: (leaves, LEAF) int32, which points they are; NONE where there are no more.
+        starts: (levels + 1,) int64, the first node of each level; leaves are children of level 0, the root is the last.
+        low: (nodes, g, WIDE) lower corners of the children's boxes.
+        high: (nodes, g, WIDE) upper corners.
+    """
+
+    points: Any
+    numbers: Any
+    starts: Any
+    low: Any
+    high: Any
+
+
+@compiled
+def spatial_order(points):
+    """An order of (n, g) points in which neighbors are near each other, by halving: (n,) int32."""
+    points = points.copy()
+    n = len(points)
+    order = np.arange(n).astype(np.int32)
+    for level in range(_depth(n)):
+        for k in range(1 << level):
+            start, end = (k * n) >> level, ((k + 1) * n) >> level
+            _split(points, order, start, end, ((2 * k + 1) * n) >> (level + 1), _widest(points, start, end))
+    return order
+
+
+@compiled
+def _depth(count):
+    """How often so many points are halved: no part then has more than LEAF."""
+    depth = 0
+    while (count >> depth) + 1 > LEAF:
+        depth += 1
+    return depth
+
+
+@compiled
+def _widest(points, start, end):
+    """The coordinate in which some points, of which a few are looked at, vary most."""
+    widest, most = 0, -1.0
+    for d in range(points.shape[1]):
+        total = squares = 0.0
+        count = 0
+        for i in range(start, end, 1 + (end - start) // _LOOKS):
+            total += points[i, d]
+            squares += points[i, d] * points[i, d]
+            count += 1
+        variance = squares - total * total / count
+        if variance > most:
+            widest, most = d, variance
+    return widest
+
+
+@compiled
+def _split(points, numbers, start, end, middle, dim):
+    """Partially sort points [start, end) by one coordinate, so that [start, middle) are lowest."""
+    left = start
+    right = end - 1
+    while left < right:
+        a, b, c = points[left, dim], points[(left + right) >> 1, dim], points[right, dim]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i = left
+        j = right
+        while i <= j:
+            while points[i, dim] < pivot:
+                i += 1
+            while points[j, dim] > pivot:
+                j -= 1
+            if i <= j:
+                for d in range(points.shape[1]):
+                    points[i, d], points[j, d] = points[j, d], points[i, d]
+                numbers[i], numbers[j] = numbers[j], numbers[i]
+                i += 1
+                j -= 1
+        if middle <= j:
+            right = j
+        elif middle >= i:
+            left = i
+        else:
+            return
+
+
+@compiled
+def boxes(points, order):
+    """The `Boxes` of those (n, g) points whose numbers are in `order`, neighbors side by side."""
+    count, dims = len(order), points.shape[1]
+    depth = _depth(count)
+    leaves = 1 << depth
+    starts = _levels(leaves)
+    block = np.full((leaves, dims, LEAF), np.inf, points.dtype)
+    numbers = np.full((leaves, LEAF), NONE, np.int32)
+    low = np.full((starts[-1], dims, WIDE), np.inf, points.dtype)
+    high = np.full((starts[-1], dims, WIDE), -np.inf, points.dtype)
+    for leaf in range(leaves):
+        first = (leaf * count) >> depth
+        node, child = leaf // WIDE, leaf % WIDE
+        for i in range(first, ((leaf + 1) * count) >> depth):
+            numbers[leaf, i - first] = order[i]
+            for d in range(dims):
+                value = points[order[i], d]
+                block[leaf, d, i - first] = value
+                low[node, d, child] = min(low[node, d, child], value)
+                high[node, d, child] = max(high[node, d, child], value)
+    for level in range(1, len(starts) - 1):
+        for i in range(starts[level] - starts[level - 1]):
+            node, child = starts[level] + i // WIDE, starts[level - 1] + i
+            for d in range(dims):
+                low[node, d, i % WIDE] = low[child, d].min()
+                high[node, d, i % WIDE] = high[child, d].max()
+    return Boxes(block, numbers, starts, low, high)
+
+
+@compiled
+def _levels(leaves):
+    """The first node of each level, and the number of all nodes."""
+    starts = [0]
+    width = leaves
+    while width > 1 or len(starts) == 1:
+        width = (width + WIDE - 1) // WIDE
+        starts.append(starts[-1] + width)
+    return np.array(starts)
+
+
+@compiled
+def distances_to_boxes(point, low, high, apart):
+    """Write the squared distances of a point to the WIDE boxes of a node's children."""
+    for k in range(WIDE):
+        apart[k] = 0
+    for d in range(len(point)):
+        value = point[d]
+        for k in range(WIDE):
+            gap = max(low[d, k] - value, value - high[d, k], value - value)
+            apart[k] += gap * gap
+
+
+@inlined
+def distances_to_points(point, points, gaps):
+    """Write the squared distances of a point to the LEAF points of a leaf."""
+    value = point[0]
+    for k in range(LEAF):
+        gap = points[0, k] - value
+        gaps[k] = gap * gap
+    for d in range(1, len(point)):
+        value = point[d]
+        for k in range(LEAF):
+            gap = points[d, k] - value
+            gaps[k] += gap * gap
