@@ -74,7 +74,7 @@ def weighted(weight: Tensor, groups: int, per_row: int, moments: Tensor | None, 
         weights = share.repeat(len(weights) // len(share))
     positions, y = encoded.positions, encoded.coefficients
     for _ in range(rounds):
-        positions = refine.assign(matrix, idct(y, encoded.length), positions)
+        positions = refine.assign(matrix, y, encoded.length, positions)
         y = weighted_fit(matrix, positions, y, encoded.length, weights)
     return idct(y, encoded.length)[:, positions].reshape(weight.shape)
 
@@ -109,7 +109,7 @@ def compare_seeds() -> None:
             positions, y = encoded.positions, encoded.coefficients
             for left in reversed(range(12)):
                 curve = idct(y, columns)
-                positions = refine.assign(matrix, curve, positions)
+                positions = refine.assign(matrix, y, columns, positions)
                 if left > 2:  # the worst columns pull unused samples to themselves, in the curve's order
                     unused = (torch.bincount(positions, minlength=columns) == 0).nonzero()[:, 0]
                     count = min(int(share * columns), len(unused))
@@ -119,7 +119,7 @@ def compare_seeds() -> None:
                     positions = positions.clone()
                     positions[worst] = unused[chosen].int()
                 y = refine.fit(matrix, positions, y, columns)
-            positions = refine.assign(matrix, idct(y, columns), positions)
+            positions = refine.assign(matrix, y, columns, positions)
             print(f"g={groups} n={columns:,} rate {rate}, re-seeded {share:.0%}: "
                   f"{snr(matrix, idct(y, columns)[:, positions]):.2f} dB", flush=True)  # fmt: skip
 

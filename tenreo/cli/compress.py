@@ -21,6 +21,7 @@ from tenreo.compression.compress import compress_
 from tenreo.compression.report import Report
 from tenreo.errors import TenreoError
 from tenreo.files.records import Correction, ModelInfo
+from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.recipe import Recipe
 from tenreo.vision.batches import Loading, Unlabeled, lost_workers_named, unlabeled
@@ -118,7 +119,17 @@ def compress_shown(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
         on_compile(lambda: note("compiling the chain, once per machine: some 15 seconds")),
         progress_bar("columns", total) as advance,
     ):
-        return compress_(model, plan, jobs=jobs, progress=lambda layer: advance(layer.columns, layer.name))
+        told: dict[str, int] = {}
+
+        def within(layer: LayerPlan, share: float) -> None:
+            columns = int(share * layer.columns)
+            advance(columns - told.get(layer.name, 0), layer.name)
+            told[layer.name] = columns
+
+        def progress(layer: LayerPlan) -> None:
+            advance(layer.columns - told.pop(layer.name, 0), layer.name)
+
+        return compress_(model, plan, jobs=jobs, progress=progress, within=within)
 
 
 def show_plan(plan: Plan, json: bool) -> None:

@@ -88,6 +88,6 @@ def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[
                 said = time.monotonic()
                 seen, left = progress.tasks[0], progress.tasks[0].time_remaining
                 later = "" if left is None else f"{left:.0f} s left"
-                note(f"{title} {seen.completed:g}/{total or '?'} {text} {later}".rstrip())
+                note(f"{title} {seen.completed:,.0f}/{total or '?'} {text} {later}".rstrip())
 
         yield advance

@@ -30,7 +30,7 @@ from tenreo.codec.boxes import (
     spatial_order,
 )
 from tenreo.codec.compiled import compiled
-from tenreo.codec.sharing import check_stopped
+from tenreo.codec.sharing import check_stopped, report
 from tenreo.errors import TenreoError
 
 _REBUILD = 0.6  # a new tree once this share of its points is left
@@ -187,6 +187,7 @@ def _ordered(points: Floats, first: int) -> Integers:
         end, leaf = (n - stay if stay > LEAF else n), -1
         while done < end:
             check_stopped()
+            report(done / n)
             piece = order[done : min(end, done + _PIECE)]
             leaf = _walk(tree, remaining, query, leaf, piece)
             done += len(piece)

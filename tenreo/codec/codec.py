@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from tenreo.codec.chain import chain
-from tenreo.codec.cosine import dct, idct
+from tenreo.codec.cosine import dct
 from tenreo.codec.decoding import decode_columns, folded_index
+from tenreo.codec.energy import energy
 from tenreo.codec.precision import fake_quantize
-from tenreo.codec.refine import assign, fit, refine
+from tenreo.codec.refine import assign, columns_of, fit, refine
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.errors import TenreoError
 
@@ -195,9 +196,11 @@ def refined(weight: Tensor, encoded: EncodedWeight, rounds: int) -> EncodedWeigh
         return encoded
     matrix, scale = _matrix(weight, len(encoded.coefficients))  # (groups, columns)
     start = encoded.coefficients.to(matrix.dtype) * scale
-    positions, coefficients = refine(matrix, encoded.positions, start, encoded.length, rounds)
+    columns, dtype = columns_of(matrix), matrix.dtype
+    del matrix  # of a large layer, one copy less
+    positions, coefficients = refine(columns, encoded.positions, start, encoded.length, rounds)
     better = replace(encoded, positions=positions, coefficients=(coefficients / scale).to(weight.dtype))
-    if weight.dtype == matrix.dtype:
+    if weight.dtype == dtype:
         return better
     # Rounding to 16 bits can cost more than refinement gained.
     better = _reassigned(weight, better)
@@ -207,13 +210,13 @@ def refined(weight: Tensor, encoded: EncodedWeight, rounds: int) -> EncodedWeigh
 def _reassigned(weight: Tensor, encoded: EncodedWeight) -> EncodedWeight:
     """Every column at the sample of the curve that is nearest to it."""
     matrix, scale = _matrix(weight, len(encoded.coefficients))  # (groups, columns)
-    curve = idct(encoded.coefficients.to(matrix.dtype) * scale, encoded.length)
-    return replace(encoded, positions=assign(matrix, curve, encoded.positions))
+    coefficients = encoded.coefficients.to(matrix.dtype) * scale
+    return replace(encoded, positions=assign(matrix, coefficients, encoded.length, encoded.positions))
 
 
 def squared_error(weight: Tensor, encoded: EncodedWeight) -> float:
     """The squared distance of a decoded weight from the weight, in float64."""
-    return (weight.detach().double() - decode(encoded).double()).square().sum().item()
+    return energy(weight, decode(encoded))
 
 
 def quantize(weight: Tensor, encoded: EncodedWeight, precision: Precision, reassign: bool = True) -> EncodedWeight:

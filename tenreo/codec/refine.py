@@ -26,8 +26,9 @@ from torch import Tensor
 
 from tenreo.codec.boxes import boxes, spatial_order
 from tenreo.codec.cosine import dct, idct
+from tenreo.codec.energy import energy
 from tenreo.codec.nearest import distances, search
-from tenreo.codec.sharing import share
+from tenreo.codec.sharing import report, share
 
 ENOUGH = 0.005  # dB: rounds end when one from the best fit gains less
 STEP = 2.2
@@ -57,11 +58,13 @@ class _Start:
     velocity: Tensor  # (g, coefficients_per_row), the last move of the coefficients
 
 
-def refine(matrix: Tensor, positions: Tensor, coefficients: Tensor, length: int, rounds: int) -> tuple[Tensor, Tensor]:
+def refine(
+    columns: Columns, positions: Tensor, coefficients: Tensor, length: int, rounds: int
+) -> tuple[Tensor, Tensor]:
     """Lower the error of a curve and its positions without adding a number to them.
 
     Args:
-        matrix: (g, n) floating point; the work is done on its device.
+        columns: `columns_of` a matrix (g, n); the work is done on its device.
         positions: (n,) int32 in [0, length).
         coefficients: (g, coefficients_per_row), of the matrix's dtype.
         length: samples on the curve.
@@ -70,33 +73,33 @@ def refine(matrix: Tensor, positions: Tensor, coefficients: Tensor, length: int,
     Returns:
         Positions and coefficients; their squared error is never above that of the given ones.
     """
-    columns = _columns_of(matrix)
     positions = columns.sorted(positions)
-    given = _Fit(positions, coefficients, columns.error(idct(coefficients, length), positions))
+    given = _Fit(positions, coefficients, columns.error(coefficients, length, positions))
     begin = _Start(positions, coefficients, torch.zeros_like(coefficients))
-    least = min(matrix.shape[1], length)
-    if rounds > 1 and len(matrix) in _COARSE_ROWS and least >= max(_LARGE, _AMPLE * coefficients.shape[1]):
+    rows, count = columns.matrix.shape
+    least = min(count, length)
+    if rounds > 1 and rows in _COARSE_ROWS and least >= max(_LARGE, _AMPLE * coefficients.shape[1]):
         begin = _coarse(columns, begin, length, rounds - rounds // 3)
         rounds //= 2
     best = _descend(columns, given, begin, length, rounds)[0]
-    return columns.unsorted(columns.assign(idct(best.coefficients, length), best.positions)), best.coefficients
+    return columns.unsorted(columns.assign(best.coefficients, length, best.positions)), best.coefficients
 
 
-def _coarse(columns: _Columns, begin: _Start, length: int, rounds: int) -> _Start:
+def _coarse(columns: Columns, begin: _Start, length: int, rounds: int) -> _Start:
     """Where some rounds on a share of the columns, and of the samples, lead: nearly as far, in a sixth of the time."""
     fewer = max(begin.coefficients.shape[1], length // _SAMPLES)
     scale = math.sqrt(fewer / length)  # the same curve with fewer samples, but for the norm
     some = columns.every(_COLUMNS)
     positions = (begin.positions[::_COLUMNS].long() * fewer // length).int()
     first = _Start(positions, begin.coefficients * scale, begin.velocity * scale)
-    given = _Fit(positions, first.coefficients, some.error(idct(first.coefficients, fewer), positions))
+    given = _Fit(positions, first.coefficients, some.error(first.coefficients, fewer, positions))
     found, then = _descend(some, given, first, fewer, rounds, settle=False)
     near = found.positions.repeat_interleave(_COLUMNS)[: len(begin.positions)]
     return _Start((near.long() * length // fewer).int(), then.coefficients / scale, then.velocity / scale)
 
 
 def _descend(
-    columns: _Columns, best: _Fit, start: _Start, length: int, rounds: int, settle: bool = True
+    columns: Columns, best: _Fit, start: _Start, length: int, rounds: int, settle: bool = True
 ) -> tuple[_Fit, _Start]:
     """Do some rounds; return the best fit, and where the next round would begin.
 
@@ -108,12 +111,13 @@ def _descend(
         rounds: at most so many.
         settle: begin the last round at the best fit.
     """
-    matrix = columns.matrix
-    exact = 100 * torch.finfo(matrix.dtype).eps ** 2 * matrix.double().square().sum().item()
+    exact = 100 * torch.finfo(columns.matrix.dtype).eps ** 2 * energy(columns.matrix)
     still = torch.zeros_like(best.coefficients)
     for left in reversed(range(rounds)):
         if best.error <= exact:
             break
+        if settle:
+            report(1 - (left + 1) / (rounds + 1))
         trial = _round(columns, start, length)
         if not trial.error < best.error and start.coefficients is not best.coefficients:
             start = _Start(best.positions, best.coefficients, still)
@@ -132,28 +136,30 @@ def _descend(
     return best, start
 
 
-def _round(columns: _Columns, start: _Start, length: int) -> _Fit:
-    positions = columns.assign(idct(start.coefficients, length), start.positions)
+def _round(columns: Columns, start: _Start, length: int) -> _Fit:
+    positions = columns.assign(start.coefficients, length, start.positions)
     coefficients = fit(columns.matrix, positions, start.coefficients, length, _ITERATIONS)
-    return _Fit(positions, coefficients, columns.error(idct(coefficients, length), positions))
+    return _Fit(positions, coefficients, columns.error(coefficients, length, positions))
 
 
-def assign(matrix: Tensor, curve: Tensor, positions: Tensor) -> Tensor:
+def assign(matrix: Tensor, coefficients: Tensor, length: int, positions: Tensor) -> Tensor:
     """Move every column to the nearest sample of a curve, unless it is as near to its own.
 
     Args:
         matrix: (g, n).
-        curve: (g, length), of the matrix's dtype.
+        coefficients: (g, coefficients_per_row) of the curve, of the matrix's dtype.
+        length: samples on the curve.
         positions: (n,) int32, where the columns are; on the CPU they bound the search.
 
     Returns:
         (n,) int32.
     """
-    columns = _columns_of(matrix)
-    return columns.unsorted(columns.assign(curve, columns.sorted(positions)))
+    columns = columns_of(matrix)
+    return columns.unsorted(columns.assign(coefficients, length, columns.sorted(positions)))
 
 
-def _columns_of(matrix: Tensor) -> _Columns:
+def columns_of(matrix: Tensor) -> Columns:
+    """The columns of a matrix (g, n), as `refine` takes them; the matrix is not needed any more."""
     return _Sorted.of(matrix) if matrix.device.type == "cpu" else _Unsorted(matrix)
 
 
@@ -186,17 +192,17 @@ class _Sorted:
         """Positions of the columns in the order of the matrix."""
         return torch.empty_like(positions).index_copy_(0, self.order, positions)
 
-    def assign(self, curve: Tensor, positions: Tensor) -> Tensor:
+    def assign(self, coefficients: Tensor, length: int, positions: Tensor) -> Tensor:
         """The nearest sample of each column."""
-        samples, found = curve.T.contiguous().numpy(), positions.numpy().copy()  # (length, g), (n,)
+        samples, found = _samples(coefficients, length), positions.numpy().copy()
         distances(samples, self.points, found, self.near)
         tree = boxes(samples, spatial_order(samples))
         share(len(found), lambda first, last: search(tree, self.points, self.near, first, last, found))
         return torch.from_numpy(found)
 
-    def error(self, curve: Tensor, positions: Tensor) -> float:
+    def error(self, coefficients: Tensor, length: int, positions: Tensor) -> float:
         """The squared error."""
-        error: float = distances(curve.T.contiguous().numpy(), self.points, positions.numpy(), self.near)
+        error: float = distances(_samples(coefficients, length), self.points, positions.numpy(), self.near)
         return error
 
 
@@ -216,20 +222,26 @@ class _Unsorted:
 
     unsorted = sorted
 
-    def assign(self, curve: Tensor, positions: Tensor) -> Tensor:
+    def assign(self, coefficients: Tensor, length: int, positions: Tensor) -> Tensor:
         """The nearest sample of each column, unless it is as near to its own."""
+        curve = idct(coefficients, length)
         found = _nearest_of_all(self.matrix.float().T, curve.float().T.contiguous(), positions)
         # Found in float32; only what is nearer in the matrix's own precision counts.
         before = (self.matrix - curve[:, positions]).square().sum(0)
         after = (self.matrix - curve[:, found]).square().sum(0)
         return torch.where(after < before, found, positions)
 
-    def error(self, curve: Tensor, positions: Tensor) -> float:
+    def error(self, coefficients: Tensor, length: int, positions: Tensor) -> float:
         """The squared error."""
-        return (self.matrix - curve[:, positions]).square().sum(dtype=torch.float64).item()
+        return (self.matrix - idct(coefficients, length)[:, positions]).square().sum(dtype=torch.float64).item()
 
 
-_Columns = _Sorted | _Unsorted
+Columns = _Sorted | _Unsorted
+
+
+def _samples(coefficients: Tensor, length: int) -> Any:
+    """(length, g) samples on a curve."""
+    return idct(coefficients, length).T.contiguous().numpy()
 
 
 def _nearest_of_all(points: Tensor, samples: Tensor, positions: Tensor) -> Tensor:

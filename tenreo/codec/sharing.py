@@ -38,6 +38,18 @@ class Crew:
         self.executor.shutdown(wait=False, cancel_futures=True)
 
 
+def listen(tell: Callable[[float], None] | None) -> None:
+    """Have what this thread's task says of its progress sent to a function."""
+    _local.tell = tell
+
+
+def report(share: float) -> None:
+    """Say how much of its task this thread has done, between 0 and 1; to nobody, where nobody listens."""
+    tell = getattr(_local, "tell", None)
+    if tell is not None:
+        tell(share)
+
+
 def check_stopped() -> None:
     """Raise where this thread is one of a crew that was stopped.
 

@@ -30,6 +30,7 @@ def compress_(
     *,
     jobs: int | None = None,
     progress: Callable[[LayerPlan], None] | None = None,
+    within: Callable[[LayerPlan, float], None] | None = None,
     orders: Orders | None = None,
 ) -> Report:
     """Compress a model in place.
@@ -47,6 +48,8 @@ def compress_(
             the result.
         progress: called twice with every layer, once its columns are in order and once it is encoded, from the
             calling thread.
+        within: called now and then with a layer and the share of its present step that is done, between 0 and 1, from
+            the calling thread.
         orders: the order of the columns of (layer, groups), where it is known already; those that are found are
             added, for callers that compress the same weights again.
 
@@ -64,7 +67,7 @@ def compress_(
     _check_fit(model, plan)
     if jobs is not None and jobs < 1:
         raise TenreoError(f"jobs: given {jobs}, needs at least 1")
-    with LayerPool(model, jobs, progress) as pool:
+    with LayerPool(model, jobs, progress, within) as pool:
         if plan.recipe.prices:
             return _apply(model, plan, _at_one_price(pool, plan), {})
         orders = {} if orders is None else orders

@@ -6,8 +6,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import replace
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from tenreo.codec.codec import EncodedWeight, encode, nearest_neighbor_order, quantize, refined, squared_error
 from tenreo.codec.constrained import constrained, quantiles
+from tenreo.codec.energy import energy
 from tenreo.codec.shape import CurveShape, Positions
-from tenreo.codec.sharing import Crew
+from tenreo.codec.sharing import Crew, listen
 from tenreo.compression.report import LayerReport
 from tenreo.compression.tensors import stored_positions
 from tenreo.errors import TenreoError
@@ -25,6 +27,7 @@ from tenreo.files.records import LayerRecord
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.recipe import Recipe
 
+_LOOK = 0.2  # seconds between looks at how far layers are
 Orders = dict[tuple[str, int], Tensor]  # (layer, groups) -> (columns,) int32, the order of its columns
 
 
@@ -37,10 +40,15 @@ class LayerPool:
         model: whose layers they are.
         jobs: layers at a time; None takes one per core.
         progress: called with every layer that is done, from the calling thread.
+        within: called now and then with a layer and the share of it that is done.
     """
 
-    def __init__(self, model: nn.Module, jobs: int | None, progress: Callable[[LayerPlan], None] | None) -> None:
-        self.model, self.progress = model, progress
+    def __init__(
+        self, model: nn.Module, jobs: int | None, progress: Callable[[LayerPlan], None] | None,
+        within: Callable[[LayerPlan, float], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.progress, self.within = model, progress, within
+        self.heard: SimpleQueue[tuple[LayerPlan, float]] = SimpleQueue()
         self.torch_threads = torch.get_num_threads()
         self.crew = Crew(jobs or os.cpu_count() or 1, lambda: torch.set_num_threads(1))
 
@@ -55,12 +63,21 @@ class LayerPool:
         """What task(model, layer, *arguments) returns, by name of the layer."""
         # Largest first: the last layer to finish is then a small one.
         ordered = sorted(layers, key=lambda layer: -layer.columns)
-        tasks = {self.crew.executor.submit(task, self.model, layer, *arguments): layer for layer in ordered}
-        for done in as_completed(tasks):
-            done.result()
-            if self.progress is not None:
-                self.progress(tasks[done])
+        tasks = {self.crew.executor.submit(self._heard, task, layer, *arguments): layer for layer in ordered}
+        pending = set(tasks)
+        while pending:
+            finished, pending = wait(pending, _LOOK, FIRST_COMPLETED)
+            while self.within is not None and not self.heard.empty():
+                self.within(*self.heard.get())
+            for done in finished:
+                done.result()
+                if self.progress is not None:
+                    self.progress(tasks[done])
         return {layer.name: done.result() for done, layer in tasks.items()}
+
+    def _heard(self, task: Callable[..., Any], layer: LayerPlan, *arguments: Any) -> Any:
+        listen(None if self.within is None else lambda share: self.heard.put((layer, share)))
+        return task(self.model, layer, *arguments)
 
     def once(self, task: Callable[..., Any], *arguments: Any) -> Any:
         """What a task returns, in one of the threads."""
@@ -143,7 +160,7 @@ def _reported(
     layer: LayerPlan, weight: Tensor, first: EncodedWeight, encoded: EncodedWeight, positions: Positions, start: float
 ) -> Encoded:
     """An encoded layer and its report; start is the time at which the work on it began."""
-    lost, norm = squared_error(weight, encoded), weight.double().square().sum().item()
+    lost, norm = squared_error(weight, encoded), energy(weight)
     if not math.isfinite(lost) or not math.isfinite(norm):
         raise TenreoError(
             f"{layer.name}: the weight has values up to {weight.abs().max():.3g}, and its curve leaves the range of "

@@ -75,8 +75,8 @@ def test_tree_and_brute_force_agree_with_torch():
 
 
 def test_assigning_keeps_a_position_that_is_as_near():
-    matrix, curve = torch.zeros(2, 3), torch.zeros(2, 5)
-    assert assign(matrix, curve, torch.tensor([4, 0, 2], dtype=torch.int32)).tolist() == [4, 0, 2]
+    matrix, coefficients = torch.zeros(2, 3), torch.zeros(2, 1)
+    assert assign(matrix, coefficients, 5, torch.tensor([4, 0, 2], dtype=torch.int32)).tolist() == [4, 0, 2]
 
 
 @pytest.mark.parametrize("weight", [torch.zeros(8, 8), torch.ones(8, 8), torch.eye(8)], ids=["zero", "constant", "few"])
