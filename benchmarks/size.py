@@ -44,9 +44,10 @@ SHANNON = 0.63  # dB: the bound of Laplace-distributed weights is 6.02 R + 0.63
 
 @dataclass
 class Coded:
-    """What a codec made of some weights: its name, bytes, decoded weights, seconds of encoding and of decoding."""
+    """What a codec made of some weights: which and how, bytes, decoded weights, seconds of encoding and of decoding."""
 
-    name: str
+    kind: str
+    setting: str
     size: int
     weights: Weights
     encoding: float = math.nan
@@ -65,7 +66,7 @@ def iso(weights: Weights, parameter: int) -> Coded:
         back = decode(stream)
         end = time.process_time()
     decoded = {n: torch.from_numpy(back[f"{n}.weight"]).reshape(w.shape).clone() for n, w in weights.items()}
-    return Coded(f"ISO codec, qp -{parameter}", len(stream), decoded, middle - start, end - middle)
+    return Coded("ISO codec", f", qp -{parameter}", len(stream), decoded, middle - start, end - middle)
 
 
 def at_price(weight: Tensor, price: float, groups: int = 1, length: int = 0) -> tuple[EncodedWeight, Tensor]:
@@ -100,8 +101,9 @@ def ours(weights: Weights, size: int, groups: int = 1, length: int = 0) -> Coded
     bytes_ = sum(len(stream) + 4 * encoded.coefficients.numel() for encoded, stream in found.values())
     start = time.process_time()
     decoded = {name: _decoded(weights[name], *each) for name, each in found.items()}
-    name = "tenreo" if groups == 1 else f"tenreo, g = {groups}"
-    return Coded(name, bytes_, decoded, took, time.process_time() - start)
+    return Coded(
+        "tenreo" if groups == 1 else f"tenreo, g = {groups}", "", bytes_, decoded, took, time.process_time() - start
+    )
 
 
 def _decoded(weight: Tensor, encoded: EncodedWeight, stream: Tensor) -> Tensor:
@@ -127,7 +129,9 @@ def groupwise(weights: Weights, bits: int, size: int = 64) -> Coded:
         return best.reshape(-1)[: weight.numel()].reshape(weight.shape)
 
     taken = sum((w.numel() * bits + -(-w.numel() // size) * 16 + 7) // 8 for w in weights.values())
-    return Coded(f"int{bits} in groups of {size}, clipped", taken, {n: coded(w) for n, w in weights.items()})
+    return Coded(
+        "integers", f" of {bits} bits in groups of {size}, clipped", taken, {n: coded(w) for n, w in weights.items()}
+    )
 
 
 def kmeans(weights: Weights, codewords: int, elements: int = 4) -> Coded:
@@ -144,7 +148,7 @@ def kmeans(weights: Weights, codewords: int, elements: int = 4) -> Coded:
         book = torch.from_numpy(found.cluster_centers_).half().float()
         decoded[name] = book[torch.from_numpy(found.labels_).long()].T.reshape(weight.shape)
         taken += math.ceil((len(points) * math.ceil(math.log2(count)) + 16 * elements * count) / 8)
-    return Coded(f"k-means of {elements}, {codewords} codewords", taken, decoded)
+    return Coded(f"k-means of {elements} weights", f", {codewords} codewords", taken, decoded)
 
 
 def every_codec(weights: Weights, parameters: list[int], codebooks: tuple[int, ...]) -> Iterator[Coded]:
@@ -175,9 +179,16 @@ def measure_laplace(elements: int, parameters: list[int]) -> dict[str, list[tupl
 
     def measured(coded: Coded) -> None:
         bits, snr = quality(weights, coded)
-        points.setdefault(coded.name.partition(",")[0], []).append((bits, snr))
+        points.setdefault(coded.kind, []).append((bits, snr))
         gap = 6.0206 * bits + SHANNON - snr
-        row(coded.name, f"{bits:.3f}", f"{snr:.2f}", f"{gap:.2f}", f"{coded.encoding:.2f}", f"{coded.decoding:.2f}")
+        row(
+            coded.kind + coded.setting,
+            f"{bits:.3f}",
+            f"{snr:.2f}",
+            f"{gap:.2f}",
+            f"{coded.encoding:.2f}",
+            f"{coded.decoding:.2f}",
+        )
 
     for bits in (2, 3, 4):
         measured(ours(weights, bits * elements // 8))
@@ -230,10 +241,16 @@ def measure_network(name: str, parameters: list[int], each: int) -> dict[str, li
         bits, snr = quality(weights, coded)
         raw, corrected = measured.outputs(coded.weights)
         figures = [f"{v:.{d}f}" for pair in (raw, corrected) for v, d in zip(pair, (4, 1), strict=True)]
-        row(coded.name, f"{bits:.3f}", f"{snr:.2f}", *figures, f"{coded.encoding:.1f}", f"{coded.decoding:.1f}")
-        kind = coded.name.partition(",")[0] if coded.name[0] != "i" else "groupwise integers"
-        points.setdefault(kind, []).append((bits, raw[0]))
-        points.setdefault(f"{kind}, corrected", []).append((bits, corrected[0]))
+        row(
+            coded.kind + coded.setting,
+            f"{bits:.3f}",
+            f"{snr:.2f}",
+            *figures,
+            f"{coded.encoding:.1f}",
+            f"{coded.decoding:.1f}",
+        )
+        points.setdefault(coded.kind, []).append((bits, raw[0]))
+        points.setdefault(f"{coded.kind}, corrected", []).append((bits, corrected[0]))
     corrected = points["tenreo, corrected"]
     for kind in ("ISO codec", "ISO codec, corrected"):
         ratios = [ours / theirs for (_, ours), (_, theirs) in zip(corrected, points[kind], strict=True)]
@@ -256,7 +273,7 @@ def draw(points: dict[str, list[tuple[float, float]]], picture: Path, label: str
                 axis.plot(*zip(*sorted(points[name]), strict=True), "o-" if alone else style, color=f"C{i}", label=name)
     axis.set(xlabel="bits per weight", ylabel=label, yscale=scale)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
+    axis.legend(fontsize="x-small")
     figure.savefig(picture, dpi=110)
 
 

@@ -1,22 +1,25 @@
 """Ratios of time that docs/measurements.md quotes, each pair measured in turn in one run.
 
-.venv/bin/python benchmarks/speed.py [chain decode models evaluate start commands]
+.venv/bin/python benchmarks/speed.py [chain growth pruned huge decode models evaluate start commands iso]
+
+`iso` needs nncodec, the ISO codec (ISO/IEC 15938-17): pip install nncodec. `huge` takes two minutes and 4 GB.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import compressed, laplace, paired, seconds
+from common import compressed, laplace, paired
 from torch.nn.functional import pad
 
 import tenreo
@@ -39,13 +42,98 @@ def chain() -> None:
         times[g, n] = found.ours
         print(f"  g={g} n={n:>7}: {found.ratio:.2f} of the time")
     print(f"  g=8 n=73,728 costs {times[8, 73_728] / times[4, 147_456]:.2f} times g=4 n=147,456")
-    print("growth, g=4")
-    growth = []
-    for k in range(16, 21):
-        matrix = laplace(4, 2**k).numpy()
-        growth.append(statistics.median(seconds(partial(chain, matrix)) for _ in range(3)))
-    for k, (a, b) in enumerate(pairwise(growth), 16):
-        print(f"  2^{k} -> 2^{k + 1}: {b / a:.2f} times the time")
+
+
+def growth() -> None:
+    """Time by columns, of the chain alone and with refinement."""
+    from tenreo.codec.codec import refined
+
+    orders, rounds = [], []
+    for k in range(18, 23):
+        matrix = laplace(4, 2**k)
+        start = time.process_time()
+        order = tenreo.nearest_neighbor_order(matrix, 4)
+        orders.append(time.process_time() - start)
+        encoded = tenreo.encode(matrix, 4, 2**k // 16, order=order)
+        start = time.process_time()
+        refined(matrix, encoded, 4)
+        rounds.append(time.process_time() - start)
+    print("growth, g=4, rate 16, 4 rounds of refinement")
+    for k, ((a, b), (c, d)) in enumerate(zip(pairwise(orders), pairwise(rounds), strict=True), 18):
+        print(f"  2^{k} -> 2^{k + 1}: chain {b / a:.2f}, refinement {d / c:.2f} times the time")
+
+
+def pruned() -> None:
+    """The chain through weights whose smallest are zero, against dense ones."""
+    from tenreo.codec.chain import chain
+
+    weight = np.random.default_rng(0).standard_normal(512 * 512 * 9).astype(np.float32)
+    dense = _process_seconds(partial(chain, weight.reshape(8, -1)))
+    print("chain, g=8, 512 x 512 x 3 x 3, against dense weights")
+    for share in (0.5, 0.7, 0.9, 0.95, 0.99):
+        sparse = np.where(np.abs(weight) < np.quantile(np.abs(weight), share), np.float32(0), weight)
+        print(
+            f"  {share:.0%} zeros: {_process_seconds(partial(chain, sparse.reshape(8, -1))) / dense:.2f} times the time"
+        )
+
+
+def _process_seconds(function: Callable[[], object]) -> float:
+    """The least processor time of two calls."""
+    times = []
+    for _ in range(2):
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+_HUGE = """
+import resource, time, torch, tenreo
+model = torch.nn.Sequential(torch.nn.Linear(8192, 8192, bias=False))
+tenreo.encode(torch.randn(8, 8), 4, 2, 2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.perf_counter()
+tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(16.0), refine=4, include=("*",)))
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(f"Linear 8192 x 8192, g=4, r=16, 4 rounds: {time.perf_counter() - start:.0f} s (depends on the machine), "
+      f"{(after - before) * 1024 / 8192**2:.0f} bytes per weight above the model, {after / 1e6:.1f} GB in all")
+"""
+
+
+def huge() -> None:
+    _show([sys.executable, "-c", _HUGE])
+
+
+def iso() -> None:
+    """Encoding all of ResNet-50's weights, one thread, against the ISO codec and the model's own forward pass."""
+    import contextlib
+    import io
+
+    from nncodec.nn import encode
+
+    from tenreo.codec.codec import refined
+
+    torch.set_num_threads(1)
+    model = build("resnet50", weights="none")
+    plan = tenreo.resolve(tenreo.Recipe(4, tenreo.Progressive(1.0)), model)
+    weights = {layer.name: model.get_submodule(layer.name).weight.detach() for layer in plan.compressed}
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
+        arrays = {f"{name}.weight": weight.numpy() for name, weight in weights.items()}
+        theirs = _process_seconds(partial(encode, arrays, {"qp": -20, "verbose": False, "results": folder}))
+    times = {"unrefined": 0.0, "refined": 0.0}
+    for layer in plan.compressed:
+        start, curve = time.process_time(), layer.encoding
+        encoded = tenreo.encode(weights[layer.name], 4, curve.coefficients_per_row)
+        middle = time.process_time()
+        refined(weights[layer.name], encoded, 12)
+        times["unrefined"] += middle - start
+        times["refined"] += time.process_time() - start
+    x = torch.randn(32, 3, 224, 224)
+    with torch.inference_mode():
+        forward = _process_seconds(lambda: model(x))
+    print("encoding ResNet-50, g=4, r'=1.0, one thread")
+    for name, took in times.items():
+        print(f"  {name}: {took / theirs:.2f} times the ISO codec, {took / forward:.1f} forward passes of 32 images")
 
 
 def decode() -> None:
@@ -122,11 +210,18 @@ def commands() -> None:
                   "torch and torchvision")  # fmt: skip
 
 
+def _show(command: list[str]) -> None:
+    print(subprocess.run(command, capture_output=True, text=True, check=True).stdout.rstrip())
+
+
 def _run(command: list[str]) -> None:
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
-PARTS = {"chain": chain, "decode": decode, "models": models, "evaluate": evaluate, "start": start, "commands": commands}
+PARTS = {
+    "chain": chain, "growth": growth, "pruned": pruned, "huge": huge, "decode": decode, "models": models,
+    "evaluate": evaluate, "start": start, "commands": commands, "iso": iso,
+}  # fmt: skip
 
 if __name__ == "__main__":
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads")
