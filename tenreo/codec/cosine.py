@@ -10,6 +10,7 @@ coefficients beyond `count` never exist.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from tenreo.errors import TenreoError
+
+_LONG = 1 << 21  # samples from which on rows are transformed one after the other, since the steps between take memory
 
 
 def dct(signal: Tensor, count: int | None = None) -> Tensor:
@@ -89,16 +92,28 @@ class _Idct(torch.autograd.Function):
 
 
 def _forward(signal: Tensor, count: int) -> Tensor:
+    if signal.dim() > 1 and signal.shape[-1] >= _LONG:
+        return _row_by_row(_forward, signal, count)
     return dct_folded(torch.cat([signal[..., ::2], signal[..., 1::2].flip(-1)], dim=-1), count)
 
 
 def _inverse(coefficients: Tensor, length: int) -> Tensor:
+    if coefficients.dim() > 1 and length >= _LONG:
+        return _row_by_row(_inverse, coefficients, length)
     folded = idct_folded(coefficients, length)
     signal = torch.empty_like(folded)
     evens = (length + 1) // 2
     signal[..., ::2] = folded[..., :evens]
     signal[..., 1::2] = folded[..., evens:].flip(-1)
     return signal
+
+
+def _row_by_row(transform: Callable[[Tensor, int], Tensor], rows: Tensor, count: int) -> Tensor:
+    """What a transform makes of each of (..., any) rows: (..., count), in less memory."""
+    result = rows.new_empty(*rows.shape[:-1], count)
+    for row, made in zip(rows.reshape(-1, rows.shape[-1]), result.view(-1, count), strict=True):
+        made.copy_(transform(row, count))
+    return result
 
 
 def fold(samples: Tensor, length: int) -> Tensor:

@@ -112,7 +112,7 @@ if sys.argv[2] == "error":
     next(held)
     raise ValueError("of somebody else")
 if sys.argv[2] == "interrupt":
-    images.prepare = lambda picture: time.sleep(2)
+    images.prepare = lambda picture: time.sleep(0.5)
     threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
     with lost_workers_named():
