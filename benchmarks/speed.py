@@ -46,13 +46,13 @@ def chain() -> None:
 
 def growth() -> None:
     """Time by columns, of the chain alone and with refinement."""
-    from tenreo.codec.codec import refined
+    from tenreo.codec.codec import nearest_neighbor_order, refined
 
     orders, rounds = [], []
     for k in range(18, 23):
         matrix = laplace(4, 2**k)
         start = time.process_time()
-        order = tenreo.nearest_neighbor_order(matrix, 4)
+        order = nearest_neighbor_order(matrix, 4)
         orders.append(time.process_time() - start)
         encoded = tenreo.encode(matrix, 4, 2**k // 16, order=order)
         start = time.process_time()

@@ -278,7 +278,7 @@ def _summary(run: _Run, steps: int, measured: Evaluation, seconds: float) -> Epo
         measured,
         epoch=run.epochs_done + 1,
         steps=steps,
-        lr=run.optimizer.param_groups[0]["lr"],
+        lr=run.set_lr(run.epochs_done + 1),  # that of the last step
         train_loss=done.loss / done.seen,
         train_top1=100 * done.correct / done.seen,
         seconds=done.seconds + seconds,

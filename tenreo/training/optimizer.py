@@ -69,13 +69,31 @@ def training_mode(model: nn.Module, what: Freeze, batchnorm: bool = False) -> No
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """The optimizer of everything that requires a gradient; `lr_scale` of a group is a factor of its learning rate."""
     lr = default_lr(None) if settings.lr is None else settings.lr
-    trained = [p for p in model.parameters() if p.requires_grad]
-    parameters: list[dict[str, Any]] = [{"params": trained, "lr_scale": 1.0}]
-    if settings.dense_lr_scale != 1:
-        coefficients = _coefficients(model)
-        parts = [[p for p in trained if (id(p) in coefficients) == own] for own in (True, False)]
-        groups = zip(parts, (1.0, settings.dense_lr_scale), strict=True)
-        parameters = [{"params": part, "lr_scale": scale} for part, scale in groups if part]
+    parameters = _by_rate(model, settings)
     if settings.optimizer == Optimizer.ADAMW:
         return torch.optim.AdamW(parameters, lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(parameters, lr, settings.momentum, weight_decay=settings.weight_decay)
+
+
+def _by_rate(model: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+    """What is trained, in groups of one rate.
+
+    A step along the gradient of a curve moves the weights as often as columns share a sample: with T the transform and
+    D the columns at each sample, by T' T D of their own gradient. Gradient descent divides that by the mean of D,
+    columns / samples, which is 1 in the paper's encoding and thousands on curves of one row.
+    """
+    shares = {
+        id(curve.coefficients): curve.weight.curve.length / max(1, curve.record.columns)
+        for curve in curves(model)
+    }  # fmt: skip
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        share = shares.get(id(parameter), 1.0) if settings.optimizer == Optimizer.SGD else 1.0
+        scale = share if id(parameter) in shares else settings.dense_lr_scale
+        if parameter.requires_grad:
+            groups.setdefault((scale, share), []).append(parameter)
+    # Weight decay is of the weights, and a coefficient stands for them all alike.
+    return [
+        {"params": group, "lr_scale": scale, "weight_decay": settings.weight_decay / share}
+        for (scale, share), group in groups.items()
+    ]
