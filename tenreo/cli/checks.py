@@ -155,6 +155,8 @@ def before_sweep(dense: DenseModel, data: SweepData, layout: Layout, encoding: E
         if data.data is not None:
             _check_data(data.data, [])
             _check_layout(data.data, layout)
+        elif layout != Layout():
+            raise TenreoError("data: split, labels and class_map say how the images of data lie; give data as well")
         if output.plot is not None:
             require_plotting()
             check_ending("plot", output.plot, ("png",))

@@ -31,6 +31,11 @@ def test_settings_are_measured_and_drawn(job, inside):
     assert "exists already" in refused(*job, "--plot", "s.png")
 
 
+@pytest.mark.parametrize("typed", [("--split", "test"), ("--labels", "l.txt"), ("--class-map", "m.txt")])
+def test_how_images_lie_needs_images(job, inside, typed):
+    assert "give data as well" in refused(*job, "-g", 8, "-r", 8, *typed)
+
+
 def test_a_split_of_another_name_with_labels(job, folder, inside):
     (folder / "val").rename(folder / "holdout")
     job = (*job, "-g", 8, "-r", 8, "--no-match-statistics", "--data", folder, "--json")
