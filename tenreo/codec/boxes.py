@@ -19,6 +19,7 @@ LEAF = 96  # points of a leaf at most: 64 and 72, which powers of two and nine t
 WIDE = 32  # children of a node
 NONE = np.int32(2**31 - 1)  # stands for "no point": above the number of every real one
 _LOOKS = 128  # points of a part that say where to halve it
+_SAMPLE = 32  # points of a part that say near which to halve it: few enough to sort
 STACK = 512  # nodes that can wait in a search: more than WIDE of each level
 
 
@@ -40,16 +41,33 @@ class Boxes(NamedTuple):
     high: Any
 
 
+def spatial_order(points: Any) -> Any:
+    """An order of (n, g) points in which those that make a leaf of `boxes` are side by side: (n,) int32."""
+    return parted(points, 1 << _depth(len(points)))
+
+
 @compiled
-def spatial_order(points):
-    """An order of (n, g) points in which neighbors are near each other, by halving: (n,) int32."""
+def parted(points, parts):
+    """An order of points in which neighbors are side by side, by halving.
+
+    Args:
+        points: (n, g).
+        parts: how many, in [1, n].
+
+    Returns:
+        (n,) int32; points k * n // parts to (k + 1) * n // parts - 1 in this order make part k.
+    """
     points = points.copy()
     n = len(points)
     order = np.arange(n).astype(np.int32)
-    for level in range(_depth(n)):
+    level = 0
+    while (1 << level) < parts:
         for k in range(1 << level):
-            start, end = (k * n) >> level, ((k + 1) * n) >> level
-            _split(points, order, start, end, ((2 * k + 1) * n) >> (level + 1), _widest(points, start, end))
+            first, last, middle = (k * parts) >> level, ((k + 1) * parts) >> level, ((2 * k + 1) * parts) >> (level + 1)
+            start, end = first * n // parts, last * n // parts
+            if first < middle:
+                _split(points, order, start, end, middle * n // parts, _widest(points, start, end))
+        level += 1
     return order
 
 
@@ -84,9 +102,9 @@ def _split(points, numbers, start, end, middle, dim):
     """Partially sort points [start, end) by one coordinate, so that [start, middle) are lowest."""
     left = start
     right = end - 1
+    looks = np.empty(_SAMPLE, points.dtype)
     while left < right:
-        a, b, c = points[left, dim], points[(left + right) >> 1, dim], points[right, dim]
-        pivot = max(min(a, b), min(max(a, b), c))
+        pivot = _pivot(points, left, right, middle, dim, looks)
         i = left
         j = right
         while i <= j:
@@ -106,6 +124,19 @@ def _split(points, numbers, start, end, middle, dim):
             left = i
         else:
             return
+
+
+@compiled
+def _pivot(points, left, right, middle, dim, looks):
+    """A coordinate of one of the points [left, right] that is near that of the one that belongs to `middle`."""
+    if right - left < 8 * _SAMPLE:
+        a, b, c = points[left, dim], points[(left + right) >> 1, dim], points[right, dim]
+        return max(min(a, b), min(max(a, b), c))
+    step = (right - left) // (_SAMPLE - 1)
+    for k in range(_SAMPLE):
+        looks[k] = points[left + k * step, dim]
+    looks.sort()
+    return looks[(middle - left) * _SAMPLE // (right - left + 1)]
 
 
 @compiled

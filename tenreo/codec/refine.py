@@ -10,8 +10,8 @@ conjugate gradients from the coefficients that are there.
 
 Like k-means, this creeps. So the next round starts beyond the fit: STEP times as far, and with
 MOMENTUM of the last move; a round that this makes worse is done again from the best fit so far.
-Where columns are many more than coefficients, the first rounds do with a share of them.
-What else was tried is in docs/research/refinement.md.
+Where samples are many more than coefficients, the first round starts from a better curve than the
+chain's, that of `sweeps`. What else was tried is in docs/research/refinement.md.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from tenreo.codec.cosine import dct, idct
 from tenreo.codec.energy import energy
 from tenreo.codec.nearest import distances, search
 from tenreo.codec.sharing import report, share
+from tenreo.codec.sweeps import sweeps
 
 ENOUGH = 0.005  # dB: rounds end when one from the best fit gains less
 STEP = 2.2
 MOMENTUM = 0.6
-_ITERATIONS = 8  # of conjugate gradients in a round, whose positions are to move anyway
-# Where columns are many more than coefficients, half of the rounds give way to more of them that use every fourth
-# column and every second sample: docs/research/refinement.md.
-_AMPLE, _COLUMNS, _SAMPLES = 8, 4, 2
-_COARSE_ROWS = (3, 4)
-_LARGE = 4096
+_ITERATIONS, _SOLVED = 8, 3e-3  # of conjugate gradients in a round, whose positions are to move anyway
+# Sweeps are the better start with so many samples for each coefficient, by rows: docs/research/refinement.md.
+_AMPLE = {2: 48, 3: 14, 4: 8}
+_LARGE = 4096  # columns, below which sweeps gain little
+# From sweeps, rounds are fewer the more samples there are for each coefficient, and the more columns above these.
+_MANY, _FEWEST = 65536, 5
 _BLOCK = 8192  # columns, and samples, that are compared at a time without a tree: 256 MB
 
 
@@ -68,56 +69,42 @@ def refine(
         positions: (n,) int32 in [0, length).
         coefficients: (g, coefficients_per_row), of the matrix's dtype.
         length: samples on the curve.
-        rounds: at most so many; where columns are many more than coefficients, half of them, after some on a share.
+        rounds: at most so many; fewer do where samples are many more than coefficients.
 
     Returns:
         Positions and coefficients; their squared error is never above that of the given ones.
     """
     positions = columns.sorted(positions)
     given = _Fit(positions, coefficients, columns.error(coefficients, length, positions))
-    begin = _Start(positions, coefficients, torch.zeros_like(coefficients))
-    rows, count = columns.matrix.shape
-    least = min(count, length)
-    if rounds > 1 and rows in _COARSE_ROWS and least >= max(_LARGE, _AMPLE * coefficients.shape[1]):
-        begin = _coarse(columns, begin, length, rounds - rounds // 3)
-        rounds //= 2
-    best = _descend(columns, given, begin, length, rounds)[0]
+    best = _along_sweeps(columns, coefficients.shape[1], length, rounds)
+    if best is None or not best.error < given.error:
+        best = _descend(columns, given, length, rounds)
     return columns.unsorted(columns.assign(best.coefficients, length, best.positions)), best.coefficients
 
 
-def _coarse(columns: Columns, begin: _Start, length: int, rounds: int) -> _Start:
-    """Where some rounds on a share of the columns, and of the samples, lead: nearly as far, in a sixth of the time."""
-    fewer = max(begin.coefficients.shape[1], length // _SAMPLES)
-    scale = math.sqrt(fewer / length)  # the same curve with fewer samples, but for the norm
-    some = columns.every(_COLUMNS)
-    positions = (begin.positions[::_COLUMNS].long() * fewer // length).int()
-    first = _Start(positions, begin.coefficients * scale, begin.velocity * scale)
-    given = _Fit(positions, first.coefficients, some.error(first.coefficients, fewer, positions))
-    found, then = _descend(some, given, first, fewer, rounds, settle=False)
-    near = found.positions.repeat_interleave(_COLUMNS)[: len(begin.positions)]
-    return _Start((near.long() * length // fewer).int(), then.coefficients / scale, then.velocity / scale)
+def _along_sweeps(columns: Columns, per_row: int, length: int, rounds: int) -> _Fit | None:
+    """The best fit from a curve that sweeps through the columns, or None where that is no better start than theirs."""
+    rows, count = columns.matrix.shape
+    ample = _AMPLE.get(rows, math.inf) * per_row
+    if rounds < 2 or per_row < 2 or count < _LARGE or length < ample:
+        return None
+    coefficients, positions = sweeps(columns.matrix.cpu().float(), per_row, length)
+    positions = positions.to(columns.matrix.device)
+    coefficients = fit(columns.matrix, positions, coefficients.to(columns.matrix), length, _ITERATIONS, _SOLVED)
+    first = _Fit(positions, coefficients, columns.error(coefficients, length, positions))
+    fewer = round(rounds * max(ample / length, math.sqrt(_MANY / count)))
+    return _descend(columns, first, length, min(rounds, max(fewer, _FEWEST)))
 
 
-def _descend(
-    columns: Columns, best: _Fit, start: _Start, length: int, rounds: int, settle: bool = True
-) -> tuple[_Fit, _Start]:
-    """Do some rounds; return the best fit, and where the next round would begin.
-
-    Args:
-        columns: of the matrix.
-        best: the best fit so far.
-        start: of the first round.
-        length: samples on the curve.
-        rounds: at most so many.
-        settle: begin the last round at the best fit.
-    """
+def _descend(columns: Columns, best: _Fit, length: int, rounds: int) -> _Fit:
+    """Do at most so many rounds from a fit; return the best one."""
     exact = 100 * torch.finfo(columns.matrix.dtype).eps ** 2 * energy(columns.matrix)
     still = torch.zeros_like(best.coefficients)
+    start = _Start(best.positions, best.coefficients, still)
     for left in reversed(range(rounds)):
         if best.error <= exact:
             break
-        if settle:
-            report(1 - (left + 1) / (rounds + 1))
+        report(1 - (left + 1) / (rounds + 1))
         trial = _round(columns, start, length)
         if not trial.error < best.error and start.coefficients is not best.coefficients:
             start = _Start(best.positions, best.coefficients, still)
@@ -131,14 +118,14 @@ def _descend(
             break
         velocity = STEP * (best.coefficients - start.coefficients) + MOMENTUM * start.velocity
         start = _Start(best.positions, start.coefficients + velocity, velocity)
-        if gain < ENOUGH or (left == 1 and settle):
+        if gain < ENOUGH or left == 1:
             start = _Start(best.positions, best.coefficients, still)
-    return best, start
+    return best
 
 
 def _round(columns: Columns, start: _Start, length: int) -> _Fit:
     positions = columns.assign(start.coefficients, length, start.positions)
-    coefficients = fit(columns.matrix, positions, start.coefficients, length, _ITERATIONS)
+    coefficients = fit(columns.matrix, positions, start.coefficients, length, _ITERATIONS, _SOLVED)
     return _Fit(positions, coefficients, columns.error(coefficients, length, positions))
 
 
@@ -179,11 +166,6 @@ class _Sorted:
         order = spatial_order(points)
         return cls(points[order], order)
 
-    def every(self, step: int) -> _Sorted:
-        """Some of the columns, whose order is known."""
-        points = np.ascontiguousarray(self.points[::step])
-        return _Sorted(points, np.arange(len(points)))
-
     def sorted(self, positions: Tensor) -> Tensor:
         """Positions of the columns in the new order."""
         return positions[self.order]
@@ -211,10 +193,6 @@ class _Unsorted:
 
     def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
-
-    def every(self, step: int) -> _Unsorted:
-        """Some of the columns."""
-        return _Unsorted(self.matrix[:, ::step].contiguous())
 
     def sorted(self, positions: Tensor) -> Tensor:
         """The positions."""
@@ -259,7 +237,9 @@ def _nearest_of_all(points: Tensor, samples: Tensor, positions: Tensor) -> Tenso
     return found
 
 
-def fit(matrix: Tensor, positions: Tensor, coefficients: Tensor, length: int, iterations: int = 20) -> Tensor:
+def fit(
+    matrix: Tensor, positions: Tensor, coefficients: Tensor, length: int, iterations: int = 20, enough: float = 0.0
+) -> Tensor:
     """Bring coefficients closer to the least-squares fit of a curve to columns at given positions.
 
     Args:
@@ -269,6 +249,7 @@ def fit(matrix: Tensor, positions: Tensor, coefficients: Tensor, length: int, it
         length: samples on the curve.
         iterations: of conjugate gradients; none makes the fit worse, but for rounding: where the system is nearly
             singular, float32 can, and callers compare.
+        enough: end once the squared residual of the normal equations is this share of what it was.
 
     Returns:
         (g, coefficients_per_row).
@@ -292,7 +273,10 @@ def fit(matrix: Tensor, positions: Tensor, coefficients: Tensor, length: int, it
     residual = target - normal(coefficients)
     direction = residual
     energy = residual.square().sum(1, keepdim=True)  # (g, 1): every row is a system of its own
+    limit = enough * energy.sum()
     for _ in range(iterations):
+        if enough and energy.sum() <= limit:
+            break
         image = normal(direction)
         curvature = (direction * image).sum(1, keepdim=True)
         sound = (energy > floor) & (curvature > info.eps * direction.square().sum(1, keepdim=True))

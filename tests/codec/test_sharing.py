@@ -81,4 +81,4 @@ def test_one_layer_is_the_same_whatever_the_threads_and_tells_how_far_it_is():
     assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in found), strict=True))
     assert {name for name, _ in heard} == {"0"} and all(0 <= part < 1 for _, part in heard)
     assert max(part for _, part in heard) > 0.7
-    assert any(part == pytest.approx(3 / 7) for _, part in heard)  # the fourth of six rounds begins
+    assert any(part == pytest.approx(3 / 12) for _, part in heard)  # the fourth of eleven rounds begins
