@@ -1,8 +1,9 @@
 """What was tried for refinement and not taken (docs/research/refinement.md).
 
-OMP_NUM_THREADS=1 .venv/bin/python benchmarks/tried.py FOLDER [weights] [seeds] [starts]
+OMP_NUM_THREADS=1 .venv/bin/python benchmarks/tried.py FOLDER [weights] [seeds] [starts] [sweeps]
 
-weights: columns weighted by their input; seeds: re-seeding of unused samples; starts: where a round begins.
+weights: columns weighted by their input; seeds: re-seeding of unused samples; starts: where a round begins; sweeps: what
+is gained by the curve that the first round begins on.
 
 FOLDER is that of benchmarks/accuracy.py; its dense MobileNet-V2 is trained first where it is not there.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -32,6 +34,11 @@ STARTS = {
     "2.2 times, and 0.6 of the last move": (2.2, 0.6), "3 times, and 0.5": (3.0, 0.5),
     "1.8 times, and 0.7": (1.8, 0.7),
 }  # fmt: skip
+SWEPT = (
+    (4, 589_824, 25), (4, 262_144, 17), (4, 147_456, 13), (4, 65_536, 9), (4, 36_864, 5), (4, 36_864, 25), (3, 147_456, 9),
+    (3, 147_456, 16), (2, 147_456, 25), (2, 147_456, 100), (8, 73_728, 25),
+)  # fmt: skip
+SWEEP_COLUMNS = "chain", "sweeps", "time"
 
 
 def second_moments(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -128,15 +135,36 @@ def compare_starts(layers: tuple[tuple[int, int, int], ...] = ((4, 73_728, 13), 
     table("next start", *(f"g = {g}, n = {n:,}, rate {rate}" for g, n, rate in layers))
     weights = [laplace(g, n) for g, n, _ in layers]
     papers = [tenreo.encode(w, g, n // rate) for w, (g, n, rate) in zip(weights, layers, strict=True)]
-    usual = refine.STEP, refine.MOMENTUM
+    usual = refine.STEP, refine.MOMENTUM, refine._AMPLE
+    refine._AMPLE = {}  # all from the chain
     for name, (refine.STEP, refine.MOMENTUM) in STARTS.items():
         pairs = zip(weights, papers, strict=True)
         row(name, *(f"{snr(weight, tenreo.decode(refined(weight, paper, 12))):.2f}" for weight, paper in pairs))
-    refine.STEP, refine.MOMENTUM = usual
+    refine.STEP, refine.MOMENTUM, refine._AMPLE = usual
+
+
+def compare_sweeps() -> None:
+    """12 rounds from the chain and from sweeps, and the processor time of the latter as a share of the former."""
+    usual = refine._AMPLE
+    table("g", "n", "rate", *(f"{kind}: {what}" for kind in ("normal", "Laplace") for what in SWEEP_COLUMNS), text=0)
+    for g, n, rate in SWEPT:
+        cells = []
+        for weight in (torch.randn(g, n, generator=torch.Generator().manual_seed(0)), laplace(g, n)):
+            paper, took = tenreo.encode(weight, g, n // rate), []
+            for refine._AMPLE in ({}, dict.fromkeys(usual, 0)):
+                start = time.process_time()
+                better = refined(weight, paper, 12)
+                took.append(time.process_time() - start)
+                cells.append(f"{snr(weight, tenreo.decode(better)):.2f}")
+            cells.append(f"{took[1] / took[0]:.2f}")
+        row(g, f"{n:,}", rate, *cells)
+    refine._AMPLE = usual
 
 
 if __name__ == "__main__":
-    asked = sys.argv[2:] or ["weights", "seeds", "starts"]
+    asked = sys.argv[2:] or ["weights", "seeds", "starts", "sweeps"]
+    if "sweeps" in asked:
+        compare_sweeps()
     if "seeds" in asked:
         compare_seeds()
     if "starts" in asked:
