@@ -2,8 +2,8 @@
 
 OMP_NUM_THREADS=1 .venv/bin/python benchmarks/tried.py FOLDER [weights] [seeds] [starts] [sweeps]
 
-weights: columns weighted by their input; seeds: re-seeding of unused samples; starts: where a round begins; sweeps: what
-is gained by the curve that the first round begins on.
+weights: columns weighted by their input; seeds: re-seeding of unused samples; starts: where a round begins; sweeps:
+what is gained by the curve that the first round begins on.
 
 FOLDER is that of benchmarks/accuracy.py; its dense MobileNet-V2 is trained first where it is not there.
 """
@@ -35,8 +35,8 @@ STARTS = {
     "1.8 times, and 0.7": (1.8, 0.7),
 }  # fmt: skip
 SWEPT = (
-    (4, 589_824, 25), (4, 262_144, 17), (4, 147_456, 13), (4, 65_536, 9), (4, 36_864, 5), (4, 36_864, 25), (3, 147_456, 9),
-    (3, 147_456, 16), (2, 147_456, 25), (2, 147_456, 100), (8, 73_728, 25),
+    (4, 589_824, 25), (4, 262_144, 17), (4, 147_456, 13), (4, 65_536, 9), (4, 36_864, 5), (4, 36_864, 25),
+    (3, 147_456, 9), (3, 147_456, 16), (2, 147_456, 25), (2, 147_456, 100), (8, 73_728, 25),
 )  # fmt: skip
 SWEEP_COLUMNS = "chain", "sweeps", "time"
 
