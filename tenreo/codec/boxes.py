@@ -19,6 +19,7 @@ LEAF = 96  # points of a leaf at most: 64 and 72, which powers of two and nine t
 WIDE = 32  # children of a node
 NONE = np.int32(2**31 - 1)  # stands for "no point": above the number of every real one
 _LOOKS = 128  # points of a part that say where to halve it
+_SEEN, _DIFFERENT = 4096, 0.75  # coordinates that are looked at; with fewer different ones, many are equal
 _SAMPLE = 32  # points of a part that say near which to halve it: few enough to sort
 STACK = 512  # nodes that can wait in a search: more than WIDE of each level
 
@@ -43,16 +44,25 @@ class Boxes(NamedTuple):
 
 def spatial_order(points: Any) -> Any:
     """An order of (n, g) points in which those that make a leaf of `boxes` are side by side: (n,) int32."""
-    return parted(points, 1 << _depth(len(points)))
+    return parted(points, 1 << _depth(len(points)), values_repeat(points))
+
+
+def values_repeat(points: Any) -> bool:
+    """Whether many coordinates are equal, by a look at some."""
+    values = points.reshape(-1)
+    some = values[:: 1 + len(values) // _SEEN]
+    return len(np.unique(some)) <= _DIFFERENT * len(some)
 
 
 @compiled
-def parted(points, parts):
+def parted(points, parts, repeated=False):
     """An order of points in which neighbors are side by side, by halving.
 
     Args:
         points: (n, g).
         parts: how many, in [1, n].
+        repeated: whether many coordinates are equal: points are then parted above or below these, not amid them, and
+            boxes of parts are flat.
 
     Returns:
         (n,) int32; points k * n // parts to (k + 1) * n // parts - 1 in this order make part k.
@@ -60,15 +70,33 @@ def parted(points, parts):
     points = points.copy()
     n = len(points)
     order = np.arange(n).astype(np.int32)
-    level = 0
-    while (1 << level) < parts:
-        for k in range(1 << level):
-            first, last, middle = (k * parts) >> level, ((k + 1) * parts) >> level, ((2 * k + 1) * parts) >> (level + 1)
-            start, end = first * n // parts, last * n // parts
-            if first < middle:
-                _split(points, order, start, end, middle * n // parts, _widest(points, start, end))
-        level += 1
+    stack = [(0, parts)]
+    while len(stack) > 0:
+        first, last = stack.pop()
+        if last - first < 2:
+            continue
+        start, end = first * n // parts, last * n // parts
+        dim = _widest(points, start, end)
+        middle = (first + last) // 2
+        if repeated:
+            middle = first + _beside(points[start : end : 1 + (end - start) // _LOOKS, dim], last - first)
+        _split(points, order, start, end, middle * n // parts, dim)
+        stack.append((first, middle))
+        stack.append((middle, last))
     return order
+
+
+@compiled
+def _beside(values, parts):
+    """How many of some parts to split off: half, or if many values are as the median, all below or above these."""
+    values = np.sort(values)
+    count = len(values)
+    below = np.searchsorted(values, values[count // 2])
+    above = np.searchsorted(values, values[count // 2], side="right")
+    share = below if count - above < below else above
+    if above - below < count // 8 or min(share, count - share) < count // 16:
+        return parts // 2
+    return min(max(1, (share * parts + count // 2) // count), parts - 1)
 
 
 @compiled

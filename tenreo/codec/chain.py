@@ -28,6 +28,7 @@ from tenreo.codec.boxes import (
     distances_to_boxes,
     distances_to_points,
     spatial_order,
+    values_repeat,
 )
 from tenreo.codec.compiled import compiled
 from tenreo.codec.sharing import check_stopped, report
@@ -37,7 +38,6 @@ _REBUILD = 0.6  # a new tree once this share of its points is left
 _PIECE = 1 << 17  # columns between looks at whether to stop: a few tenths of a second
 # Different values above this differ by a float whose square is not zero.
 _SQUARE_VANISHES = 1e-15
-_LOOKS, _DIFFERENT = 4096, 0.75  # values that are looked at; with fewer different ones, columns may be equal
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
@@ -79,11 +79,9 @@ def chain(matrix: Floats) -> Integers:
 
 def _may_repeat(points: Floats) -> bool:
     """Whether columns may be equal, and no two different ones are at distance zero."""
-    values = points.reshape(-1)
-    some = values[:: 1 + len(values) // _LOOKS]
-    if len(np.unique(some)) > _DIFFERENT * len(some):
+    if not values_repeat(points):
         return False
-    sizes = np.abs(values)
+    sizes = np.abs(points)
     return bool(np.min(sizes, initial=np.inf, where=sizes > 0) >= _SQUARE_VANISHES)
 
 

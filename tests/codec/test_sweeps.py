@@ -78,3 +78,15 @@ def test_structured_weights_lose_nothing():
     paper, better = (tenreo.encode(weight, 2, 40, refine=rounds) for rounds in (0, 12))
     error = lambda e: (weight - tenreo.decode(e)).square().sum()  # noqa: E731
     assert error(better) <= error(paper)
+
+
+def test_parts_of_repeated_values_are_pure():
+    points = np.random.default_rng(0).standard_normal((64_000, 8)).astype(np.float32)
+    points[np.abs(points) < 1] = 0
+    mixed = []
+    for repeated in (False, True):
+        order = parted(points, 1000, repeated)
+        assert sorted(order) == list(range(64_000))
+        zeros = (points[order].reshape(1000, 64, 8) == 0).mean(1)
+        mixed.append(((zeros > 0) & (zeros < 1)).mean())
+    assert mixed[1] < 0.8 * mixed[0]
