@@ -42,8 +42,12 @@ class Boxes(NamedTuple):
     high: Any
 
 
-def spatial_order(points: Any) -> Any:
-    """An order of (n, g) points in which those that make a leaf of `boxes` are side by side: (n,) int32."""
+def arrange(points: Any) -> Any:
+    """Bring (n, g) points into an order in which those that make a leaf of `boxes` are side by side.
+
+    Returns:
+        (n,) int32, their places before.
+    """
     return parted(points, 1 << _depth(len(points)), values_repeat(points))
 
 
@@ -56,18 +60,17 @@ def values_repeat(points: Any) -> bool:
 
 @compiled
 def parted(points, parts, repeated=False):
-    """An order of points in which neighbors are side by side, by halving.
+    """Bring points into an order in which neighbors are side by side, by halving.
 
     Args:
-        points: (n, g).
+        points: (n, g); their order changes.
         parts: how many, in [1, n].
         repeated: whether many coordinates are equal: points are then parted above or below these, not amid them, and
             boxes of parts are flat.
 
     Returns:
-        (n,) int32; points k * n // parts to (k + 1) * n // parts - 1 in this order make part k.
+        (n,) int32, their places before; points k * n // parts to (k + 1) * n // parts - 1 make part k.
     """
-    points = points.copy()
     n = len(points)
     order = np.arange(n).astype(np.int32)
     stack = [(0, parts)]
@@ -168,23 +171,23 @@ def _pivot(points, left, right, middle, dim, looks):
 
 
 @compiled
-def boxes(points, order):
-    """The `Boxes` of those (n, g) points whose numbers are in `order`, neighbors side by side."""
-    count, dims = len(order), points.shape[1]
+def boxes(points, numbers):
+    """The `Boxes` of (n, g) points, neighbors side by side, by their (n,) int32 numbers."""
+    count, dims = points.shape
     depth = _depth(count)
     leaves = 1 << depth
     starts = _levels(leaves)
     block = np.full((leaves, dims, LEAF), np.inf, points.dtype)
-    numbers = np.full((leaves, LEAF), NONE, np.int32)
+    names = np.full((leaves, LEAF), NONE, np.int32)
     low = np.full((starts[-1], dims, WIDE), np.inf, points.dtype)
     high = np.full((starts[-1], dims, WIDE), -np.inf, points.dtype)
     for leaf in range(leaves):
         first = (leaf * count) >> depth
         node, child = leaf // WIDE, leaf % WIDE
         for i in range(first, ((leaf + 1) * count) >> depth):
-            numbers[leaf, i - first] = order[i]
+            names[leaf, i - first] = numbers[i]
             for d in range(dims):
-                value = points[order[i], d]
+                value = points[i, d]
                 block[leaf, d, i - first] = value
                 low[node, d, child] = min(low[node, d, child], value)
                 high[node, d, child] = max(high[node, d, child], value)
@@ -194,7 +197,7 @@ def boxes(points, order):
             for d in range(dims):
                 low[node, d, i % WIDE] = low[child, d].min()
                 high[node, d, i % WIDE] = high[child, d].max()
-    return Boxes(block, numbers, starts, low, high)
+    return Boxes(block, names, starts, low, high)
 
 
 @compiled

@@ -24,10 +24,10 @@ from tenreo.codec.boxes import (
     NONE,
     STACK,
     WIDE,
+    arrange,
     boxes,
     distances_to_boxes,
     distances_to_points,
-    spatial_order,
     values_repeat,
 )
 from tenreo.codec.compiled import compiled
@@ -67,7 +67,8 @@ def chain(matrix: Floats) -> Integers:
         norms = matrix[0] * matrix[0]
         for row in matrix[1:]:
             norms += row * row
-    points = np.ascontiguousarray(matrix.T)  # (n, g): a point's coordinates side by side
+    points = np.array(matrix.T, order="C")  # (n, g): a point's coordinates side by side
+    del matrix  # which the caller may have left to this function alone
     first = int(np.argmax(norms))
     if not _may_repeat(points):
         return _ordered(points, first)
@@ -172,14 +173,16 @@ class _Left(NamedTuple):
 
 
 def _ordered(points: Floats, first: int) -> Integers:
-    """The order of the chain through (n, g) points, from the first one on: (n,) int32."""
+    """The order of the chain through (n, g) points, whose order changes, from the first one on: (n,) int32."""
     n = len(points)
     order = np.empty(n, np.int32)
     order[0] = first
     query, done = points[first].copy(), 1
-    left = np.delete(np.arange(n, dtype=np.int32), first)
+    numbers = np.arange(n, dtype=np.int32)
+    points[first], numbers[first] = points[-1], n - 1
+    points, numbers = points[:-1], numbers[:-1]
     while done < n:
-        tree = boxes(points, left[spatial_order(points[left])])
+        tree = boxes(points, numbers[arrange(points)])
         remaining = _all_left(tree)
         stay = int((n - done) * _REBUILD)
         end, leaf = (n - stay if stay > LEAF else n), -1
@@ -189,7 +192,8 @@ def _ordered(points: Floats, first: int) -> Integers:
             piece = order[done : min(end, done + _PIECE)]
             leaf = _walk(tree, remaining, query, leaf, piece)
             done += len(piece)
-        left = tree.numbers[tree.numbers != NONE]
+        left = tree.numbers != NONE
+        points, numbers = tree.points.transpose(0, 2, 1)[left], tree.numbers[left]
     return order
 
 

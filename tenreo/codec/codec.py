@@ -109,7 +109,7 @@ def _along(weight: Tensor, order: Tensor, shape: CurveShape) -> EncodedWeight:
 
 
 def _matrix(weight: Tensor, groups: int) -> tuple[Tensor, float]:
-    """The reshaped weight in float32 at least, times a power of two, and that power.
+    """The reshaped weight (groups, columns) in float32 at least, times a power of two, and that power.
 
     Its largest magnitude is then between 1/2 and 1, so that squares neither overflow nor vanish, and nothing is
     rounded.
@@ -119,7 +119,10 @@ def _matrix(weight: Tensor, groups: int) -> tuple[Tensor, float]:
     most = 126 if matrix.dtype == torch.float32 else 1000
     exponent = math.frexp(matrix.abs().max().item())[1]
     scale = 2.0 ** -max(-most, min(most, exponent))
-    return matrix * scale, scale
+    if matrix.device.type != "cpu":
+        return matrix * scale, scale
+    columns = matrix.new_empty(matrix.shape[::-1])  # side by side in memory, as all that is compiled takes them
+    return torch.mul(matrix, scale, out=columns.T), scale
 
 
 def nearest_neighbor_order(weight: Tensor, groups: int) -> Tensor:
@@ -138,8 +141,8 @@ def nearest_neighbor_order(weight: Tensor, groups: int) -> Tensor:
     Raises:
         TenreoError: when groups do not divide the elements, or the weight is not finite.
     """
-    matrix, _ = _matrix(weight, groups)
-    return torch.from_numpy(chain(matrix.to("cpu", torch.float32).numpy())).to(weight.device)
+    order = chain(_matrix(weight, groups)[0].to("cpu", torch.float32).numpy())
+    return torch.from_numpy(order).to(weight.device)
 
 
 def spectrum(weight: Tensor, order: Tensor, groups: int, coefficients_per_row: int | None = None) -> Tensor:

@@ -14,12 +14,15 @@ from tenreo.codec.boxes import (
     LEAF,
     STACK,
     WIDE,
+    arrange,
     boxes,
     distances_to_boxes,
     distances_to_points,
-    spatial_order,
 )
 from tenreo.codec.compiled import compiled
+from tenreo.codec.sharing import share
+
+_SAMPLES = 1 << 20  # of a tree at most: 50 MB with four coordinates
 
 
 def nearest(samples: Any, points: Any, near: Any) -> Any:
@@ -36,10 +39,31 @@ def nearest(samples: Any, points: Any, near: Any) -> Any:
     Returns:
         (n,) int32.
     """
-    found, apart = near.copy(), np.empty(len(points), points.dtype)
-    distances(samples, points, found, apart)
-    search(boxes(samples, spatial_order(samples)), points, apart, 0, len(points), found)
+    found = near.copy()
+    move_to_nearest(samples.copy(), points, found, np.empty(len(points), points.dtype))
     return found
+
+
+def move_to_nearest(samples: Any, points: Any, found: Any, near: Any) -> None:
+    """Replace a sample of every point by the nearest one, in parts that idle threads share.
+
+    Args:
+        samples: (m, g); their order changes.
+        points: (n, g), of the same dtype; neighbors side by side are faster.
+        found: (n,) int32, a sample of each point, which stays where none is nearer.
+        near: (n,), becomes the squared distances.
+    """
+    distances(samples, points, found, near)
+    numbers = arrange(samples)
+    trees = 1 + (len(samples) - 1) // _SAMPLES  # one after the other, for the sake of memory
+    for k in range(trees):
+        some = slice(k * len(samples) // trees, (k + 1) * len(samples) // trees)
+        search_shared(boxes(samples[some], numbers[some]), points, near, found)
+
+
+def search_shared(tree: Any, points: Any, near: Any, found: Any) -> None:
+    """`search` for all points, in parts that idle threads share."""
+    share(len(points), lambda first, last: search(tree, points, near, first, last, found))
 
 
 @compiled
@@ -68,6 +92,8 @@ def search(tree, points, near, first, last, found):
         last: where to end.
         found: (n,) int32.
     """
+    if _out_of_reach(tree, points, near, first, last):
+        return
     # Local names: in a loop, a field of a tuple costs a reference count at every use.
     samples, numbers, starts, low, high = tree.points, tree.numbers, tree.starts, tree.low, tree.high
     nodes, levels, bounds = np.empty(STACK, np.int64), np.empty(STACK, np.int64), np.empty(STACK, points.dtype)
@@ -90,6 +116,18 @@ def search(tree, points, near, first, last, found):
                 if apart[k] < best:
                     best, where = _scan(points[i], samples[child + k], numbers[child + k], best, where, gaps)
         near[i], found[i] = best, where
+
+
+@compiled
+def _out_of_reach(tree, points, near, first, last):
+    """Whether no sample of a tree can be nearer to any of some points than the sample that it has."""
+    apart = near[first] - near[first]
+    for d in range(points.shape[1]):
+        gap = max(
+            tree.low[-1, d].min() - points[first:last, d].max(), points[first:last, d].min() - tree.high[-1, d].max()
+        )
+        apart += max(gap, gap - gap) ** 2
+    return apart >= near[first:last].max()
 
 
 @compiled

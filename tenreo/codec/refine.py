@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenreo.codec.boxes import boxes, spatial_order
+from tenreo.codec.boxes import arrange
 from tenreo.codec.cosine import dct, idct
 from tenreo.codec.energy import energy
-from tenreo.codec.nearest import distances, search
-from tenreo.codec.sharing import report, share
+from tenreo.codec.nearest import distances, move_to_nearest
+from tenreo.codec.sharing import report
 from tenreo.codec.sweeps import sweeps
 
 ENOUGH = 0.005  # dB: rounds end when one from the best fit gains less
@@ -74,8 +74,7 @@ def refine(
     Returns:
         Positions and coefficients; their squared error is never above that of the given ones.
     """
-    positions = columns.sorted(positions)
-    given = _Fit(positions, coefficients, columns.error(coefficients, length, positions))
+    given = _fit(columns, columns.sorted(positions), coefficients, length)
     best = _along_sweeps(columns, coefficients.shape[1], length, rounds)
     if best is None or not best.error < given.error:
         best = _descend(columns, given, length, rounds)
@@ -88,17 +87,24 @@ def _along_sweeps(columns: Columns, per_row: int, length: int, rounds: int) -> _
     ample = _AMPLE.get(rows, math.inf) * per_row
     if rounds < 2 or per_row < 2 or count < _LARGE or length < ample:
         return None
+    fewer = round(rounds * max(ample / length, math.sqrt(_MANY / count)))
+    return _descend(columns, _swept(columns, per_row, length), length, min(rounds, max(fewer, _FEWEST)))
+
+
+def _swept(columns: Columns, per_row: int, length: int) -> _Fit:
     coefficients, positions = sweeps(columns.matrix.cpu().float(), per_row, length)
     positions = positions.to(columns.matrix.device)
     coefficients = fit(columns.matrix, positions, coefficients.to(columns.matrix), length, _ITERATIONS, _SOLVED)
-    first = _Fit(positions, coefficients, columns.error(coefficients, length, positions))
-    fewer = round(rounds * max(ample / length, math.sqrt(_MANY / count)))
-    return _descend(columns, first, length, min(rounds, max(fewer, _FEWEST)))
+    return _fit(columns, positions, coefficients, length)
+
+
+def _fit(columns: Columns, positions: Tensor, coefficients: Tensor, length: int) -> _Fit:
+    return _Fit(positions, coefficients, columns.error(coefficients, length, positions))
 
 
 def _descend(columns: Columns, best: _Fit, length: int, rounds: int) -> _Fit:
     """Do at most so many rounds from a fit; return the best one."""
-    exact = 100 * torch.finfo(columns.matrix.dtype).eps ** 2 * energy(columns.matrix)
+    exact = 100 * torch.finfo(columns.matrix.dtype).eps ** 2 * energy(columns.matrix.T.contiguous())
     still = torch.zeros_like(best.coefficients)
     start = _Start(best.positions, best.coefficients, still)
     for left in reversed(range(rounds)):
@@ -126,7 +132,7 @@ def _descend(columns: Columns, best: _Fit, length: int, rounds: int) -> _Fit:
 def _round(columns: Columns, start: _Start, length: int) -> _Fit:
     positions = columns.assign(start.coefficients, length, start.positions)
     coefficients = fit(columns.matrix, positions, start.coefficients, length, _ITERATIONS, _SOLVED)
-    return _Fit(positions, coefficients, columns.error(coefficients, length, positions))
+    return _fit(columns, positions, coefficients, length)
 
 
 def assign(matrix: Tensor, coefficients: Tensor, length: int, positions: Tensor) -> Tensor:
@@ -146,40 +152,33 @@ def assign(matrix: Tensor, coefficients: Tensor, length: int, positions: Tensor)
 
 
 def columns_of(matrix: Tensor) -> Columns:
-    """The columns of a matrix (g, n), as `refine` takes them; the matrix is not needed any more."""
-    return _Sorted.of(matrix) if matrix.device.type == "cpu" else _Unsorted(matrix)
+    """The columns of a matrix (g, n), as `refine` takes them; the matrix is not to be used any more."""
+    return _Sorted(matrix) if matrix.device.type == "cpu" else _Unsorted(matrix)
 
 
 class _Sorted:
     """The columns of a matrix on the CPU in an order in which neighbors search in the same part of the tree."""
 
-    def __init__(self, points: Any, order: Any) -> None:
-        self.points = points  # (n, g)
-        self.order = torch.from_numpy(order).long()
-        self.matrix = torch.from_numpy(points).T  # (g, n)
-        self.near = np.empty(len(points), points.dtype)
-
-    @classmethod
-    def of(cls, matrix: Tensor) -> _Sorted:
-        """The columns of (g, n)."""
-        points = matrix.T.contiguous().numpy()
-        order = spatial_order(points)
-        return cls(points[order], order)
+    def __init__(self, matrix: Tensor) -> None:
+        self.points = matrix.T.contiguous().numpy()  # (n, g)
+        self.order = arrange(self.points)
+        self.matrix = torch.from_numpy(self.points).T  # (g, n)
+        self.near = np.empty(len(self.points), self.points.dtype)
 
     def sorted(self, positions: Tensor) -> Tensor:
         """Positions of the columns in the new order."""
-        return positions[self.order]
+        return torch.from_numpy(positions.numpy()[self.order])
 
     def unsorted(self, positions: Tensor) -> Tensor:
         """Positions of the columns in the order of the matrix."""
-        return torch.empty_like(positions).index_copy_(0, self.order, positions)
+        result = np.empty_like(positions.numpy())
+        result[self.order] = positions.numpy()
+        return torch.from_numpy(result)
 
     def assign(self, coefficients: Tensor, length: int, positions: Tensor) -> Tensor:
         """The nearest sample of each column."""
-        samples, found = _samples(coefficients, length), positions.numpy().copy()
-        distances(samples, self.points, found, self.near)
-        tree = boxes(samples, spatial_order(samples))
-        share(len(found), lambda first, last: search(tree, self.points, self.near, first, last, found))
+        found = positions.numpy().copy()
+        move_to_nearest(_samples(coefficients, length), self.points, found, self.near)
         return torch.from_numpy(found)
 
     def error(self, coefficients: Tensor, length: int, positions: Tensor) -> float:
@@ -219,7 +218,10 @@ Columns = _Sorted | _Unsorted
 
 def _samples(coefficients: Tensor, length: int) -> Any:
     """(length, g) samples on a curve."""
-    return idct(coefficients, length).T.contiguous().numpy()
+    samples = coefficients.new_empty(length, len(coefficients))
+    for row, made in zip(coefficients, samples.T, strict=True):
+        made.copy_(idct(row, length))
+    return samples.numpy()
 
 
 def _nearest_of_all(points: Tensor, samples: Tensor, positions: Tensor) -> Tensor:
@@ -256,7 +258,7 @@ def fit(
     """
     count = coefficients.shape[1]
     density = torch.bincount(positions, minlength=length).to(matrix.dtype)  # (length,)
-    target = dct(scatter(matrix, positions, length), count)
+    target = torch.stack([dct(scatter(row[None], positions, length)[0], count) for row in matrix])  # (g, count)
     # T D T' reaches no frequency of D beyond 2 count - 2, so a grid of 2 count samples holds it exactly.
     grid = 1 << (2 * count - 1).bit_length()
     if grid < length:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,20 +37,25 @@ def sweeps(matrix: Tensor, per_row: int, length: int) -> tuple[Tensor, Tensor]:
     swept = int(deviations.argmax())
     reach = (_REACH * deviations[swept]).clamp_min(torch.finfo(matrix.dtype).tiny)
     others = [row for row in range(len(matrix)) if row != swept]
-    points = matrix[others].T.contiguous()  # (n, g - 1)
-    order = torch.from_numpy(parted(points.numpy(), lines)).long()
-    cells = (torch.arange(1, count + 1) * lines - 1) // count  # of the columns in that order
-    centers = points.new_zeros(lines, len(others)).index_add_(0, cells, points[order])
-    centers = (centers / torch.bincount(cells)[:, None]).T.contiguous()  # (g - 1, lines)
-    tour = torch.from_numpy(chain(centers.numpy())).long()
+    points = np.ascontiguousarray(np.delete(matrix.numpy().T, swept, axis=1))  # (n, g - 1)
+    order = parted(points, lines)
+    starts = np.arange(lines + 1) * count // lines  # of the cells, in the points' new order
+    sizes = np.diff(starts)
+    centers = np.add.reduceat(points, starts[:-1]) / sizes[:, None].astype(points.dtype)  # (lines, g - 1)
+    del points
+    tour = chain(centers.T)
 
     coefficients = matrix.new_zeros(len(matrix), per_row)
-    coefficients[others, :lines] = dct(centers[:, tour]) * math.sqrt(length / lines)
+    coefficients[others, :lines] = dct(torch.from_numpy(centers[tour].T.copy())) * math.sqrt(length / lines)
     coefficients[swept, lines] = reach * math.sqrt(length / 2)  # reach * cos(pi * lines * (s + 1/2) / length)
 
-    line = torch.empty_like(tour).index_copy_(0, tour, torch.arange(lines))[cells]
-    height = (matrix[swept, order] / reach).clamp(-1, 1) * (1 - 2 * (line % 2))  # every other sweep goes up
-    along = (line + height.acos() / math.pi) * (length / lines)
-    positions = torch.empty(count, dtype=torch.int32)
-    positions[order] = along.int().clamp(max=length - 1)
-    return coefficients, positions
+    line = np.empty_like(tour)  # of each cell, then of each column in the new order
+    line[tour] = np.arange(lines)
+    line = np.repeat(line, sizes)
+    height = np.clip(matrix[swept].numpy()[order] / reach.item(), -1, 1) * (
+        1 - 2 * (line % 2)
+    )  # every other one goes up
+    along = (line + np.arccos(height) / np.pi) * (length / lines)
+    positions = np.empty(count, np.int32)
+    positions[order] = np.minimum(along, length - 1)
+    return coefficients, torch.from_numpy(positions)

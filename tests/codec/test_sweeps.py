@@ -17,7 +17,7 @@ def laplace(groups, columns):
 @pytest.mark.parametrize("parts", [1, 2, 7, 64, 100, 999, 1000])
 def test_parts_are_equally_large_and_halve_each_other(parts):
     points = np.random.default_rng(0).standard_normal((1000, 3)).astype(np.float32)
-    order = parted(points, parts)
+    order = parted(points.copy(), parts)
     assert sorted(order) == list(range(1000))
     bounds = np.arange(parts + 1) * 1000 // parts
     boxes = [(points[order[a:b]].min(0), points[order[a:b]].max(0)) for a, b in pairwise(bounds)]
@@ -85,7 +85,7 @@ def test_parts_of_repeated_values_are_pure():
     points[np.abs(points) < 1] = 0
     mixed = []
     for repeated in (False, True):
-        order = parted(points, 1000, repeated)
+        order = parted(points.copy(), 1000, repeated)
         assert sorted(order) == list(range(64_000))
         zeros = (points[order].reshape(1000, 64, 8) == 0).mean(1)
         mixed.append(((zeros > 0) & (zeros < 1)).mean())
