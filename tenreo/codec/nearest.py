@@ -6,6 +6,7 @@ does not depend on how the work is divided.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,15 +56,12 @@ def move_to_nearest(samples: Any, points: Any, found: Any, near: Any) -> None:
     """
     distances(samples, points, found, near)
     numbers = arrange(samples)
-    trees = 1 + (len(samples) - 1) // _SAMPLES  # one after the other, for the sake of memory
+    trees = 1  # one after the other, for the sake of memory; each of them whole leaves
+    while len(samples) > trees * _SAMPLES:
+        trees *= 2
     for k in range(trees):
         some = slice(k * len(samples) // trees, (k + 1) * len(samples) // trees)
-        search_shared(boxes(samples[some], numbers[some]), points, near, found)
-
-
-def search_shared(tree: Any, points: Any, near: Any, found: Any) -> None:
-    """`search` for all points, in parts that idle threads share."""
-    share(len(points), lambda first, last: search(tree, points, near, first, last, found))
+        share(len(points), partial(search, boxes(samples[some], numbers[some]), points, near, found))
 
 
 @compiled
@@ -81,16 +79,16 @@ def distances(samples, points, found, near):
 
 
 @compiled
-def search(tree, points, near, first, last, found):
+def search(tree, points, near, found, first, last):
     """Write the nearest sample of the points first to last - 1 into `found`, or the near one where none is nearer.
 
     Args:
         tree: `Boxes` of the samples.
         points: (n, g); neighbors side by side are faster.
         near: (n,) squared distances of the points to the samples in `found`; becomes those to the nearest.
+        found: (n,) int32.
         first: the first point.
         last: where to end.
-        found: (n,) int32.
     """
     if _out_of_reach(tree, points, near, first, last):
         return

@@ -74,7 +74,7 @@ def refine(
     Returns:
         Positions and coefficients; their squared error is never above that of the given ones.
     """
-    given = _fit(columns, columns.sorted(positions), coefficients, length)
+    given = _measured(columns, columns.sorted(positions), coefficients, length)
     best = _along_sweeps(columns, coefficients.shape[1], length, rounds)
     if best is None or not best.error < given.error:
         best = _descend(columns, given, length, rounds)
@@ -92,13 +92,14 @@ def _along_sweeps(columns: Columns, per_row: int, length: int, rounds: int) -> _
 
 
 def _swept(columns: Columns, per_row: int, length: int) -> _Fit:
+    """The fit to the positions that sweeps give."""
     coefficients, positions = sweeps(columns.matrix.cpu().float(), per_row, length)
     positions = positions.to(columns.matrix.device)
     coefficients = fit(columns.matrix, positions, coefficients.to(columns.matrix), length, _ITERATIONS, _SOLVED)
-    return _fit(columns, positions, coefficients, length)
+    return _measured(columns, positions, coefficients, length)
 
 
-def _fit(columns: Columns, positions: Tensor, coefficients: Tensor, length: int) -> _Fit:
+def _measured(columns: Columns, positions: Tensor, coefficients: Tensor, length: int) -> _Fit:
     return _Fit(positions, coefficients, columns.error(coefficients, length, positions))
 
 
@@ -132,7 +133,7 @@ def _descend(columns: Columns, best: _Fit, length: int, rounds: int) -> _Fit:
 def _round(columns: Columns, start: _Start, length: int) -> _Fit:
     positions = columns.assign(start.coefficients, length, start.positions)
     coefficients = fit(columns.matrix, positions, start.coefficients, length, _ITERATIONS, _SOLVED)
-    return _fit(columns, positions, coefficients, length)
+    return _measured(columns, positions, coefficients, length)
 
 
 def assign(matrix: Tensor, coefficients: Tensor, length: int, positions: Tensor) -> Tensor:

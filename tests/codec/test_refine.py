@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from oracle import cosine_matrix
 
 import tenreo
+from tenreo.codec.boxes import arrange
 from tenreo.codec.codec import refined
 from tenreo.codec.nearest import nearest
 from tenreo.codec.refine import _nearest_of_all, assign, fit
@@ -62,10 +63,14 @@ def test_fit_is_the_least_squares_solution(per_row):
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_tree_and_brute_force_agree_with_torch():
+@pytest.mark.parametrize("of_a_tree", [1 << 20, 1000])
+def test_trees_and_brute_force_agree_with_torch(monkeypatch, of_a_tree):
+    monkeypatch.setattr("tenreo.codec.nearest._SAMPLES", of_a_tree)
+    monkeypatch.setattr("tenreo.codec.sharing.PART", 16)  # neighbors, most of which are far from most of the trees
     torch.manual_seed(0)
     for g, n, length in ((1, 50, 7), (4, 3000, 2000), (9, 500, 9000)):
         points, samples = torch.randn(n, g), torch.randn(length, g)
+        arrange(points.numpy())
         start = torch.randint(0, length, (n,), dtype=torch.int32)
         wanted = torch.cdist(points.double(), samples.double()).square().min(1)
         by_tree = nearest(samples.numpy(), points.numpy(), start.numpy())
