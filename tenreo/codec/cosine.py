@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tenreo.errors import TenreoError
 
-_LONG = 1 << 21  # samples from which on rows are transformed one after the other, since the steps between take memory
+LONG = 1 << 21  # samples from which on rows are transformed one after the other, since the steps between take memory
 
 
 def dct(signal: Tensor, count: int | None = None) -> Tensor:
@@ -92,13 +92,13 @@ class _Idct(torch.autograd.Function):
 
 
 def _forward(signal: Tensor, count: int) -> Tensor:
-    if signal.dim() > 1 and signal.shape[-1] >= _LONG:
+    if signal.dim() > 1 and signal.shape[-1] >= LONG:
         return _row_by_row(_forward, signal, count)
     return dct_folded(torch.cat([signal[..., ::2], signal[..., 1::2].flip(-1)], dim=-1), count)
 
 
 def _inverse(coefficients: Tensor, length: int) -> Tensor:
-    if coefficients.dim() > 1 and length >= _LONG:
+    if coefficients.dim() > 1 and length >= LONG:
         return _row_by_row(_inverse, coefficients, length)
     folded = idct_folded(coefficients, length)
     signal = torch.empty_like(folded)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tenreo.codec.boxes import arrange
-from tenreo.codec.cosine import dct, idct
+from tenreo.codec.cosine import LONG, dct, idct
 from tenreo.codec.energy import energy
 from tenreo.codec.nearest import distances, move_to_nearest
 from tenreo.codec.sharing import report
@@ -220,9 +220,14 @@ Columns = _Sorted | _Unsorted
 def _samples(coefficients: Tensor, length: int) -> Any:
     """(length, g) samples on a curve."""
     samples = coefficients.new_empty(length, len(coefficients))
-    for row, made in zip(coefficients, samples.T, strict=True):
-        made.copy_(idct(row, length))
+    for rows, made in zip(_parts(coefficients, length), _parts(samples.T, length), strict=True):
+        made.copy_(idct(rows, length))
     return samples.numpy()
+
+
+def _parts(rows: Tensor, length: int) -> tuple[Tensor, ...]:
+    """The rows whose transforms are done together: all, which is faster, or one, in less memory."""
+    return rows.split(len(rows) if length < LONG else 1)
 
 
 def _nearest_of_all(points: Tensor, samples: Tensor, positions: Tensor) -> Tensor:
@@ -259,7 +264,7 @@ def fit(
     """
     count = coefficients.shape[1]
     density = torch.bincount(positions, minlength=length).to(matrix.dtype)  # (length,)
-    target = torch.stack([dct(scatter(row[None], positions, length)[0], count) for row in matrix])  # (g, count)
+    target = torch.cat([dct(scatter(rows, positions, length), count) for rows in _parts(matrix, length)])  # (g, count)
     # T D T' reaches no frequency of D beyond 2 count - 2, so a grid of 2 count samples holds it exactly.
     grid = 1 << (2 * count - 1).bit_length()
     if grid < length:
