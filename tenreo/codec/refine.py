@@ -227,7 +227,7 @@ def _samples(coefficients: Tensor, length: int) -> Any:
 
 def _parts(rows: Tensor, length: int) -> tuple[Tensor, ...]:
     """The rows whose transforms are done together: all, which is faster, or one, in less memory."""
-    return rows.split(len(rows) if length < LONG else 1)
+    return rows.chunk(1 if length < LONG else len(rows))
 
 
 def _nearest_of_all(points: Tensor, samples: Tensor, positions: Tensor) -> Tensor:
