@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tenreo.errors import TenreoError
 
-LONG = 1 << 21  # samples from which on rows are transformed one after the other, since the steps between take memory
+LONG = 1 << 23  # samples from which on rows are transformed one after the other, since the steps between take memory
 
 
 def dct(signal: Tensor, count: int | None = None) -> Tensor:
