@@ -119,12 +119,12 @@ def search(tree, points, near, found, first, last):
 @compiled
 def _out_of_reach(tree, points, near, first, last):
     """Whether no sample of a tree can be nearer to any of some points than the sample that it has."""
-    apart = near[first] - near[first]
+    zero = near[first] - near[first]
+    apart = zero
     for d in range(points.shape[1]):
-        gap = max(
-            tree.low[-1, d].min() - points[first:last, d].max(), points[first:last, d].min() - tree.high[-1, d].max()
-        )
-        apart += max(gap, gap - gap) ** 2
+        some = points[first:last, d]
+        gap = max(tree.low[-1, d].min() - some.max(), some.min() - tree.high[-1, d].max(), zero)
+        apart += gap * gap
     return apart >= near[first:last].max()
 
 
