@@ -47,7 +47,7 @@ def chain(matrix: Floats) -> Integers:
     """Return the columns of a matrix in the order of the nearest-neighbor chain.
 
     The first is the column of largest norm; each next one is the nearest not yet visited
-    (section 2 of arXiv 2010.12110). Releases the GIL, needs about 4 (g + 2) n numbers of memory.
+    (section 2 of arXiv 2010.12110). Releases the GIL, needs about 2.5 (g + 2) n numbers of memory.
 
     Args:
         matrix: (g, n) float32, finite.
