@@ -2,7 +2,7 @@
 
 .venv/bin/python benchmarks/speed.py [chain growth pruned huge decode models evaluate start commands iso]
 
-`iso` needs nncodec, the ISO codec (ISO/IEC 15938-17): pip install nncodec. `huge` takes two minutes and 4 GB.
+`iso` needs nncodec, the ISO codec (ISO/IEC 15938-17): pip install nncodec. `huge` takes two minutes and 3 GB.
 """
 
 from __future__ import annotations

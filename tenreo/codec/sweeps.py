@@ -52,10 +52,9 @@ def sweeps(matrix: Tensor, per_row: int, length: int) -> tuple[Tensor, Tensor]:
     line = np.empty_like(tour)  # of each cell, then of each column in the new order
     line[tour] = np.arange(lines)
     line = np.repeat(line, sizes)
-    height = np.clip(matrix[swept].numpy()[order] / reach.item(), -1, 1) * (
-        1 - 2 * (line % 2)
-    )  # every other one goes up
-    along = (line + np.arccos(height) / np.pi) * (length / lines)
+    height = np.clip(matrix[swept].numpy()[order] / reach.item(), -1, 1)
+    height = np.where(line % 2, -height, height)  # every other sweep goes up
+    along = (line + np.arccos(height, dtype=np.float64) / np.pi) * (length / lines)
     positions = np.empty(count, np.int32)
     positions[order] = np.minimum(along, length - 1)
     return coefficients, torch.from_numpy(positions)

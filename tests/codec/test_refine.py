@@ -107,6 +107,14 @@ def test_no_rounds_is_the_paper_and_more_gain_decibels():
     assert torch.equal(better.coefficients, again.coefficients)
 
 
+def test_rows_of_long_curves_one_by_one_give_the_same(monkeypatch):
+    weight = torch.from_numpy(np.random.default_rng(0).laplace(size=(4, 9000)).astype(np.float32))
+    wanted = error(weight, tenreo.encode(weight, 4, 700, refine=3))
+    for module in ("cosine", "refine"):
+        monkeypatch.setattr(f"tenreo.codec.{module}.LONG", 1)
+    assert error(weight, tenreo.encode(weight, 4, 700, refine=3)) == pytest.approx(wanted, rel=0.01)
+
+
 def test_refuses_negative_rounds():
     with pytest.raises(TenreoError, match="given -1 rounds"):
         tenreo.encode(torch.randn(8, 8), 4, 4, refine=-1)
