@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import tenreo
-from tenreo.vision.builders import build_model
-from tenreo.vision.differences import largest_difference
-from tenreo.vision.inputs import takes_lists
+from tenreo.exporting.comparison import largest_difference
+from tenreo.models.builders import build_model
+from tenreo.models.inputs import takes_lists
 
 RECIPE = tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0)
 ALLOWED = 1e-4  # of ONNX Runtime, relative to the largest output

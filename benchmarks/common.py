@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import tenreo
-from tenreo.codec.decibels import decibels
+from tenreo.codec.distortion import decibels
 from tenreo.training.digits import digits_info, train_digits
 
 

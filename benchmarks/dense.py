@@ -16,10 +16,10 @@ from common import compressed
 from torch import nn
 
 import tenreo
+from tenreo.models.architectures import build
 from tenreo.training.digits import digits, top1
 from tenreo.training.loop import finetune_
 from tenreo.training.settings import Settings
-from tenreo.vision.architectures import build
 
 WAYS = (
     Settings(epochs=14, batch_size=64, lr=0.1, warmup=2.8, schedule="cosine"),

@@ -21,13 +21,13 @@ from torch.nn.functional import cross_entropy, pad
 
 import tenreo
 from tenreo.compression.parametrization import CurveWeight, curves
+from tenreo.data.images import open_images
+from tenreo.models.architectures import build
 from tenreo.training.digits import PREPROCESS
 from tenreo.training.distributed import process_group
 from tenreo.training.loop import Resources, finetune_
 from tenreo.training.observer import Observer, Step
 from tenreo.training.settings import Settings
-from tenreo.vision.architectures import build
-from tenreo.vision.images import open_images
 
 MODELS = (("resnet50", 4, 1.0), ("mobilenet_v2", 4, 0.5))  # groups, growth
 

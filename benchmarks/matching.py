@@ -18,10 +18,10 @@ from common import compressed, percents, row, table, trained
 from torch import Tensor, nn
 
 import tenreo
+from tenreo.correction.noise import noise_images
 from tenreo.training.digits import calibration_images, digits, top1
 from tenreo.training.loop import finetune_
 from tenreo.training.settings import Settings
-from tenreo.vision.recalibration import noise_images
 
 TRAIN, VAL = digits()
 ROUNDS = 4

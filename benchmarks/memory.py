@@ -21,7 +21,7 @@ from common import row, table
 from torch import Tensor, nn
 
 import tenreo
-from tenreo.vision.architectures import build
+from tenreo.models.architectures import build
 
 KINDS = ("load", "inference", "training")
 LARGEST = {"inference": 1.1, "training": 1.3}

@@ -13,10 +13,10 @@ import yaml
 from common import row, table
 
 from tenreo.files.counts import Counts
+from tenreo.models.architectures import build
 from tenreo.planning.plan import resolve
 from tenreo.planning.rates import Progressive, Uniform
 from tenreo.planning.recipe import Recipe
-from tenreo.vision.architectures import build
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Top-1 and top-5 on ImageNet after one epoch of fine-tuning, from the paper's tables.

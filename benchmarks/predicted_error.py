@@ -22,7 +22,7 @@ import torch
 from common import laplace, row, table
 
 import tenreo
-from tenreo.codec.codec import nearest_neighbor_order, quantize, refined
+from tenreo.codec.encode import nearest_neighbor_order, quantize, refined
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.planning import search
 

@@ -19,9 +19,9 @@ from common import row, seconds, table
 from torch import nn
 from torchvision.models import mobilenet_v2
 
+from tenreo.data.batches import Batches, Loading
+from tenreo.data.images import open_pictures
 from tenreo.files.records import Preprocess
-from tenreo.vision.batches import Batches, Loading
-from tenreo.vision.images import open_pictures
 
 IMAGES = 160
 

@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 
 import tenreo
 from tenreo.compression.parametrization import Curve, curves
-from tenreo.vision.recalibration import noise_images
+from tenreo.correction.noise import noise_images
 
 FITTED, JUDGED = range(10), range(10, 20)  # of foolbox's photographs
 SKIMAGE = (

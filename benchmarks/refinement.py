@@ -15,7 +15,7 @@ import torch
 from common import laplace, row, snr, table
 
 import tenreo
-from tenreo.codec.codec import refined
+from tenreo.codec.encode import refined
 
 # groups, columns, rate
 LAYERS = (

@@ -29,11 +29,11 @@ from real import SIZES, crops, divergence, logits, network
 from torch import Tensor, nn
 
 import tenreo
-from tenreo.codec.codec import EncodedWeight
-from tenreo.codec.constrained import MEMORY, constrained, quantiles
-from tenreo.codec.decibels import decibels
-from tenreo.codec.entropy import decode_positions, encode_positions
-from tenreo.compression.sizing import search_price
+from tenreo.codec.distortion import decibels
+from tenreo.codec.encode import EncodedWeight
+from tenreo.codec.position_coding import decode_positions, encode_positions
+from tenreo.codec.rate_distortion import MEMORY, constrained, quantiles
+from tenreo.compression.price_search import search_price
 
 Weights = dict[str, Tensor]
 CLIPS = tuple(0.6 + 0.025 * i for i in range(17))

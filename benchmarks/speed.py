@@ -24,7 +24,7 @@ from common import compressed, laplace, paired
 from torch.nn.functional import pad
 
 import tenreo
-from tenreo.vision.architectures import build
+from tenreo.models.architectures import build
 
 IMPORTS = [sys.executable, "-c", "import torch, torchvision"]
 
@@ -47,7 +47,7 @@ def chain() -> None:
 
 def growth() -> None:
     """Time by columns, of the chain alone and with refinement."""
-    from tenreo.codec.codec import nearest_neighbor_order, refined
+    from tenreo.codec.encode import nearest_neighbor_order, refined
 
     orders, rounds = [], []
     for k in range(18, 23):
@@ -120,7 +120,7 @@ def iso() -> None:
 
     from nncodec.nn import encode
 
-    from tenreo.codec.codec import refined
+    from tenreo.codec.encode import refined
 
     torch.set_num_threads(1)
     model = build("resnet50", weights="none")

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 import tenreo
 from tenreo.codec import refine
-from tenreo.codec.codec import refined
 from tenreo.codec.cosine import dct, idct
+from tenreo.codec.encode import refined
+from tenreo.correction.noise import noise_images
 from tenreo.training.digits import calibration_images, digits, top1
-from tenreo.vision.recalibration import noise_images
 
 ROUNDS = 4
 # How far beyond a fit the next round starts, and how much of the last move is added; names are those of the notes.

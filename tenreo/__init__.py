@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any
 from tenreo.errors import TenreoError
 
 if TYPE_CHECKING:
-    from tenreo.codec.codec import EncodedWeight as EncodedWeight
-    from tenreo.codec.codec import decode as decode
-    from tenreo.codec.codec import encode as encode
+    from tenreo.codec.encode import EncodedWeight as EncodedWeight
+    from tenreo.codec.encode import decode as decode
+    from tenreo.codec.encode import encode as encode
     from tenreo.compression.compress import compress_ as compress_
     from tenreo.compression.parametrization import expand_ as expand_
     from tenreo.compression.report import Report as Report
-    from tenreo.compression.statistics import calibrate_ as calibrate_
+    from tenreo.correction.matching import match_statistics_ as match_statistics_
+    from tenreo.correction.statistics import calibrate_ as calibrate_
+    from tenreo.evaluation.targets import compress_to_ as compress_to_
+    from tenreo.exporting.export import export as export
     from tenreo.files.records import ModelInfo as ModelInfo
+    from tenreo.models.model_files import load as load
+    from tenreo.models.model_files import save as save
     from tenreo.planning.plan import Plan as Plan
     from tenreo.planning.plan import resolve as resolve
     from tenreo.planning.rates import Progressive as Progressive
@@ -28,16 +33,11 @@ if TYPE_CHECKING:
     from tenreo.planning.rates import TargetSize as TargetSize
     from tenreo.planning.rates import Uniform as Uniform
     from tenreo.planning.recipe import Recipe as Recipe
-    from tenreo.vision.exporting import export as export
-    from tenreo.vision.models import load as load
-    from tenreo.vision.models import save as save
-    from tenreo.vision.recalibration import match_statistics_ as match_statistics_
-    from tenreo.vision.targets import compress_to_ as compress_to_
 
 # The public names and the modules they live in; imported on first use, since torch takes seconds to import and the
 # command line must answer at once.
 _MODULES = {
-    "EncodedWeight": "codec.codec",
+    "EncodedWeight": "codec.encode",
     "ModelInfo": "files.records",
     "Plan": "planning.plan",
     "Progressive": "planning.rates",
@@ -48,17 +48,17 @@ _MODULES = {
     "TargetParameters": "planning.rates",
     "TargetSize": "planning.rates",
     "Uniform": "planning.rates",
-    "calibrate_": "compression.statistics",
+    "calibrate_": "correction.statistics",
     "compress_": "compression.compress",
-    "compress_to_": "vision.targets",
-    "decode": "codec.codec",
-    "encode": "codec.codec",
+    "compress_to_": "evaluation.targets",
+    "decode": "codec.encode",
+    "encode": "codec.encode",
     "expand_": "compression.parametrization",
-    "export": "vision.exporting",
-    "load": "vision.models",
-    "match_statistics_": "vision.recalibration",
+    "export": "exporting.export",
+    "load": "models.model_files",
+    "match_statistics_": "correction.matching",
     "resolve": "planning.plan",
-    "save": "vision.models",
+    "save": "models.model_files",
 }
 __all__ = ["TenreoError", *_MODULES]
 __version__ = "0.2.0"

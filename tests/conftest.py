@@ -13,9 +13,9 @@ from safetensors import safe_open
 from torch import nn
 
 import tenreo
+from tenreo.data.images import open_images
 from tenreo.files.records import ModelInfo, Preprocess
-from tenreo.vision import architectures, models
-from tenreo.vision.images import open_images
+from tenreo.models import architectures, model_files
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core: threads would only fight for them
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -74,7 +74,7 @@ def dense_file(made_once):
     def make(path):
         torch.manual_seed(0)
         info = ModelInfo("mobilenet_v2", 10, "none", SMALL)
-        models.save(architectures.build("mobilenet_v2", 10, "none"), path, info)
+        model_files.save(architectures.build("mobilenet_v2", 10, "none"), path, info)
 
     return made_once("dense/dense.safetensors", make)
 

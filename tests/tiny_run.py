@@ -13,8 +13,9 @@ import typer
 from networks import without_batchnorm
 
 import tenreo
-from tenreo.cli.command import exit_codes
-from tenreo.cli.stopping import stoppable
+from tenreo.cli.declare import exit_codes
+from tenreo.cli.terminal.stopping import stoppable
+from tenreo.data.images import open_images
 from tenreo.files.records import Preprocess
 from tenreo.training.distributed import process_group
 from tenreo.training.log import RunLog
@@ -22,7 +23,6 @@ from tenreo.training.loop import Resources, finetune_
 from tenreo.training.observer import Observer
 from tenreo.training.settings import Settings
 from tenreo.training.state import StateFile
-from tenreo.vision.images import open_images
 
 SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tenreo.cli.pictures import plot_logs
+from tenreo.cli.terminal.pictures import plot_logs
 
 WAYS = {
     "plain": [],

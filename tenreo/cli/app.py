@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from tenreo import __version__
-from tenreo.cli import command, commands
-from tenreo.cli.streams import note, prepare_streams, unwritten, writing
+from tenreo.cli import commands, declare
+from tenreo.cli.terminal.streams import note, prepare_streams, unwritten, writing
 from tenreo.errors import TenreoError
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[
@@ -34,10 +34,10 @@ class Group(TyperGroup):
         except typer.Abort:
             sys.exit(1)
         except (TenreoError, OSError) as error:
-            if command.debug:
+            if declare.debug:
                 raise
             # Commands see to their own errors; what is left is printing the help or the version.
-            sys.exit(command.end_with(unwritten(error) if isinstance(error, OSError) else error))
+            sys.exit(declare.end_with(unwritten(error) if isinstance(error, OSError) else error))
 
 
 def _wrongly_typed(error: Any) -> int:
@@ -47,7 +47,7 @@ def _wrongly_typed(error: Any) -> int:
         return 2
     message = " ".join(error.format_message().split()).removesuffix(".")
     if message.startswith("Missing"):
-        message = command.with_example(message, error.ctx)
+        message = declare.with_example(message, error.ctx)
     note(f"error: {message}; {error.ctx.command_path if error.ctx else 'tenreo'} --help says more")
     return 2
 
@@ -61,13 +61,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-command.add_command(app, commands.compress, yaml=True)
-command.add_command(app, commands.evaluate)
-command.add_command(app, commands.finetune, yaml=True)
-command.add_command(app, commands.inspect)
-command.add_command(app, commands.export)
-command.add_command(app, commands.sweep)
-command.add_command(app, commands.demo)
+declare.add_command(app, commands.compress, yaml=True)
+declare.add_command(app, commands.evaluate)
+declare.add_command(app, commands.finetune, yaml=True)
+declare.add_command(app, commands.inspect)
+declare.add_command(app, commands.export)
+declare.add_command(app, commands.sweep)
+declare.add_command(app, commands.demo)
 
 
 def _version(wanted: bool) -> None:
@@ -83,7 +83,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    command.debug = debug
+    declare.debug = debug
 
 
 def main() -> None:

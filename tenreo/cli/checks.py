@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from tenreo.cli.command import usage
+from tenreo.cli.declare import usage
 from tenreo.cli.options import (
     Computing,
     DemoOutput,
@@ -39,13 +39,14 @@ from tenreo.cli.outputs import (
     default_name,
     run_files,
 )
+from tenreo.data.layouts import DIGITS, WHOLE, find_pictures, has_split, locate
 from tenreo.errors import TenreoError, shown
+from tenreo.exporting.formats import check_format
 from tenreo.files.header import is_pickle, read_header
 from tenreo.files.records import Preprocess
+from tenreo.models.names import check_architecture, check_source, check_source_of, weight_names
 from tenreo.planning.recipe import Recipe, recipe_of
 from tenreo.training.settings import Settings
-from tenreo.vision.names import DIGITS, check_architecture, check_format, check_source, check_source_of, weight_names
-from tenreo.vision.sources import WHOLE, find_pictures, has_split, locate
 
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:[0-9]{1,2})?")
 

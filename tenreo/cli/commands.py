@@ -34,7 +34,7 @@ from tenreo.training.settings import Settings
 def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:
     """Compress a model and write it to a file."""
     checks.before_compress(dense, recipe, statistics, encoding, output)
-    from tenreo.cli import compress
+    from tenreo.cli.run import compress
 
     compress.run(dense, recipe, statistics, encoding, output)
 
@@ -42,7 +42,7 @@ def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding
 def evaluate(files: Files, data: Evaluated, layout: Layout, computing: Computing, output: EvaluatedOutput) -> None:
     """Measure the accuracy and speed of models on labeled images, and compare them."""
     checks.before_evaluate(files, data, layout, computing, output)
-    from tenreo.cli import evaluate
+    from tenreo.cli.run import evaluate
 
     evaluate.run(files, data, layout, computing, output)
 
@@ -60,14 +60,14 @@ def finetune(
     Several GPUs: torchrun --nproc-per-node 8 -m tenreo finetune ... (the same options).
     """
     checks.before_finetune(file, data, layout, settings, computing, output)
-    from tenreo.cli import finetune
+    from tenreo.cli.run import finetune
 
     finetune.run(file, data, layout, settings, computing, output)
 
 
 def inspect(file: File, shown: Inspected) -> None:
     """Show what a file holds, from its header alone."""
-    from tenreo.cli import inspect
+    from tenreo.cli.run import inspect
 
     inspect.run(file, shown)
 
@@ -75,7 +75,7 @@ def inspect(file: File, shown: Inspected) -> None:
 def export(file: ModelFile, exported: Exported) -> None:
     """Write a model for programs that do not know tenreo: dense weights, ONNX, or a program of torch.export."""
     checks.before_export(file, exported)
-    from tenreo.cli import export
+    from tenreo.cli.run import export
 
     export.run(file, exported)
 
@@ -91,7 +91,7 @@ def sweep(
 ) -> None:
     """Compare settings: every -g with every -r, the order of a layer's columns found once per -g."""
     checks.before_sweep(dense, data, layout, encoding, output)
-    from tenreo.cli import sweep
+    from tenreo.cli.run import sweep
 
     sweep.run(dense, recipes, data, layout, matching, encoding, output)
 
@@ -99,6 +99,6 @@ def sweep(
 def demo(output: DemoOutput) -> None:
     """Train MobileNet-V2 on 1,437 handwritten digits, compress it, fine-tune it for one epoch, compare."""
     checks.before_demo(output)
-    from tenreo.cli import demo
+    from tenreo.cli.run import demo
 
     demo.run(output)

@@ -10,11 +10,11 @@ from tenreo.errors import TenreoError, shown
 from tenreo.files.header import is_pickle, read_header
 from tenreo.files.records import MOST_CHANNELS, MOST_CLASSES, MOST_PIXELS, Preprocess
 from tenreo.files.values import Fields
+from tenreo.models.names import SAFE
 from tenreo.options import check_options, described, option
 from tenreo.planning.rates import MOST_RATE, RATES, Rate, rate_of
 from tenreo.planning.recipe import DenseDtype
 from tenreo.sizes import amount
-from tenreo.vision.names import SAFE
 
 # Bounds of numbers: no machine or data set needs more, and a slip of the finger must not take all memory.
 _BUILDER = (

@@ -19,7 +19,7 @@ import numpy as np
 from numba.core import event
 from numpy.typing import NDArray
 
-from tenreo.codec.boxes import (
+from tenreo.codec.box_tree import (
     LEAF,
     NONE,
     STACK,
@@ -30,8 +30,8 @@ from tenreo.codec.boxes import (
     distances_to_points,
     values_repeat,
 )
-from tenreo.codec.compiled import compiled
-from tenreo.codec.sharing import check_stopped, report
+from tenreo.codec.jit import compiled
+from tenreo.codec.threads import check_stopped, report
 from tenreo.errors import TenreoError
 
 _REBUILD = 0.6  # a new tree once this share of its points is left

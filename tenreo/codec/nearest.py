@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tenreo.codec.boxes import (
+from tenreo.codec.box_tree import (
     LEAF,
     STACK,
     WIDE,
@@ -20,8 +20,8 @@ from tenreo.codec.boxes import (
     distances_to_boxes,
     distances_to_points,
 )
-from tenreo.codec.compiled import compiled
-from tenreo.codec.sharing import share
+from tenreo.codec.jit import compiled
+from tenreo.codec.threads import share
 
 _SAMPLES = 1 << 20  # of a tree at most: 50 MB with four coordinates
 

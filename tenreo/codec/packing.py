@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenreo.codec.compiled import compiled
+from tenreo.codec.jit import compiled
 from tenreo.sizes import packed_size
 
 

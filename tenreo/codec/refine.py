@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenreo.codec.boxes import arrange
+from tenreo.codec.box_tree import arrange
 from tenreo.codec.cosine import LONG, dct, idct
-from tenreo.codec.energy import energy
+from tenreo.codec.distortion import energy
 from tenreo.codec.nearest import distances, move_to_nearest
-from tenreo.codec.sharing import report
-from tenreo.codec.sweeps import sweeps
+from tenreo.codec.sweep_start import sweeps
+from tenreo.codec.threads import report
 
 ENOUGH = 0.005  # dB: rounds end when one from the best fit gains less
 STEP = 2.2

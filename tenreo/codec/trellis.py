@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tenreo.codec.compiled import compiled
+from tenreo.codec.jit import compiled
 
 _BLOCK = 1 << 16  # columns whose paths are kept in memory; at its end, the cheapest one is decided for
 _OFTEN = 32  # columns after which the least cost is taken off all

@@ -9,19 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from tenreo.codec.codec import spectrum
-from tenreo.compression.encoding import Encoded, LayerPool, Orders, at_price, by_rate, order, weight_of
+from tenreo.codec.encode import spectrum
+from tenreo.compression.layer_encoding import Encoded, Orders, at_price, by_rate, order, weight_of
+from tenreo.compression.layer_pool import LayerPool
 from tenreo.compression.parametrization import parametrize_
+from tenreo.compression.price_search import search_price
 from tenreo.compression.report import Report
-from tenreo.compression.sizing import search_price
 from tenreo.errors import TenreoError
+from tenreo.modules.weights import find_weights, obstacle, owners
+from tenreo.modules.wrappers import changeable
 from tenreo.planning.allocation import allocate
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import FileEstimate, Plan, make_plan, resolve
 from tenreo.planning.rates import TargetSize
 from tenreo.planning.recipe import Recipe
-from tenreo.planning.weights import find_weights, obstacle, owners
-from tenreo.planning.wrappers import changeable
 
 
 def compress_(

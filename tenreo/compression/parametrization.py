@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tenreo.codec.codec import EncodedWeight, project
 from tenreo.codec.decoding import (
     Sorted,
     decode_columns,
@@ -19,13 +18,14 @@ from tenreo.codec.decoding import (
     sort_columns,
     unfolded_positions,
 )
+from tenreo.codec.encode import EncodedWeight, project
 from tenreo.codec.precision import fake_quantize
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.compression.decoded_weight import DecodedWeight
 from tenreo.errors import TenreoError
 from tenreo.files.records import LayerErrors, LayerRecord
-from tenreo.planning.weights import Weight
-from tenreo.planning.wrappers import changeable
+from tenreo.modules.weights import Weight
+from tenreo.modules.wrappers import changeable
 
 _POSITIONS = "positions"  # in a state dict
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tenreo.codec.decibels import decibels, finite
+from tenreo.codec.distortion import decibels, finite
 from tenreo.codec.shape import CurveShape
 from tenreo.files.counts import Counts
 from tenreo.files.records import LayerErrors, LayerRecord

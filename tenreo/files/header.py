@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from tenreo.codec.decibels import total_decibels
+from tenreo.codec.distortion import total_decibels
 from tenreo.codec.shape import Positions, Precision
 from tenreo.errors import TenreoError, shown
 from tenreo.files.counts import Counts, count

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tenreo.codec.compiled import compiled
+from tenreo.codec.jit import compiled
 
 _BOUND = 8
 

@@ -13,9 +13,9 @@ from torch import nn
 from tenreo.codec.shape import CurveShape
 from tenreo.errors import TenreoError
 from tenreo.files.records import LayerRecord
+from tenreo.modules.weights import Weight, find_weights, obstacle, owners
 from tenreo.planning.recipe import DENSE, Recipe
 from tenreo.planning.rules import CONVOLUTIONS, choice_for
-from tenreo.planning.weights import Weight, find_weights, obstacle, owners
 
 
 @dataclass(frozen=True)

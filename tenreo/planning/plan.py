@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tenreo.codec.entropy import even_bytes
+from tenreo.codec.position_coding import even_bytes
 from tenreo.codec.shape import CODED_HEADER, CurveShape, Precision
 from tenreo.errors import TenreoError
 from tenreo.files.counts import Counts, count
@@ -17,15 +17,15 @@ from tenreo.files.header import metadata
 from tenreo.files.layout import POSITIONS, TensorRecord, file_size, layer_tensors
 from tenreo.files.records import Correction, LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import record
+from tenreo.modules.ties import stored_state
+from tenreo.modules.weights import Weight, find_weights
+from tenreo.modules.wrappers import unwrapped
 from tenreo.planning import search
 from tenreo.planning.layers import LayerPlan, find_layers
 from tenreo.planning.pricing import Spread, bits_per_weight, curve_for, price_for, spread_of
 from tenreo.planning.rates import Progressive, TargetParameters, TargetSize, Uniform, rate_name, rate_number
 from tenreo.planning.recipe import DenseDtype, Pack, Recipe
 from tenreo.planning.rules import choice_for
-from tenreo.planning.state import stored_state
-from tenreo.planning.weights import Weight, find_weights
-from tenreo.planning.wrappers import unwrapped
 
 # Stand for what a plan does not know yet: numbers and words as long as they get.
 _ERRORS = LayerErrors(*[-1.2345678901234567e-100] * 3)

@@ -3,7 +3,7 @@
 With entropy-coded positions on curves of one row, the squared error of a layer of n weights of variance s falls as
 D = c s 4^-b with its bits b per weight. At a price p of a bit, in units of squared error, every layer has the slope
 dD/db = -p, so D = p / (2 ln 2), and b = log2(c s 2 ln 2 / p) / 2: the same error for all layers, and the bits that this
-takes (reverse water-filling). What a price really gives is known when it is tried: `tenreo.compression.sizing`.
+takes (reverse water-filling). What a price really gives is known when it is tried: `tenreo.compression.price_search`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tenreo.codec.constrained import COEFFICIENTS, MEMORY
+from tenreo.codec.rate_distortion import COEFFICIENTS, MEMORY
 from tenreo.codec.shape import MOST_VALUES, CurveShape, Precision
-from tenreo.planning.weights import Weight
+from tenreo.modules.weights import Weight
 
 _LOSS = 0.95  # c, of Laplace-distributed weights: Shannon's bound is 1 / 1.156, the trellis 0.4 dB above it
 _STEP = math.sqrt(1 / 0.12) * 0.55  # between samples, in units of the root of the price

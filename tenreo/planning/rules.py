@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tenreo.planning.weights import Weight
+from tenreo.modules.weights import Weight
 
 CONVOLUTIONS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,

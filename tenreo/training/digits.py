@@ -9,18 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from tenreo.compression.compress import compress_
-from tenreo.compression.encoding import Orders
+from tenreo.compression.layer_encoding import Orders
 from tenreo.compression.report import Report
+from tenreo.correction.matching import match_statistics_
+from tenreo.data.batches import Batches, Loading
+from tenreo.data.images import Images, open_images
+from tenreo.data.layouts import DIGITS
+from tenreo.evaluation.accuracy import evaluate
+from tenreo.evaluation.agreement import Agreement, compare
 from tenreo.files.records import Correction, ModelInfo, Preprocess
+from tenreo.models.architectures import build
 from tenreo.planning.recipe import Recipe
 from tenreo.training.loop import finetune_
 from tenreo.training.observer import Observer
 from tenreo.training.settings import Schedule, Settings
-from tenreo.vision.architectures import build
-from tenreo.vision.batches import Batches, Loading
-from tenreo.vision.evaluation import Agreement, compare, evaluate
-from tenreo.vision.images import DIGITS, Images, open_images
-from tenreo.vision.recalibration import match_statistics_
 
 PREPROCESS = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 EPOCHS = 12

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tenreo.data.batches import Share
 from tenreo.errors import TenreoError
-from tenreo.vision.batches import Share
 
 _T = TypeVar("_T")
 

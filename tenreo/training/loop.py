@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from tenreo.compression.parametrization import quantized_coefficients
+from tenreo.data.batches import Batches, Loading
+from tenreo.data.images import Images
+from tenreo.data.mixing import mixing
+from tenreo.devices import half, peak_memory
 from tenreo.errors import TenreoError
+from tenreo.evaluation.accuracy import Evaluation, evaluate
 from tenreo.training.distributed import ALONE, ProcessGroup, local_gradients
 from tenreo.training.ema import ExponentialMovingAverage
 from tenreo.training.loss import training_loss
@@ -24,10 +29,6 @@ from tenreo.training.optimizer import frozen, make_optimizer, training_mode
 from tenreo.training.schedule import lr_multiplier
 from tenreo.training.settings import AmpType, Settings, default_lr
 from tenreo.training.state import Progress, StateFile, Stateful, check_history, load_state, save_state
-from tenreo.vision.batches import Batches, Loading
-from tenreo.vision.evaluation import Evaluation, evaluate, half, peak_memory
-from tenreo.vision.images import Images
-from tenreo.vision.mixing import mixing
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tenreo.compression.corrected_layers import is_batchnorm
 from tenreo.compression.parametrization import curves
+from tenreo.correction.layers import is_batchnorm
 from tenreo.errors import TenreoError
 from tenreo.training.settings import Freeze, Optimizer, Settings, default_lr
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tenreo.data.augmentation import Augmentation
 from tenreo.errors import TenreoError
 from tenreo.options import check_options, option
-from tenreo.vision.names import Augmentation
 
 # Bounds of numbers: more makes no sense, and would take all time or memory, or leave float32.
 _MOST_EPOCHS = 10**6

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import tenreo
 from tenreo.files.header import read_header
-from tenreo.vision.builders import build_model
+from tenreo.models.builders import build_model
 
 MODULE = """
 from pathlib import Path

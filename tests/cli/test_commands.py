@@ -18,9 +18,9 @@ from tenreo.cli import command as machinery
 from tenreo.cli import commands
 from tenreo.cli.app import app
 from tenreo.cli.options import RateOptions
+from tenreo.models.names import architecture_names
 from tenreo.options import options_of
 from tenreo.planning.recipe import Recipe
-from tenreo.vision.names import architecture_names
 
 DOCUMENT = ROOT / "docs" / "cli.md"
 WITH_YAML = ("compress", "finetune")
@@ -181,7 +181,7 @@ def bad_with_traceback(*typed):
 @pytest.mark.parametrize("glue", [" ", "="])
 def test_renamed_options_are_understood_and_noted(inside, monkeypatch, old, new, value, glue):
     taken = []
-    monkeypatch.setattr(importlib.import_module("tenreo.cli.compress"), "run", lambda *parts: taken.append(parts))
+    monkeypatch.setattr(importlib.import_module("tenreo.cli.run.compress"), "run", lambda *parts: taken.append(parts))
     done = here("compress", "-a", "resnet18", "-g", 4, "-r", 2, *f"--{old}{glue}{value}".split())
     assert getattr(taken[0][1], new) == value
     option = new.replace("_", "-")

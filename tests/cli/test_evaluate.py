@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from processes import good, here, refused
 
-from tenreo.cli.tables import number
-from tenreo.vision.models import open_model, save
+from tenreo.cli.terminal.tables import number
+from tenreo.models.model_files import open_model, save
 
 
 def test_evaluate(compressed_file):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from processes import here, refused, start_tenreo
 
-from tenreo.vision.models import open_model, save
+from tenreo.models.model_files import open_model, save
 
 
 def wait_until(true, process):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tenreo.cli.pictures import plot_logs, plot_sweep
+from tenreo.cli.terminal.pictures import plot_logs, plot_sweep
 from tenreo.errors import TenreoError
 from tenreo.training.log import RunLog
 from tenreo.training.observer import Epoch, Step

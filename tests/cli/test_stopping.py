@@ -10,14 +10,14 @@ from processes import seeded, start_python, start_tenreo
 
 STUCK = """
 import hashlib
-from tenreo.cli.stopping import stoppable
+from tenreo.cli.terminal.stopping import stoppable
 with stoppable() as stop:
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in which Python hears no signal
 """
 STEPS = """
 import time
-from tenreo.cli.stopping import stoppable
+from tenreo.cli.terminal.stopping import stoppable
 for _ in range(2):
     with stoppable() as stop:
         print("ready", flush=True)

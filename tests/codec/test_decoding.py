@@ -5,7 +5,6 @@ import pytest
 import torch
 from networks import compressed
 
-from tenreo.codec.codec import EncodedWeight, decode
 from tenreo.codec.decoding import (
     decode_columns,
     folded_index,
@@ -15,6 +14,7 @@ from tenreo.codec.decoding import (
     sort_columns,
     unfolded_positions,
 )
+from tenreo.codec.encode import EncodedWeight, decode
 
 PERMUTED = torch.randperm(12, generator=torch.Generator().manual_seed(0)).int()
 SHARED = torch.tensor([3, 3, 0, 11, 3, 7, 7, 1, 5, 0, 9, 2, 2, 10], dtype=torch.int32)  # 4, 6 and 8: no column

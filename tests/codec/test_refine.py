@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from oracle import cosine_matrix
 
 import tenreo
-from tenreo.codec.boxes import arrange
-from tenreo.codec.codec import refined
+from tenreo.codec.box_tree import arrange
+from tenreo.codec.encode import refined
 from tenreo.codec.nearest import nearest
 from tenreo.codec.refine import _nearest_of_all, assign, fit
 from tenreo.errors import TenreoError
@@ -66,7 +66,7 @@ def test_fit_is_the_least_squares_solution(per_row):
 @pytest.mark.parametrize("of_a_tree", [1 << 20, 1000])
 def test_trees_and_brute_force_agree_with_torch(monkeypatch, of_a_tree):
     monkeypatch.setattr("tenreo.codec.nearest._SAMPLES", of_a_tree)
-    monkeypatch.setattr("tenreo.codec.sharing.PART", 16)  # neighbors, most of which are far from most of the trees
+    monkeypatch.setattr("tenreo.codec.threads.PART", 16)  # neighbors, most of which are far from most of the trees
     torch.manual_seed(0)
     for g, n, length in ((1, 50, 7), (4, 3000, 2000), (9, 500, 9000)):
         points, samples = torch.randn(n, g), torch.randn(length, g)

@@ -14,7 +14,7 @@ import tenreo
 from tenreo.compression.parametrization import curves
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
-from tenreo.planning.wrappers import unwrapped
+from tenreo.modules.wrappers import unwrapped
 
 
 class Own(nn.Module):

@@ -17,7 +17,7 @@ import tenreo
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
 from tenreo.files.records import ModelInfo
-from tenreo.vision.weights import with_weights
+from tenreo.models.pretrained import with_weights
 
 
 def metadata_of(path):

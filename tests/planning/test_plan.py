@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 from tenreo.errors import TenreoError
+from tenreo.models.architectures import build
 from tenreo.planning.plan import resolve
 from tenreo.planning.rates import Progressive, Uniform
 from tenreo.planning.recipe import Recipe
-from tenreo.vision.architectures import build
 
 
 def test_dense_rows(paper_rows):

@@ -9,10 +9,10 @@ from networks import convolutional
 import tenreo
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.errors import TenreoError
+from tenreo.models.architectures import build
 from tenreo.planning.plan import resolve
 from tenreo.planning.rates import rate_number
 from tenreo.planning.search import Candidate, candidates, choose, smallest_growth
-from tenreo.vision.architectures import build
 
 
 def test_target_parameters_finds_the_smallest_growth():

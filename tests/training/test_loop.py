@@ -8,14 +8,14 @@ import torch
 from networks import digits_classifier
 from torch import nn
 
+from tenreo.data.batches import Batches, Loading
+from tenreo.data.images import open_images
 from tenreo.errors import TenreoError
+from tenreo.evaluation.accuracy import evaluate
 from tenreo.training.loop import Resources, finetune_
 from tenreo.training.observer import Observer
 from tenreo.training.settings import Settings
 from tenreo.training.state import StateFile
-from tenreo.vision.batches import Batches, Loading
-from tenreo.vision.evaluation import evaluate
-from tenreo.vision.images import open_images
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,162 @@
+"""`tenreo compress`."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tenreo.cli.checks import choose_workers
+from tenreo.cli.declare import usage
+from tenreo.cli.options import DenseModel, Encoding, Output, Statistics
+from tenreo.cli.outputs import default_name
+from tenreo.cli.run.models import open_model
+from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
+from tenreo.cli.terminal.tables import counts_table, dense_table, layers_table
+from tenreo.codec.chain import on_compile
+from tenreo.compression.compress import compress_
+from tenreo.compression.report import Report
+from tenreo.correction.matching import match_statistics_
+from tenreo.data.batches import Loading, Unlabeled, lost_workers_named, unlabeled
+from tenreo.data.images import open_pictures
+from tenreo.devices import choose_device
+from tenreo.errors import TenreoError
+from tenreo.evaluation.targets import compress_to_
+from tenreo.files.records import Correction, ModelInfo
+from tenreo.models.model_files import save
+from tenreo.planning.layers import LayerPlan
+from tenreo.planning.plan import Plan, resolve
+from tenreo.planning.recipe import Recipe
+
+
+def run(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:
+    """Plan, compress, correct the statistics, write and show."""
+    with usage():
+        device = choose_device(encoding.device)
+    model, info = open_model(dense, values=not output.dry_run)
+    with usage():
+        images = _images(statistics, info, dense.seed)
+        plan = resolve(recipe, model, info.class_names)
+    if output.dry_run:
+        show_plan(plan, output.json)
+        return
+    path = output.out or Path(default_name(dense.name, recipe))
+    noise, model = _noise_shape(dense, info), model.to(device)
+    if plan.recipe.judges:
+        plan, report, corrections = _compress_to(model, plan, statistics, images, noise, encoding.jobs)
+    else:
+        report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
+    if images is not None:
+        note_images(images.batches.broken, images.batches.warned)
+    info = replace(info, corrections=corrections)
+    save(model, path, info, plan.recipe)
+    _show_report(report, plan, path, info, output.json)
+
+
+def _images(statistics: Statistics, info: ModelInfo, seed: int) -> Unlabeled | None:
+    """The batches to calibrate on, if any."""
+    if statistics.calibrate is None:
+        return None
+    opened = open_pictures(statistics.calibrate, "train", info.preprocess)
+    loading = Loading(64, choose_workers(None, statistics.calibrate), statistics.skip_broken)
+    return unlabeled(opened, statistics.calibrate_batches, loading, seed)
+
+
+def _compress(
+    model: nn.Module,
+    plan: Plan,
+    statistics: Statistics,
+    images: Unlabeled | None,
+    noise: int | tuple[int, ...],
+    jobs: int | None,
+) -> tuple[Report, tuple[Correction, ...]]:
+    """Compress a model in place and correct its statistics."""
+    dense = deepcopy(model) if statistics.match_statistics or images is not None else None
+    report = compress_shown(model, plan, jobs)
+    with lost_workers_named(), progress_bar("statistics, images", None) as advance:
+        if dense is None:
+            return report, ()
+        try:
+            found = match_statistics_(model, dense, images, size=noise, source=statistics.calibrate, progress=advance)
+        except TenreoError as error:
+            if images is not None:
+                raise
+            note(f"statistics are not corrected: {error}")  # a model may take anything
+            return report, ()
+        return report, (found,)
+
+
+def _compress_to(
+    model: nn.Module,
+    plan: Plan,
+    statistics: Statistics,
+    images: Unlabeled | None,
+    noise: int | tuple[int, ...],
+    jobs: int | None,
+) -> tuple[Plan, Report, tuple[Correction, ...]]:
+    """Compress a model in place to an accuracy, and say on what it was judged."""
+    with lost_workers_named():
+        shown = None if images is None else torch.cat(list(images))
+    source = statistics.calibrate or "noise"
+    reached = compress_to_(model, plan, shown, size=noise, jobs=jobs, source=source, progress=note)
+    found = reached.agreement
+    note(f"on {reached.judged_on}: KL {found.kl:.4f} nats, agreement {found.agreement:.2f} %")
+    return reached.plan, reached.report, (reached.correction,)
+
+
+def _noise_shape(dense: DenseModel, info: ModelInfo) -> int | tuple[int, ...]:
+    """The side of the images that statistics are matched on, or where it was said all of their shape."""
+    return dense.shape or info.preprocess.crop
+
+
+def compress_shown(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
+    """Compress a model in place with a live bar, and say so when compiled code has to be made first."""
+    total = 2 * sum(layer.columns for layer in plan.compressed)  # each is ordered, then encoded
+    with (
+        on_compile(lambda: note("compiling the chain, once per machine: some 15 seconds")),
+        progress_bar("columns", total) as advance,
+    ):
+        told: dict[str, int] = {}
+
+        def within(layer: LayerPlan, share: float) -> None:
+            columns = int(share * layer.columns)
+            advance(columns - told.get(layer.name, 0), layer.name)
+            told[layer.name] = columns
+
+        def progress(layer: LayerPlan) -> None:
+            advance(layer.columns - told.pop(layer.name, 0), layer.name)
+
+        return compress_(model, plan, jobs=jobs, progress=progress, within=within)
+
+
+def show_plan(plan: Plan, json: bool) -> None:
+    """Print a plan as tables or JSON."""
+    if json:
+        show_json("compress", plan.to_dict())
+        return
+    show(layers_table((layer.name, layer.record) for layer in plan.compressed))
+    if any(layer.why_dense for layer in plan.layers):
+        show(dense_table(plan.layers))
+    show(counts_table(plan.before, plan.after))
+    show(f"recipe: {plan.recipe}")
+
+
+def _show_report(report: Report, plan: Plan, path: Path, info: ModelInfo, json: bool) -> None:
+    size = path.stat().st_size
+    if json:
+        corrections = [vars(correction) for correction in info.corrections]
+        show_json(
+            "compress",
+            {"file": str(path), "bytes": size, "recipe": plan.recipe.to_dict(), "coverage": plan.coverage,
+             **report.to_dict(), "corrections": corrections},
+        )  # fmt: skip
+        return
+    show(layers_table((layer.name, layer.record) for layer in report.layers))
+    show(counts_table(report.before, report.after, (report.snr_unrefined, report.snr), size))
+    show(f"recipe: {plan.recipe}")
+    for correction in info.corrections:
+        show(f"statistics: {correction}")
+    show(f"wrote {path}")

@@ -1,0 +1,113 @@
+"""`tenreo demo`: the whole path on real images, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tenreo.cli.options import DemoOutput
+from tenreo.cli.outputs import default_name
+from tenreo.cli.terminal.console import note, progress_bar, show, show_json
+from tenreo.cli.terminal.tables import megabytes, millions, number, table
+from tenreo.data.images import Images
+from tenreo.files.header import read_header
+from tenreo.models.model_files import open_model, save
+from tenreo.planning.rates import Progressive, rate_number
+from tenreo.planning.recipe import Recipe
+from tenreo.training.digits import (
+    EPOCHS,
+    WAYS,
+    calibration_images,
+    compress_without_training,
+    digits,
+    digits_info,
+    top1,
+    train_digits,
+)
+from tenreo.training.loop import finetune_
+from tenreo.training.observer import Observer, Step
+from tenreo.training.settings import Settings
+
+ARCH = "mobilenet_v2"
+SETTINGS = ((4, 1.0), (4, 32.0), (8, 4.0), (8, 8.0))  # (groups, growth)
+COLUMNS = {**WAYS, "finetuned": "fine-\ntuned"}  # the last one with a label for every image
+
+
+def run(output: DemoOutput) -> None:
+    """Train, compress in every way, fine-tune, write and show."""
+    folder = output.out
+    train, val = digits()
+    folder.mkdir(parents=True, exist_ok=True)
+    dense = folder / "dense.safetensors"
+    with _bar(f"train {ARCH}", EPOCHS * len(train)) as observer:
+        model = train_digits(ARCH, output.seed, observer)
+    save(model, dense, digits_info(ARCH))
+    rows = [{"groups": None, "growth": None, **_counts(dense), **dict.fromkeys(COLUMNS), "dense": top1(model, val)}]
+    for groups, growth in SETTINGS:
+        rows.append(_one_setting(dense, Recipe(groups, Progressive(growth)), train, val, output.seed))
+    if output.json:
+        show_json("demo", {"folder": str(folder), "rows": rows})
+        return
+    _show(rows)
+    example = folder / default_name(ARCH, Recipe(*SETTINGS[0][:1], Progressive(SETTINGS[0][1])))
+    show(f"files are in {folder}; try: tenreo inspect {example}")
+
+
+class _Bar(Observer):
+    """Moves a bar with every step of a run."""
+
+    def __init__(self, advance: Any) -> None:
+        self.advance = advance
+
+    def on_step(self, step: Step) -> None:
+        """Count its images."""
+        self.advance(step.images, f"loss {step.loss:.3f}")
+
+
+@contextmanager
+def _bar(title: str, images: int) -> Iterator[_Bar]:
+    note(title)
+    with progress_bar(title, images) as advance:
+        yield _Bar(advance)
+
+
+def _one_setting(dense: Path, recipe: Recipe, train: Images, val: Images, seed: int) -> dict[str, Any]:
+    """Compress in every way, fine-tune the default one, and write it before and after."""
+    original, header = open_model(dense)
+    images = calibration_images(train)
+    found = compress_without_training(original, recipe, images, val)
+    info = replace(header.info, weights=dense.name, corrections=(found.correction,))
+    path = dense.parent / default_name(ARCH, recipe)
+    save(found.model, path, info, recipe)
+    settings = Settings(epochs=1, batch_size=64, lr=0.005, seed=seed)
+    growth = rate_number(recipe.rate)
+    with _bar(f"fine-tune g={recipe.groups}, r'={growth:g}", len(train)) as observer:
+        history = finetune_(found.model, train, val, settings, observer=observer)
+    save(found.model, path.with_name(f"finetuned-{path.name}"), info, recipe)
+    return {
+        "groups": recipe.groups, "growth": growth, **_counts(path), "snr": found.report.snr,
+        "snr_unrefined": found.report.snr_unrefined, **found.top1, "agreement": found.agreement.agreement,
+        "kl": found.agreement.kl, "finetuned": history[-1].top1,
+    }  # fmt: skip
+
+
+def _counts(path: Path) -> dict[str, int]:
+    header = read_header(path)
+    counts = header.counts()
+    return {"parameters": counts.parameters, "paper_trainable": counts.paper_trainable, "bytes": header.size}
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    cells = [
+        (f"{r['groups']}, {r['growth']:g}" if r["groups"] else "dense", millions(r["parameters"]),
+         megabytes(r["bytes"]), *(number(r[way], 1) for way in COLUMNS), number(r.get("kl"), 3))
+        for r in rows
+    ]  # fmt: skip
+    title = (
+        f"MobileNet-V2 on 360 handwritten digits; top-1 in %, dense {number(rows[0]['dense'])}; "
+        "all but the last column without training"
+    )
+    show(table(title, ("g, r'", "para-\nmeters", "bytes", *COLUMNS.values(), "KL\nrefined\n+noise"), cells, text=0))

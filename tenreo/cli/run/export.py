@@ -1,0 +1,35 @@
+"""`tenreo export`."""
+
+from __future__ import annotations
+
+import torch
+
+from tenreo.cli.options import Exported, ModelFile, shape_of
+from tenreo.cli.run.models import open_file
+from tenreo.cli.terminal.console import show, show_json
+from tenreo.exporting.export import Export, export, made_up
+
+
+def run(file: ModelFile, exported: Exported) -> None:
+    """Load, write, run what was written, and show."""
+    model, header = open_file(file)
+    inputs = None
+    if exported.to.suffix in (".onnx", ".pt2"):
+        shape = None if exported.input is None else shape_of(exported.input)
+        inputs = made_up(model, shape or header.info.preprocess.crop)
+    with torch.no_grad():
+        done = export(model, exported.to, dtype=exported.dtype, inputs=inputs, info=header.info)
+    if exported.json:
+        show_json("export", {**done.to_dict(), "file": str(file.file), "dtype": str(exported.dtype)})
+        return
+    for line in _lines(done, exported):
+        show(line)
+
+
+def _lines(done: Export, exported: Exported) -> list[str]:
+    lines = [f"wrote {done.path}: {done.bytes:,} bytes, {exported.dtype}"]
+    if done.dynamic is not None:
+        lines.append("batches: of any size" if done.dynamic else "batches: of 2 alone, as the program was made with")
+        found = "not run here" if done.difference is None else f"{done.difference:.2g}"
+        lines.append(f"largest difference of an output from the compressed model: {found}")
+    return lines

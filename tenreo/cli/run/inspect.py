@@ -1,0 +1,70 @@
+"""`tenreo inspect`; of safetensors files, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tenreo.cli.checks import check_input
+from tenreo.cli.declare import usage
+from tenreo.cli.options import File, Inspected
+from tenreo.cli.terminal.console import show, show_json
+from tenreo.cli.terminal.tables import counts_table, layers_table, table
+from tenreo.files.header import Header, is_pickle, read_header
+from tenreo.planning.recipe import recipe_of
+
+
+def run(file: File, shown: Inspected) -> None:
+    """Read the header and show it."""
+    with usage():
+        check_input(file.file)
+    header = _read(file.file)
+    recipe = recipe_of(header)
+    if shown.json:
+        show_json("inspect", _to_dict(header, shown.layers))
+        return
+    info = header.info
+    show(f"{file.file}: {header.kind}, {info.name or 'architecture not named'}, "
+         f"{info.classes or 'unknown'} classes, weights {info.weights or 'not named'}")  # fmt: skip
+    if recipe is not None:
+        show(f"recipe: {recipe}")
+    for correction in info.corrections:
+        show(f"statistics: {correction}")
+    if shown.layers and header.layers:
+        show(layers_table(header.layers.items()))
+    elif shown.layers:
+        tensors = [(n, t.dtype, "x".join(map(str, t.shape)) or "1") for n, t in header.tensors.items()]
+        show(table("Tensors", ("name", "dtype", "shape"), tensors, text=3))
+    ratios = (header.snr_unrefined, header.snr) if header.layers else None
+    show(counts_table(header.dense_counts(), header.counts(), ratios, header.size))
+
+
+def _read(path: Path) -> Header:
+    if is_pickle(path):
+        from tenreo.models.reference import read_reference  # torch, which other files do not need
+
+        return read_reference(path)[0]
+    return read_header(path)
+
+
+def _to_dict(header: Header, layers: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "file": str(header.path),
+        "kind": header.kind,
+        "bytes": header.size,
+        "model": header.info.to_dict(),
+        "recipe": header.recipe,
+        "before": header.dense_counts().to_dict(),
+        "after": header.counts().to_dict(),
+        "snr": header.snr,
+        "snr_unrefined": header.snr_unrefined,
+    }
+    if layers:
+        result["layers"] = [
+            {
+                "name": name, "shape": list(layer.shape), **vars(layer.curve), "columns": layer.columns,
+                **vars(layer.errors),
+            }
+            for name, layer in header.layers.items()
+        ]  # fmt: skip
+    return result

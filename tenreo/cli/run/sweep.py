@@ -1,0 +1,185 @@
+"""`tenreo sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from tenreo.cli.checks import choose_workers
+from tenreo.cli.declare import usage
+from tenreo.cli.options import DenseModel, Encoding, Layout, Matching, SweepData, SweepOutput
+from tenreo.cli.run.models import open_model
+from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
+from tenreo.cli.terminal.pictures import plot_sweep
+from tenreo.cli.terminal.tables import megabytes, millions, number, table
+from tenreo.codec.distortion import finite
+from tenreo.compression.compress import compress_
+from tenreo.compression.layer_encoding import Orders
+from tenreo.compression.parametrization import expand_
+from tenreo.compression.serialization import written_size
+from tenreo.correction.matching import match_statistics_
+from tenreo.data.batches import Batches, Loading, lost_workers_named
+from tenreo.data.images import Images, open_photographs
+from tenreo.data.layouts import Labeling
+from tenreo.devices import choose_device, memory_named
+from tenreo.errors import TenreoError
+from tenreo.evaluation.agreement import compare
+from tenreo.files.counts import Counts
+from tenreo.files.records import ModelInfo
+from tenreo.planning.plan import FileEstimate, Plan, resolve
+from tenreo.planning.rates import rate_number
+from tenreo.planning.recipe import Recipe
+
+Row = dict[str, Any]
+
+
+def run(
+    dense: DenseModel,
+    recipes: list[Recipe],
+    data: SweepData,
+    layout: Layout,
+    matching: Matching,
+    encoding: Encoding,
+    output: SweepOutput,
+) -> None:
+    """Measure every recipe and show the rows."""
+    with usage():
+        _check(data, output)
+        device = choose_device(encoding.device)
+    model, info = open_model(dense, values=not output.dry_run)
+    if output.dry_run:
+        _show(list(_counted(model, recipes)), dense, output.json)
+        return
+    with usage():
+        images = _images(data, layout, info)
+        if any(recipe.judges for recipe in recipes):
+            raise TenreoError("target: a sweep does not search for an accuracy; compress with that target instead")
+        plans = [resolve(recipe, model, info.class_names) for recipe in recipes]  # every check before anything slow
+    if images is not None and images.doubt:
+        note(images.doubt)
+    loading = Loading(data.batch_size, choose_workers(None, data.data or "digits"), data.skip_broken)
+    job = _Sweep(model.to(device), info, images, loading, matching.match_statistics, encoding.jobs)
+    rows = job.rows(plans)
+    note_images(job.broken, job.warned)
+    if output.plot is not None:
+        plot_sweep(rows, output.plot)
+    _show(rows, dense, output.json)
+    if output.plot is not None:
+        note(f"drew {output.plot}")
+
+
+def _images(data: SweepData, layout: Layout, info: ModelInfo) -> Images | None:
+    """The images to measure on, if any."""
+    if not data.data:
+        return None
+    images = open_photographs(
+        data.data, info.preprocess, info.classes, info.class_names, split=layout.split,
+        labeling=Labeling(layout.labels, layout.class_map),
+    )  # fmt: skip
+    return images.limited(data.limit)
+
+
+def _check(data: SweepData, output: SweepOutput) -> None:
+    """What options mean together.
+
+    Raises:
+        TenreoError: when they contradict each other.
+    """
+    if output.dry_run and (output.plot or data.data):
+        raise TenreoError("dry_run: measures nothing; leave out --plot and --data, or --dry-run")
+
+
+def _counted(model: nn.Module, recipes: list[Recipe]) -> Iterator[Row]:
+    """Rows of counts alone, the dense model first."""
+    with usage():
+        plans = [resolve(recipe, model) for recipe in recipes]
+    yield _row(None, plans[0].before, plans[0].before.bytes)
+    for plan in plans:
+        yield _row(plan.recipe, plan.after, FileEstimate(plan.recipe, model).file_size(plan.layers))
+
+
+def _row(recipe: Recipe | None, counts: Counts, size: int, **measured: Any) -> Row:
+    setting = {"groups": recipe and recipe.groups, "rate": recipe and rate_number(recipe.rate)}
+    shown = ("parameters", "paper_trainable", "bits_per_weight")
+    return {**setting, **{key: getattr(counts, key) for key in shown}, "bytes": size, **measured}
+
+
+@dataclass
+class _Sweep:
+    """A dense model, and what is measured of its compressed copies."""
+
+    model: nn.Module
+    info: ModelInfo
+    images: Images | None
+    loading: Loading
+    match_statistics: bool
+    jobs: int | None
+    orders: Orders = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    warned: set[tuple[str, str]] = field(default_factory=set)
+
+    def rows(self, plans: list[Plan]) -> list[Row]:
+        """One per plan, after one for the dense model."""
+        rows = [
+            _row(None, plans[0].before, written_size(self.model, self.info), snr=None, **self._measured(self.model))
+        ]
+        with progress_bar("settings", len(plans)) as advance:
+            for plan in plans:
+                rows.append(self._compressed(plan))
+                advance(1, f"g = {plan.recipe.groups}, {rate_number(plan.recipe.rate):g}")
+        return rows
+
+    def _compressed(self, plan: Plan) -> Row:
+        small = deepcopy(self.model)
+        report = compress_(small, plan, jobs=self.jobs, orders=self.orders)
+        size = written_size(small, self.info, plan.recipe)
+        if self.images is not None and self.match_statistics:
+            match_statistics_(small, self.model, size=self.info.preprocess.crop)
+        return _row(plan.recipe, report.after, size, snr=finite(report.snr), **self._measured(expand_(small)))
+
+    def _measured(self, model: nn.Module) -> dict[str, float | None]:
+        """Top-1, where there are labels, and how far the outputs are from those of the dense model."""
+        if self.images is None:
+            return {}
+        device: torch.device = next(model.parameters()).device
+        batches = Batches(self.images, self.loading, device)
+        with memory_named(self.loading.batch_size), lost_workers_named():
+            found = compare(model, self.model, batches)
+        self.broken |= batches.broken
+        self.warned |= batches.warned
+        top1 = {"top1": found.top1} if self.images.labeled else {}
+        return {**top1, "agreement": found.agreement, "kl": found.kl}
+
+
+_COLUMNS = {
+    "parameters": ("para-\nmeters", millions), "paper_trainable": ("trainable\n(paper)", millions),
+    "bytes": ("bytes", megabytes), "bits_per_weight": ("bits per\nweight", number), "snr": ("SNR dB", number),
+    "top1": ("top-1 %", number), "agreement": ("agree\n%", number),
+    "kl": ("KL\nnats", lambda value: number(value, 4)),
+}  # fmt: skip
+
+
+def _show(rows: list[Row], dense: DenseModel, json: bool) -> None:
+    """Print the rows as JSON or as a table of the columns that they have."""
+    if json:
+        arch = dense.require_arch() if dense.model is None else None
+        show_json("sweep", {"arch": arch, "model": dense.model, "rows": rows})
+        return
+    shown = {name: column for name, column in _COLUMNS.items() if name in rows[-1]}
+    cells = [
+        (
+            "dense" if row["rate"] is None else f"{row['groups'] or 'chosen'}, {row['rate']:g}",
+            *(text(row[name]) for name, (_, text) in shown.items()),
+        )
+        for row in rows
+    ]
+    show(
+        table(
+            dense.model or dense.require_arch(), ("g, rate", *(heading for heading, _ in shown.values())), cells, text=1
+        )
+    )

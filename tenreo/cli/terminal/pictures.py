@@ -1,0 +1,135 @@
+"""Pictures of what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tenreo.cli.checks import require_plotting
+from tenreo.errors import printable
+from tenreo.files.atomic import atomic_write
+from tenreo.training.log import read_log
+
+if TYPE_CHECKING:
+    from tenreo.evaluation.predictions import Confusion
+
+
+def plot_sweep(rows: list[dict[str, Any]], picture: Path) -> None:
+    """Draw the settings of a sweep: SNR and, where it was measured, top-1 against the bytes of the file.
+
+    Args:
+        rows: of `tenreo sweep`, the dense model first.
+        picture: PNG to write.
+
+    Raises:
+        TenreoError: when matplotlib is not installed, or the picture can not be written.
+    """
+    require_plotting()
+    from matplotlib.figure import Figure
+
+    shown = [(key, text) for key, text in (("snr", "SNR in dB"), ("top1", "top-1 in %")) if key in rows[-1]]
+    figure = Figure(figsize=(4.8 * len(shown), 3.6), layout="constrained")
+    for axis, (key, text) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        for g in dict.fromkeys(row["groups"] for row in rows[1:]):
+            line = sorted((r["bytes"] / 1e6, r[key], r["rate"]) for r in rows[1:] if r["groups"] == g)
+            axis.plot([p[0] for p in line], [p[1] for p in line], marker="o", label=f"g = {g}")
+            for point in line:
+                axis.annotate(f"{point[2]:g}", point[:2], (3, -9), textcoords="offset points", fontsize=7)
+        if rows[0].get(key) is not None:
+            axis.axhline(rows[0][key], color="gray", linestyle=":", label=f"dense, {rows[0]['bytes'] / 1e6:.1f} MB")
+        axis.set(xlabel="MB on disk", ylabel=text)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    with atomic_write(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+_NAMED, _COUNTED = 40, 15  # classes of a confusion matrix whose names, and whose numbers, can be read
+
+
+def plot_confusion(confusion: Confusion, picture: Path) -> None:
+    """Draw a confusion matrix: the share of a class's images that were taken for each.
+
+    Args:
+        confusion: what to draw; of many classes, names and numbers are left out.
+        picture: PNG to write.
+
+    Raises:
+        TenreoError: when matplotlib is not installed, or the picture can not be written.
+    """
+    require_plotting("confusion")
+    from matplotlib.figure import Figure
+
+    counts = confusion.counts.double()
+    shares = (counts / counts.sum(1, keepdim=True)).numpy()
+    rows, columns = shares.shape
+    side = 3.2 + 0.25 * min(max(rows, columns), _NAMED)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axis = figure.subplots()
+    drawn = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    figure.colorbar(drawn, label="share of the class's images")
+    axis.set(xlabel="predicted", ylabel="label")
+    if max(rows, columns) <= _NAMED:
+        axis.set_xticks(range(columns), [_literal(name) for name in confusion.predicted], rotation=90, fontsize=7)
+        axis.set_yticks(range(rows), [_literal(name) for name in confusion.labels], fontsize=7)
+    if max(rows, columns) <= _COUNTED:
+        for (i, j), share in np.ndenumerate(shares):
+            color = "white" if share > 0.5 else "black"
+            axis.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=color)
+    with atomic_write(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _literal(name: str) -> str:
+    """A name that matplotlib does not take for a formula, short enough to stand at an axis."""
+    return printable(name[:24]).replace("$", r"\$")
+
+
+def plot_logs(logs: dict[str, Path], picture: Path) -> None:
+    """Draw loss and top-1 over the epochs: evaluations as points, and of a single run its steps as a line.
+
+    Args:
+        logs: name of a run -> its log.
+        picture: PNG to write.
+
+    Raises:
+        TenreoError: when matplotlib is not installed, or a log can not be read.
+    """
+    require_plotting()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for i, (name, path) in enumerate(logs.items()):
+        rows = read_log(path)
+        for axis, column in zip(axes, ("loss", "top1"), strict=True):
+            for split in ("train", "val") if len(logs) == 1 else ("val",):
+                chosen = [r for r in rows if r["split"] == split]
+                x = [_epochs_done(r) for r in chosen]
+                y = [float(r[column]) for r in chosen]
+                thin = {"alpha": 0.35, "linewidth": 0.8} if split == "train" else {"marker": "o"}
+                label = f"{name}: {split}" if len(logs) == 1 else name
+                axis.plot(x, _smoothed(y) if split == "train" else y, color=f"C{i}", label=label, **thin)
+    for axis, text in zip(axes, ("loss in nats", "top-1 in %"), strict=True):
+        axis.set(xlabel="epochs", ylabel=text)
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize="small")
+    with atomic_write(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _epochs_done(row: dict[str, str]) -> float:
+    """How many epochs were done at the row of a log; 0 at the start."""
+    epoch, step, steps = (int(row[name]) for name in ("epoch", "step", "steps"))
+    return epoch - 1 + step / steps if steps else float(epoch)
+
+
+def _smoothed(values: list[float]) -> list[float]:
+    """A running mean that follows within a fiftieth of the run."""
+    share = min(1.0, 50 / max(1, len(values)))
+    result: list[float] = []
+    for value in values:
+        result.append(value if not result else result[-1] + share * (value - result[-1]))
+    return result

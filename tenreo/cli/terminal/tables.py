@@ -1,0 +1,194 @@
+"""Plans, reports, headers and measurements as rich tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from tenreo.errors import printable
+from tenreo.files.counts import Counts
+from tenreo.files.records import LayerRecord
+
+if TYPE_CHECKING:  # it imports torch, which `inspect` does without
+    from tenreo.planning.layers import LayerPlan
+
+LARGE = 4096  # numbers of a weight that is named alone where it is left dense
+
+if TYPE_CHECKING:  # `inspect` shows tables without torch
+    from tenreo.evaluation.accuracy import Evaluation
+    from tenreo.evaluation.agreement import Agreement
+    from tenreo.evaluation.predictions import ClassAccuracy
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure for a table; a dash where there is none, and "exact" for a ratio that is infinite."""
+    if value is None or not math.isfinite(value):
+        return "exact" if value == math.inf else "-"
+    return f"{value:.{digits}f}"
+
+
+def millions(value: int) -> str:
+    """A count as the paper prints it, in millions, with a digit more."""
+    return f"{value / 1e6:.2f} M"
+
+
+def megabytes(value: int) -> str:
+    """Bytes in MB of a million bytes."""
+    return f"{value / 1e6:.2f} MB"
+
+
+def share(before: Counts, after: Counts) -> str:
+    """The share of the parameters that lie in compressed weights, in percent."""
+    return number(100 * after.weights / max(1, before.dense_parameters), 1)
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1, last_text: bool = False
+) -> Table:
+    """A table whose first `text` columns, and maybe the last, hold words and all others figures.
+
+    Title and cells may say anything.
+    """
+    result = Table(title=printable(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for i, column in enumerate(columns):
+        words = i < text or (last_text and i == len(columns) - 1)
+        result.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+    for row in rows:
+        result.add_row(*map(printable, row))
+    return result
+
+
+def counts_table(
+    before: Counts,
+    after: Counts,
+    snr: tuple[float | None, float | None] | None = None,
+    size: int | None = None,
+) -> Table:
+    """The paper's two columns, what an optimizer changes, and bytes: dense beside compressed.
+
+    Args:
+        before: of the dense model.
+        after: of the compressed one.
+        snr: of all compressed layers in dB: before refinement, and as they are.
+        size: of the file on disk.
+    """
+    rows = [
+        ("parameters (paper)", millions(before.parameters), millions(after.parameters)),
+        ("  positions", "-", millions(after.positions)),
+        ("  coefficients", "-", millions(after.coefficients)),
+        *([("  their scales", "-", millions(after.scales))] if after.scales else []),
+        ("  left dense", millions(before.dense_parameters), millions(after.dense_parameters)),
+        (
+            "  BatchNorm statistics",
+            millions(before.batchnorm_statistics),
+            millions(after.batchnorm_statistics),
+        ),
+        *([("  weights covered", "-", f"{share(before, after)} %")] if after.weights else []),
+        ("trainable (paper)", millions(before.paper_trainable), millions(after.paper_trainable)),
+        ("requires_grad", millions(before.requires_grad), millions(after.requires_grad)),
+        ("bytes of all tensors", megabytes(before.bytes), megabytes(after.bytes)),
+    ]
+    if after.bits_per_weight is not None:
+        rows.append(("bits per compressed weight", "-", number(after.bits_per_weight)))
+    if size is not None:
+        rows.append(("bytes on disk", "-", megabytes(size)))
+    if snr is not None:
+        for name, value in zip(("SNR before refinement", "SNR of compressed weights"), snr, strict=True):
+            rows.append((name, "-", f"{number(value)} dB"))
+    return table("Totals", ("", "dense", "compressed"), rows)
+
+
+def dense_table(layers: Iterable[LayerPlan]) -> Table:
+    """Every weight that is left dense and why: large ones by name, small ones together where the reason is the same.
+
+    Args:
+        layers: of a plan.
+    """
+    rows = []
+    small: dict[str, list[LayerPlan]] = {}
+    for layer in layers:
+        if not layer.why_dense:
+            continue
+        if layer.numel >= LARGE:
+            rows.append((layer.name, "x".join(map(str, layer.shape)), f"{layer.numel:,}", layer.why_dense))
+        else:
+            small.setdefault(layer.why_dense, []).append(layer)
+    for why, members in small.items():
+        names = ", ".join(member.name for member in members[:2])
+        name = names if len(members) < 3 else f"{names} and {len(members) - 2} more"
+        rows.append((name, "small", f"{sum(member.numel for member in members):,}", why))
+    return table("Left dense", ("layer", "shape", "numbers", "why"), rows, text=2, last_text=True)
+
+
+def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:
+    """One row per compressed layer.
+
+    Args:
+        layers: name and record of each.
+    """
+    rows = []
+    for name, layer in layers:
+        curve = layer.curve
+        rows.append((
+            name,
+            "x".join(map(str, layer.shape)),
+            str(curve.groups),
+            str(curve.length),
+            f"{curve.coefficients_per_row}/{curve.precision.bits}",
+            f"{layer.columns / curve.coefficients_per_row:.4g}",
+            number(layer.errors.snr_unrefined),
+            number(layer.errors.snr),
+        ))  # fmt: skip
+    columns = ("layer", "shape", "g", "samples", "coeffs\n/bits", "rate", "paper\ndB", "SNR\ndB")
+    return table("Layers", columns, rows, text=2)
+
+
+def evaluations_table(title: str, measured: Iterable[tuple[str, Evaluation]]) -> Table:
+    """One row per model: its accuracy with its 95 % confidence interval, loss, speed and memory.
+
+    Args:
+        title: what it was measured on.
+        measured: name and figures of each.
+    """
+    columns = (
+        "model", "top-1 %", "95 % inter-\nval of top-1", "top-5 %", "loss", "images", "images/s",
+        "images/s\nof the\nmodel", "peak\nmemory",
+    )  # fmt: skip
+    rows = [
+        (name, number(e.top1), "{:.2f} - {:.2f}".format(*e.top1_interval), number(e.top5), number(e.loss, 4),
+         str(e.images), number(e.images_per_second, 1), number(e.model_images_per_second, 1),
+         megabytes(e.peak_memory))
+        for name, e in measured
+    ]  # fmt: skip
+    return table(title, columns, rows)
+
+
+def agreement_table(title: str, compared: Iterable[tuple[str, Agreement]]) -> Table:
+    """One row per model: how far its outputs are from those of a reference.
+
+    Args:
+        title: what it is compared with.
+        compared: name and figures of each.
+    """
+    columns = (
+        "model", "agreement\nof top-1 %", "KL\nin nats", "images", "top-1 %", "top-1 % of\nthe reference",
+    )  # fmt: skip
+    rows = [
+        (name, number(a.agreement), number(a.kl, 4), str(a.images), number(a.top1), number(a.reference_top1))
+        for name, a in compared
+    ]
+    return table(title, columns, rows)
+
+
+_WORST = 5  # classes
+
+
+def classes_table(classes: Sequence[ClassAccuracy]) -> Table:
+    """The classes of the lowest accuracy, the worst first."""
+    worst = sorted(classes, key=lambda each: (each.top1, -each.images))[:_WORST]
+    rows = [(each.name, each.mistaken_for or "-", number(each.top1), str(each.images)) for each in worst]
+    return table("Worst classes", ("class", "mostly mistaken for", "top-1 %", "images"), rows, text=2)

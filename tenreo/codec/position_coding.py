@@ -1,0 +1,281 @@
+"""Positions as a stream of bytes, as short as their frequencies allow, lossless.
+
+The columns of a weight come in blocks that share output channels, or input channels, and the scale of weights differs
+from one channel to the next. So each block belongs to one of a few classes, and each class has frequencies of its own:
+the number of times that every position occurs in it. First come those counts, then the positions, coded by
+`tenreo.codec.range_coder`. Where nothing is gained, positions are packed bits. A checksum says whether all is well.
+
+    byte 0       KIND_PACKED, or memory of the trellis + 16 * (classes - 1) + 128 if blocks are input channels
+    bytes 1-4    CRC-32 of the positions as little-endian int32
+    the rest     packed bits, or the arithmetic code of: counts of the classes and the classes of all blocks, where
+                 there are several; counts of the positions by class and set; the positions
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tenreo.codec import range_coder
+from tenreo.codec.packing import pack, unpack
+from tenreo.codec.shape import CODED_HEADER, MOST_MEMORY
+from tenreo.codec.trellis import following
+from tenreo.errors import TenreoError
+from tenreo.sizes import bit_width, packed_size
+
+KIND_PACKED = 15
+CLASSES = (1, 2, 4, 8)
+_MOST_CELLS = 1 << 22  # blocks * samples of the histograms that classes are chosen by; beyond, there is one class
+_CELLS_PER_COLUMN = 4  # more of them say nothing
+_TURNS = 10  # of choosing frequencies and classes
+_UNSEEN = np.float32(0.01)  # times that a position counts in a class where it does not occur
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Which columns share their frequencies.
+
+    Attributes:
+        of_blocks: (blocks,) class of each block.
+        across: whether a block is all columns of one place in a row, instead of a row.
+    """
+
+    of_blocks: Integers
+    across: bool
+
+    @property
+    def count(self) -> int:
+        """Classes, 1 at least."""
+        return int(self.of_blocks.max()) + 1
+
+    def of_columns(self, columns: int, row: int) -> NDArray[np.uint8]:
+        """(columns,) class of each column."""
+        return self.of_blocks.astype(np.uint8)[blocks_of(columns, row, self.across)]
+
+
+def blocks_of(columns: int, row: int, across: bool) -> Integers:
+    """(columns,) the block of each column."""
+    column = np.arange(columns)
+    return column % row if across else column // row
+
+
+def columns_per_output(shape: Sequence[int]) -> int:
+    """Neighboring columns of a reshaped weight that belong to the same output channels.
+
+    >>> columns_per_output((64, 32, 3, 3))
+    288
+    """
+    return max(1, math.prod(shape[1:]))
+
+
+def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0) -> Tensor:
+    """Turn positions into bytes.
+
+    >>> positions = torch.tensor([0, 1, 1, 1, 2, 1, 1, 1] * 100, dtype=torch.int32)  # 200 bytes in packed bits
+    >>> stream = encode_positions(positions, length=3, row=800)
+    >>> len(stream) < 120, torch.equal(decode_positions(stream, 800, length=3, row=800), positions)
+    (True, True)
+
+    Args:
+        positions: (columns,) integers in [0, length), on the CPU.
+        length: samples on the curve.
+        row: columns of the same output channels.
+        memory: of the trellis that the positions are a path of; 0 where they are free.
+
+    Returns:
+        (bytes,) uint8; at most 5 more than packed bits, where there is no trellis.
+    """
+    symbols = positions.numpy().astype(np.int32)
+    checksum = zlib.crc32(symbols.astype("<i4").tobytes()).to_bytes(4, "little")
+    classes = choose_classes(symbols, length, row, memory)
+    coded = _encode(symbols, length, row, memory, classes)
+    kind = memory + 16 * (classes.count - 1) + 128 * classes.across
+    width = bit_width(length)
+    if len(coded) >= packed_size(len(symbols), width):
+        kind, coded = KIND_PACKED, pack(positions, width).numpy()
+    return torch.from_numpy(np.concatenate([np.frombuffer(bytes([kind]) + checksum, np.uint8), coded]))
+
+
+def even_bytes(columns: int, length: int) -> int:
+    """Bytes, or some more, of positions that occur equally often, as in the paper's encoding.
+
+    They are one of n! / (k! ... k!) sequences of n columns, k at each sample; counts of k and of k + 1 take half a byte
+    each.
+    """
+    each, more = divmod(columns, length)
+    choices = math.lgamma(columns + 1) - more * math.lgamma(each + 2) - (length - more) * math.lgamma(each + 1)
+    ideal = choices / math.log(2) / 8 + 24 + (length * 0.6 if more else 0)
+    return CODED_HEADER + min(packed_size(columns, bit_width(length)), math.ceil(ideal))
+
+
+def _encode(symbols: Any, length: int, row: int, memory: int, classes: Classes) -> Any:
+    contexts = classes.of_columns(len(symbols), row)
+    counts = _counts(symbols, contexts, length, classes.count, memory)
+    coder = range_coder.encoder(4 * len(symbols) + len(classes.of_blocks) + 6 * counts.size + 64)
+    if classes.count > 1:
+        of_classes = np.bincount(classes.of_blocks)[None]
+        range_coder.encode_counts(of_classes, *coder)
+        _encode_symbols(classes.of_blocks, np.zeros(len(classes.of_blocks), np.uint8), 0, of_classes, coder)
+    range_coder.encode_counts(counts, *coder)
+    _encode_symbols(symbols, contexts, memory, counts, coder)
+    return range_coder.finished(coder)
+
+
+def _encode_symbols(symbols: Any, contexts: Any, memory: int, counts: Any, coder: range_coder.Coder) -> None:
+    range_coder.encode_symbols(symbols, contexts, following(memory), *range_coder.tables(counts), *coder)
+
+
+def _counts(symbols: Any, contexts: Any, length: int, classes: int, memory: int) -> Integers:
+    """How often each position occurs: (classes, length), or (2 * classes, half the length) by the sets of a trellis."""
+    even = length + length % 2 if memory else length
+    counts = np.bincount(contexts.astype(np.int64) * even + symbols, minlength=classes * even)
+    if not memory:
+        return counts.reshape(classes, length)
+    return np.ascontiguousarray(counts.reshape(classes, even // 2, 2).transpose(0, 2, 1)).reshape(2 * classes, -1)
+
+
+def decode_positions(stream: Tensor, columns: int, length: int, row: int) -> Tensor:
+    """The positions that `encode_positions` turned into a stream.
+
+    Args:
+        stream: (bytes,) uint8, on the CPU; may be damaged.
+        columns: of the weight, 1 at least.
+        length: samples on the curve.
+        row: columns of the same output channels.
+
+    Returns:
+        (columns,) int32 in [0, length).
+
+    Raises:
+        TenreoError: when the stream is not one of so many columns and samples.
+    """
+    data = stream.numpy()
+    if len(data) < CODED_HEADER:
+        raise TenreoError(
+            f"positions: given a stream of {len(data)} bytes, needs at least {CODED_HEADER}; the file is damaged"
+        )
+    kind, checksum = int(data[0]), int.from_bytes(data[1:CODED_HEADER].tobytes(), "little")
+    if kind == KIND_PACKED:
+        positions = _unpack(stream[CODED_HEADER:], columns, length)
+    else:
+        positions = _decode(kind, data[CODED_HEADER:], columns, length, row)
+    if zlib.crc32(positions.astype("<i4").tobytes()) != checksum:
+        raise TenreoError("positions: the checksum of a stream of positions does not fit them; the file is damaged")
+    return torch.from_numpy(positions)
+
+
+def _unpack(packed: Tensor, columns: int, length: int) -> Any:
+    width = bit_width(length)
+    if len(packed) != packed_size(columns, width):
+        raise _damaged(f"{len(packed)} bytes for {columns} positions of {width} bits")
+    positions = unpack(packed, width, columns)
+    if int(positions.max()) >= length:
+        raise _damaged(f"a position of {int(positions.max())} on a curve of {length} samples")
+    return positions.to(torch.int32).numpy()
+
+
+def _decode(kind: int, data: Any, columns: int, length: int, row: int) -> Any:
+    memory, classes, across = kind % 16, kind // 16 % 8 + 1, kind >= 128
+    if memory > MOST_MEMORY or (across and classes == 1):
+        raise _damaged(f"an unknown kind of code, {kind}")
+    coder = range_coder.decoder(data)
+    contexts = np.zeros(columns, np.uint8)
+    if classes > 1:
+        blocks = int(blocks_of(columns, row, across).max()) + 1
+        of_blocks = np.empty(blocks, np.int32)
+        _decode_symbols(of_blocks, np.zeros(blocks, np.uint8), 0, (1, classes), coder)
+        contexts = Classes(of_blocks.astype(np.int64), across).of_columns(columns, row)
+    positions = np.empty(columns, np.int32)
+    shape = (2 * classes, (length + 1) // 2) if memory else (classes, length)
+    _decode_symbols(positions, contexts, memory, shape, coder)
+    if positions.max() >= length:  # the last of an odd length in the other set
+        raise _damaged(f"a position of {positions.max()} on a curve of {length} samples")
+    if len(data) > coder.state[2]:
+        raise _damaged(f"{len(data) - int(coder.state[2])} bytes more than were coded")
+    return positions
+
+
+def _decode_symbols(symbols: Any, contexts: Any, memory: int, shape: tuple[int, int], coder: range_coder.Coder) -> None:
+    counts = np.zeros(shape, np.int64)
+    if not range_coder.decode_counts(counts, len(symbols), *coder):
+        raise _damaged(f"counts that are not those of {len(symbols)} symbols")
+    tables = range_coder.tables(counts)
+    if not range_coder.decode_symbols(symbols, contexts, following(memory), *tables, *coder):
+        raise _damaged("symbols that its counts do not allow")
+
+
+def _damaged(what: str) -> TenreoError:
+    return TenreoError(f"positions: a stream of positions has {what}; the file is damaged")
+
+
+def choose_classes(symbols: Any, length: int, row: int, memory: int) -> Classes:
+    """The classes of blocks with which positions take the fewest bits, their counts included.
+
+    Args:
+        symbols: (columns,) positions.
+        length: samples on the curve.
+        row: columns of the same output channels.
+        memory: of the trellis; the odd and the even samples then have frequencies of their own.
+    """
+    best = Classes(np.zeros(1 + (len(symbols) - 1) // row, np.int64), False)
+    least = _bits(_counts(symbols, np.zeros(len(symbols), np.uint8), length, 1, memory))
+    for across in (False, True):
+        blocks = blocks_of(len(symbols), row, across)
+        number = int(blocks.max()) + 1
+        if number < 2 or number * length > min(_MOST_CELLS, _CELLS_PER_COLUMN * len(symbols)):
+            continue
+        cells = np.bincount(blocks * length + symbols, minlength=number * length)
+        histograms = cells.reshape(number, length).astype(np.float32)
+        for count in CLASSES[1:]:
+            of_blocks = _cluster(histograms, count, memory)
+            classes = Classes(of_blocks, across)
+            counts = _counts(symbols, classes.of_columns(len(symbols), row), length, classes.count, memory)
+            bits = _bits(counts) + _bits(np.bincount(of_blocks)[None])
+            if bits < least:
+                best, least = classes, bits
+    return best
+
+
+def _cluster(histograms: NDArray[np.float32], count: int, memory: int) -> Integers:
+    """(blocks,) classes such that positions take few bits by the frequencies of their class; none is empty."""
+    share = histograms / histograms.sum(1, keepdims=True)
+    entropies = -(share * np.log2(np.where(share > 0, share, 1))).sum(1)
+    classes = np.empty(len(histograms), np.int64)
+    classes[np.argsort(entropies, kind="stable")] = np.arange(len(histograms)) * count // len(histograms)
+    for _ in range(_TURNS):
+        frequencies = (np.arange(count)[:, None] == classes).astype(np.float32) @ histograms
+        before, classes = classes, (histograms @ bits_of(frequencies + _UNSEEN, memory).T).argmin(1)
+        if (before == classes).all():
+            break
+    return np.unique(classes, return_inverse=True)[1]
+
+
+def bits_of(frequencies: Any, memory: int) -> Any:
+    """Bits of each position by its frequency among those of its set: (classes, length) -> (classes, length)."""
+    totals = np.empty_like(frequencies)
+    for first in range(2 if memory else 1):
+        part = slice(first, None, 2 if memory else 1)
+        totals[:, part] = frequencies[:, part].sum(1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(frequencies > 0, np.log2(totals) - np.log2(frequencies), np.inf)
+
+
+def _bits(counts: Integers) -> float:
+    """About the bits of counts (tables, symbols), and of symbols that use them up."""
+    used = counts[counts > 0]
+    lengths = np.log2(used).sum() + 2.5 * counts.size
+    choices = _log_factorials(counts.sum(1)) - _log_factorials(used)
+    return float(lengths + choices / math.log(2))
+
+
+def _log_factorials(numbers: Integers) -> float:
+    return torch.from_numpy(numbers + 1.0).lgamma().sum().item()

@@ -1,0 +1,1 @@
+"""Correcting the statistics of BatchNorm and biases after compression."""

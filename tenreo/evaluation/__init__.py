@@ -1,0 +1,1 @@
+"""Measuring models: accuracy, agreement with the dense model, predictions."""

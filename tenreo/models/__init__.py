@@ -1,0 +1,1 @@
+"""Models: building, recognizing, loading and saving them."""

@@ -1,0 +1,1 @@
+"""Introspection of torch modules: weights, wrappers and tied tensors."""

@@ -1,1 +1,0 @@
-"""Torchvision's models and images: building, loading, saving, correcting, evaluating."""

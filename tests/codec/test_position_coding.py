@@ -1,0 +1,123 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tenreo.codec.position_coding import decode_positions, encode_positions
+from tenreo.codec.trellis import following
+from tenreo.errors import TenreoError
+from tenreo.sizes import bit_width, packed_size
+
+
+def drawn(kind, columns, length, row, seed, memory=0):
+    """Positions of some distribution; with a trellis, moved to the nearest that its state allows."""
+    random = np.random.default_rng(seed)
+    scale = np.repeat(np.exp(random.normal(size=-(-columns // row))), row)[:columns]
+    x = {
+        "uniform": lambda: random.integers(0, length, columns),
+        "laplace": lambda: random.laplace(size=columns) * scale * length / 20 + length / 2,
+        "constant": lambda: np.full(columns, length - 1),
+        "permutation": lambda: random.permutation(columns) % length,
+        "rare": lambda: (random.random(columns) < 0.01) * (length - 1),
+    }[kind]()
+    positions = np.clip(np.floor(x), 0, length - 1).astype(np.int32)
+    state, machine = 0, following(memory)
+    for i in range(columns if memory else 0):
+        positions[i] = min(positions[i] // 2, (length - 1 - state % 2) // 2) * 2 + state % 2
+        state = machine[state, positions[i] // 2 % 2]
+    return torch.from_numpy(positions)
+
+
+KINDS = ["uniform", "laplace", "constant", "permutation", "rare"]
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from(KINDS), st.integers(1, 700), st.integers(1, 300), st.integers(1, 80), st.integers(0, 99),
+    st.integers(0, 8),
+)  # fmt: skip
+def test_round_trip(kind, columns, length, row, seed, memory):
+    length = max(2, length) if memory else length
+    positions = drawn(kind, columns, length, row, seed, memory)
+    stream = encode_positions(positions, length, row, memory)
+    assert stream.dtype == torch.uint8
+    assert len(stream) <= 5 + packed_size(columns, bit_width(length))
+    decoded = decode_positions(stream, columns, length, row)
+    assert decoded.dtype == torch.int32 and torch.equal(decoded, positions)
+
+
+def entropy(positions):
+    """Bits of all positions at their empirical entropy."""
+    counts = np.unique(positions, return_counts=True)[1]
+    return -(counts * np.log2(counts / counts.sum())).sum()
+
+
+@pytest.mark.parametrize("length", [8, 50, 500])
+def test_one_table_is_within_a_percent_of_the_entropy(length):
+    positions = drawn("laplace", 60_000, length, 60_000, 0)
+    assert 8 * len(encode_positions(positions, length, 60_000)) <= 1.01 * entropy(positions)
+
+
+def test_blocks_of_different_scales_are_shorter_than_one_table():
+    positions = drawn("laplace", 60_000, 40, 100, 0)
+    rows, columns = positions.reshape(-1, 100), positions.reshape(-1, 100).T.contiguous()
+    for given_positions, row in ((rows, 100), (columns, 600)):  # classes of output channels, of input channels
+        stream = encode_positions(given_positions.reshape(-1), 40, row)
+        assert 8 * len(stream) < 0.97 * entropy(positions)
+        assert torch.equal(decode_positions(stream, 60_000, 40, row), given_positions.reshape(-1))
+
+
+def test_a_permutation_takes_the_logarithm_of_their_number():
+    stream = encode_positions(drawn("permutation", 4096, 4096, 64, 0), 4096, 64)
+    assert 8 * len(stream) == pytest.approx(math.lgamma(4097) / math.log(2), abs=500)
+    assert len(stream) < 0.9 * packed_size(4096, 12)
+
+
+def test_a_trellis_makes_a_bit_less_of_every_position():
+    positions = drawn("uniform", 20_000, 64, 100, 0, memory=3)
+    assert len(encode_positions(positions, 64, 100, memory=3)) <= 5 + 0.86 * packed_size(20_000, 6)
+
+
+def test_streams_of_before_are_read():
+    stream = torch.tensor(list(bytes.fromhex("0039dbc07b735b7c795298b8ae424ebd0e5da589")), dtype=torch.uint8)
+    assert torch.equal(decode_positions(stream, 40, 12, 10), drawn("laplace", 40, 12, 10, 3))
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.integers(0, 10**9), st.integers(1, 3), st.sampled_from([0, 3]), st.sampled_from(["flip", "cut", "longer"]))
+def test_a_damaged_stream_is_refused_or_means_the_same(seed, count, memory, how):
+    random = np.random.default_rng(seed)
+    positions = drawn("laplace", 500, 30, 20, seed % 10, memory)
+    data = encode_positions(positions, 30, 20, memory).numpy().copy()
+    if how == "flip":
+        for _ in range(count):
+            data[random.integers(len(data))] ^= 1 << random.integers(8)
+    elif how == "cut":
+        data = data[: random.integers(len(data))]
+    else:
+        data = np.concatenate([data, random.integers(0, 256, 8, dtype=np.uint8)])
+    try:
+        assert torch.equal(decode_positions(torch.from_numpy(data), 500, 30, 20), positions)
+    except TenreoError as error:
+        assert "positions: " in str(error)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.binary(max_size=200), st.integers(1, 300), st.integers(1, 40), st.integers(1, 40))
+def test_any_bytes_give_positions_or_an_error(data, columns, length, row):
+    stream = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+    try:
+        positions = decode_positions(stream, columns, length, row)
+    except TenreoError:
+        return
+    assert positions.shape == (columns,) and positions.min() >= 0 and positions.max() < length
+
+
+@pytest.mark.parametrize(("columns", "length", "row"), [(499, 30, 20), (501, 30, 20), (500, 9, 20), (500, 30, 21)])
+def test_other_numbers_than_those_encoded_are_refused(columns, length, row):
+    stream = encode_positions(drawn("laplace", 500, 30, 20, 0), 30, 20)
+    with pytest.raises(TenreoError, match="the file is damaged"):
+        decode_positions(stream, columns, length, row)

@@ -1,0 +1,92 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from oracle import cosine_matrix
+
+import tenreo
+from tenreo.codec.box_tree import parted
+from tenreo.codec.sweep_start import sweeps
+
+
+def laplace(groups, columns):
+    return torch.from_numpy(np.random.default_rng(0).laplace(size=(groups, columns)).astype(np.float32))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7, 64, 100, 999, 1000])
+def test_parts_are_equally_large_and_halve_each_other(parts):
+    points = np.random.default_rng(0).standard_normal((1000, 3)).astype(np.float32)
+    order = parted(points.copy(), parts)
+    assert sorted(order) == list(range(1000))
+    bounds = np.arange(parts + 1) * 1000 // parts
+    boxes = [(points[order[a:b]].min(0), points[order[a:b]].max(0)) for a, b in pairwise(bounds)]
+    for i, (low, high) in enumerate(boxes):
+        for other_low, other_high in boxes[:i]:
+            assert (low > other_high).any() or (high < other_low).any()  # they do not overlap
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4])
+@pytest.mark.parametrize("length", [6000, 3001])
+def test_positions_are_near_the_columns(groups, length):
+    matrix, per_row = torch.randn(groups, 6000, generator=torch.Generator().manual_seed(0)), 200
+    coefficients, positions = sweeps(matrix, per_row, length)
+    assert coefficients.shape == (groups, per_row) and positions.dtype == torch.int32
+    assert positions.min() >= 0 and positions.max() < length
+    curve = torch.from_numpy(coefficients.double().numpy() @ cosine_matrix(length)[:per_row])
+    own = (matrix - curve[:, positions]).square().sum(0).mean()
+    nearest = torch.cdist(matrix.T.double(), curve.T).square().min(1).values.mean()
+    shuffled = (matrix - curve[:, positions.roll(1)]).square().sum(0).mean()
+    assert nearest <= own < 2.2 * nearest + 0.01 and own < shuffled / 4
+
+
+def test_a_line_through_every_cell():
+    """Columns that lie on straight lines are met by a sweep each."""
+    centers = torch.tensor([[-3.0, -1.0, 1.0, 3.0]])
+    heights = torch.linspace(-5, 5, 25)
+    matrix = torch.stack([heights.repeat(4), centers[0].repeat_interleave(25)])
+    coefficients, positions = sweeps(matrix, 5, 100)
+    assert torch.equal(coefficients[0], torch.zeros(5).index_fill_(0, torch.tensor([4]), coefficients[0, 4]))
+    assert torch.equal(positions // 25, torch.arange(4).repeat_interleave(25)) or torch.equal(
+        positions // 25, 3 - torch.arange(4).repeat_interleave(25)
+    )
+
+
+@pytest.mark.parametrize("matrix", [torch.zeros(4, 100), torch.ones(4, 100), torch.eye(4).repeat(1, 25)])
+def test_degenerate_columns(matrix):
+    coefficients, positions = sweeps(matrix, 10, 100)
+    assert torch.isfinite(coefficients).all() and positions.min() >= 0 and positions.max() < 100
+
+
+@pytest.mark.parametrize(
+    "groups, columns, per_row, gain", [(2, 20_000, 400, 2.0), (3, 20_000, 800, 0.8), (4, 20_000, 800, 0.1)]
+)
+def test_refinement_gains_by_them(monkeypatch, groups, columns, per_row, gain):
+    weight = laplace(groups, columns)
+    snr = lambda e: 10 * torch.log10(weight.square().sum() / (weight - tenreo.decode(e)).square().sum())  # noqa: E731
+    found = snr(tenreo.encode(weight, groups, per_row, refine=12))
+    monkeypatch.setattr("tenreo.codec.refine._AMPLE", {})
+    assert found > snr(tenreo.encode(weight, groups, per_row, refine=12)) + gain
+
+
+def test_structured_weights_lose_nothing():
+    """A curve that decodes columns on a circle exactly is not given up for sweeps."""
+    angles = torch.linspace(0, 2 * torch.pi, 6000)
+    weight = torch.stack([angles.cos(), angles.sin()])[
+        :, torch.randperm(6000, generator=torch.Generator().manual_seed(0))
+    ]
+    paper, better = (tenreo.encode(weight, 2, 40, refine=rounds) for rounds in (0, 12))
+    error = lambda e: (weight - tenreo.decode(e)).square().sum()  # noqa: E731
+    assert error(better) <= error(paper)
+
+
+def test_parts_of_repeated_values_are_pure():
+    points = np.random.default_rng(0).standard_normal((64_000, 8)).astype(np.float32)
+    points[np.abs(points) < 1] = 0
+    mixed = []
+    for repeated in (False, True):
+        order = parted(points.copy(), 1000, repeated)
+        assert sorted(order) == list(range(64_000))
+        zeros = (points[order].reshape(1000, 64, 8) == 0).mean(1)
+        mixed.append(((zeros > 0) & (zeros < 1)).mean())
+    assert mixed[1] < 0.8 * mixed[0]

@@ -1,0 +1,97 @@
+"""Sizes reached by a price: the search against formulas, and files against what was asked for."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import convolutional
+from torch import nn
+
+import tenreo
+from tenreo.compression.price_search import search_price
+from tenreo.errors import TenreoError
+from tenreo.files.header import read_header
+
+
+@given(st.floats(0.2, 8), st.floats(-6, 6), st.floats(0.4, 1.2))
+def test_a_price_is_found_where_bytes_fall_with_its_logarithm(bits, away, steepness):
+    """Files of 10,000 weights and 2,000 bytes of all else, wherever the search begins."""
+    tried = []
+
+    def encode(price):
+        tried.append(price)
+        return 2000 + max(0, int(10_000 / 8 * (4 - steepness * torch.tensor(price).log2().item() / 2)))
+
+    limit = 2000 + int(10_000 / 8 * bits)
+    price = search_price(encode, limit, 10_000, 4.0**away)
+    assert price == tried[-1] and 0.99 * limit <= encode(price) <= limit and len(tried) < 14
+
+
+def test_coarse_files_are_never_larger_and_impossible_ones_are_refused():
+    def encode(price):
+        return 3000 if price < 1 else 1000
+
+    price = search_price(encode, 2000, 10_000, 1e-3)
+    assert price >= 1
+    with pytest.raises(TenreoError, match=r"target_size: no price leads to 500 bytes; give more"):
+        search_price(encode, 500, 10_000, 1.0)
+
+
+@pytest.mark.parametrize("size", [40_000, 60_000, 90_000])
+def test_files_have_the_size_that_was_asked_for(tmp_path, size):
+    model, path = convolutional(), tmp_path / "m.safetensors"
+    recipe = tenreo.Recipe(None, tenreo.TargetSize(size), dense_dtype="float16")
+    report = tenreo.compress_(model, recipe)
+    tenreo.save(model, path, recipe=recipe)
+    assert 0.98 * size - 500 < path.stat().st_size <= size
+    header = read_header(path)
+    assert header.counts() == report.after and all(x.curve.groups == 1 and x.curve.memory for x in report.layers)
+    again = tenreo.load(path, convolutional())
+    assert torch.equal(again[6].weight, model[6].weight)
+    assert [layer.snr for layer in report.layers] == pytest.approx([x.errors.snr for x in header.layers.values()])
+
+
+def test_more_bytes_and_importance_lower_the_error():
+    def errors(size, **options):
+        report = tenreo.compress_(convolutional(), tenreo.Recipe(None, tenreo.TargetSize(size), **options))
+        return {layer.name: layer.squared_error for layer in report.layers}
+
+    plain, larger, weighed = errors(60_000), errors(80_000), errors(60_000, importance={"6": 100.0})
+    assert all(larger[name] < plain[name] for name in plain)
+    assert weighed["6"] < plain["6"] and weighed["2"] > plain["2"]
+
+
+def test_a_dry_run_needs_no_values():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 128, 3), nn.Conv2d(128, 64, 1))
+    plan = tenreo.resolve(tenreo.Recipe(None, tenreo.TargetSize(60_000)), model)
+    assert 50_000 < plan.after.bytes < 60_000
+
+
+def test_an_accuracy_is_reached_with_the_fewest_bytes(tmp_path):
+    """On a small network and images of its own: more is kept where more is asked for."""
+    torch.manual_seed(0)
+    dense = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 100),
+    )  # fmt: skip
+    images = torch.randn(64, 3, 12, 12)
+    dense.train()(images)
+    dense.eval()
+    sizes = []
+    for rate in (tenreo.TargetKl(1e-3), tenreo.TargetKl(1e-5), tenreo.TargetAgreement(100)):
+        net = copy.deepcopy(dense)
+        reached = tenreo.compress_to_(net, tenreo.Recipe(None, rate), images)
+        p, q = dense(images).log_softmax(1), net(images).log_softmax(1)
+        kl = (p.exp() * (p - q)).sum(1).mean().item()
+        assert reached.agreement.kl == pytest.approx(kl, rel=1e-3, abs=1e-7)
+        holds = kl <= rate.kl if isinstance(rate, tenreo.TargetKl) else reached.agreement.agreement == 100
+        assert holds and "64 images" in reached.judged_on
+        sizes.append(reached.report.after.bytes)
+    assert sizes[0] < sizes[1]
+    with pytest.raises(TenreoError, match=r"call tenreo\.compress_to_ instead"):
+        tenreo.compress_(copy.deepcopy(dense), tenreo.Recipe(None, tenreo.TargetKl(0.1)))
+    with pytest.raises(TenreoError, match="target_kl: is reached with coded positions"):
+        tenreo.Recipe(4, tenreo.TargetKl(0.1))

@@ -1,0 +1,136 @@
+"""Models as the tensors of a file, and back; files of the versions before."""
+
+import pytest
+import torch
+from networks import convolutional, golden
+from processes import DATA
+from torch import nn
+
+import tenreo
+from tenreo.codec.packing import unpack
+from tenreo.compression.parametrization import quantized_coefficients
+from tenreo.compression.serialization import file_tensors
+from tenreo.errors import TenreoError
+from tenreo.files.header import read_header
+from tenreo.planning.recipe import recipe_of
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8", "int6"])
+def test_quantized_files_load_as_what_was_compressed(tmp_path, precision):
+    model = convolutional()
+    recipe = tenreo.Recipe(4, tenreo.Uniform(8.0), refine=2, position_bits=8, precision=precision)
+    tenreo.compress_(model, recipe)
+    tenreo.save(model, tmp_path / "m.safetensors", recipe=recipe)
+    again = tenreo.load(tmp_path / "m.safetensors", convolutional())
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+    tenreo.save(again, tmp_path / "n.safetensors", recipe=recipe)
+    assert (tmp_path / "n.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+    error = (convolutional()[2].weight - model[2].weight).square().sum()
+    record = read_header(tmp_path / "m.safetensors").layers["2"]
+    assert record.errors.snr == pytest.approx(
+        10 * torch.log10(convolutional()[2].weight.square().sum() / error).item(), abs=1e-3
+    )
+    assert (record.curve.length, record.curve.position_bits, record.curve.precision) == (256, 8, precision)
+
+
+def test_what_is_left_dense_in_half_precision(tmp_path):
+    model = convolutional()
+    with torch.no_grad():
+        model[1].running_var[3] = 1e6
+    recipe = tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0, dense_dtype="float16")
+    tenreo.compress_(model, recipe)
+    with pytest.raises(
+        TenreoError, match=r"1.running_var: a value of 1e\+06 does not fit into float16; choose dense_dtype bfloat16"
+    ):
+        tenreo.save(model, tmp_path / "m.safetensors", recipe=recipe)
+    assert not list(tmp_path.iterdir())
+    model[1].running_var[3] = 1.0
+    tenreo.save(model, tmp_path / "m.safetensors", recipe=recipe)
+    again = tenreo.load(tmp_path / "m.safetensors", convolutional())
+    assert torch.equal(again[0].weight, model[0].weight.half().float())
+
+
+def test_a_model_that_is_a_layer_says_how_to_save_it(tmp_path):
+    layer = nn.Linear(64, 64)
+    tenreo.compress_(layer, tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0))
+    with pytest.raises(TenreoError, match=r"save nn\.Sequential\(layer\)"):
+        tenreo.save(layer, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_is_judged_by_what_is_stored():
+    model = convolutional()
+    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0, precision="int6"))
+    coefficients = model[2].parametrizations.weight.original
+    stored = coefficients.detach().clone()
+    with torch.no_grad():
+        coefficients.add_(0.01 * torch.randn_like(coefficients))
+    trained = coefficients.detach().clone()
+    with quantized_coefficients(model):
+        judged = coefficients.detach().clone()
+        tensors = file_tensors(model)
+    codes = unpack(tensors["2.weight.coefficients"], 6, coefficients.numel())
+    steps = judged[0, :64] / tensors["2.weight.scales"][0, 0].float()
+    assert torch.equal(codes[:64] - 32, steps.round().long())
+    assert torch.equal(coefficients, trained) and not torch.equal(judged, stored)
+
+
+# precision of the coefficients -> dtype of what is left dense
+GOLDEN = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16", "int8": "float32", "int6": "float16"}
+
+
+@pytest.mark.parametrize("precision", GOLDEN)
+def test_golden_files_come_back_byte_by_byte(tmp_path, precision):
+    """Files of the version before the modules were put into rooms; loaded and saved, not a byte differs."""
+    path = DATA / f"{precision}.safetensors"
+    recipe = tenreo.Recipe(
+        4, tenreo.Uniform(4.0), ("3", "6"), refine=3, position_bits=7, precision=precision,
+        dense_dtype=GOLDEN[precision], pack="plain",
+    )  # fmt: skip
+    assert recipe_of(read_header(path)) == recipe
+    tenreo.save(tenreo.load(path, golden()), tmp_path / "again.safetensors", recipe=recipe)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("precision", GOLDEN)
+def test_golden_files_are_what_compressing_gives(precision):
+    """To 0.05 dB: another torch may round otherwise."""
+    header, model = read_header(DATA / f"{precision}.safetensors"), golden()
+    report = tenreo.compress_(model, recipe_of(header))
+    assert [x.name for x in report.layers] == list(header.layers) == ["3", "6"]
+    for layer in report.layers:
+        wanted = header.layers[layer.name]
+        assert layer.snr == pytest.approx(wanted.errors.snr, abs=0.05)
+        assert layer.snr_unrefined == pytest.approx(wanted.errors.snr_unrefined, abs=0.05)
+        assert layer.curve == wanted.curve and wanted.positions == "packed"
+    assert report.after == header.counts() and report.before == header.dense_counts()
+
+
+def tied():
+    net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    net[1].weight = net[0].weight
+    return net
+
+
+def test_tied_weights_are_written_once(tmp_path):
+    net, path = tied(), tmp_path / "tied.safetensors"
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0)))
+    tenreo.save(net, path)
+    assert path.stat().st_size < 64 * 64 * 4 + 64 * 64 * 4 + 8000
+    again = tenreo.load(path, tied())
+    x = torch.randn(2, 64)
+    assert torch.equal(again(x), net(x)) and again[0].weight is again[1].weight
+    untied = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(3)))
+    with pytest.raises(TenreoError, match=r"missing.*1\.weight"):
+        tenreo.load(path, untied)
+
+
+def test_a_state_that_is_no_tensor_is_refused_before_anything_is_written(tmp_path):
+    class Extra(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"scale": 1.0}
+
+    with pytest.raises(TenreoError, match=r"0\._extra_state is a dict.*tensors with values"):
+        tenreo.save(torch.nn.Sequential(Extra(64, 64)), tmp_path / "extra.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,528 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+import tenreo
+from tenreo.correction.moments import PRIOR
+from tenreo.correction.statistics import match_
+from tenreo.errors import TenreoError
+
+RECIPE = tenreo.Recipe(4, tenreo.Uniform(20.0), include=("3",), refine=0)
+MEAN, VAR = "running_mean", "running_var"
+
+
+def net(norm=nn.BatchNorm2d):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), norm(64), nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1), norm(64), nn.ReLU(),
+    )  # fmt: skip
+    return settled(model, 3, 8, 8)
+
+
+def settled(model, *shape):
+    """A model with running statistics, weights and biases like those of a trained one."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for m in model.modules():
+            if isinstance(getattr(m, MEAN, None), torch.Tensor):
+                m.weight.uniform_(0.5, 1.5)
+                m.bias.normal_()
+                m.running_mean.normal_(0, 0.2)
+                m.running_var.uniform_(0.5, 1.5)
+        for _ in range(20):
+            model(torch.randn(16, *shape))
+    return model.eval()
+
+
+def pair(norm=nn.BatchNorm2d):
+    dense = net(norm)
+    small = copy.deepcopy(dense)
+    tenreo.compress_(small, RECIPE)
+    return small, dense
+
+
+def doubled(dense, name):
+    """The model with the output of a layer scaled and shifted: correction can undo it entirely."""
+    changed = copy.deepcopy(dense)
+    layer = changed.get_submodule(name)
+    with torch.no_grad():
+        layer.weight.mul_(0.5)
+        layer.bias.mul_(0.5).add_(0.3)
+    return changed
+
+
+def left(changed, dense, x, before):
+    """How much of the error that a change made is still there."""
+    with torch.no_grad():
+        return ((changed(x) - dense(x)).norm() / (before(x) - dense(x)).norm()).item()
+
+
+def moments(x):
+    rows = x.double().transpose(0, 1).flatten(1)
+    return rows.mean(1), rows.var(1, correction=0)
+
+
+def by_hand(small, dense, batches, norms, prior):
+    """The formula, as an oracle: hooks that replace the outputs of nn.BatchNorm on every call."""
+    seen = {}
+
+    def replace(model, name, other):
+        norm = model.get_submodule(name)
+
+        def hook(_, inputs, __):
+            x = inputs[0].double()
+            m, v = moments(x)
+            seen.setdefault((id(model), name), []).append((m, v, x.numel() // len(m)))
+            n = x.numel() // len(m)
+            share = n / (n + prior)
+            rm, rv = dense.get_submodule(name).running_mean, dense.get_submodule(name).running_var
+            am, av = rm, rv
+            if other is None:
+                mean, var = share * m + (1 - share) * am, share * v + (1 - share) * av
+            else:
+                dm, dv, _ = seen[id(other), name][-1]
+                bm, bv = share * dm + (1 - share) * am, share * dv + (1 - share) * av
+                ratio = ((v + norm.eps) / (dv + norm.eps)) ** share
+                mean, var = bm * ratio.sqrt() + share * (m - dm * ratio.sqrt()), bv * ratio
+            shape = (1, -1) + (1,) * (x.dim() - 2)
+            y = (x - mean.reshape(shape)) / (var.reshape(shape) + norm.eps).sqrt()
+            return (y * norm.weight.reshape(shape) + norm.bias.reshape(shape)).float()
+
+        return norm.register_forward_hook(hook)
+
+    handles = [replace(dense, n, None) for n in norms] + [replace(small, n, dense) for n in norms]
+    with torch.no_grad():
+        for x in batches:
+            dense(x)
+            small(x)
+    for handle in handles:
+        handle.remove()
+    result = {}
+    for name in norms:
+        pooled = []
+        for model in (dense, small):
+            calls = seen[id(model), name]
+            total = sum(n for *_, n in calls)
+            mean = sum(m * n for m, _, n in calls) / total
+            pooled += [mean, sum((v + (m - mean) ** 2) * n for m, v, n in calls) / total]
+        dm, dv, cm, cv = pooled
+        share, norm = total / (total + prior), dense.get_submodule(name)
+        ratio = ((cv + norm.eps) / (dv + norm.eps)) ** share
+        result[name] = (
+            norm.running_mean * ratio.sqrt() + share * (cm - dm * ratio.sqrt()),
+            norm.running_var * ratio,
+        )
+    return result
+
+
+@pytest.mark.parametrize("sizes", [(32,), (12, 20), (2, 1, 2)])
+def test_matching_is_the_formula_with_batch_statistics_on_the_way(sizes):
+    small, dense = pair()
+    torch.manual_seed(3)
+    batches = [2 * torch.randn(n, 3, 8, 8) + 1 for n in sizes]
+    wanted = by_hand(copy.deepcopy(small), copy.deepcopy(dense), batches, ("1", "4"), PRIOR)
+    done = tenreo.match_statistics_(small, dense, batches)
+    assert (done.batchnorms, done.biases, done.images, done.note) == (2, 0, sum(sizes), "")
+    for name, (mean, var) in wanted.items():
+        torch.testing.assert_close(small.get_submodule(name).running_mean, mean.float(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(small.get_submodule(name).running_var, var.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_on_many_values_it_is_the_formula_of_the_design():
+    small, dense = pair()
+    x = torch.randn(256, 3, 8, 8)
+    with torch.no_grad():
+        (dm, dv), (cm, cv) = (moments(copy.deepcopy(m)[:4].train()(x)) for m in (dense, small))  # 16,384 values
+    tenreo.match_statistics_(small, dense, x)
+    var = dense[4].running_var * cv / dv
+    mean = cm + (dense[4].running_mean - dm) * (cv / dv).sqrt()
+    torch.testing.assert_close(small[4].running_var, var.float(), rtol=1e-2, atol=5e-3)
+    torch.testing.assert_close(small[4].running_mean, mean.float(), rtol=1e-2, atol=5e-3)
+
+
+@pytest.mark.parametrize("images", [torch.randn(64, 3, 8, 8), None])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d])
+def test_a_scaled_and_shifted_layer_is_undone(norm, images):
+    dense = net(norm)
+    changed = doubled(dense, "3")
+    x = torch.randn(8, 3, 8, 8)
+    done = tenreo.match_statistics_(changed, dense, images, size=8)
+    assert done.batchnorms == 2
+    assert left(changed, dense, x, doubled(dense, "3")) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ((nn.Linear(6, 16), nn.BatchNorm1d(16)), (6,)),
+        ((nn.Conv1d(6, 16, 3), nn.BatchNorm1d(16)), (6, 9)),
+        ((nn.Conv3d(2, 16, 3), nn.BatchNorm3d(16)), (2, 5, 5, 5)),
+    ],
+)
+def test_batchnorm_of_every_dimension(layers, shape):
+    dense = settled(nn.Sequential(*copy.deepcopy(layers)), *shape)
+    changed = doubled(dense, "0")
+    x = torch.randn(4096, *shape)
+    tenreo.match_statistics_(changed, dense, [x])
+    assert left(changed, dense, x, doubled(dense, "0")) < 0.05
+
+
+def test_a_batchnorm_that_acts_too_is_corrected():
+    class Acting(nn.BatchNorm2d):  # as timm's BatchNormAct2d
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    dense = settled(nn.Sequential(nn.Conv2d(3, 16, 3), Acting(16)), 3, 8, 8)
+    changed, x = doubled(dense, "0"), torch.randn(256, 3, 8, 8)
+    tenreo.match_statistics_(changed, dense, x)
+    assert left(changed, dense, x, doubled(dense, "0")) < 0.05
+
+
+def test_whatever_the_images_every_layer_gets_what_its_batchnorm_promises():
+    dense = net()
+    outputs = []
+    handle = dense[1].register_forward_hook(lambda _, __, y: outputs.append(y))
+    for x in (torch.randn(64, 3, 8, 8), 100 * torch.rand(64, 3, 8, 8) - 30):
+        tenreo.match_statistics_(copy.deepcopy(dense), dense, x)
+    handle.remove()
+    norm = dense[1]
+    for y in outputs:
+        mean, var = moments(y)
+        torch.testing.assert_close(mean.float(), norm.bias.detach(), rtol=0.02, atol=0.02)
+        torch.testing.assert_close(var.sqrt().float(), norm.weight.detach(), rtol=0.02, atol=0.02)
+
+
+def test_matching_an_unchanged_model_changes_nothing():
+    dense = net()
+    for batches in (None, [torch.randn(1, 3, 8, 8)], [torch.zeros(2, 3, 8, 8)]):
+        same = copy.deepcopy(dense)
+        tenreo.match_statistics_(same, dense, batches, size=8)
+        for key, value in same.state_dict().items():
+            torch.testing.assert_close(value, dense.state_dict()[key])
+
+
+class Shared(nn.Module):
+    """One head, with its BatchNorm or its bias, on three levels of very different scale."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(64) if norm else nn.Identity()
+        self.head = nn.Conv2d(64, 64, 3, padding=1)
+
+    def forward(self, x):
+        levels = (x, 3 * x[..., ::2, ::2] + 1, 0.1 * x[..., ::4, ::4] - 2)
+        return torch.cat([self.head(self.norm(self.head(level))).flatten(1) for level in levels], 1)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_layer_that_runs_several_times_is_compared_call_by_call(norm):
+    dense = settled(Shared(norm), 64, 8, 8)
+    same, small = copy.deepcopy(dense), copy.deepcopy(dense)
+    tenreo.compress_(same, tenreo.Recipe(4, tenreo.Uniform(1.0), ("head",), refine=0))
+    tenreo.compress_(small, tenreo.Recipe(4, tenreo.Uniform(8.0), ("head",), refine=0))
+    x = torch.randn(16, 64, 8, 8)
+    plain = (small(x) - dense(x)).norm()
+    for batches in (x, x.split(4)):
+        tenreo.match_statistics_(same, dense, batches)
+        assert (same(x) - dense(x)).norm() < 1e-5 * dense(x).norm()
+    tenreo.match_statistics_(small, dense, x)
+    assert (small(x) - dense(x)).norm() < plain
+
+
+def test_a_call_that_only_one_model_makes_is_left_out():
+    class Several(nn.Module):
+        def __init__(self, runs):
+            super().__init__()
+            self.conv, self.norm, self.runs = nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), runs
+
+        def forward(self, x):  # as a detector's head on the boxes that it has found
+            return [self.norm(self.conv((1 + 2 * i) * x + i)) for i in range(self.runs)]
+
+    dense = settled(Several(2), 3, 8, 8)
+    batches = torch.randn(64, 3, 8, 8).split(16)
+    found = []
+    for runs, others in ((1, 2), (1, 1), (2, 1)):
+        changed, twin = doubled(dense, "conv"), copy.deepcopy(dense)
+        changed.runs, twin.runs = runs, others
+        tenreo.match_statistics_(changed, twin, batches)
+        found.append(changed.norm.running_mean)
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[2], found[1])
+
+
+def test_one_value_per_channel_and_constant_channels_stay_finite():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.AdaptiveAvgPool2d(1), nn.Conv2d(64, 64, 1),
+        nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4, bias=False),
+    )  # fmt: skip
+    dense = settled(model, 3, 8, 8)
+    small = copy.deepcopy(dense)
+    tenreo.compress_(small, RECIPE)
+    x = torch.randn(64, 3, 8, 8)
+    plain = (small(x) - dense(x)).norm()
+    for batch in (torch.randn(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), torch.ones(3, 3, 8, 8)):
+        mended = copy.deepcopy(small)
+        tenreo.match_statistics_(mended, dense, batch)
+        assert (mended(x) - dense(x)).norm() < 1.2 * plain  # one value says nothing, and does no harm
+    tenreo.match_statistics_(small, dense, torch.randn(256, 3, 8, 8))
+    assert (small(x) - dense(x)).norm() < 0.8 * plain
+
+
+def conv_pair():
+    """Without BatchNorm."""
+    dense = nn.Sequential(*net(lambda _: nn.Identity()))
+    small = copy.deepcopy(dense)
+    tenreo.compress_(small, RECIPE)
+    return small, dense
+
+
+def test_without_batchnorm_the_bias_keeps_the_mean_over_the_deviation():
+    small, dense = conv_pair()
+    x = torch.randn(256, 3, 8, 8)
+    before = small[3].bias.detach().clone()
+    done = tenreo.match_statistics_(small, dense, [x])
+    assert (done.batchnorms, done.biases) == (0, 1)
+    with torch.no_grad():
+        (mean, var), (mean_small, var_small) = moments(dense[:4](x)), moments(small[:4](x))
+    torch.testing.assert_close(mean_small / var_small.sqrt(), mean / var.sqrt(), rtol=1e-2, atol=1e-2)
+    whole = small[3].bias - before
+    for share in (1.0, 0.5, 0.0):
+        again, _ = conv_pair()
+        match_(again, dense, x, bias_share=share)
+        torch.testing.assert_close(again[3].bias - before, share * whole, rtol=1e-4, atol=1e-5)
+
+
+def test_the_bias_of_a_linear_layer_is_looked_at_per_channel_of_its_tokens():
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(64, 64))
+    small = copy.deepcopy(dense)
+    tenreo.compress_(small, tenreo.Recipe(4, tenreo.Uniform(20.0), ("0",), refine=0))
+    x = torch.randn(64, 9, 64) + torch.randn(64)
+    tenreo.match_statistics_(small, dense, x)
+    with torch.no_grad():
+        (mean, var), (mean_small, var_small) = (moments(m(x).transpose(1, 2)) for m in (dense, small))
+    torch.testing.assert_close(mean_small / var_small.sqrt(), mean / var.sqrt(), rtol=0.1, atol=0.1)
+
+
+def test_calibration_moves_by_what_exceeds_twice_the_standard_error():
+    """Per BatchNorm, written out image by image in NumPy."""
+    small = doubled(net(), "0")
+    small[1].eps = 0.1
+    torch.manual_seed(4)
+    x = torch.randn(24, 3, 8, 8) * torch.rand(24, 1, 1, 1) * 2
+    norm = copy.deepcopy(small[1])
+    with torch.no_grad():
+        z = small[0](x).double().flatten(2).numpy()  # (images, channels, pixels)
+    std = np.sqrt(norm.running_var.double().numpy() + norm.eps)
+    z = (z - norm.running_mean.double().numpy()[:, None]) / std[:, None]
+    mean = z.mean((0, 2))
+    spread = ((z - mean[:, None]) ** 2).mean(2)  # (images, channels): their means are the variances
+    var = spread.mean(0) + norm.eps / std**2
+    share = [
+        max(0, 1 - 4 * (values.var(0) / (24 - 1) / scale).mean() / (change**2).mean())
+        for values, scale, change in ((z.mean(2), 1, mean), (spread, var**2, np.log(var)))
+    ]
+    assert min(share) > 0.05 and max(share) < 0.999
+    done = tenreo.calibrate_(small, [x])
+    got = small[1].running_mean.double().numpy(), small[1].running_var.double().numpy()
+    np.testing.assert_allclose(got[0], norm.running_mean.numpy() + share[0] * mean * std, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(got[1] + norm.eps, std**2 * var ** share[1], rtol=1e-3)
+    assert "% of what the means say" in done.note and done.batchnorms == 2
+
+
+def test_calibration_of_a_good_model_on_few_images_leaves_it_alone():
+    dense = net()
+    torch.manual_seed(5)
+    x, few = (
+        torch.randn(256, 3, 8, 8),
+        torch.randn(4, 3, 8, 8) * torch.tensor([0.1, 0.3, 1, 2]).reshape(4, 1, 1, 1),
+    )
+    tenreo.calibrate_(dense, x.split(64))  # its own statistics, well known
+    same, naive = copy.deepcopy(dense), copy.deepcopy(dense).train()
+    naive[1].momentum = naive[4].momentum = 1.0
+    naive(few)
+    tenreo.calibrate_(same, few)
+    assert left(same, dense, x, naive.eval()) < 0.3
+
+
+def test_calibration_on_many_images_undoes_a_change():
+    dense = net()
+    torch.manual_seed(6)
+    x = torch.randn(512, 3, 8, 8)
+    tenreo.calibrate_(dense, x.split(64))
+    changed = doubled(dense, "3")
+    tenreo.calibrate_(changed, x.split(64))
+    assert left(changed, dense, x, doubled(dense, "3")) < 0.05
+
+
+def test_a_channel_that_comes_alive_stays_bounded():
+    dense = settled(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)), 3, 8, 8)
+    with torch.no_grad():
+        dense[0].weight[0] = 0
+    changed = copy.deepcopy(dense)
+    with torch.no_grad():
+        changed[0].weight[0, 0, 0, 0] = 1e-3
+    tenreo.match_statistics_(changed, dense, torch.randn(64, 3, 8, 8))
+    assert changed[1].running_var[0] < 1.2 * dense[1].running_var[0]
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)
+        self.aux = nn.BatchNorm2d(64)  # for training alone
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return y + self.aux(y) if self.training else y
+
+
+def test_what_no_batch_reaches_is_left_alone_and_named():
+    dense = Branches().eval()
+    small = doubled(dense, "conv").train()
+    before = copy.deepcopy(small.aux.state_dict())
+    done = tenreo.match_statistics_(small, dense, torch.randn(64, 3, 8, 8))
+    assert done.batchnorms == 1 and "aux" in done.note and "1 not reached: aux" in str(done)
+    assert all(torch.equal(before[k], v) for k, v in small.aux.state_dict().items())
+
+
+def test_modes_counters_parameters_and_the_dense_model_stay():
+    small, dense = pair()
+    small.train()
+    small[1].eval()
+    x = torch.randn(32, 3, 8, 8)
+    first, second = copy.deepcopy(small.state_dict()), copy.deepcopy(dense.state_dict())
+    hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in (*small.modules(), *dense.modules())]
+    tenreo.match_statistics_(small, dense, x)
+    tenreo.calibrate_(small, x)
+    assert [m.training for m in small] == [True, False, True, True, True, True] and not dense.training
+    assert all(torch.equal(second[k], v) for k, v in dense.state_dict().items())
+    changed = {k for k, v in small.state_dict().items() if not torch.equal(first[k], v)}
+    assert changed == {f"{i}.{s}" for i in (1, 4) for s in (MEAN, VAR)}
+    after = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in (*small.modules(), *dense.modules())]
+    assert after == hooks
+
+
+def test_a_failure_or_an_interruption_leaves_everything_as_it_was():
+    small, dense = pair()
+    before = copy.deepcopy(small.state_dict())
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    x = torch.randn(8, 3, 8, 8)
+    for call in (
+        lambda: tenreo.match_statistics_(small, dense, x, progress=stop),
+        lambda: tenreo.match_statistics_(small, dense, [x, x[:, :2]]),
+        lambda: tenreo.calibrate_(small, [x, x[:, :2]]),
+    ):
+        with pytest.raises((KeyboardInterrupt, TenreoError)):
+            call()
+        assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
+        assert not any(m._forward_pre_hooks or m._forward_hooks for m in (*small, *dense))
+
+
+class Two(nn.Module):
+    """Takes an image and a mask; a third argument is optional."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)
+
+    def forward(self, image, mask, scale=1.0):
+        return self.norm(self.conv(image * mask * scale))
+
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)
+
+    def forward(self, images, targets=None):
+        assert isinstance(images, list)
+        return [self.norm(self.conv(x[None])) for x in images]
+
+
+X = torch.randn(6, 3, 8, 8)
+LABELS = torch.arange(6)
+WAYS = {
+    "a tensor": (net, X, None, 6),
+    "tensors": (net, X.split(2), None, 6),
+    "a generator": (net, lambda: (x for x in X.split(2)), None, 6),
+    "pairs": (net, list(zip(X.split(2), LABELS.split(2), strict=True)), None, 6),
+    "lists of two": (net, [[X, LABELS]], None, 6),
+    "a loader": (net, torch.utils.data.DataLoader(list(zip(X, LABELS, strict=True)), 4), None, 6),
+    "two inputs": (Two, [(X, X.abs(), LABELS)], None, 6),
+    "a dictionary": (Two, [{"image": X, "mask": X.abs(), "label": LABELS}], None, 6),
+    "one dictionary": (Two, {"image": X, "mask": X.abs()}, None, 6),
+    "images of a detector": (Detector, [list(X), list(X[:, :, :5])], None, 12),
+    "and their targets": (Detector, [(list(X), [{"labels": n} for n in LABELS])], None, 6),
+    "forward": (Two, [{"x": X}], lambda model, batch: model(batch["x"], batch["x"].abs()), 6),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_takes_batches_as_the_model_does(way):
+    build, batches, forward, count = WAYS[way]
+    torch.manual_seed(0)
+    dense = build().eval()
+    norm = next(n for n, m in dense.named_modules() if isinstance(m, nn.BatchNorm2d))
+    for correct in (tenreo.match_statistics_, lambda model, _, *a, **kw: tenreo.calibrate_(model, *a, **kw)):
+        changed = doubled(dense, next(n for n, m in dense.named_modules() if isinstance(m, nn.Conv2d)))
+        seen = []
+        given = batches() if callable(batches) else batches
+        done = correct(changed, dense, given, forward=forward, progress=seen.append)
+        assert done.images == count == sum(seen) and done.batchnorms >= 1
+        assert not torch.equal(changed.get_submodule(norm).running_mean, dense.get_submodule(norm).running_mean)
+
+
+def test_nothing_to_correct_is_said():
+    dense = nn.Sequential(nn.Linear(64, 64, bias=False))
+    small = copy.deepcopy(dense)
+    tenreo.compress_(small, tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0))
+    before = copy.deepcopy(small.state_dict())
+    done = tenreo.match_statistics_(small, dense, [torch.randn(4, 64)])
+    assert "nothing to correct" in str(done) and "no compressed layer with a bias" in str(done)
+    assert "no BatchNorm" in str(tenreo.match_statistics_(small, dense))
+    assert "no BatchNorm" in str(tenreo.calibrate_(small, torch.randn(4, 64)))
+    assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
+
+
+def test_batches_that_are_none_are_an_error():
+    small, dense = pair()
+    empty = iter(())
+    with pytest.raises(TenreoError, match="photographs held no batch"):
+        tenreo.match_statistics_(small, dense, empty, source="photographs")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_noise_has_the_models_dtype_and_size(dtype):
+    dense = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval().to(dtype)
+    seen = []
+    dense[0].register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    dense.pretrained_cfg = {"input_size": (3, 24, 24)}  # as timm's models have it
+    tenreo.match_statistics_(copy.deepcopy(dense), dense)
+    tenreo.match_statistics_(copy.deepcopy(dense), dense, size=8, seed=1)
+    assert [x.dtype for x in seen[-2:]] == [dtype] * 2
+    assert [x.shape[1:] for x in seen if x.shape[-1] == 24] and seen[-1].shape[1:] == (3, 8, 8)
+
+
+def test_refuses_other_models_and_unknown_sizes():
+    small, dense = pair()
+    with pytest.raises(TenreoError, match="size of the model's input is not known"):
+        tenreo.match_statistics_(small, dense)
+    with pytest.raises(TenreoError, match="dense model has no BatchNorm2d"):
+        tenreo.match_statistics_(small, nn.Sequential(nn.Conv2d(3, 64, 3)), size=8)
+    with pytest.raises(TenreoError, match="give a copy made before"):
+        tenreo.match_statistics_(small, small, size=8)
+    with pytest.raises(TenreoError, match=r"does not take images of shape \[2, 5, 8, 8\]"):
+        tenreo.match_statistics_(small, dense, [torch.randn(2, 5, 8, 8)])
+    flat = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    with pytest.raises(TenreoError, match="give images"):
+        tenreo.match_statistics_(flat, copy.deepcopy(flat), size=8)

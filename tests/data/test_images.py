@@ -1,0 +1,288 @@
+"""Digits and folders of images, prepared and varied."""
+
+import os
+import resource
+import shutil
+import struct
+import subprocess
+import warnings
+from unittest.mock import ANY
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
+
+from tenreo.data.batches import Batches, Loading
+from tenreo.data.folders import in_doubt
+from tenreo.data.images import Broken, Images, open_images
+from tenreo.data.transforms import preparation
+from tenreo.errors import TenreoError
+from tenreo.files.records import Preprocess
+
+SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_digits_are_split_once_and_for_all(digits, small):
+    val = digits[1]
+    train = open_images("digits", "train", small, 10)
+    assert (len(train), len(val)) == (1437, 360)
+    image, label = val[0]
+    assert image.shape == (3, 32, 32) and 0 <= label < 10
+    assert -1 <= image.min() < image.max() <= 1
+
+
+def test_photographs_are_cropped_and_flipped(folder, small):
+    images = open_images(str(folder), "val", small, 10, "standard")
+    first, second = images[0][0], images[0][0]
+    assert first.shape == (3, 32, 32) and first.dtype == torch.float32
+    assert not torch.equal(first, second)
+
+
+def test_folders_that_are_not_right(folder, small):
+    with pytest.raises(TenreoError, match="train: no such folder; data are laid out as"):
+        open_images(str(folder), "train", small, 10)
+    with pytest.raises(TenreoError, match="val: has 10 classes, the model has 1000"):
+        open_images(str(folder), "val", small, 1000)
+    (folder / "val" / "empty").mkdir()
+    with pytest.raises(TenreoError, match="empty: holds no image"):
+        open_images(str(folder), "val", small, 11)
+
+
+def test_damage_anywhere_in_an_image_is_no_traceback(folder, small):
+    path = next((folder / "val" / "class3").iterdir())
+    whole, dice = path.read_bytes(), np.random.default_rng(0)
+    images = open_images(str(folder), "val", small, 10)
+    at = [source for source, _ in images.samples].index(path)
+    for k in range(60):
+        cut = int(dice.integers(len(whole)))
+        path.write_bytes(whole[:cut] if k % 2 else whole[:cut] + bytes([whole[cut] ^ 0x5A]) + whole[cut + 1 :])
+        images[at]  # an image, or what stands for a broken one
+
+
+def test_folders_without_classes_and_fewer_images(folder, small, tmp_path):
+    (tmp_path / "none" / "val").mkdir(parents=True)
+    with pytest.raises(TenreoError, match="val: holds no class folder"):
+        open_images(str(tmp_path / "none"), "val", small, None)
+    images = open_images(str(folder), "val", small, 10)
+    few = images.limited(5)
+    assert len(few) == 5 and few.samples[0] == images.samples[0] and few.samples[-1] == images.samples[-1]
+    assert images.limited(None) is images is images.limited(40)
+
+
+def test_an_image_is_resized_cropped_and_normalized():
+    """A uniform image stays uniform, in the units that the model wants."""
+    images = open_images("digits", "val", Preprocess(40, 36, (0.25, 0.5, 0.75), (0.5, 0.25, 1.0)), 10)
+    images.samples[0] = (np.full((8, 8), 51, np.uint8), 3)
+    image, label = images[0]
+    assert image.shape == (3, 36, 36) and label == 3
+    for channel, (mean, std) in zip(image, ((0.25, 0.5), (0.5, 0.25), (0.75, 1.0)), strict=True):
+        torch.testing.assert_close(channel, torch.full((36, 36), (0.2 - mean) / std))
+
+
+def test_a_broken_image_stands_for_itself(folder, small):
+    bad = folder / "val" / "class3" / "zz.JPEG"
+    bad.write_bytes(b"not an image")
+    images = open_images(str(folder), "val", small, 10)
+    found = [images[i] for i in range(len(images))]
+    assert [x.path for x in found if isinstance(x, Broken)] == [str(bad)]
+
+
+def save(image, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def picture_of(path, preprocess=SMALL):
+    """The pixels of the only image below a folder, from 0 to 255."""
+    image, _ = open_images(str(path), "val", preprocess, None)[0]
+    return (image * 0.5 + 0.5) * 255
+
+
+GRAY = np.arange(0, 256, dtype=np.uint8)[None].repeat(32, 0)[:, ::8].copy()  # (32, 32)
+
+
+def tiff_of_12_bits(path):
+    """A raw TIFF of GRAY * 16, with the bits written by hand: 12 per sample, two samples in three bytes."""
+    values = (GRAY.astype(np.uint16) << 4).reshape(-1, 2)
+    packed = np.stack([values[:, 0] >> 4, ((values[:, 0] & 15) << 4) | (values[:, 1] >> 8), values[:, 1] & 255], 1)
+    data = packed.astype(np.uint8).tobytes()
+    tags = [(256, 4, 32), (257, 4, 32), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 4, 32),
+            (279, 4, len(data))]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + directory)
+
+
+def test_gray_of_16_and_12_bits_is_what_8_bits_are(tmp_path):
+    wide = GRAY.astype(np.uint16)
+    save(Image.fromarray(GRAY), tmp_path / "8" / "val" / "a" / "x.png")
+    save(Image.fromarray(wide * 257), tmp_path / "png" / "val" / "a" / "x.png")
+    save(Image.fromarray(wide * 256), tmp_path / "tiff" / "val" / "a" / "x.tiff")
+    tiff_of_12_bits(tmp_path / "12" / "val" / "a" / "x.tif")
+    (tmp_path / "pgm" / "val" / "a").mkdir(parents=True)
+    (tmp_path / "pgm" / "val" / "a" / "x.pgm").write_bytes(b"P5 32 32 65535\n" + (wide * 257).astype(">u2").tobytes())
+    expected = picture_of(tmp_path / "8")
+    torch.testing.assert_close(expected[0], torch.from_numpy(GRAY).float(), atol=1e-3, rtol=0)
+    for kind in ("png", "tiff", "12", "pgm"):
+        torch.testing.assert_close(picture_of(tmp_path / kind), expected, msg=kind)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_other_modes_are_what_torchvision_makes_of_them(tmp_path, mode):
+    dice = np.random.default_rng(0)
+    image = Image.fromarray(dice.integers(0, 256, (32, 32, 4), np.uint8), "RGBA").convert(mode)
+    path = tmp_path / "val" / "a" / ("x.tiff" if mode in ("CMYK", "YCbCr") else "x.png")
+    save(image, path)
+    with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
+        expected = np.asarray(file.convert("RGB")).transpose(2, 0, 1)
+    torch.testing.assert_close(picture_of(tmp_path), torch.tensor(expected).float(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_without_a_known_white_are_refused(tmp_path, kind):
+    save(Image.fromarray(GRAY.astype(kind)), tmp_path / "val" / "a" / "x.tiff")
+    found = open_images(str(tmp_path), "val", SMALL, None)[0]
+    assert isinstance(found, Broken) and "no known white" in found.why
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_warnings_are_told_with_the_image(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)  # Pillow warns above it, and refuses above twice as much
+    for name, side in (("fine", 16), ("large", 32), ("bomb", 64)):
+        save(Image.fromarray(GRAY).resize((side, side)), tmp_path / "val" / "a" / f"{name}.png")
+    palette = Image.fromarray(GRAY[:16, :16]).convert("P")
+    palette.save(tmp_path / "val" / "a" / "palette.png", transparency=bytes(range(256)))
+    images = open_images(str(tmp_path), "val", SMALL, None)
+    batches = Batches(images, Loading(4, workers, skip_broken=True), torch.device("cpu"))
+    assert sum(len(y) for _, y in batches) == 3
+    ((path, text),) = batches.warned
+    assert path.endswith("large.png") and "decompression bomb" in text
+    assert [os.path.basename(path) for path in batches.broken] == ["bomb.png"]
+
+
+@pytest.mark.parametrize("size", [(10, 900), (900, 10), (3, 2500)])
+@pytest.mark.parametrize("how", ["bilinear", "bicubic", "lanczos", "nearest"])
+def test_thin_pictures_are_what_torchvision_makes_of_them(size, how):
+    preprocess = Preprocess(40, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), how)
+    pixels = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    theirs = ImageClassification(
+        crop_size=32, resize_size=40, mean=preprocess.mean, std=preprocess.std, interpolation=InterpolationMode(how)
+    )
+    images = Images([(pixels, 0)], 1, preparation(preprocess, "none", False))
+    expected = theirs(Image.fromarray(pixels).convert("RGB"))
+    off = (images[0][0] - expected).abs() * 127.5
+    # Pillow may take the two directions in another order and round in between; another place would be off by tens.
+    assert off.mean() < (5 if how == "nearest" else 1.5) and (how != "bilinear" or off.max() < 2.1)
+
+
+def test_a_thin_picture_takes_little_memory(tmp_path):
+    """At 32 pixels, 1 x 20,000,000 would be 61 GB when it is resized."""
+    save(Image.fromarray(np.full((1, 20_000_000), 51, np.uint8)), tmp_path / "val" / "a" / "x.tiff")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    torch.testing.assert_close(picture_of(tmp_path), torch.full((3, 32, 32), 51.0), atol=1e-3, rtol=0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
+
+
+def test_what_is_no_file_is_named_and_not_waited_for(folder):
+    os.mkfifo(folder / "val" / "class3" / "pipe.png")
+    os.symlink("nowhere", folder / "val" / "class3" / "lost.png")
+    (folder / "val" / "class4" / "folder.png").mkdir()
+    images = open_images(str(folder), "val", SMALL, 10)
+    found = {os.path.basename(b.path): b.why for b in map(images.read, range(len(images))) if isinstance(b, Broken)}
+    assert found == {"pipe.png": "it is no regular file", "lost.png": ANY} and "No such file" in found["lost.png"]
+
+
+def test_links_are_followed_once_and_hidden_names_are_no_data(folder, tmp_path_factory):
+    plain = [source.name for source, _ in open_images(str(folder), "val", SMALL, 10).samples]
+    away = tmp_path_factory.mktemp("away")
+    val, real = folder / "val", away / "class3"
+    (val / "class3").rename(real)
+    (val / "class3").symlink_to(real)
+    (real / "loop").symlink_to(real)
+    (real / "self").symlink_to("self")
+    for hidden in (val / ".ipynb_checkpoints", val / "class4" / ".ipynb_checkpoints"):
+        hidden.mkdir()
+        (hidden / "x.png").write_bytes(next(iter(real.glob("*.png"))).read_bytes())
+    (val / "class4" / "._0.png").write_bytes(b"resource fork")
+    images = open_images(str(folder), "val", SMALL, 10)
+    assert [source.name for source, _ in images.samples] == plain and len(images.class_names) == 10
+
+
+@pytest.fixture
+def deep(folder):
+    """A class with an image 1,200 folders below it, which nothing else can remove."""
+    here = os.getcwd()
+    os.chdir(folder / "val" / "class3")
+    for _ in range(1200):
+        os.mkdir("d")
+        os.chdir("d")
+    Image.fromarray(GRAY).save("x.png")
+    os.chdir(here)
+    yield folder
+    subprocess.run(["rm", "-r", str(folder / "val" / "class3")], check=True)
+
+
+def test_folders_may_be_nested_deeper_than_the_stack(deep):
+    assert len(open_images(str(deep), "val", SMALL, 10)) == 41
+
+
+def names_of(images):
+    return {os.path.basename(os.path.dirname(source)): label for source, label in images.samples}
+
+
+def test_labels_are_those_of_the_names_that_the_file_says(folder):
+    order = tuple(f"class{i}" for i in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7))
+    images = open_images(str(folder), "val", SMALL, 10, class_names=order)
+    assert names_of(images) == {name: i for i, name in enumerate(order)} and images.classes == 10
+    shutil.rmtree(folder / "val" / "class4")
+    assert names_of(open_images(str(folder), "val", SMALL, 10, class_names=order))["class0"] == 3
+    (folder / "val" / "class0").rename(folder / "val" / "katze")
+    with pytest.raises(TenreoError, match=r"val: has the classes katze, .* the model's file; without class0, class4"):
+        open_images(str(folder), "val", SMALL, 10, class_names=order)
+
+
+def test_splits_whose_classes_differ_in_names_alone_are_refused(folder):
+    shutil.copytree(folder / "val", folder / "train")
+    assert names_of(open_images(str(folder), "val", SMALL, 10))["class9"] == 9
+    (folder / "val" / "class3").rename(folder / "val" / "katze")
+    with pytest.raises(TenreoError, match=r"val: has the classes katze, .*train; without class3"):
+        open_images(str(folder), "val", SMALL, 10)
+
+
+def test_numbers_in_the_order_of_text_are_in_doubt(tmp_path):
+    for i in range(12):
+        save(Image.fromarray(GRAY), tmp_path / "val" / str(i) / "x.png")
+    images = open_images(str(tmp_path), "val", SMALL, 12)
+    assert names_of(images)["2"] == 4 and "order as text (0, 1, 10, 11, 2, ... (12))" in images.doubt
+    numbers = tuple(map(str, range(12)))
+    images = open_images(str(tmp_path), "val", SMALL, 12, class_names=numbers)
+    assert names_of(images) == {name: int(name) for name in numbers} and not images.doubt
+    assert in_doubt(["class1", "class10", "class2"]) and not in_doubt(["a", "b10", "b2"])
+    assert not in_doubt(sorted(f"{i:02}" for i in range(12)))
+
+
+def test_a_fingerprint_is_of_the_content_wherever_it_lies(folder, tmp_path_factory):
+    def fingerprint():
+        return open_images(str(folder), "val", SMALL, 10).fingerprint()
+
+    first = fingerprint()
+    copy = tmp_path_factory.mktemp("copy") / "data"
+    shutil.copytree(folder, copy)
+    assert open_images(str(copy), "val", SMALL, 10).fingerprint() == first
+    val = folder / "val"
+    (val / "class1").rename(val / "x")
+    (val / "class2").rename(val / "class1")
+    (val / "x").rename(val / "class2")
+    exchanged = fingerprint()
+    path = next((val / "class3").iterdir())
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    other = fingerprint()
+    path.rename(path.with_name("other.png"))
+    assert len({first, exchanged, other, fingerprint()}) == 4
+    assert (
+        open_images("digits", "val", SMALL, 10).fingerprint() != open_images("digits", "train", SMALL, 10).fingerprint()
+    )

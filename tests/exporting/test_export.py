@@ -1,0 +1,184 @@
+"""Exported models: what other programs get is what the compressed model does."""
+
+import copy
+import subprocess
+import sys
+
+import numpy
+import onnxruntime
+import pytest
+import torch
+from networks import strided_and_grouped
+from torch import nn
+
+import tenreo
+from tenreo.errors import TenreoError
+
+RECIPE = tenreo.Recipe(4, tenreo.Uniform(2.0), refine=1)
+X = torch.randn(3, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def net():
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    return net
+
+
+@pytest.fixture(scope="module")
+def onnx_file(net, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    return tenreo.export(net, path, inputs=X)
+
+
+def test_weights_have_the_names_of_the_architecture(net, tmp_path):
+    for ending, read in ((".pth", torch.load), (".safetensors", None)):
+        done = tenreo.export(net, tmp_path / f"dense{ending}")
+        assert done.bytes == done.path.stat().st_size and done.difference is None and done.dynamic is None
+        plain = strided_and_grouped()
+        if read:
+            plain.load_state_dict(read(done.path))
+        else:
+            from safetensors.torch import load_file
+
+            plain.load_state_dict(load_file(done.path))
+            assert torch.equal(tenreo.load(done.path, strided_and_grouped())(X), net(X))
+        assert torch.equal(plain(X), net(X))
+    assert torch.nn.utils.parametrize.is_parametrized(net[4])  # is as it was
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_in_half_precision(net, tmp_path, dtype):
+    tenreo.export(net, tmp_path / "half.pth", dtype=dtype)
+    state = torch.load(tmp_path / "half.pth")
+    assert state["4.weight"].dtype == getattr(torch, dtype)
+    torch.testing.assert_close(state["4.weight"].float(), net[4].weight.detach().clone(), atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5])
+def test_onnx_takes_any_batch_and_agrees(net, onnx_file, batch):
+    assert onnx_file.dynamic and onnx_file.difference < 1e-5
+    session = onnxruntime.InferenceSession(onnx_file.path)
+    x = torch.randn(batch, 3, 9, 9)
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    numpy.testing.assert_allclose(found, net(x).detach().numpy(), atol=1e-5)
+
+
+def test_a_program_is_loaded_by_a_process_without_tenreo(net, tmp_path):
+    done = tenreo.export(net, tmp_path / "model.pt2", inputs=X)
+    assert done.dynamic and done.difference < 1e-6
+    torch.save(torch.cat([X, X]), tmp_path / "x.pt")
+    code = (
+        "import sys, torch; program = torch.export.load(sys.argv[1]).module(); "
+        "torch.save(program(torch.load(sys.argv[2])), sys.argv[3]); assert 'tenreo' not in sys.modules"
+    )
+    paths = [str(tmp_path / name) for name in ("model.pt2", "x.pt", "y.pt")]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *paths], check=True)
+    torch.testing.assert_close(torch.load(paths[2]), net(torch.cat([X, X])).detach())
+
+
+def test_dictionaries_and_tuples_of_arguments(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.out = nn.Embedding(300, 64), nn.Linear(64, 64)
+
+        def forward(self, words, scale):
+            return {"logits": self.out(self.embedding(words)).mean(1) * scale}
+
+    torch.manual_seed(0)
+    net = Two().eval()
+    tenreo.compress_(net, RECIPE)
+    words, scale = torch.randint(0, 300, (3, 7)), torch.rand(3, 1)
+    for i, inputs in enumerate([(words, scale), {"words": words, "scale": scale}]):
+        assert tenreo.export(net, tmp_path / f"{i}.onnx", inputs=inputs).difference < 1e-5
+        assert tenreo.export(net, tmp_path / f"{i}.pt2", inputs=inputs).difference < 1e-6
+
+
+def test_images_of_a_known_size_are_made_up(tmp_path):
+    import torchvision
+
+    torch.manual_seed(0)
+    net = torchvision.models.mobilenet_v3_small(weights=None, num_classes=10).eval()
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0))
+    assert tenreo.export(net, tmp_path / "model.pt2").difference < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "match"),
+    [
+        (
+            "model.tflite",
+            {},
+            r"to: given 'model\.tflite', needs a name that ends in \.safetensors, \.pth",
+        ),
+        ("no/model.onnx", {"inputs": X}, "no"),
+        ("model.pth", {"dtype": "int8"}, "dtype: given 'int8', needs one of float32, float16, bfloat16"),
+        ("model.onnx", {}, "the size of the model's input is not known"),
+        ("model.onnx", {"inputs": torch.randn(2, 5, 9, 9)}, "does not take .*channels"),
+    ],
+)
+def test_refuses_what_can_not_be(net, tmp_path, name, options, match):
+    with pytest.raises(TenreoError, match=match):
+        tenreo.export(net, tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_can_not_be_traced_is_said_in_one_line(tmp_path):
+    class Dependent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(64, 64)
+
+        def forward(self, x):
+            return self.out(x) if x.sum() > 0 else x
+
+    net = Dependent()
+    tenreo.compress_(net, RECIPE)
+    with pytest.raises(TenreoError, match=r"torch\.export can not trace the model: .*data-dependent"):
+        tenreo.export(net, tmp_path / "model.pt2", inputs=torch.ones(2, 64))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_onnx_of_a_compressed_model_names_the_way(net, tmp_path, dynamo):
+    with pytest.raises(Exception, match=r"tenreo\.export\(model, path\)"):
+        torch.onnx.export(copy.deepcopy(net), (X,), tmp_path / "no.onnx", dynamo=dynamo, verbose=False)
+
+
+@pytest.mark.parametrize("imports", ["import tenreo, torch", "import torch, tenreo"])
+def test_importing_tenreo_is_enough_to_load_a_program_that_decodes(net, tmp_path, imports):
+    program = torch.export.export(net, (X,))
+    torch.export.save(program, tmp_path / "compressed.pt2")
+    code = (
+        f"import sys; {imports}; program = torch.export.load(sys.argv[1]).module(); "
+        "assert program(torch.zeros(3, 3, 9, 9)).shape == (3, 64)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "compressed.pt2")], check=True)
+    assert subprocess.run(
+        [sys.executable, "-c", "import sys, tenreo; assert 'torch' not in sys.modules"], check=False
+    ).returncode == 0  # fmt: skip
+
+
+def test_detectors_are_traced_along_one_run(tmp_path):
+    from tenreo.models.builders import build_model
+
+    torch.manual_seed(0)
+    sides = {"min_size": 96, "max_size": 96, "box_score_thresh": 0.0, "box_detections_per_img": 3}
+    net = build_model("torchvision:fasterrcnn_mobilenet_v3_large_320_fpn", sides)
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):  # or all scores are the same, and which are put out is chance
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(4.0), include=("roi_heads.box_head.fc7",), refine=0))
+    images = [torch.rand(3, 96, 96), torch.rand(3, 96, 96)]
+    wanted = net([image.clone() for image in images])
+    done = tenreo.export(net, tmp_path / "detector.onnx", inputs=(images,))
+    assert done.dynamic is False and done.difference < 1e-3
+    session = onnxruntime.InferenceSession(done.path)
+    feed = dict(zip((each.name for each in session.get_inputs()), (x.numpy() for x in images), strict=True))
+    found = session.run(None, feed)
+    assert len(found) == 6 and all(len(each["scores"]) == 3 for each in wanted)
+    for i, each in enumerate(wanted):
+        for key, value in zip(("boxes", "labels", "scores"), found[3 * i : 3 * i + 3], strict=True):
+            assert value.shape == tuple(each[key].shape)
+            numpy.testing.assert_allclose(value, each[key].detach().numpy(), atol=1e-4)

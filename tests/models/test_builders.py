@@ -1,0 +1,215 @@
+"""Models by name: what is built, what a file may ask for, and what nobody may ask for."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import tenreo
+from tenreo.errors import TenreoError
+from tenreo.files.header import read_header
+from tenreo.models.builders import build_model, check_model
+from tenreo.models.model_files import open_dense, open_model
+from tenreo.models.names import check_source
+from tenreo.models.pretrained import built_with_weights
+
+RECIPE = tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0)
+MODULE = """
+import torch
+from pathlib import Path
+from torch import nn
+def build(width=64):
+    Path("called").touch()
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.Conv2d(width, width, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(width, 64)).eval()
+def other(): return nn.Sequential(nn.Linear(64, 64))
+def fails(): raise RuntimeError("on purpose")
+def number(): return 3
+value = 3
+"""
+X = torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def ownnet(inside, monkeypatch):
+    """A module of functions in the working folder; `called` is there once build was called."""
+    (inside / "ownnet.py").write_text(MODULE)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield inside
+    sys.modules.pop("ownnet", None)
+
+
+@pytest.fixture
+def own_file(ownnet):
+    """(model, file) of the function build."""
+    model = build_model("ownnet:build", {"width": 32}, trusted=True)
+    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("1", "4"), refine=0))
+    tenreo.save(model, "own.safetensors", builder="ownnet:build", kwargs={"width": 32})
+    (ownnet / "called").unlink()
+    return model, ownnet / "own.safetensors"
+
+
+def resaid(path, **changes):
+    """A copy of a file whose metadata say something else of the model."""
+    with safe_open(path, framework="pt") as file:
+        said = file.metadata()
+    model = {**json.loads(said["tenreo.model"]), **changes}
+    other = path.with_name("resaid.safetensors")
+    save_file(load_file(path), other, {**said, "tenreo.model": json.dumps(model)})
+    return other
+
+
+@pytest.mark.parametrize(
+    ("builder", "kwargs", "shape"),
+    [
+        ("timm:resnet10t", {"num_classes": 5, "in_chans": 1}, (2, 1, 64, 64)),
+        ("torchvision:lraspp_mobilenet_v3_large", {"num_classes": 5}, (2, 3, 64, 64)),
+        ("torchvision:r3d_18", {"num_classes": 5}, (2, 3, 4, 32, 32)),
+    ],
+)
+def test_safe_names_are_built_by_loading(tmp_path, builder, kwargs, shape):
+    torch.manual_seed(0)
+    model = build_model(builder, kwargs)
+    tenreo.compress_(model, RECIPE)
+    path = tmp_path / "m.safetensors"
+    tenreo.save(model, path, recipe=RECIPE, builder=builder, kwargs=kwargs)
+    info = read_header(path).info
+    assert (info.builder, info.kwargs, info.arch) == (builder, kwargs, None)
+    x = torch.randn(shape)
+    with torch.no_grad():
+        wanted, found = model(x), tenreo.load(path)(x)
+    if isinstance(wanted, dict):
+        wanted, found = wanted["out"], found["out"]
+    assert torch.equal(found, wanted)
+
+
+def test_a_function_is_only_called_by_who_trusts_it(own_file, ownnet):
+    model, path = own_file
+    for fails in (lambda: tenreo.load(path), lambda: open_model(path, builder="timm:resnet10t")):
+        with pytest.raises(TenreoError, match="ownnet:build"):
+            fails()
+    header = replace(read_header(path), info=replace(read_header(path).info, weights="own.safetensors"))
+    with pytest.raises(TenreoError, match="not allowed to call"):
+        open_dense(header, path)
+    assert not (ownnet / "called").exists()
+    assert torch.equal(tenreo.load(path, trust_builder=True)(X), model(X))
+    assert torch.equal(open_model(path, builder="ownnet:build")[0](X), model(X))
+
+
+def test_a_file_that_names_nothing_is_built_as_is_said(ownnet):
+    model = build_model("ownnet:build", {}, trusted=True)
+    torch.save(model.state_dict(), "own.pth")
+    tenreo.save(model, "own.safetensors")
+    assert read_header(ownnet / "own.safetensors").info.builder is None
+    for name in ("own.pth", "own.safetensors"):
+        found, header = open_model(ownnet / name, builder="ownnet:build")
+        assert torch.equal(found(X), model(X)) and header.info.builder == "ownnet:build"
+
+
+def test_a_model_that_differs_from_its_builder_is_refused(ownnet):
+    model = build_model("ownnet:build", {}, trusted=True)
+    longer, other = nn.Sequential(nn.ReLU(), *model), nn.Sequential(*model[:2], nn.AdaptiveMaxPool2d(1), *model[3:])
+    for changed, why in ((longer, "other names"), (other, "other outputs")):
+        with pytest.raises(TenreoError, match=f"the info says ownnet:build, which .* has .*{why}"):
+            tenreo.save(changed, "no.safetensors", builder="ownnet:build")
+    assert not (ownnet / "no.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("builder", "kwargs", "match"),
+    [
+        ("timm:resnet10t", {"checkpoint_path": "/etc/passwd"}, "checkpoint_path .* may read files"),
+        ("timm:resnet10t", {"pretrained": True}, "pretrained .* may read files"),
+        ("timm:resnet10t", {"pretrained_cfg": "hf-hub:some/one"}, "may read files"),
+        ("torchvision:fcn_resnet50", {"weights_backbone": "DEFAULT"}, "may read files"),
+        ("timm:resnet10t", {"num_classes": 10**12}, "num_classes .* is 1000000000000, at most 100,000"),
+        ("timm:resnet10t", {"layers": [1, 10**9, 1, 1]}, "layers .* at most"),
+        ("timm:resnet10t", {"nonsense": 3}, "can not be built: .*nonsense"),
+        ("timm:hf-hub:some/one", {}, "needs timm:NAME"),
+        ("timm:../../x", {}, "needs timm:NAME"),
+        ("timm:local-dir:/tmp", {}, "needs timm:NAME"),
+        ("torchvision:nothing", {}, "torchvision has no model 'nothing'"),
+        ("timm:nothing_at_all", {}, "timm has no model 'nothing_at_all'"),
+        ("os:system", {}, "not allowed to call"),
+        ("", {}, "needs timm:NAME"),
+        ("a:b:c", {}, "needs timm:NAME"),
+    ],
+)
+def test_what_a_file_may_not_ask_for(own_file, builder, kwargs, match):
+    with pytest.raises(TenreoError, match=match):
+        tenreo.load(resaid(own_file[1], builder=builder, kwargs=kwargs))
+
+
+def test_a_large_model_is_refused_by_its_shapes_before_it_takes_memory(own_file):
+    path = resaid(own_file[1], builder="timm:vit_giant_patch14_dinov2", kwargs={"num_classes": 99_999})
+    with pytest.raises(TenreoError, match="does not fit the model"):
+        tenreo.load(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kwargs": {"a": {"b": 1}}},
+        {"kwargs": [1]},
+        {"kwargs": {"a": "x" * 300}},
+        {"builder": 3},
+        {"builder": "x" * 300},
+    ],
+)
+def test_metadata_that_make_no_sense(own_file, changes):
+    with pytest.raises(TenreoError, match="the metadata can not be understood"):
+        tenreo.load(resaid(own_file[1], **changes))
+
+
+@pytest.mark.parametrize(
+    ("builder", "match"),
+    [
+        ("ownnet:nothing", "can not be imported: .*no attribute 'nothing'"),
+        ("ownnet:value", "is a int, needs a function"),
+        ("nowhere:build", "there is no module 'nowhere'"),
+        (".:build", "needs|there is no module"),
+        ("ownnet.sub:build", "can not be imported"),
+    ],
+)
+def test_functions_that_are_not_there(ownnet, builder, match):
+    with pytest.raises(TenreoError, match=match):
+        check_model(builder)
+
+
+@pytest.mark.parametrize(("name", "match"), [("fails", "can not be built: on purpose"), ("number", "gave a int")])
+def test_functions_that_give_no_model(ownnet, name, match):
+    with pytest.raises(TenreoError, match=match):
+        build_model(f"ownnet:{name}", {}, trusted=True)
+
+
+def test_classes_and_auxiliary_outputs_follow_from_weights(tmp_path):
+    for builder, kwargs in (
+        ("timm:resnet10t", {"num_classes": 7}), ("torchvision:fcn_resnet50", {"aux_loss": True, "num_classes": 5}),
+    ):  # fmt: skip
+        dense = build_model(builder, kwargs)
+        torch.save(dense.state_dict(), tmp_path / "w.pth")
+        found, info = built_with_weights(builder, str(tmp_path / "w.pth"))
+        assert info.kwargs == kwargs and info.weights == "w.pth"
+        assert all(torch.equal(a, b) for a, b in zip(found.parameters(), dense.parameters(), strict=True))
+
+
+def test_what_layers_cache_of_made_up_values_does_not_stay(tmp_path):
+    torch.manual_seed(0)
+    model = build_model("timm:levit_128s", {"num_classes": 5})  # keeps its attention biases in evaluation mode
+    tenreo.compress_(model, RECIPE)
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        before = model(x)
+        tenreo.save(model, tmp_path / "m.safetensors", builder="timm:levit_128s", kwargs={"num_classes": 5})
+        assert torch.equal(model(x), before) and torch.equal(tenreo.load(tmp_path / "m.safetensors")(x), before)
+
+
+def test_names_of_torchvision_are_known_without_importing_it():
+    for name in torchvision.models.list_models():
+        check_source(f"torchvision:{name}")

@@ -1,0 +1,179 @@
+"""Which architecture a model is: a file claims one only where a plain model of it does the same."""
+
+import copy
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+import tenreo
+from tenreo.errors import TenreoError
+from tenreo.files.header import read_header
+from tenreo.models.architectures import build, default_info
+from tenreo.models.identification import identify, resemble
+
+X = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+
+
+def resnet(**changes):
+    torch.manual_seed(0)
+    return torchvision.models.resnet18(num_classes=7, **changes).eval()
+
+
+class Reversed(torchvision.models.ResNet):
+    def forward(self, x):
+        return super().forward(x.flip(1))
+
+
+def replaced(path, module):
+    def change(model):
+        model.set_submodule(path, module)
+        return model
+
+    return change
+
+
+def activations(model):
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.ReLU):
+            model.set_submodule(name, nn.SiLU())
+    return model
+
+
+def other_eps(model):
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.1
+    return model
+
+
+def own_forward(model):
+    model.__class__ = Reversed
+    return model
+
+
+def bound_forward(model):
+    plain = model.forward
+    model.forward = lambda x: plain(2 * x)
+    return model
+
+
+def pre_hook(model):
+    model.register_forward_pre_hook(lambda module, x: (2 * x[0],))
+    return model
+
+
+def buffer(model):
+    model.register_buffer("seen", torch.zeros(3))
+    return model
+
+
+def dilated(_):
+    torch.manual_seed(0)
+    return torchvision.models.resnet50(num_classes=7, replace_stride_with_dilation=[False, True, True]).eval()
+
+
+@pytest.mark.parametrize("change", [
+    replaced("maxpool", nn.Identity()), replaced("maxpool", nn.AvgPool2d(3, 2, 1)), activations, other_eps,
+    replaced("layer4.1.bn2", nn.Identity()), own_forward, bound_forward, pre_hook, buffer, dilated,
+    replaced("layer2.0.conv1", nn.Conv2d(64, 128, 3, stride=1, padding=1, bias=False)),
+    replaced("avgpool", nn.AdaptiveMaxPool2d(1)),
+])  # fmt: skip
+def test_a_changed_model_claims_no_architecture(tmp_path, change):
+    model = change(resnet())
+    assert resemble(model).arch in ("resnet18", "resnet50")
+    tenreo.save(model, tmp_path / "m.safetensors")
+    assert read_header(tmp_path / "m.safetensors").info.arch is None
+    info = replace(default_info("resnet18"), classes=7)
+    with pytest.raises(TenreoError, match=r"save: the info says resnet18 of 7 classes, which .* names no architecture"):
+        tenreo.save(model, tmp_path / "n.safetensors", info)
+    assert not (tmp_path / "n.safetensors").exists()
+
+
+def test_a_changed_model_comes_back_into_one_of_its_own(tmp_path):
+    model = activations(resnet())
+    tenreo.compress_(model, tenreo.Recipe(8, tenreo.Uniform(4.0), ("layer1.0.*",), refine=0))
+    tenreo.save(model, tmp_path / "m.safetensors")
+    with pytest.raises(
+        TenreoError, match=r"m\.safetensors: does not say how to build the model; .*tenreo\.load\(path, model\)"
+    ):
+        tenreo.load(tmp_path / "m.safetensors")
+    again = tenreo.load(tmp_path / "m.safetensors", activations(resnet()))
+    assert torch.equal(again(X), model(X))
+
+
+@pytest.mark.parametrize("transform", [True, False])
+def test_an_input_that_is_transformed_is_kept(tmp_path, transform):
+    model = torchvision.models.googlenet(
+        num_classes=5, transform_input=transform, aux_logits=False, init_weights=False
+    ).eval()
+    tenreo.save(model, tmp_path / "m.safetensors")
+    info = read_header(tmp_path / "m.safetensors").info
+    assert (info.arch, info.transform_input) == ("googlenet", transform)
+    assert torch.equal(tenreo.load(tmp_path / "m.safetensors")(X), model(X))
+    # Earlier versions left it to the name of the weights.
+    said = {"arch": "googlenet", "weights": "IMAGENET1K_V1"}
+    assert tenreo.ModelInfo.from_dict(said).transform_input
+    assert not tenreo.ModelInfo.from_dict({**said, "arch": "resnet18"}).transform_input
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_plain_models_are_recognized_in_every_dtype(dtype):
+    assert identify(build("mobilenet_v2", 10, "none").to(dtype)).arch == "mobilenet_v2"
+
+
+def test_what_hides_a_change_does_not_hide_it():
+    """Torchvision's transformers begin with a last layer of zeros: all their logits are zero, whatever comes before."""
+    model = torchvision.models.vit_b_32(num_classes=5).eval()
+    assert identify(model).arch == "vit_b_32"
+    model.encoder.layers.encoder_layer_3.mlp[1] = nn.ReLU()
+    assert not model(torch.zeros(1, 3, 224, 224)).any() and identify(model).arch is None
+
+
+def test_nothing_of_the_model_changes():
+    model = resnet().train()
+    model.layer1.eval()
+    tenreo.compress_(model, tenreo.Recipe(8, tenreo.Uniform(4.0), ("layer1.0.*",), refine=0))
+    before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    numbers = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    calls = []
+    assert identify(model).arch == "resnet18"
+    model.layer1.register_forward_hook(lambda *_: calls.append(1))
+    assert identify(model).arch is None and not calls
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert modes == [m.training for m in model.modules()]
+    assert torch.equal(numbers[0], torch.random.get_rng_state()) and random.getstate() == numbers[2]
+    assert (numbers[1] == np.random.get_state()[1]).all()
+    assert not any(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("wrap", [
+    nn.DataParallel, AveragedModel, torch.compile, lambda m: nn.DataParallel(AveragedModel(torch.compile(m))),
+])  # fmt: skip
+def test_wrapped_models_are_saved_as_what_is_in_them(tmp_path, wrap):
+    model = resnet()
+    tenreo.save(model, tmp_path / "m.safetensors")
+    tenreo.save(wrap(model), tmp_path / "w.safetensors")
+    assert (tmp_path / "w.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+    assert torch.equal(tenreo.load(tmp_path / "w.safetensors", nn.DataParallel(resnet())).module(X), model(X))
+
+
+def test_an_info_that_a_file_can_not_say_is_refused(tmp_path):
+    info = replace(default_info("resnet18"), classes=7)
+    big = replace(info.preprocess, crop=50_000)
+    for wrong, match in (
+        (replace(info, preprocess=big), "info: crop 50000, needs a whole number of 1 to 1,024"),
+        (replace(info, classes=True), "info: classes True"),
+        (replace(info, classes=8), r"tensors of other names or shapes \(fc.bias, fc.weight\)"),
+        (replace(info, arch="resnet99"), "no classification architecture 'resnet99'"),
+    ):
+        with pytest.raises(TenreoError, match=match):
+            tenreo.save(resnet(), tmp_path / "m.safetensors", wrong)
+    strange = replace(info, weights="a\x1b[2Jb\n.pth")
+    tenreo.save(resnet(), tmp_path / "m.safetensors", strange)
+    assert read_header(tmp_path / "m.safetensors").info.weights == "a\\x1b[2Jb\\n.pth"

@@ -1,0 +1,95 @@
+"""Saving and loading models: what is written is read back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import tenreo
+from tenreo.errors import TenreoError
+from tenreo.files.header import read_header
+from tenreo.models.architectures import build, default_info
+from tenreo.models.identification import identify
+from tenreo.models.model_files import save
+
+X = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+
+
+def test_round_trip_is_exact_and_recognizes_the_architecture(saved_file):
+    model, report, path = saved_file
+    again = tenreo.load(path)
+    assert type(again) is type(model)
+    assert torch.equal(again(X), model(X))
+    header = read_header(path)
+    assert (header.info.arch, header.info.classes, header.kind) == ("resnet18", 7, "tenreo")
+    assert header.counts() == report.after and header.dense_counts() == report.before
+    assert not any("parametrizations" in name for name in header.tensors)
+
+
+def test_other_models_load_into_a_skeleton(tmp_path):
+    make = lambda: nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))  # noqa: E731
+    model = make()
+    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0))
+    tenreo.save(model, tmp_path / "m.safetensors")
+    with pytest.raises(TenreoError, match=r"load it with tenreo.load\(path, model\)"):
+        tenreo.load(tmp_path / "m.safetensors")
+    x = torch.randn(1, 64)
+    assert torch.equal(tenreo.load(tmp_path / "m.safetensors", make())(x), model(x))
+
+
+def test_saving_twice_gives_the_same_bytes(saved_file, tmp_path):
+    tenreo.save(saved_file[0], tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == saved_file[2].read_bytes()
+
+
+def test_layers_that_ask_for_their_version_load(tmp_path):
+    info = default_info("mnasnet0_5")
+    model = build("mnasnet0_5", 1000, "none")
+    save(model, tmp_path / "m.safetensors", info)
+    again = tenreo.load(tmp_path / "m.safetensors")
+    assert all(torch.equal(a, again.state_dict()[k]) for k, a in model.state_dict().items())
+
+
+def test_the_recipe_and_the_info_are_kept(tmp_path):
+    model, recipe = build("resnet18", 7, "none"), tenreo.Recipe(8, tenreo.Progressive(4.0), refine=0)
+    info = replace(default_info("resnet18"), classes=7)
+    save(model, tmp_path / "m.safetensors", info, recipe)
+    header = read_header(tmp_path / "m.safetensors")
+    assert header.info == info and tenreo.Recipe.from_dict(header.recipe) == recipe
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "wide_resnet50_2", "squeezenet1_1", "mobilenet_v3_small"])
+def test_architectures_are_recognized_by_their_shapes(arch):
+    info = identify(build(arch, 12))
+    assert (info.arch, info.classes, info.weights) == (arch, 12, None)
+
+
+def test_other_models_have_no_architecture():
+    assert identify(nn.Sequential(nn.Linear(3, 3))).arch is None
+
+
+def test_loading_draws_no_numbers_and_keeps_no_file_in_memory(saved_file):
+    mapped = Path("/proc/self/maps")
+    before = torch.get_rng_state()
+    model = tenreo.load(saved_file[2])
+    assert torch.equal(before, torch.get_rng_state())
+    if mapped.exists():
+        assert str(saved_file[2]) not in mapped.read_text()
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_a_function_that_draws_more_than_parameters_is_called_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "drawing.py").write_text(
+        "import torch\n\n\ndef build():\n    torch.manual_seed(0)\n    net = torch.nn.Linear(64, 64)\n"
+        "    net.register_buffer('noise', torch.empty(8).normal_(), persistent=False)\n"
+        "    return torch.nn.Sequential(net)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from drawing import build as draw
+
+    model = draw()
+    tenreo.save(model, tmp_path / "m.safetensors", builder="drawing:build")
+    again = tenreo.load(tmp_path / "m.safetensors", trust_builder=True)
+    assert again[0].noise.std() > 0.1 and torch.equal(again[0].noise, model[0].noise)
