@@ -11,8 +11,8 @@ import tenreo
 PACKAGE = ROOT / "tenreo"
 # Each may import from itself and from those before it; the first one is the modules that belong to no folder.
 ROOMS = (
-    "", "codec", "files", "modules", "planning", "compression", "models", "correction", "data", "evaluation", "exporting",
-    "training", "cli",
+    "", "codec", "files", "modules", "planning", "compression", "models", "correction", "data", "evaluation",
+    "exporting", "training", "cli",
 )  # fmt: skip
 FIRST = {"errors", "sizes", "options", "devices"}
 HOMES = {

@@ -15,7 +15,9 @@ def parsed(monkeypatch):
 
     def parse(command, *typed):
         taken = []
-        monkeypatch.setattr(importlib.import_module(f"tenreo.cli.{command}"), "run", lambda *parts: taken.append(parts))
+        monkeypatch.setattr(
+            importlib.import_module(f"tenreo.cli.run.{command}"), "run", lambda *parts: taken.append(parts)
+        )
         monkeypatch.setattr(checks, f"before_{command}", lambda *parts: None, raising=False)
         done = here(command, *typed)
         assert len(taken) == 1 and not done.stdout

@@ -14,8 +14,8 @@ import typer
 from processes import COMMANDS, ROOT, bad, good, here, refused
 
 import tenreo as package
-from tenreo.cli import command as machinery
 from tenreo.cli import commands
+from tenreo.cli import declare as machinery
 from tenreo.cli.app import app
 from tenreo.cli.options import RateOptions
 from tenreo.models.names import architecture_names

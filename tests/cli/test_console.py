@@ -5,8 +5,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from tenreo.cli import console, tables
 from tenreo.cli.checks import choose_workers
+from tenreo.cli.terminal import console, tables
 
 
 def test_without_a_terminal_progress_is_told_in_lines(monkeypatch, capsys):
