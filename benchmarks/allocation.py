@@ -15,7 +15,7 @@ from pathlib import Path
 from common import row, table, trained
 
 import tenreo
-from tenreo.compression.compress import Orders
+from tenreo.compression.compress_model import Orders
 from tenreo.training.digits import PREPROCESS, digits, top1
 
 SETTINGS = ((4, 1.0), (4, 32.0), (8, 4.0), (8, 8.0), (8, 32.0), (16, 4.0))

@@ -18,7 +18,7 @@ from real import SIZES, crops, divergence, logits, network
 from torch import nn
 
 import tenreo
-from tenreo.compression.compress import Orders
+from tenreo.compression.compress_model import Orders
 
 GROWTHS = ((4, 0.5), (4, 2.0), (4, 8.0), (2, 0.5), (8, 0.5))  # groups, r'
 BYTES = (4_000_000, 3_000_000, 2_500_000, 2_000_000)

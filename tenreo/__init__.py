@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from tenreo.codec.encode import EncodedWeight as EncodedWeight
     from tenreo.codec.encode import decode as decode
     from tenreo.codec.encode import encode as encode
-    from tenreo.compression.compress import compress_ as compress_
+    from tenreo.compression.compress_model import compress_ as compress_
     from tenreo.compression.parametrization import expand_ as expand_
     from tenreo.compression.report import Report as Report
-    from tenreo.correction.matching import match_statistics_ as match_statistics_
     from tenreo.correction.statistics import calibrate_ as calibrate_
+    from tenreo.correction.statistics import match_statistics_ as match_statistics_
     from tenreo.evaluation.targets import compress_to_ as compress_to_
     from tenreo.exporting.export import export as export
     from tenreo.files.records import ModelInfo as ModelInfo
@@ -49,14 +49,14 @@ _MODULES = {
     "TargetSize": "planning.rates",
     "Uniform": "planning.rates",
     "calibrate_": "correction.statistics",
-    "compress_": "compression.compress",
+    "compress_": "compression.compress_model",
     "compress_to_": "evaluation.targets",
     "decode": "codec.encode",
     "encode": "codec.encode",
     "expand_": "compression.parametrization",
     "export": "exporting.export",
     "load": "models.model_files",
-    "match_statistics_": "correction.matching",
+    "match_statistics_": "correction.statistics",
     "resolve": "planning.plan",
     "save": "models.model_files",
 }

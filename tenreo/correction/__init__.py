@@ -1,1 +1,1 @@
-"""Correcting the statistics of BatchNorm and biases after compression."""
+"""Label-free correction of BatchNorm statistics and biases after compression; `statistics` has the entry points."""

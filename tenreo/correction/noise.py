@@ -1,4 +1,4 @@
-"""Noise images on which statistics are matched."""
+"""Noise images for correcting statistics without data."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor, nn
 
 from tenreo.models.inputs import arguments_of, input_shape, takes_lists
 
-NOISE_PIXELS = 32 * 224 * 224  # of a batch of noise, so many images; docs/research/refinement.md has the table
+NOISE_PIXELS = 32 * 224 * 224  # pixels in a batch of noise; docs/research/statistics.md compares amounts
 
 
 def noise_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
-    """Images whose amplitude falls as one over the frequency, as that of photographs does.
+    """Generate noise images with a 1/f amplitude spectrum, which photographs have on average.
 
     >>> noise_images(8, channels=3, size=32).shape
     torch.Size([8, 3, 32, 32])
 
     Args:
-        count: images.
-        channels: of an image.
-        size: side in pixels.
-        seed: the same numbers for the same seed.
+        count: number of images.
+        channels: number of channels per image.
+        size: side length in pixels.
+        seed: seed of the random numbers.
 
     Returns:
-        (count, channels, size, size) float32, each channel of mean 0 and deviation 1 over all images.
+        (count, channels, size, size) float32; over all images, each channel has mean 0 and standard deviation 1.
     """
     white = torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(seed))
     rows, columns = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None]
@@ -38,16 +38,22 @@ def noise_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
 
 
 def noise_batch(model: nn.Module, size: int | tuple[int, ...] | None, seed: int) -> Iterator[Any]:
-    """A batch of noise of the shape and dtype that a model takes; made when it is needed."""
+    """Yield one batch of noise in the shape and dtype of a model's input; nothing is generated before.
+
+    Args:
+        model: model whose input the noise replaces.
+        size: side length in pixels, or shape (channels, [frames,] height, width); None looks it up for the model.
+        seed: seed of the random numbers.
+    """
     shape = input_shape(model, size)
     frames = shape[1] if len(shape) == 4 else 1
-    few = frames > 1 or takes_lists(model)  # of which each has many pixels
-    count = min(512, max(4 if few else 32, NOISE_PIXELS // (frames * shape[-1] * shape[-2])))
-    count = min(count, 4) if takes_lists(model) else count
+    least = 4 if frames > 1 or takes_lists(model) else 32  # a video, or a detector's image, has many pixels
+    most = 4 if takes_lists(model) else 512
+    count = min(most, max(least, NOISE_PIXELS // (frames * shape[-1] * shape[-2])))
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     images = noise_images(count * frames, shape[0], shape[-1], seed).to(dtype)
     if len(shape) == 4:
         # (count, channels, frames, height, width)
         images = images.view(count, frames, *images.shape[1:]).transpose(1, 2)
-    given = arguments_of(model, images)
-    yield given[0] if len(given) == 1 else given
+    arguments = arguments_of(model, images)
+    yield arguments[0] if len(arguments) == 1 else arguments

@@ -1,4 +1,4 @@
-"""Running a model on a batch, whatever the model takes: tensors, pairs, dictionaries, tuples, lists of images."""
+"""Run a model on batches of any supported form: tensors, pairs, tuples, dictionaries, or lists of images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from tenreo.errors import TenreoError
 
-Forward = Callable[[nn.Module, Any], Any]  # (model, batch) -> anything
+Forward = Callable[[nn.Module, Any], Any]  # (model, batch) -> ignored result
 
 
 def batches_of(images: Any) -> Iterable[Any]:
-    """An iterable of batches; a single tensor or dictionary is one batch.
+    """Return an iterable of batches; a single tensor or dictionary becomes one batch.
 
     >>> [batch.shape for batch in batches_of(torch.zeros(4, 3, 8, 8))]
     [torch.Size([4, 3, 8, 8])]
@@ -23,16 +23,16 @@ def batches_of(images: Any) -> Iterable[Any]:
     return [images] if isinstance(images, (Tensor, Mapping)) else images
 
 
-def run(model: nn.Module, batch: Any, forward: Forward | None = None) -> None:
-    """Run a model on a batch, on the model's device.
+def run_batch(model: nn.Module, batch: Any, forward: Forward | None = None) -> None:
+    """Move a batch to the model's device and run the model on it; the output is discarded.
 
     Args:
         model: any module.
         batch: a tensor, an (images, labels) pair, a tuple or dictionary of arguments, or a list of images.
-        forward: runs the model on the batch as it comes, where the model takes its inputs in another way.
+        forward: function that runs the model on the moved batch; None passes the batch to the model's `forward`.
 
     Raises:
-        TenreoError: when the model does not take the batch.
+        TenreoError: if the model cannot process the batch.
     """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     moved = _to(batch, device)
@@ -44,13 +44,13 @@ def run(model: nn.Module, batch: Any, forward: Forward | None = None) -> None:
             model(*positional, **named)
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError) as error:
         raise TenreoError(
-            f"statistics: the model does not take {_describe(batch)}: {error}; where it takes its inputs in "
-            "another way, give forward=lambda model, batch: ..."
+            f"statistics: the model cannot process {_describe(batch)}: {error}; if it needs its inputs in "
+            "another form, pass forward=lambda model, batch: ..."
         ) from error
 
 
 def image_count(batch: Any) -> int:
-    """The number of images in a batch.
+    """Return the number of images in a batch.
 
     >>> image_count((torch.zeros(4, 3, 8, 8), torch.zeros(4)))
     4
@@ -65,23 +65,26 @@ def image_count(batch: Any) -> int:
 
 
 def _arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What of a batch a model's forward takes: by name from a dictionary, else as many as it requires."""
+    """Return the positional and the keyword arguments for `forward`.
+
+    A dictionary is filtered by the names of the parameters; a tuple is cut to the number of required parameters.
+    """
     if isinstance(batch, Tensor) or _is_image_list(batch):
         return (batch,), {}
     parameters = inspect.signature(model.forward).parameters.values()
     if isinstance(batch, Mapping):
-        every = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         names = {p.name for p in parameters}
-        return (), {name: value for name, value in batch.items() if every or name in names}
+        return (), {name: value for name, value in batch.items() if accepts_any or name in names}
     if isinstance(batch, (list, tuple)) and batch:
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         needed = sum(p.kind in positional and p.default is p.empty for p in parameters)
         return (tuple(batch[:needed]), {}) if needed > 1 else _arguments(model, batch[0])
-    raise TypeError("not a tensor, a tuple, a list or a dictionary")
+    raise TypeError("a batch must be a tensor, a tuple, a list or a dictionary")
 
 
 def _is_image_list(batch: Any) -> bool:
-    """Whether a batch is a list of images (channels, height, width) of any size, as detectors take them."""
+    """Return whether a batch is a list of (channels, height, width) images, the input of detectors."""
     if not isinstance(batch, (list, tuple)) or not batch:
         return False
     return all(isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point() for x in batch)

@@ -1,9 +1,8 @@
-"""Statistics of a compressed model, corrected without labels: on noise, or on images.
+"""Correction of a compressed model's statistics without labels: `match_statistics_` and `calibrate_`.
 
-A decoded weight is shrunk and noisy, so the running statistics of the BatchNorm behind it no longer fit, and the misfit
-grows layer by layer. What every BatchNorm gets, in the dense model and in the compressed one, says how to correct it;
-`tenreo.correction.layers` has the formulas. A layer that runs several times in one forward pass is compared
-call by call.
+Decoded weights are attenuated and noisy, so the running statistics of the following BatchNorm no longer fit its input,
+and the mismatch grows from layer to layer. Both functions run the model on batches, measure the input of every
+BatchNorm, and correct its running statistics by the formulas in `tenreo.correction.corrected_layers`.
 """
 
 from __future__ import annotations
@@ -17,53 +16,78 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenreo.compression.parametrization import curves
-from tenreo.correction.layers import (
+from tenreo.correction.corrected_layers import (
     CalibratedBatchNorm,
     CorrectedLayer,
     MatchedBatchNorm,
     MatchedBias,
     is_batchnorm,
 )
-from tenreo.correction.run_model import Forward, batches_of, image_count, run
+from tenreo.correction.noise import noise_batch
+from tenreo.correction.run_model import Forward, batches_of, image_count, run_batch
 from tenreo.errors import TenreoError
 from tenreo.files.records import Correction
+from tenreo.modules.wrappers import unwrapped
+
+_NOISE_BIAS_STRENGTH = 0.5  # on noise, full correction of biases can do harm: docs/research/statistics.md, section 4
 
 
-def match_(
+def match_statistics_(
     compressed: nn.Module,
     dense: nn.Module,
-    images: Any,
+    images: Any = None,
     *,
-    source: str = "images",
-    bias_share: float = 1.0,
+    size: int | tuple[int, ...] | None = None,
+    seed: int = 0,
+    source: str | None = None,
     forward: Forward | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Correction:
-    """Make a compressed model's statistics fit its weights, by the dense model's, in place.
+    """Correct the statistics of a compressed model in place by comparing it with the dense model.
+
+    The BatchNorms are corrected or, in a model without any, the biases of the compressed layers. No images are needed:
+    by default both models run on noise.
+
+    >>> import copy
+    >>> from tenreo import Recipe, Uniform, compress_
+    >>> dense = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 1), nn.BatchNorm2d(64)).eval()
+    >>> model = copy.deepcopy(dense)
+    >>> _ = compress_(model, Recipe(4, Uniform(4.0)))
+    >>> print(match_statistics_(model, dense, size=32))
+    2 BatchNorms, on 512 images of noise
 
     Args:
-        compressed: on any device, in either mode.
-        dense: the same model before it was compressed; it stays as it is.
+        compressed: compressed model, on any device, in either mode.
+        dense: the same model before compression, on the same device; it is not changed.
         images: a tensor (batch, channels, height, width), or an iterable of batches: tensors, (images, labels)
-            pairs, dictionaries of arguments, lists of images.
-        source: what the images are, for the report.
-        bias_share: of the correction of biases, in [0, 1].
-        forward: runs a model on a batch as it comes, where the model takes its inputs in another way.
-        progress: called with the number of images after each batch.
+            pairs, dictionaries of arguments, or lists of images; None generates a batch of noise.
+        size: side length of the noise in pixels, or its shape (channels, height, width), for videos (channels, frames,
+            height, width); None takes it from the model's timm configuration or from torchvision.
+        seed: seed of the noise.
+        source: description of the images for the report.
+        forward: function that runs a model on a batch, for models that need their inputs in another form.
+        progress: function that is called after each batch with its number of images.
 
     Returns:
-        How much was corrected: the BatchNorms, or where there are none the compressed layers' biases; its
-        note says what was not.
+        The number of corrected BatchNorms and biases; the note names the layers that no batch reached.
 
     Raises:
-        TenreoError: when the models differ, or the batches do not fit them; the model is then as before.
+        TenreoError: if the models differ or cannot process the batches; the compressed model is then unchanged.
     """
+    compressed, dense = unwrapped(compressed), unwrapped(dense)
     if compressed is dense:
-        raise TenreoError("statistics: the dense model is the compressed one; give a copy made before")
-    layers = _matched_layers(compressed, dense, bias_share)
+        raise TenreoError(
+            "statistics: the compressed model and the dense model are the same object; pass a copy that was made "
+            "before compressing"
+        )
+    strength = 1.0
+    if images is None:
+        images, source, strength = noise_batch(dense, size, seed), "noise", _NOISE_BIAS_STRENGTH
+    source = source or "images"
+    layers = _matched_layers(compressed, dense, strength)
     if not layers:
         return Correction(source, 0, 0, 0, "no BatchNorm, and no compressed layer with a bias")
-    # The dense one first: the calls of the compressed one are compared with its calls.
+    # The dense model runs first, because each call of a compressed layer is compared with the dense layer's call.
     return _correct([dense, compressed], layers, images, source, forward, progress)
 
 
@@ -75,27 +99,27 @@ def calibrate_(
     forward: Forward | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Correction:
-    """Move a model's BatchNorm statistics towards what unlabeled images show, in place.
+    """Move a model's BatchNorm statistics in place towards their averages on unlabeled images.
 
-    With the dense model at hand, `match_statistics_` on the same images needs far fewer of them.
+    If the dense model is available, `match_statistics_` needs far fewer images.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     >>> calibrate_(model, [torch.randn(4, 3, 8, 8)], source="pictures").batchnorms
     1
 
     Args:
-        model: compressed or dense, on any device, in either mode.
-        images: a tensor or an iterable of batches, as `match_statistics_` takes them; some hundreds of images,
-            64 or more a batch.
-        source: what they are, for the report.
-        forward: runs a model on a batch as it comes, where the model takes its inputs in another way.
-        progress: called with the number of images after each batch.
+        model: compressed or dense model, on any device, in either mode.
+        images: a tensor or an iterable of batches, as for `match_statistics_`; several hundred images, in batches of
+            at least 64.
+        source: description of the images for the report.
+        forward: function that runs a model on a batch, for models that need their inputs in another form.
+        progress: function that is called after each batch with its number of images.
 
     Returns:
-        How many BatchNorms were corrected; its note says how far the averages were believed.
+        The number of corrected BatchNorms; the note contains how far the statistics moved towards the averages.
 
     Raises:
-        TenreoError: when the batches do not fit the model, which is then as before.
+        TenreoError: if the model cannot process the batches; it is then unchanged.
     """
     source = source or "images"
     layers = [CalibratedBatchNorm(name, m) for name, m in model.named_modules() if is_batchnorm(m)]
@@ -104,23 +128,24 @@ def calibrate_(
     return _correct([model], layers, images, source, forward, progress)
 
 
-def _matched_layers(model: nn.Module, dense: nn.Module, bias_share: float) -> Sequence[CorrectedLayer]:
-    """What can be corrected: BatchNorms, or where there are none the compressed layers' biases."""
-    own = dict(dense.named_modules())
+def _matched_layers(model: nn.Module, dense: nn.Module, bias_strength: float) -> Sequence[CorrectedLayer]:
+    """Return the BatchNorms or, if there are none, the compressed layers that have a bias."""
+    dense_modules = dict(dense.named_modules())
 
-    def same(name: str, module: nn.Module) -> nn.Module:
-        found: nn.Module | None = own.get(name)
-        if found is None or not isinstance(module, type(found)):  # a parametrized class derives from its own
+    def counterpart(name: str, module: nn.Module) -> nn.Module:
+        other: nn.Module | None = dense_modules.get(name)
+        if other is None or not isinstance(module, type(other)):  # a parametrized layer's class is a subclass
             raise TenreoError(
-                f"statistics: the dense model has no {type(module).__name__} {name!r}; give the same model"
+                f"statistics: the dense model has no {type(module).__name__} named {name!r}; pass the model that was "
+                "compressed"
             )
-        return found
+        return other
 
-    norms = [MatchedBatchNorm(n, m, same(n, m)) for n, m in model.named_modules() if is_batchnorm(m)]
+    norms = [MatchedBatchNorm(n, m, counterpart(n, m)) for n, m in model.named_modules() if is_batchnorm(m)]
     if norms:
         return norms
     biased = (c for c in curves(model) if c.tensor == "weight" and isinstance(getattr(c.layer, "bias", None), Tensor))
-    return [MatchedBias(c.name, c.layer, same(c.name, c.layer), bias_share) for c in biased]
+    return [MatchedBias(c.name, c.layer, counterpart(c.name, c.layer), bias_strength) for c in biased]
 
 
 def _correct(
@@ -131,33 +156,33 @@ def _correct(
     forward: Forward | None,
     progress: Callable[[int], None] | None,
 ) -> Correction:
-    """Send the batches through the models, one after the other, then correct every layer by what it saw."""
-    seen = 0
+    """Run the models one after the other on every batch, then correct each layer by its measurements."""
+    total = 0
     with ExitStack() as stack:
-        for handle in (handle for layer in layers for handle in layer.hooks()):
+        for handle in (handle for layer in layers for handle in layer.register_hooks()):
             stack.callback(handle.remove)
         stack.enter_context(_evaluating(models))
         for batch in batches_of(images):
             for model in models:
-                run(model, batch, forward)
+                run_batch(model, batch, forward)
             for layer in layers:
-                layer.calls.clear()
-            seen += image_count(batch)
+                layer.dense_calls.clear()
+            total += image_count(batch)
             if progress is not None:
                 progress(image_count(batch))
-    if not seen:
-        raise TenreoError(f"statistics: {source} held no batch; an iterator gives its batches only once")
+    if not total:
+        raise TenreoError(f"statistics: {source} contained no batch; note that an iterator can be used only once")
     with torch.no_grad():
         for layer in layers:
             layer.correct_()
-    done = sum(layer.seen is not None for layer in layers)
-    norms = done if is_batchnorm(layers[0].module) else 0
-    return Correction(source, seen, norms, done - norms, _note(layers))
+    corrected = sum(layer.moments is not None for layer in layers)
+    norms = corrected if is_batchnorm(layers[0].module) else 0
+    return Correction(source, total, norms, corrected - norms, _note(layers))
 
 
 @contextmanager
 def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Inside the context the models are in evaluation mode, without gradients, and decode each weight once."""
+    """Set models to evaluation mode inside the context, without gradients, and decode every weight only once."""
     modes = [(m, m.training) for model in models for m in model.modules()]
     try:
         for module, _ in modes:
@@ -170,13 +195,13 @@ def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _note(layers: Sequence[CorrectedLayer]) -> str:
-    """What was not corrected, or not entirely."""
+    """Describe the layers that no batch reached, and how far calibrated statistics moved."""
     notes = []
-    missed = [layer.name for layer in layers if layer.seen is None]
+    missed = [layer.name for layer in layers if layer.moments is None]
     if missed:
         notes.append(f"{len(missed)} not reached: {', '.join(missed[:3])}{', ...' if missed[3:] else ''}")
-    shares = [layer.shares for layer in layers if isinstance(layer, CalibratedBatchNorm) and layer.seen is not None]
-    if shares:
-        mean, var = (100 * sum(share) / len(shares) for share in zip(*shares, strict=True))
-        notes.append(f"moved by {mean:.0f} % of what the means say, {var:.0f} % of the variances")
+    fractions = [x.shrinkage for x in layers if isinstance(x, CalibratedBatchNorm) and x.moments is not None]
+    if fractions:
+        mean, var = (100 * sum(values) / len(values) for values in zip(*fractions, strict=True))
+        notes.append(f"means moved by {mean:.0f} % of the measured change, variances by {var:.0f} %")
     return "; ".join(notes)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from tenreo.compression.compress import compress_
+from tenreo.compression.compress_model import compress_
 from tenreo.compression.report import Report
-from tenreo.correction.matching import match_statistics_
 from tenreo.correction.noise import noise_images
+from tenreo.correction.statistics import match_statistics_
 from tenreo.errors import TenreoError
 from tenreo.evaluation.agreement import Agreement, compare
 from tenreo.files.records import Correction

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from tenreo.compression.compress import compress_
+from tenreo.compression.compress_model import compress_
 from tenreo.compression.layer_encoding import Orders
 from tenreo.compression.report import Report
-from tenreo.correction.matching import match_statistics_
+from tenreo.correction.statistics import match_statistics_
 from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import Images, open_images
 from tenreo.data.layouts import DIGITS

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tenreo.compression.parametrization import curves
-from tenreo.correction.layers import is_batchnorm
+from tenreo.correction.corrected_layers import is_batchnorm
 from tenreo.errors import TenreoError
 from tenreo.training.settings import Freeze, Optimizer, Settings, default_lr
 

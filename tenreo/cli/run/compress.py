@@ -17,9 +17,9 @@ from tenreo.cli.run.models import open_model
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.tables import counts_table, dense_table, layers_table
 from tenreo.codec.chain import on_compile
-from tenreo.compression.compress import compress_
+from tenreo.compression.compress_model import compress_
 from tenreo.compression.report import Report
-from tenreo.correction.matching import match_statistics_
+from tenreo.correction.statistics import match_statistics_
 from tenreo.data.batches import Loading, Unlabeled, lost_workers_named, unlabeled
 from tenreo.data.images import open_pictures
 from tenreo.devices import choose_device

@@ -18,11 +18,11 @@ from tenreo.cli.terminal.console import note, note_images, progress_bar, show, s
 from tenreo.cli.terminal.pictures import plot_sweep
 from tenreo.cli.terminal.tables import megabytes, millions, number, table
 from tenreo.codec.distortion import finite
-from tenreo.compression.compress import compress_
+from tenreo.compression.compress_model import compress_
 from tenreo.compression.layer_encoding import Orders
 from tenreo.compression.parametrization import expand_
 from tenreo.compression.serialization import written_size
-from tenreo.correction.matching import match_statistics_
+from tenreo.correction.statistics import match_statistics_
 from tenreo.data.batches import Batches, Loading, lost_workers_named
 from tenreo.data.images import Images, open_photographs
 from tenreo.data.layouts import Labeling
