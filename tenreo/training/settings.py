@@ -1,4 +1,4 @@
-"""How to train: every choice, with its default, its range and what it means. No torch."""
+"""The options of training with their defaults, ranges and help sentences. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from tenreo.data.augmentation import Augmentation
 from tenreo.errors import TenreoError
 from tenreo.options import check_options, option
 
-# Bounds of numbers: more makes no sense, and would take all time or memory, or leave float32.
-_MOST_EPOCHS = 10**6
-_MOST_AT_ONCE = 2**16  # images of a batch: of 224 by 224 pixels, 39 GB
-_MOST_STEPS = 10**9
-_MOST_RATE = 1e30  # float32 ends at 3.4e38
-_MOST_DECAY = 1e3
-_MOST_TEMPERATURE = 1e4  # its square is a factor of the loss
+# Upper bounds that catch typing errors: larger values would exhaust time or memory, or overflow float32.
+_MAX_EPOCHS = 10**6
+_MAX_BATCH_SIZE = 2**16  # images; at 224 by 224 pixels, these are 39 GB
+_MAX_STEPS = 10**9
+_MAX_LR = 1e30  # the largest float32 is 3.4e38
+_MAX_WEIGHT_DECAY = 1e3
+_MAX_TEMPERATURE = 1e4  # the loss is multiplied by its square
 
 
 class Optimizer(StrEnum):
-    """What turns gradients into steps."""
+    """Optimization algorithm."""
 
     SGD = "sgd"
     ADAMW = "adamw"
 
 
 class Schedule(StrEnum):
-    """How the learning rate changes during a run; `tenreo.training.schedule` has the formulas."""
+    """Learning rate schedule; `tenreo.training.schedule` contains the formulas."""
 
     CONSTANT = "constant"
     STEP = "step"
@@ -34,7 +34,7 @@ class Schedule(StrEnum):
 
 
 class AmpType(StrEnum):
-    """The 16-bit type of `amp`; auto is bfloat16, or float16 on a GPU that has none."""
+    """16-bit number format of mixed precision; `auto` is bfloat16, or float16 on GPUs without bfloat16."""
 
     AUTO = "auto"
     BFLOAT16 = "bfloat16"
@@ -42,7 +42,7 @@ class AmpType(StrEnum):
 
 
 class Freeze(StrEnum):
-    """What is not trained."""
+    """Parameters that training does not change: none, the coefficients, or everything but the coefficients."""
 
     NOTHING = "nothing"
     COEFFICIENTS = "coefficients"
@@ -51,104 +51,95 @@ class Freeze(StrEnum):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train.
+    """Options of training; the help sentence of each field describes it.
 
     >>> Settings(epochs=3, schedule="cosine", warmup=0.5).schedule
     <Schedule.COSINE: 'cosine'>
 
-    Attributes:
-        epochs: passes over the images; 0 trains nothing.
-        batch_size: images per step and process.
-        accumulate: batches per step, whose gradients are averaged; BatchNorm sees each alone.
-        patience: epochs without a better top-1 after which the run ends; 0 goes on.
-        lr: learning rate at its highest; None takes the paper's, `default_lr`.
-        dense_lr_scale: learning rate of all that is not coefficients, by that of the coefficients.
-        optimizer: sgd or adamw.
-        momentum: of SGD.
-        weight_decay: of the optimizer.
-        schedule: of the learning rate: constant, step or cosine.
-        warmup: epochs in which the learning rate rises from 0.
-        label_smoothing: share of every label that is distributed over all classes, in [0, 1).
-        augment: of the training images: none, standard or randaugment.
-        erase: share of the training images of which a random rectangle is erased (random erasing).
-        mixup: alpha of the Beta distribution by which two images are blended; 0 does not.
-        cutmix: likewise, by which a part of one image is put into another; with both, one is drawn for every batch.
-        distill: learn from a teacher's outputs as well.
-        temperature: that softens both models' outputs.
-        distill_weight: of the teacher in the loss, in [0, 1]; the labels have the rest.
-        ema: decay per step of the averaged weights that are evaluated and written; 0 has none.
-        clip: largest norm of all gradients together; 0 does not clip.
-        freeze: nothing, coefficients, or dense (all that is not coefficients).
-        freeze_batchnorm: keep the statistics and parameters of every BatchNorm.
-        amp: autocast to 16 bits; float16 with a scaler.
-        amp_dtype: to which type.
-        channels_last: the memory format of images and dense weights.
-        compile: run the model through `torch.compile`.
-        sync_batchnorm: BatchNorm over all processes, on CUDA.
-        skip_broken: go on past images that can not be read.
-        save_every: steps between two saves of the run's state; 0 saves after epochs alone.
-        seed: of the order of images, of augmentation and of dropout.
-
     Raises:
-        TenreoError: when a value is out of range.
+        TenreoError: if a value is out of range.
     """
 
-    epochs: int = option(1, "Passes over the images; 0 with calibration trains nothing.", least=0, ceiling=_MOST_EPOCHS)
-    batch_size: int = option(64, "Images per step and process.", least=1, ceiling=_MOST_AT_ONCE)
-    accumulate: int = option(
-        1, "Batches per step, whose gradients are averaged; a step then has so many times the images.", least=1,
-        ceiling=_MOST_AT_ONCE,
-    )  # fmt: skip
-    patience: int = option(
-        0, "End the run after so many epochs without a better top-1; 0 goes on.", least=0, ceiling=_MOST_EPOCHS
+    epochs: int = option(
+        1, "Number of passes over the training images; 0 only calibrates.", least=0, ceiling=_MAX_EPOCHS
     )
+    batch_size: int = option(64, "Images per batch and process.", least=1, ceiling=_MAX_BATCH_SIZE)
+    accumulate: int = option(
+        1, "Number of batches whose gradients are averaged in one optimizer step.", least=1, ceiling=_MAX_BATCH_SIZE
+    )
+    patience: int = option(
+        0, "Stop after this number of epochs without a better top-1; 0 disables early stopping.", least=0,
+        ceiling=_MAX_EPOCHS,
+    )  # fmt: skip
     lr: float | None = option(
-        None, "Learning rate. By default 0.0001 for MobileNet-V2, 0.00025 otherwise.", least=0, ceiling=_MOST_RATE
+        None, "Peak learning rate; by default 0.0001 for MobileNet-V2 and 0.00025 otherwise.", least=0, ceiling=_MAX_LR
     )
     dense_lr_scale: float = option(
-        1.0, "Learning rate of all that is not coefficients, by that of the coefficients.", least=0, ceiling=1e6
+        1.0, "Learning-rate multiplier for parameters other than the coefficients.", least=0, ceiling=1e6
     )
-    optimizer: Optimizer = option(Optimizer.SGD, "What turns gradients into steps.")
+    optimizer: Optimizer = option(Optimizer.SGD, "Optimization algorithm.")
     momentum: float = option(0.9, "Momentum of SGD.", least=0, ceiling=1)
-    weight_decay: float = option(1e-4, "Weight decay of the optimizer.", least=0, ceiling=_MOST_DECAY)
-    schedule: Schedule = option(Schedule.STEP, "Schedule of the learning rate; step: a tenth from epoch 16 on.")
-    warmup: float = option(0.0, "Epochs in which the learning rate rises from 0.", least=0, ceiling=_MOST_EPOCHS)
-    label_smoothing: float = option(0.0, "Share of a label distributed over all classes.", least=0, below=1)
+    weight_decay: float = option(1e-4, "Weight decay.", least=0, ceiling=_MAX_WEIGHT_DECAY)
+    schedule: Schedule = option(
+        Schedule.STEP, "Learning rate schedule; step divides the rate by ten from the sixteenth epoch on."
+    )
+    warmup: float = option(
+        0.0, "Number of epochs in which the learning rate rises linearly from 0.", least=0, ceiling=_MAX_EPOCHS
+    )
+    label_smoothing: float = option(
+        0.0, "Label smoothing: fraction of every label that is spread evenly over all classes.", least=0, below=1
+    )
     augment: Augmentation = option(
         Augmentation.NONE,
-        "none: resize and center crop, as the paper; standard: random crop and flip; randaugment: RandAugment as well.",
+        "Augmentation of the training images; none: resize and center crop, as in the paper; standard: random crop "
+        "and flip; randaugment: standard and RandAugment.",
     )
-    erase: float = option(0.0, "Share of the training images of which a random part is erased.", least=0, most=1)
-    mixup: float = option(0.0, "Alpha of mixup, which blends pairs of images; 0 does not.", least=0, ceiling=1e3)
-    cutmix: float = option(0.0, "Alpha of CutMix, which pastes parts of images into others.", least=0, ceiling=1e3)
-    distill: bool = option(False, "Learn from the outputs of the dense model as well.")
-    temperature: float = option(
-        4.0, "Temperature of distillation, which softens the outputs.", above=0, ceiling=_MOST_TEMPERATURE
+    erase: float = option(
+        0.0, "Probability that a random rectangle of a training image is erased (random erasing).", least=0, most=1
     )
-    distill_weight: float = option(0.9, "Weight of distillation in the loss.", least=0, most=1)
+    mixup: float = option(
+        0.0, "Alpha of mixup, which blends pairs of training images; 0 disables it.", least=0, ceiling=1e3
+    )
+    cutmix: float = option(
+        0.0, "Alpha of CutMix, which pastes a part of one training image into another; 0 disables it.", least=0,
+        ceiling=1e3,
+    )  # fmt: skip
+    distill: bool = option(False, "Train on the outputs of the dense model as well (knowledge distillation).")
+    temperature: float = option(4.0, "Softmax temperature of distillation.", above=0, ceiling=_MAX_TEMPERATURE)
+    distill_weight: float = option(
+        0.9, "Weight of distillation in the loss; the labels have the remaining weight.", least=0, most=1
+    )
     ema: float = option(
-        0.0, "Decay of an exponential moving average of the weights, which is evaluated and written.", least=0, below=1
+        0.0, "Decay per step of an exponential moving average of the weights, which is evaluated and saved; 0 disables "
+        "it.", least=0, below=1,
+    )  # fmt: skip
+    clip: float = option(0.0, "Maximum norm of the gradient; 0 disables gradient clipping.", least=0, ceiling=_MAX_LR)
+    freeze: Freeze = option(
+        Freeze.NOTHING, "Parameters that are not trained: nothing, coefficients, or dense (all other parameters)."
     )
-    clip: float = option(0.0, "Largest norm of the gradients; 0 does not clip.", least=0, ceiling=_MOST_RATE)
-    freeze: Freeze = option(Freeze.NOTHING, "What is not trained.")
-    freeze_batchnorm: bool = option(False, "Keep the statistics and parameters of every BatchNorm.")
-    amp: bool = option(False, "Compute in 16 bits where that is safe.")
-    amp_dtype: AmpType = option(AmpType.AUTO, "16-bit type of amp; auto: bfloat16, or float16 on GPUs without.")
-    channels_last: bool = option(False, "The memory format that GPUs prefer with amp.")
-    compile: bool = option(False, "Run the model through torch.compile.")
-    sync_batchnorm: bool = option(False, "Synchronize BatchNorm over all processes (CUDA).")
-    skip_broken: bool = option(False, "Go on past images that can not be read, and count them.")
+    freeze_batchnorm: bool = option(False, "Do not change the statistics and parameters of BatchNorm layers.")
+    amp: bool = option(False, "Use automatic mixed precision.")
+    amp_dtype: AmpType = option(
+        AmpType.AUTO, "16-bit number format of amp; auto: bfloat16, or float16 on GPUs without bfloat16."
+    )
+    channels_last: bool = option(False, "Use the channels-last memory format, which is faster on GPUs with mixed precision.")
+    compile: bool = option(False, "Compile the model with torch.compile.")
+    sync_batchnorm: bool = option(False, "Compute BatchNorm statistics over all processes (CUDA only).")
+    skip_broken: bool = option(False, "Skip and count images that cannot be read.")
     save_every: int = option(
-        0, "Steps between two saves of the run's state; 0 saves after epochs alone.", least=0, ceiling=_MOST_STEPS
-    )
-    seed: int = option(0, "Seed of the order of images, augmentation and dropout.", least=-(2**63), below=2**63)
+        0, "Number of steps between two saves of the training state; 0 saves it after every epoch only.", least=0,
+        ceiling=_MAX_STEPS,
+    )  # fmt: skip
+    seed: int = option(0, "Random seed of the image order, augmentation and dropout.", least=-(2**63), below=2**63)
 
     def __post_init__(self) -> None:
         check_options(self)
         if self.warmup > self.epochs:
-            raise TenreoError(f"warmup: given {self.warmup} epochs, needs 0 to {self.epochs}, the length of the run")
+            raise TenreoError(
+                f"warmup: given {self.warmup} epochs, needs 0 to {self.epochs}, the number of epochs of the run"
+            )
 
 
 def default_lr(arch: str | None) -> float:
-    """The learning rate of the paper's commands: 0.0001 for MobileNet-V2, 0.00025 otherwise."""
+    """Return the paper's learning rate: 0.0001 for MobileNet-V2, 0.00025 for other architectures."""
     return 0.0001 if arch == "mobilenet_v2" else 0.00025
