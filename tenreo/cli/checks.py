@@ -31,18 +31,12 @@ from tenreo.cli.options import (
     TrainingOutput,
     shape_of,
 )
-from tenreo.cli.outputs import (
-    check_ending,
-    check_folder,
-    check_model_name,
-    check_output,
-    default_name,
-    run_files,
-)
+from tenreo.cli.outputs import check_folder, check_output, default_name, run_files
 from tenreo.data.layouts import DIGITS, WHOLE, find_pictures, has_split, locate
 from tenreo.errors import TenreoError, shown
 from tenreo.exporting.formats import check_format
 from tenreo.files.header import is_pickle, read_header
+from tenreo.files.paths import check_ending, check_readable
 from tenreo.files.records import Preprocess
 from tenreo.models.names import check_architecture, check_source, check_source_of, weight_names
 from tenreo.planning.recipe import Recipe, recipe_of
@@ -62,7 +56,7 @@ def before_compress(
             _check_pictures(statistics.calibrate)
         if not output.dry_run:
             path = output.out or Path(default_name(dense.name, recipe))
-            check_model_name(path)
+            check_ending(path, ".safetensors")
             check_output(path, output.force)
 
 
@@ -74,7 +68,7 @@ def before_evaluate(
         for file in files.each:
             _check_file(file)
         if data.against not in (None, "dense"):
-            check_input(Path(str(data.against)))
+            check_readable(Path(str(data.against)))
         _check_device(computing.device)
         _check_data(data.data, [layout.split] if data.against is None and output.predictions is None else [])
         _check_layout(data.data, layout)
@@ -86,14 +80,14 @@ def before_evaluate(
 def _check_evaluated_output(files: Files, output: EvaluatedOutput) -> None:
     """Raise unless what is to be written of one model can be, each into a file of its own."""
     written: list[tuple[str, Path, tuple[str, ...]]] = [
-        ("confusion", Path(path), ("png", "csv")) for path in output.confusion
+        ("confusion", Path(path), (".png", ".csv")) for path in output.confusion
     ]
     if output.predictions is not None:
-        written.append(("predictions", output.predictions, ("csv",)))
+        written.append(("predictions", output.predictions, (".csv",)))
     for name, path, endings in written:
         if len(files.files) > 1:
             raise TenreoError(f"{name}: is of one model, given {len(files.files)} files; evaluate them one by one")
-        check_ending(name, path, endings)
+        check_ending(path, *endings)
         if path.suffix.lower() == ".png":
             require_plotting(name)
         check_output(path, output.force)
@@ -113,7 +107,7 @@ def before_finetune(
     with usage():
         _check_file(file)
         if data.teacher:
-            check_input(data.teacher)
+            check_readable(data.teacher)
         _check_device(computing.device)
         if settings.distill:
             _check_pictures(data.data)
@@ -126,8 +120,8 @@ def before_finetune(
         if output.plot:
             require_plotting()
         if output.resume and "state" in files:
-            check_input(files["state"])
-        check_model_name(files["file"])
+            check_readable(files["state"])
+        check_ending(files["file"], ".safetensors")
         for path in files.values():
             check_output(path, output.force or output.resume)
     _check_header(file)
@@ -160,7 +154,7 @@ def before_sweep(dense: DenseModel, data: SweepData, layout: Layout, encoding: E
             raise TenreoError("data: split, labels and class_map say how the images of data lie; give data as well")
         if output.plot is not None:
             require_plotting()
-            check_ending("plot", output.plot, ("png",))
+            check_ending(output.plot, ".png")
             check_output(output.plot, output.force)
 
 
@@ -174,25 +168,6 @@ def before_demo(output: DemoOutput) -> None:
 def best_file(file: ModelFile, output: TrainingOutput) -> Path:
     """The file of a run's best model."""
     return output.out or Path(f"finetuned-{file.file.stem}.safetensors")
-
-
-def check_input(path: Path) -> None:
-    """Raise unless there is such a file, which can be read.
-
-    Raises:
-        TenreoError: when there is none, or it is anything but a regular file.
-    """
-    try:
-        why = "no such file"
-        if path.exists() and not path.is_file():
-            why = "no such file, but a folder" if path.is_dir() else "not a regular file"
-        elif path.exists():
-            if os.access(path, os.R_OK):
-                return
-            why = "permission denied"
-    except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered
-        why = str(getattr(error, "strerror", None) or error)
-    raise TenreoError(f"{path}: can not be opened: {why}; give the path of a file")
 
 
 def require_plotting(option: str = "plot") -> None:
@@ -236,7 +211,7 @@ def _check_dense(dense: DenseModel) -> None:
     if weights in (None, "none", "DEFAULT") or str(weights).rpartition(".")[2] in names:
         return
     try:
-        check_input(Path(str(weights)))
+        check_readable(Path(str(weights)))
     except TenreoError as error:
         if os.path.lexists(str(weights)[:4096]):
             raise
@@ -246,7 +221,7 @@ def _check_dense(dense: DenseModel) -> None:
 
 def _check_file(file: ModelFile) -> None:
     """Raise unless there are the file and what builds its model, if that was said."""
-    check_input(file.file)
+    check_readable(file.file)
     if file.model is not None:
         check_source(file.model)
 
@@ -281,7 +256,7 @@ def _check_layout(data: str, layout: Layout) -> None:
         if path is not None:
             if data == DIGITS:
                 raise TenreoError(f"{name}: given {path}, but the digits have their own labels; leave it out")
-            check_input(path)
+            check_readable(path)
 
 
 def _check_header(file: ModelFile) -> None:

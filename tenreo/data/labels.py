@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tenreo.errors import TenreoError, shown
-from tenreo.files.opening import check_regular
+from tenreo.files.paths import check_readable
 
 Class = str | int | None  # the name of a class, the number of the model's output, or not known
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -151,7 +151,7 @@ def _text_pairs(path: Path, text: str) -> list[tuple[str, Class]]:
 
 def _devkit_pairs(path: Path) -> list[tuple[str, Class]]:
     """The devkit's number and the WordNet id of every class in its `meta.mat`."""
-    check_regular(path)
+    check_readable(path)
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -190,7 +190,7 @@ def _pair(path: Path, line: str) -> tuple[str, str]:
 
 
 def _text(path: Path) -> str:
-    check_regular(path)
+    check_readable(path)
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise TenreoError(f"{path}: is too long for a list of labels; give at most 1 GB")

@@ -18,7 +18,7 @@ from typing import Any
 from tenreo.data.folders import EXTENSIONS
 from tenreo.data.labels import Class, class_of
 from tenreo.errors import TenreoError
-from tenreo.files.opening import check_regular
+from tenreo.files.paths import check_readable
 
 _MOST_LABEL = 2**20  # bytes of what says a label
 _LABELS = ("cls", "json")
@@ -69,7 +69,7 @@ def read_shards(shards: Iterable[Path]) -> list[tuple[Member, Class]]:
     """
     found: list[tuple[Member, Class]] = []
     for shard in shards:
-        check_regular(shard)
+        check_readable(shard)
         before = len(found)
         try:
             found += _read_shard(shard)

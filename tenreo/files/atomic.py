@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tenreo.errors import TenreoError
-from tenreo.files.opening import kind_of
+from tenreo.files.paths import kind_of
 
 try:
     import fcntl
@@ -35,7 +35,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     'epoch,loss'
 
     Raises:
-        TenreoError: when the folder can not be written to, or the path is that of anything but a regular file.
+        TenreoError: when the folder cannot be written to, or the path is that of anything but a regular file.
     """
     with _named(path):
         target = _target(path)
@@ -60,7 +60,7 @@ def check_writable(path: Path) -> None:
     """Raise unless a file can be written to a path, by making and removing a temporary one beside it.
 
     Raises:
-        TenreoError: when its folder does not exist or can not be written to, or the path is that of a folder, of
+        TenreoError: when its folder does not exist or cannot be written to, or the path is that of a folder, of
             anything else that is no regular file, or of a link that leads to no file.
     """
     with _named(path):
@@ -81,7 +81,7 @@ def _named(path: Path) -> Iterator[None]:
 
 def _unwritable(path: Path, error: Exception) -> TenreoError:
     why = getattr(error, "strerror", None) or error
-    return TenreoError(f"{path}: can not be written: {why}; choose another path")
+    return TenreoError(f"{path}: cannot be written: {why}; choose another path")
 
 
 def _target(path: Path) -> Path:
@@ -92,15 +92,15 @@ def _target(path: Path) -> Path:
     except FileNotFoundError:
         if path.is_symlink():
             raise TenreoError(
-                f"{path}: can not be written: it is a link to {target}, which does not exist; choose another path"
+                f"{path}: cannot be written: it is a link to {target}, which does not exist; choose another path"
             ) from None
         if not path.name or not target.parent.is_dir():
             raise TenreoError(
-                f"{path}: can not be written: there is no folder {target.parent}; create it first"
+                f"{path}: cannot be written: there is no folder {target.parent}; create it first"
             ) from None
         return target
     if kind is not None:
-        raise TenreoError(f"{path}: can not be written: it is {kind}; choose another path")
+        raise TenreoError(f"{path}: cannot be written: it is {kind}; choose another path")
     return target
 
 

@@ -31,7 +31,7 @@ from tenreo.files.layout import (
     parameter_name,
     split_name,
 )
-from tenreo.files.opening import check_regular
+from tenreo.files.paths import check_readable
 from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.values import check_name, cleaned, parse
 
@@ -79,13 +79,17 @@ class Header:
         """The shapes of the tensors of the model that was compressed, by name; of tied ones the first."""
         return {name: tensor.shape for name, tensor in self._dense().items()}
 
-    def dense_counts(self) -> Counts:
-        """The numbers in the model that was compressed, in float32 where the file holds less."""
-        return count(self._dense())
+    def dense_counts(self, dense_dtype: str = Precision.FLOAT32) -> Counts:
+        """Count the numbers and bytes of the dense model that was compressed.
 
-    def _dense(self) -> dict[str, TensorRecord]:
+        Args:
+            dense_dtype: number format that uncompressed tensors were cast to; if it is lower than float32, they count
+                as float32, like the weights whose coefficients are stored in a lower format.
+        """
+        return count(self._dense(dense_dtype))
+
+    def _dense(self, dense_dtype: str = Precision.FLOAT32) -> dict[str, TensorRecord]:
         dense = {}
-        dense_dtype = (self.recipe or {}).get("other", "float32")
         for name, tensor in self.tensors.items():
             layer, suffix = split_name(name)
             record = self.layers.get(layer) if suffix else None
@@ -135,12 +139,9 @@ def is_pickle(path: Path) -> bool:
     Raises:
         TenreoError: when there is no such file, or it is no regular one.
     """
-    check_regular(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise TenreoError(f"{path}: can not be opened: {error.strerror}; give the path of a file") from error
+    check_readable(path)
+    with path.open("rb") as file:
+        start = file.read(9)
     # After eight bytes of length, safetensors begins with a brace.
     return start.startswith((b"PK\x03\x04", b"\x80")) and start[8:] != b"{"
 
@@ -179,7 +180,7 @@ def read_header(path: Path) -> Header:
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, TensorRecord], int]:
     """The metadata, the tensors without their values, and the bytes of a safetensors file."""
-    check_regular(path)
+    check_readable(path)
     try:
         with path.open("rb") as start:
             length = int.from_bytes(start.read(8), "little")

@@ -10,10 +10,8 @@ import json
 import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from tenreo.codec.shape import CODED_HEADER, Positions, Precision
-from tenreo.errors import TenreoError
 from tenreo.files.records import LayerRecord
 from tenreo.sizes import packed_size
 
@@ -27,26 +25,6 @@ ITEMSIZE = {
     "I64": 8, "U64": 8,
 }  # fmt: skip
 FLOATING = ("F32", "F16", "BF16", "F64")
-# Endings by which other programs, and `load`, take a file for something else.
-_OTHER_FORMATS = (
-    ".bin", ".ckpt", ".csv", ".gguf", ".h5", ".jpg", ".json", ".msgpack", ".npy", ".npz", ".onnx", ".pb", ".pickle",
-    ".pkl", ".png", ".pt", ".pt2", ".pth", ".py", ".tar", ".tflite", ".txt", ".yaml", ".yml", ".zip",
-)  # fmt: skip
-
-
-def check_ending(path: Path) -> None:
-    """Raise when the name of a safetensors file is that of another format.
-
-    >>> check_ending(Path("small.safetensors"))
-
-    Raises:
-        TenreoError: naming a path that is not.
-    """
-    if path.suffix.lower() in _OTHER_FORMATS:
-        raise TenreoError(
-            f"{path}: is to be a safetensors file, but {path.suffix} names another format; "
-            f"call it {path.with_suffix('.safetensors').name}"
-        )
 
 
 @dataclass(frozen=True)

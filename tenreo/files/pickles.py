@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tenreo.errors import TenreoError
-from tenreo.files.opening import check_regular
+from tenreo.files.paths import check_readable
 from tenreo.files.safetensors import check_plain
 
 # The keys under which training programs keep a state dict beside other things; averaged weights where there are no
@@ -37,7 +37,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     Raises:
         TenreoError: when it holds anything but tensors and plain values, or no state dict.
     """
-    check_regular(path)
+    check_readable(path)
     try:
         _check_before_loading(path)
         with _namespaces_allowed(), warnings.catch_warnings():

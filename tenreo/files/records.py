@@ -24,7 +24,6 @@ _MOST_DECIBELS = 400.0
 _MOST_NORM = 1e200  # so that no sum of squares and no ratio of them leaves float64
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 _CHANNEL_RANGES = {"mean": (-1000.0, 1000.0), "std": (1e-6, 1000.0)}
-TRANSFORMING = ("googlenet", "inception_v3")  # have `transform_input`
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class ModelInfo:
             package.module:function; None where that is not known.
         kwargs: arguments of the builder.
         transform_input: whether an Inception or GoogLeNet changes its input to the range that the weights of
-            torchvision's ancestors expect.
+            torchvision's ancestors expect; None for every other architecture.
     """
 
     arch: str | None = None
@@ -132,7 +131,7 @@ class ModelInfo:
     preprocess: Preprocess = field(default_factory=Preprocess)
     corrections: tuple[Correction, ...] = ()
     class_names: tuple[str, ...] = ()
-    transform_input: bool = False
+    transform_input: bool | None = None
     builder: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -158,7 +157,7 @@ class ModelInfo:
                 del correction["note"]
         if not self.class_names:
             del plain["class_names"]
-        if self.arch not in TRANSFORMING:
+        if self.transform_input is None:
             del plain["transform_input"]
         if self.builder is None:
             del plain["builder"], plain["kwargs"]
@@ -172,10 +171,7 @@ class ModelInfo:
         classes = read.whole("classes", 1, MOST_CLASSES) if read.has("classes") else None
         preprocess = Preprocess.from_fields(Fields(values["preprocess"] if read.has("preprocess") else {}))
         corrections = read.objects("corrections", _MOST_CORRECTIONS) if read.has("corrections") else ()
-        if arch in TRANSFORMING and read.has("transform_input"):
-            transform = read.flag("transform_input")
-        else:  # earlier versions left it to the name of the weights
-            transform = arch in TRANSFORMING and (weights or "").startswith("IMAGENET")
+        transform = read.flag("transform_input") if read.has("transform_input") else None
         names = read.names("class_names", _MOST_NAME, classes) if read.has("class_names") else ()
         done = tuple(map(Correction.from_fields, corrections))
         builder = read.text("builder", _MOST_NAME) if read.has("builder") else None

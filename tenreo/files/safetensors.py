@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import atomic_write
-from tenreo.files.layout import TensorRecord, check_ending, file_order, header_bytes
+from tenreo.files.layout import TensorRecord, file_order, header_bytes
+from tenreo.files.paths import check_ending
 from tenreo.files.values import check_name
 
 DTYPES = {
@@ -63,15 +64,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         metadata: of the file.
 
     Raises:
-        TenreoError: when the file can not be written, or its name or a tensor is of another kind; an older one is
+        TenreoError: when the file cannot be written, or its name or a tensor is of another kind; an older one is
             then untouched.
     """
-    check_ending(path)
+    check_ending(path, ".safetensors")
     try:
         for name, tensor in tensors.items():
             check_plain(name, tensor)
     except ValueError as error:
-        raise TenreoError(f"{path}: can not be written: {error}") from error
+        raise TenreoError(f"{path}: cannot be written: {error}") from error
     records = {name: record(tensor) for name, tensor in tensors.items()}
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.write(header_bytes(records, metadata))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from tenreo.files.records import TRANSFORMING, ModelInfo, Preprocess
+from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.models.builders import build_model
 from tenreo.models.names import check_architecture
+
+TRANSFORMING = ("googlenet", "inception_v3")  # architectures that have the argument `transform_input`
 
 
 def build(
@@ -86,7 +89,25 @@ def build_info(info: ModelInfo, device: str = "cpu", trusted: bool = False) -> n
     """
     if info.arch is None and info.builder is not None:
         return build_model(info.builder, info.kwargs, device, trusted)
-    return build(info.arch or "", info.classes or 1000, info.weights, device, info.transform_input)
+    transform = with_transform(info).transform_input
+    return build(info.arch or "", info.classes or 1000, info.weights, device, bool(transform))
+
+
+def with_transform(info: ModelInfo, value: bool | None = None) -> ModelInfo:
+    """Set `transform_input` of an info whose architecture has this argument.
+
+    >>> with_transform(ModelInfo("googlenet", weights="IMAGENET1K_V1")).transform_input
+    True
+
+    Args:
+        info: info of a model.
+        value: the value; by default the one that the info has. Files of earlier versions contain none; it then follows
+            from the weights, because torchvision transforms the input for its own.
+    """
+    if info.arch not in TRANSFORMING:
+        return info
+    value = info.transform_input if value is None else value
+    return replace(info, transform_input=(info.weights or "").startswith("IMAGENET") if value is None else value)
 
 
 def builder(arch: str) -> Any:
@@ -115,8 +136,7 @@ def info_of(arch: str, entry: Any) -> ModelInfo:
     t = entry.transforms()
     preprocess = Preprocess(t.resize_size[0], t.crop_size[0], tuple(t.mean), tuple(t.std), t.interpolation.value)
     # As torchvision's own builders have it for weights that were trained elsewhere.
-    transform = arch in TRANSFORMING
-    return ModelInfo(arch, len(entry.meta["categories"]), entry.name, preprocess, transform_input=transform)
+    return with_transform(ModelInfo(arch, len(entry.meta["categories"]), entry.name, preprocess), True)
 
 
 def classifier_name(model: nn.Module) -> str:

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from tenreo.compression.parametrization import curves
 from tenreo.compression.tensor_checks import some
-from tenreo.files.records import TRANSFORMING, ModelInfo
-from tenreo.models.architectures import build_info, builder, classifier_name, default_info
+from tenreo.files.records import ModelInfo
+from tenreo.models.architectures import TRANSFORMING, build_info, builder, classifier_name, default_info
 from tenreo.modules.wrappers import unwrapped
 
 _SIZES = (96, 224)  # pixels to try, then those that the architecture was trained with
@@ -29,7 +29,7 @@ def identify(model: nn.Module) -> ModelInfo:
     """The info of a model, its architecture named where a plain model of it with the same weights does the same."""
     found = resemble(model)
     if found.arch is not None:
-        for transform in (False, True) if found.arch in TRANSFORMING else (False,):
+        for transform in (False, True) if found.arch in TRANSFORMING else (None,):
             info = replace(found, transform_input=transform)
             if not difference(model, info):
                 return info
@@ -47,7 +47,7 @@ def resemble(model: nn.Module) -> ModelInfo:
     classes = int(last.out_features if isinstance(last, nn.Linear) else last.out_channels)  # type: ignore[arg-type]
     for arch in torchvision.models.list_models(module=torchvision.models):
         if builder(arch).__module__ == found.__module__:
-            info = replace(default_info(arch), classes=classes, weights=None, transform_input=False)
+            info = replace(default_info(arch), classes=classes, weights=None, transform_input=None)
             if own == _weight_shapes(build_info(info, "meta")):
                 return info
     return ModelInfo(classes=classes)

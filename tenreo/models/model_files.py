@@ -15,7 +15,7 @@ from tenreo.compression.tensor_checks import MisfitError, check_fit
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import check_writable
 from tenreo.files.header import Header, check_info, is_pickle, read_header
-from tenreo.files.layout import check_ending
+from tenreo.files.paths import check_ending
 from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.files.safetensors import read_tensors
 from tenreo.models.architectures import build_info
@@ -64,7 +64,7 @@ def save(
         TenreoError: when the file can not be written, or the model is not what the info or the builder says.
     """
     path, model = Path(path), unwrapped(model)
-    check_ending(path)
+    check_ending(path, ".safetensors")
     check_writable(path)
     if builder is not None:
         built = build_model(builder, kwargs or {}, trusted=True)

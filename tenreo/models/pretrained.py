@@ -16,11 +16,11 @@ from tenreo.compression.serialization import load_tensors_
 from tenreo.compression.tensor_checks import MisfitError
 from tenreo.errors import TenreoError, shown
 from tenreo.files.header import is_pickle, read_header
-from tenreo.files.opening import check_regular
+from tenreo.files.paths import check_readable
 from tenreo.files.pickles import read_pickle
 from tenreo.files.records import MOST_CLASSES, ModelInfo
 from tenreo.files.safetensors import read_tensors
-from tenreo.models.architectures import build_info, class_count, default_info, info_of, weights_of
+from tenreo.models.architectures import build_info, class_count, default_info, info_of, weights_of, with_transform
 from tenreo.models.builders import build_model, builder_info, pretrained_timm
 from tenreo.models.name_guesses import guess
 from tenreo.models.names import architecture_names, check_architecture, is_safe
@@ -93,7 +93,7 @@ def read_dense(path: Path) -> dict[str, Tensor]:
     Raises:
         TenreoError: when it can not be read, or is compressed.
     """
-    check_regular(path)
+    check_readable(path)
     if is_pickle(path):
         return read_pickle(path)
     if read_header(path).layers:
@@ -149,7 +149,7 @@ def with_weights(arch: str | None, weights: str | None, seed: int = 0) -> tuple[
     name = weights_name(arch, weights)
     if name == "none":
         torch.manual_seed(seed)
-        info = replace(info, weights="none", transform_input=False)
+        info = with_transform(replace(info, weights="none"), False)
         return build_info(info), info
     return _from_file(Path(weights or ""), info) if name is None else _download(arch, name)
 
@@ -192,7 +192,7 @@ def weights_name(arch: str, weights: str | None) -> str | None:
         return "none"
     path = Path(weights or "")
     if _exists(path):
-        check_regular(path)
+        check_readable(path)
         return None
     names = list(dict.fromkeys(entry.name for entry in enumeration))
     if family.endswith("_Weights"):
@@ -246,14 +246,14 @@ def _from_file(path: Path, info: ModelInfo) -> tuple[nn.Module, ModelInfo]:
         state = read_pickle(path)
         compressed = any(key.endswith(".index") for key in state)
         own = [entry for entry in weights_of(arch) if _file_name(entry) == path.name]  # torchvision's own file
-        info = info_of(arch, own[0]) if own else replace(info, transform_input=False)
+        info = info_of(arch, own[0]) if own else with_transform(info, False)
     else:
         header = read_header(path)
         state = read_tensors(path)
         compressed = bool(header.layers)
         if header.info.arch not in (None, arch):
             raise TenreoError(f"{path}: holds {header.info.arch}, given the architecture {arch}")
-        info = header.info if header.info.arch else replace(info, transform_input=False)
+        info = with_transform(header.info) if header.info.arch else with_transform(info, False)
     if compressed:
         raise TenreoError(f"{path}: is compressed already; give the dense weights")
     classes = class_count(arch, {key: tuple(value.shape) for key, value in state.items()})

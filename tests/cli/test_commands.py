@@ -133,10 +133,10 @@ def test_wrong_usage_in_a_process_is_exit_code_2():
     [
         (["evaluate", "x.safetensors"], "Missing option '--data'"),
         (["inspect"], "Missing argument 'FILE'"),
-        (["inspect", "x.safetensors"], "x.safetensors: can not be opened: no such file"),
-        (["inspect", "."], "can not be opened: no such file"),
-        (["evaluate", "x.safetensors", "--data", "digits"], "can not be opened"),
-        (["finetune", "x.safetensors", "--data", "digits"], "can not be opened"),
+        (["inspect", "x.safetensors"], "x.safetensors: cannot be opened: no such file"),
+        (["inspect", "."], "cannot be opened: it is a folder"),
+        (["evaluate", "x.safetensors", "--data", "digits"], "cannot be opened"),
+        (["finetune", "x.safetensors", "--data", "digits"], "cannot be opened"),
         (["compress", "-g", "four"], "Invalid value for"),
         (["compress", "-g", 4, "-r", 2, "--precision", "int7"], "Invalid value for '--precision'"),
         (

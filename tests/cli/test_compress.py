@@ -114,5 +114,5 @@ def test_a_number_of_parameters_is_met_and_the_rate_is_said(inside):
 def test_a_full_disk_is_exit_code_1(job, inside, disk_full_after):
     with disk_full_after(20_000):
         told = refused(*job, "--refine", 0, "--no-match-statistics", code=1)
-    assert "can not be written" in told and "choose another path" in told
+    assert "cannot be written" in told and "choose another path" in told
     assert not list(inside.iterdir())

@@ -36,7 +36,7 @@ def test_against_the_dense_model(compressed_file, dense_file):
     assert against["top1"] == found["top1"] and 0 <= against["agreement"] <= 100
     itself = json.loads(here(*job, "--against", compressed_file).stdout)["against"]
     assert itself["agreement"] == 100 and itself["kl"] < 1e-6
-    assert "can not be opened" in refused(*job, "--against", "nothing.safetensors")
+    assert "cannot be opened" in refused(*job, "--against", "nothing.safetensors")
 
 
 def test_loose_photographs_are_enough_to_compare(compressed_file, dense_file, digits_folder):

@@ -49,7 +49,7 @@ def test_bad_options_are_refused(compressed_file, dense_file, inside):
     assert "which does nothing" in refused(*job, "--epochs", 0, "--calibrate", 1, "--resume")
     assert "say --distill as well" in refused(*job, "--teacher", dense_file)
     assert "neither a file, nor none" in refused(*job, "--distill")
-    assert "nowhere.st: can not be opened" in refused(*job, "--distill", "--teacher", "nowhere.st")
+    assert "nowhere.st: cannot be opened" in refused(*job, "--distill", "--teacher", "nowhere.st")
     assert "is compressed already" in refused(*job, "--distill", "--teacher", compressed_file, code=1)
     assert "warmup: given 2.0 epochs, needs 0 to 1" in refused(*job, "--warmup", 2)
     (inside / "f.state").write_text("of a run that was cut off before its first epoch was done")

@@ -286,4 +286,4 @@ def test_former_values_and_needless_options_are_understood(compressed_file, tmp_
     assert "no such folder" in refused(*job, "--freeze", "others")  # the value is understood
     (tmp_path / "c.yaml").write_text("freeze: others\n")
     assert "no such folder" in refused(*job, "--config", tmp_path / "c.yaml")
-    assert "can not be opened" in refused(*job[:-1], "digits", "--resume", "--out", tmp_path / "x.safetensors")
+    assert "cannot be opened" in refused(*job[:-1], "digits", "--resume", "--out", tmp_path / "x.safetensors")

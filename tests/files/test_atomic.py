@@ -70,7 +70,7 @@ def test_only_regular_files_are_replaced(tmp_path, make):
     make(path)
     before = path.lstat()
     for attempt in (check_writable, write, lambda p: tenreo.save(torch.nn.Linear(3, 3), p)):
-        with pytest.raises(TenreoError, match=r"m\.safetensors: can not be written: it is a "):
+        with pytest.raises(TenreoError, match=r"m\.safetensors: cannot be written: it is a "):
             attempt(path)
     after = path.lstat()
     assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino) and not left(tmp_path)
@@ -98,7 +98,7 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path):
 def test_paths_that_can_not_be_written(tmp_path, name, why):
     (tmp_path / "file").write_text("")
     for attempt in (check_writable, write):
-        with pytest.raises(TenreoError, match=rf"can not be written: .*{why}"):
+        with pytest.raises(TenreoError, match=rf"cannot be written: .*{why}"):
             attempt(tmp_path / name)
     assert os.listdir(tmp_path) == ["file"]
 
@@ -120,7 +120,7 @@ def test_folders_that_can_not_be_written_to(tmp_path):
         "try: check_writable(Path('x'))\nexcept TenreoError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout == "x: can not be written: Permission denied; choose another path\n", done.stderr
+    assert done.stdout == "x: cannot be written: Permission denied; choose another path\n", done.stderr
 
 
 @root
@@ -128,9 +128,9 @@ def test_a_read_only_file_system(tmp_path):
     check = "from pathlib import Path; from tenreo.files.atomic import check_writable as c; c(Path('x'))"
     code = f'mount -t tmpfs -o ro none {tmp_path} && cd {tmp_path} && exec {sys.executable} -c "{check}"'
     done = subprocess.run(["unshare", "-m", "sh", "-c", code], capture_output=True, text=True)
-    if "x: can not be written" not in done.stderr:
+    if "x: cannot be written" not in done.stderr:
         pytest.skip("the system mounts nothing here")
-    assert "x: can not be written: Read-only file system; choose another path" in done.stderr
+    assert "x: cannot be written: Read-only file system; choose another path" in done.stderr
 
 
 HOLD = """
@@ -166,7 +166,7 @@ def test_what_killed_runs_leave_is_removed_and_what_living_ones_hold_stays(tmp_p
 
 def test_a_name_of_another_format_is_refused(tmp_path):
     for name in ("x.pth", "x.PT", "x.onnx", "x.json"):
-        with pytest.raises(TenreoError, match=rf"{name}: is to be a safetensors file, .*call it x\.safetensors"):
+        with pytest.raises(TenreoError, match=rf"{name}: the name .* the safetensors format; use x\.safetensors"):
             tenreo.save(torch.nn.Linear(3, 3), tmp_path / name)
     tenreo.save(torch.nn.Linear(3, 3), tmp_path / "model.v1.2")
     assert os.listdir(tmp_path) == ["model.v1.2"]

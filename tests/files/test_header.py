@@ -363,7 +363,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path):
         (Path("/dev/zero"), "a device"),
     ):
         for read in (read_header, tenreo.load, lambda p: with_weights("resnet18", str(p))):
-            with pytest.raises(TenreoError, match=f"can not be opened: it is {why}; give the path of a file"):
+            with pytest.raises(TenreoError, match=f"cannot be opened: it is {why}; give the path of a file"):
                 read(path)
 
 

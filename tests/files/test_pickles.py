@@ -141,7 +141,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path):
     (tmp_path / "link").symlink_to("pipe")
     for path, why in (
         (tmp_path, "it is a folder"), (tmp_path / "pipe", "it is a pipe"), (tmp_path / "link", "it is a pipe"),
-        (tmp_path / "no", "No such file"), (tmp_path / ("x" * 300), "too long"), (tmp_path / "a\0", "null"),
+        (tmp_path / "no", "no such file"), (tmp_path / ("x" * 300), "too long"), (tmp_path / "a\0", "null"),
     ):  # fmt: skip
-        with pytest.raises(TenreoError, match=f"can not be opened: .*{why}.*; give the path of a file"):
+        with pytest.raises(TenreoError, match=f"cannot be opened: .*{why}.*; give the path of a file"):
             read_pickle(path)

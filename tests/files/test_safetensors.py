@@ -24,7 +24,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path):
         "except tenreo.TenreoError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert "m.safetensors: can not be written" in done.stdout and not done.stderr
+    assert "m.safetensors: cannot be written" in done.stdout and not done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -67,7 +67,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
     assert path.stat().st_mode & 0o777 == 0o640
     with (
-        pytest.raises(TenreoError, match=r"can not be written: there is no folder .*nowhere; create it first"),
+        pytest.raises(TenreoError, match=r"cannot be written: there is no folder .*nowhere; create it first"),
         atomic_write(tmp_path / "nowhere" / "x"),
     ):
         pass
@@ -82,7 +82,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 def test_tensors_that_files_do_not_have_are_refused_and_leave_the_file(tmp_path, make):
     write_tensors(tmp_path / "m", {"a": torch.zeros(2)}, {})
     before = (tmp_path / "m").read_bytes()
-    with pytest.raises(TenreoError, match=r"m: can not be written: mask is .*, needs a plain tensor"):
+    with pytest.raises(TenreoError, match=r"m: cannot be written: mask is .*, needs a plain tensor"):
         write_tensors(tmp_path / "m", {"mask": make()}, {})
     with pytest.raises(TenreoError, match="is not printable"):
         write_tensors(tmp_path / "m", {"a\x1b[2J": torch.zeros(2)}, {})

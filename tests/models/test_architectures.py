@@ -88,7 +88,7 @@ def test_weights_by_the_names_of_torchvisions_classes(tmp_path):
         check_weights("resnet18", "ResNet18_Weights.IMAGENET1K_V9")
     os.mkfifo(tmp_path / "pipe")
     for weights, why in ((tmp_path, "a folder"), (tmp_path / "pipe", "a pipe")):
-        with pytest.raises(TenreoError, match=f"can not be opened: it is {why}"):
+        with pytest.raises(TenreoError, match=f"cannot be opened: it is {why}"):
             check_weights("resnet18", str(weights))
     for weights in ("x" * 5000, "a\0b", "\x1b[2J"):
         with pytest.raises(TenreoError, match=r"weights: .* is neither a file, nor none"):
@@ -103,7 +103,7 @@ def test_our_own_dense_file_names_its_architecture(dense_file, tmp_path):
     for weights in (None, "none", "DEFAULT", str(tmp_path / "m.safetensors"), str(tmp_path / "m.pth")):
         with pytest.raises(TenreoError, match=r"arch: given none, and the weights .* do not name it"):
             with_weights(None, weights)
-    with pytest.raises(TenreoError, match=r"nowhere\.pth: can not be opened"):
+    with pytest.raises(TenreoError, match=r"nowhere\.pth: cannot be opened"):
         with_weights(None, "nowhere.pth")
 
 

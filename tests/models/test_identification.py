@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 import tenreo
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
-from tenreo.models.architectures import build, default_info
+from tenreo.models.architectures import build, default_info, with_transform
 from tenreo.models.identification import identify, resemble
 
 X = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
@@ -118,8 +118,8 @@ def test_an_input_that_is_transformed_is_kept(tmp_path, transform):
     assert torch.equal(tenreo.load(tmp_path / "m.safetensors")(X), model(X))
     # Earlier versions left it to the name of the weights.
     said = {"arch": "googlenet", "weights": "IMAGENET1K_V1"}
-    assert tenreo.ModelInfo.from_dict(said).transform_input
-    assert not tenreo.ModelInfo.from_dict({**said, "arch": "resnet18"}).transform_input
+    assert with_transform(tenreo.ModelInfo.from_dict(said)).transform_input is True
+    assert with_transform(tenreo.ModelInfo.from_dict({**said, "arch": "resnet18"})).transform_input is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

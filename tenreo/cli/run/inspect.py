@@ -5,23 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tenreo.cli.checks import check_input
 from tenreo.cli.declare import usage
 from tenreo.cli.options import File, Inspected
 from tenreo.cli.terminal.console import show, show_json
 from tenreo.cli.terminal.tables import counts_table, layers_table, table
+from tenreo.files.counts import Counts
 from tenreo.files.header import Header, is_pickle, read_header
+from tenreo.files.paths import check_readable
 from tenreo.planning.recipe import recipe_of
 
 
 def run(file: File, shown: Inspected) -> None:
     """Read the header and show it."""
     with usage():
-        check_input(file.file)
+        check_readable(file.file)
     header = _read(file.file)
     recipe = recipe_of(header)
+    before = header.dense_counts(recipe.dense_dtype) if recipe is not None else header.dense_counts()
     if shown.json:
-        show_json("inspect", _to_dict(header, shown.layers))
+        show_json("inspect", _to_dict(header, before, shown.layers))
         return
     info = header.info
     show(f"{file.file}: {header.kind}, {info.name or 'architecture not named'}, "
@@ -36,7 +38,7 @@ def run(file: File, shown: Inspected) -> None:
         tensors = [(n, t.dtype, "x".join(map(str, t.shape)) or "1") for n, t in header.tensors.items()]
         show(table("Tensors", ("name", "dtype", "shape"), tensors, text=3))
     ratios = (header.snr_unrefined, header.snr) if header.layers else None
-    show(counts_table(header.dense_counts(), header.counts(), ratios, header.size))
+    show(counts_table(before, header.counts(), ratios, header.size))
 
 
 def _read(path: Path) -> Header:
@@ -47,14 +49,14 @@ def _read(path: Path) -> Header:
     return read_header(path)
 
 
-def _to_dict(header: Header, layers: bool) -> dict[str, Any]:
+def _to_dict(header: Header, before: Counts, layers: bool) -> dict[str, Any]:
     result: dict[str, Any] = {
         "file": str(header.path),
         "kind": header.kind,
         "bytes": header.size,
         "model": header.info.to_dict(),
         "recipe": header.recipe,
-        "before": header.dense_counts().to_dict(),
+        "before": before.to_dict(),
         "after": header.counts().to_dict(),
         "snr": header.snr,
         "snr_unrefined": header.snr_unrefined,

@@ -1,0 +1,78 @@
+"""Checks of paths before a file is read or written, which need no torch."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from tenreo.errors import TenreoError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device", stat.S_IFLNK: "a link",
+}  # fmt: skip
+_FORMATS = {".safetensors": "safetensors", ".png": "PNG", ".csv": "CSV"}
+# Endings that `load` or another program would take for a different format than safetensors.
+_OTHER_FORMATS = (
+    ".bin", ".ckpt", ".csv", ".engine", ".gguf", ".h5", ".jpg", ".json", ".keras", ".msgpack", ".npy", ".npz", ".onnx",
+    ".pb", ".pickle", ".pkl", ".png", ".pt", ".pt2", ".pte", ".pth", ".py", ".tar", ".tflite", ".txt", ".yaml", ".yml",
+    ".zip",
+)  # fmt: skip
+
+
+def kind_of(mode: int) -> str | None:
+    """Name what a path is if it is not a regular file.
+
+    >>> kind_of(Path(".").stat().st_mode)
+    'a folder'
+
+    Args:
+        mode: `st_mode` of the path.
+
+    Returns:
+        Words for a message, or None for a regular file.
+    """
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "not a regular file")
+
+
+def check_readable(path: Path) -> None:
+    """Raise unless a path, after following links, is a regular file that this process may read.
+
+    Pipes and devices are refused before anything is opened, because reading one may never end.
+
+    Raises:
+        TenreoError: if the file does not exist, is not a regular file, or may not be read.
+    """
+    try:
+        kind = kind_of(path.stat().st_mode)
+        if kind is None:
+            path.open("rb").close()
+    except FileNotFoundError:
+        raise TenreoError(f"{path}: cannot be opened: no such file; give the path of a file") from None
+    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL byte
+        why = getattr(error, "strerror", None) or error
+        raise TenreoError(f"{path}: cannot be opened: {why}; give the path of a file") from error
+    if kind is not None:
+        raise TenreoError(f"{path}: cannot be opened: it is {kind}; give the path of a file")
+
+
+def check_ending(path: Path, *endings: str) -> None:
+    """Raise unless the ending of a path suits the format of the file that is to be written there.
+
+    A safetensors file may have any ending that no other format uses, as in `model.v1.2`.
+
+    >>> check_ending(Path("small.safetensors"), ".safetensors")
+
+    Args:
+        path: path of the file.
+        endings: endings of the possible formats: .safetensors, .png or .csv.
+
+    Raises:
+        TenreoError: naming the format and a path that suits it.
+    """
+    ending = path.suffix.lower()
+    if ending in endings or (endings == (".safetensors",) and ending not in _OTHER_FORMATS):
+        return
+    formats = " or ".join(_FORMATS[each] for each in endings)
+    names = " or ".join(f"{path.stem or 'file'}{each}" for each in endings)
+    raise TenreoError(f"{path}: the name does not suit the {formats} format; use {names}")
