@@ -1,12 +1,7 @@
 """tenreo: shrink convolutional networks by tensor reordering (arXiv 2010.12110)."""
 
-import sys
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tenreo.errors import TenreoError
 
@@ -34,8 +29,8 @@ if TYPE_CHECKING:
     from tenreo.planning.rates import Uniform as Uniform
     from tenreo.planning.recipe import Recipe as Recipe
 
-# The public names and the modules they live in; imported on first use, since torch takes seconds to import and the
-# command line must answer at once.
+# The public names and the modules that define them. They are imported on first use, because importing torch takes
+# seconds and `tenreo --help` must answer at once.
 _MODULES = {
     "EncodedWeight": "codec.encode",
     "ModelInfo": "files.records",
@@ -62,41 +57,6 @@ _MODULES = {
 }
 __all__ = ["TenreoError", *_MODULES]
 __version__ = "0.2.0"
-_OPERATIONS = "tenreo.codec.decoding"  # registers them with torch, so that programs exported with them can be loaded
-
-
-class _WithTorch(MetaPathFinder):
-    """Registers the operations as soon as torch is imported, which `import tenreo` itself does not do."""
-
-    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "torch":
-            return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader)
-        return spec
-
-
-class _Registering(Loader):
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
-        import_module(_OPERATIONS)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
-
-
-if "torch" in sys.modules:
-    import_module(_OPERATIONS)
-else:
-    sys.meta_path.insert(0, _WithTorch())
 
 
 def __getattr__(name: str) -> object:
