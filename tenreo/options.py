@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
@@ -31,6 +31,10 @@ class Option:
         above: the value must be larger.
         below: the value must be smaller.
         ceiling: more makes no sense, and is a slip of the finger; the help does not mention it.
+        short: short name on the command line, such as -g.
+        metavar: placeholder of the value in the help.
+        completion: function that returns the values which a shell completes.
+        positional: whether it is an argument without a name on the command line.
     """
 
     help: str
@@ -39,6 +43,10 @@ class Option:
     above: float | None = None
     below: float | None = None
     ceiling: float | None = None
+    short: str | None = None
+    metavar: str | None = None
+    completion: Callable[[], Iterable[str]] | None = None
+    positional: bool = False
 
     @property
     def range(self) -> str:
@@ -64,7 +72,7 @@ def _written(bound: float) -> str:
     return f"{bound:,}" if isinstance(bound, int) and bound >= 10_000 else f"{bound:g}"
 
 
-def option(default: Any, help: str, **bounds: float) -> Any:
+def option(default: Any, help: str, **attributes: Any) -> Any:
     """A dataclass field that is an option.
 
     >>> from dataclasses import dataclass
@@ -80,21 +88,21 @@ def option(default: Any, help: str, **bounds: float) -> Any:
     Args:
         default: its default; a type where it is made anew, such as dict.
         help: one sentence.
-        bounds: least, most, above, below, ceiling; of a number.
+        attributes: further attributes of `Option`, such as least and most.
     """
     if isinstance(default, type):
-        return field(default_factory=default, metadata=described(help, **bounds))
-    return field(default=default, metadata=described(help, **bounds))
+        return field(default_factory=default, metadata=described(help, **attributes))
+    return field(default=default, metadata=described(help, **attributes))
 
 
-def described(help: str, **bounds: float) -> dict[str, Option]:
+def described(help: str, **attributes: Any) -> dict[str, Option]:
     """The metadata of a dataclass field that is an option without a default: `field(metadata=described(...))`.
 
     Args:
         help: one sentence.
-        bounds: as of `option`.
+        attributes: further attributes of `Option`.
     """
-    return {"option": Option(help, **bounds)}
+    return {"option": Option(help, **attributes)}
 
 
 def options_of(cls: type) -> dict[str, Option]:

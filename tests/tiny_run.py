@@ -13,7 +13,7 @@ import typer
 from networks import without_batchnorm
 
 import tenreo
-from tenreo.cli.declare import exit_codes
+from tenreo.cli.exits import exit_codes
 from tenreo.cli.terminal.stopping import stoppable
 from tenreo.data.images import open_images
 from tenreo.files.records import Preprocess

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from tenreo import __version__
-from tenreo.cli import commands, declare
+from tenreo.cli import commands, declare, exits
 from tenreo.cli.terminal.streams import note, prepare_streams, unwritten, writing
 from tenreo.errors import TenreoError
 
@@ -34,10 +34,10 @@ class Group(TyperGroup):
         except typer.Abort:
             sys.exit(1)
         except (TenreoError, OSError) as error:
-            if declare.debug:
+            if exits.debug:
                 raise
             # Commands see to their own errors; what is left is printing the help or the version.
-            sys.exit(declare.end_with(unwritten(error) if isinstance(error, OSError) else error))
+            sys.exit(exits.end_with(unwritten(error) if isinstance(error, OSError) else error))
 
 
 def _wrongly_typed(error: Any) -> int:
@@ -47,7 +47,7 @@ def _wrongly_typed(error: Any) -> int:
         return 2
     message = " ".join(error.format_message().split()).removesuffix(".")
     if message.startswith("Missing"):
-        message = declare.with_example(message, error.ctx)
+        message = exits.with_example(message, error.ctx)
     note(f"error: {message}; {error.ctx.command_path if error.ctx else 'tenreo'} --help says more")
     return 2
 
@@ -83,7 +83,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    declare.debug = debug
+    exits.debug = debug
 
 
 def main() -> None:

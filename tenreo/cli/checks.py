@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from tenreo.cli.declare import usage
+from tenreo.cli.exits import usage
 from tenreo.cli.options import (
     Computing,
     DemoOutput,

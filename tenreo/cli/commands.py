@@ -32,7 +32,10 @@ from tenreo.training.settings import Settings
 
 
 def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:
-    """Compress a model and write it to a file."""
+    """Compress a model and write it to a file.
+
+    Example: tenreo compress --arch mobilenet_v2 -g 4 -r 0.5 --progressive
+    """
     checks.before_compress(dense, recipe, statistics, encoding, output)
     from tenreo.cli.run import compress
 
@@ -40,7 +43,10 @@ def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding
 
 
 def evaluate(files: Files, data: Evaluated, layout: Layout, computing: Computing, output: EvaluatedOutput) -> None:
-    """Measure the accuracy and speed of models on labeled images, and compare them."""
+    """Measure the accuracy and speed of models on labeled images, and compare them.
+
+    Example: tenreo evaluate model.safetensors --data imagenet
+    """
     checks.before_evaluate(files, data, layout, computing, output)
     from tenreo.cli.run import evaluate
 
@@ -57,7 +63,9 @@ def finetune(
 ) -> None:
     """Train a compressed model: coefficients and all that is dense; positions stay.
 
-    Several GPUs: torchrun --nproc-per-node 8 -m tenreo finetune ... (the same options).
+    Example: tenreo finetune compressed.safetensors --data imagenet
+
+    Several GPUs: torchrun --nproc-per-node 8 -m tenreo finetune ...
     """
     checks.before_finetune(file, data, layout, settings, computing, output)
     from tenreo.cli.run import finetune
@@ -66,14 +74,20 @@ def finetune(
 
 
 def inspect(file: File, shown: Inspected) -> None:
-    """Show what a file holds, from its header alone."""
+    """Show what a file holds, from its header alone.
+
+    Example: tenreo inspect model.safetensors
+    """
     from tenreo.cli.run import inspect
 
     inspect.run(file, shown)
 
 
 def export(file: ModelFile, exported: Exported) -> None:
-    """Write a model for programs that do not know tenreo: dense weights, ONNX, or a program of torch.export."""
+    """Write a model for programs that do not know tenreo: dense weights, ONNX, or a program of torch.export.
+
+    Example: tenreo export model.safetensors --to model.onnx
+    """
     checks.before_export(file, exported)
     from tenreo.cli.run import export
 
@@ -89,7 +103,10 @@ def sweep(
     encoding: Encoding,
     output: SweepOutput,
 ) -> None:
-    """Compare settings: every -g with every -r, the order of a layer's columns found once per -g."""
+    """Compare settings: every -g with every -r, the order of a layer's columns found once per -g.
+
+    Example: tenreo sweep --arch mobilenet_v2 -g 4 8 -r 0.5 1 --progressive
+    """
     checks.before_sweep(dense, data, layout, encoding, output)
     from tenreo.cli.run import sweep
 
@@ -97,7 +114,10 @@ def sweep(
 
 
 def demo(output: DemoOutput) -> None:
-    """Train MobileNet-V2 on 1,437 handwritten digits, compress it, fine-tune it for one epoch, compare."""
+    """Train MobileNet-V2 on 1,437 handwritten digits, compress it, fine-tune it for one epoch, compare.
+
+    Example: tenreo demo
+    """
     checks.before_demo(output)
     from tenreo.cli.run import demo
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from tenreo.errors import TenreoError, shown
 from tenreo.files.header import is_pickle, read_header
 from tenreo.files.records import MOST_CHANNELS, MOST_CLASSES, MOST_PIXELS, Preprocess
 from tenreo.files.values import Fields
-from tenreo.models.names import SAFE
+from tenreo.models.names import SAFE, architecture_names
 from tenreo.options import check_options, described, option
 from tenreo.planning.rates import MOST_RATE, RATES, Rate, rate_of
 from tenreo.planning.recipe import DenseDtype
@@ -28,6 +29,10 @@ _MOST_IMAGES = 10**9  # paths alone would take all memory
 _MOST_NUMBERS = 2**28  # of an input: more takes all memory at once
 _SHAPE = re.compile(r"[0-9]{1,5}(?:x[0-9]{1,5}){2,3}")
 _MOST_BATCHES = 10**6  # of 64 images: 50 times ImageNet
+
+
+def _devices() -> tuple[str, ...]:
+    return ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
 
 
 class Options:
@@ -74,14 +79,24 @@ def numbers_of(name: str, text: str) -> tuple[float, ...]:
 class DenseModel(Options):
     """The dense model that is compressed."""
 
-    arch: str | None = option(None, "Classification architecture of torchvision.")
-    model: str | None = option(
-        None, "Any model instead: timm:NAME, torchvision:NAME, or a function that makes it, package.module:function."
+    panel: ClassVar[str] = "Model"
+    arch: str | None = option(
+        None, "Classification architecture of torchvision.", short="-a", metavar="NAME", completion=architecture_names
     )
-    weights: str | None = option(None, "Weights of torchvision (by default IMAGENET1K_V1), a file, or none: random.")
-    input: str | None = option(None, "Channels and sides of the model's input; by default what is known of it.")
-    mean: str | None = option(None, "Mean of every channel of the input, of values in [0, 1].")
-    std: str | None = option(None, "Standard deviation of every channel.")
+    model: str | None = option(
+        None,
+        "Any model instead: timm:NAME, torchvision:NAME, or a function that makes it, package.module:function.",
+        short="-m",
+        metavar="SOURCE:NAME",
+    )
+    weights: str | None = option(
+        None, "Weights of torchvision (by default IMAGENET1K_V1), a file, or none: random.", metavar="NAME|FILE|none"
+    )
+    input: str | None = option(
+        None, "Channels and sides of the model's input; by default what is known of it.", metavar="CxHxW"
+    )
+    mean: str | None = option(None, "Mean of every channel of the input, of values in [0, 1].", metavar="M,M,M")
+    std: str | None = option(None, "Standard deviation of every channel.", metavar="S,S,S")
     seed: int = option(0, "Seed of random weights.", least=0, ceiling=_MOST_SEED)
 
     def require_arch(self) -> str:
@@ -145,11 +160,14 @@ def _arch_of(weights: str | None) -> str | None:
 class RateOptions(Options):
     """How much is kept: a rate, or a total from which rates follow."""
 
+    panel: ClassVar[str] = "Rate or size"
     rate: float | None = option(
-        None, "Rate r of at least 1, or with --progressive its growth r' above 0.", ceiling=MOST_RATE
+        None, "Rate r of at least 1, or with --progressive its growth r' above 0.", ceiling=MOST_RATE, short="-r"
     )
     progressive: bool = option(False, "Let the rate grow with the size of the layer.")
-    target_size: str | None = option(None, "Instead of a rate: the best file of at most so many bytes, such as 2.5MB.")
+    target_size: str | None = option(
+        None, "Instead of a rate: the best file of at most so many bytes, such as 2.5MB.", metavar="SIZE"
+    )
     target_kl: float | None = option(
         None, "Instead of a rate: the smallest file with so many nats of KL from the dense model.", above=0
     )
@@ -158,7 +176,7 @@ class RateOptions(Options):
         above=0,
     )  # fmt: skip
     target_params: str | None = option(
-        None, "Instead of a rate: the gentlest one with at most so many parameters, such as 2.0M."
+        None, "Instead of a rate: the gentlest one with at most so many parameters, such as 2.0M.", metavar="NUMBER"
     )
 
     def resolve(self) -> Rate:
@@ -196,8 +214,11 @@ class RateOptions(Options):
 class Statistics(Options):
     """How the statistics of a compressed model are corrected."""
 
+    panel: ClassVar[str] = "Statistics"
     match_statistics: bool = option(True, "Correct BatchNorm (or biases) on noise, by the dense model.")
-    calibrate: str | None = option(None, "Correct it on unlabeled training images instead of noise.")
+    calibrate: str | None = option(
+        None, "Correct it on unlabeled training images instead of noise.", metavar="DIR|digits"
+    )
     calibrate_batches: int = option(4, "Batches of 64 images to calibrate on.", least=1, ceiling=_MOST_BATCHES)
     skip_broken: bool = option(False, "Go on past images that can not be read, and name them.")
 
@@ -206,6 +227,7 @@ class Statistics(Options):
 class Matching(Options):
     """Whether the statistics of compressed models are corrected."""
 
+    panel: ClassVar[str] = "Statistics"
     match_statistics: bool = option(True, "Correct BatchNorm (or biases) on noise, where top-1 is measured.")
 
 
@@ -213,9 +235,13 @@ class Matching(Options):
 class Encoding(Options):
     """Where layers are encoded."""
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", metavar="NAME", completion=_devices)
     jobs: int | None = option(
-        None, "Layers at a time, by default one per core; never changes the result.", least=1, ceiling=_MOST_TASKS
+        None,
+        "Layers at a time, by default one per core; never changes the result.",
+        least=1,
+        ceiling=_MOST_TASKS,
+        short="-j",
     )
 
 
@@ -223,7 +249,7 @@ class Encoding(Options):
 class Computing(Options):
     """Where a model runs."""
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", metavar="NAME", completion=_devices)
     workers: int | None = option(
         None, "Processes that decode images; by default one per core, none for digits.", least=0, most=_MOST_TASKS
     )
@@ -233,7 +259,7 @@ class Computing(Options):
 class Output(Options):
     """What is written and shown."""
 
-    out: Path | None = option(None, "Output file.")
+    out: Path | None = option(None, "Output file.", short="-o")
     dry_run: bool = option(False, "Show the plan; write nothing.")
     force: bool = option(False, "Replace an existing output file.")
     json: bool = option(False, "One JSON object instead of tables.")
@@ -260,8 +286,12 @@ class Shown(Options):
 class EvaluatedOutput(Options):
     """What is written and shown."""
 
-    predictions: Path | None = option(None, "CSV of every image: path, label, predicted class, confidence, correct.")
-    confusion: tuple[str, ...] = option((), "Confusion matrix, as a picture or table; FILE ends in .png or .csv.")
+    predictions: Path | None = option(
+        None, "CSV of every image: path, label, predicted class, confidence, correct.", metavar="FILE"
+    )
+    confusion: tuple[str, ...] = option(
+        (), "Confusion matrix, as a picture or table; FILE ends in .png or .csv.", metavar="FILE"
+    )
     force: bool = option(False, "Replace existing output files.")
     json: bool = option(False, "One JSON object instead of tables.")
 
@@ -282,8 +312,13 @@ class Inspected(Shown):
 class File(Options):
     """The file that a command starts from."""
 
+    panel: ClassVar[str] = "Model"
     file: Path = field(
-        metadata=described("A file of tenreo, dense safetensors, or a .pth of the reference implementation.")
+        metadata=described(
+            "A file of tenreo, dense safetensors, or a .pth of the reference implementation.",
+            metavar="FILE",
+            positional=True,
+        )
     )
 
 
@@ -291,7 +326,7 @@ class File(Options):
 class ModelFile(File):
     """The file that a command starts from, and how its model is built."""
 
-    model: str | None = option(None, _BUILDER)
+    model: str | None = option(None, _BUILDER, short="-m", metavar="SOURCE:NAME")
 
 
 @dataclass(frozen=True)
@@ -301,11 +336,14 @@ class Exported(Options):
     to: Path = field(
         metadata=described(
             "File to write; its ending says the format: .safetensors and .pth (dense weights), .onnx, or .pt2 "
-            "(torch.export)."
+            "(torch.export).",
+            metavar="FILE",
         )
     )
     dtype: DenseDtype = option(DenseDtype.FLOAT32, "Number format of what is written.")
-    input: str | None = option(None, "Channels and sides of the model's input; by default what is known of it.")
+    input: str | None = option(
+        None, "Channels and sides of the model's input; by default what is known of it.", metavar="CxHxW"
+    )
     force: bool = option(False, "Replace an existing file.")
     json: bool = option(False, "One JSON object instead of lines.")
 
@@ -314,11 +352,16 @@ class Exported(Options):
 class Files(Options):
     """The files that a command compares."""
 
+    panel: ClassVar[str] = "Model"
     files: tuple[str, ...] = field(
-        metadata=described("Files of tenreo, dense safetensors, or .pth of the reference implementation.")
+        metadata=described(
+            "Files of tenreo, dense safetensors, or .pth of the reference implementation.",
+            metavar="FILE",
+            positional=True,
+        )
     )
 
-    model: str | None = option(None, _BUILDER)
+    model: str | None = option(None, _BUILDER, short="-m", metavar="SOURCE:NAME")
 
     @property
     def each(self) -> list[ModelFile]:
@@ -330,12 +373,19 @@ class Files(Options):
 class Evaluated(Options):
     """The images that a model is measured on."""
 
-    data: str = field(metadata=described("Folder with val/, a folder per class in it; shards (.tar); or digits."))
+    panel: ClassVar[str] = "Data"
+    data: str = field(
+        metadata=described(
+            "Folder with val/, a folder per class in it; shards (.tar); or digits.", metavar="DIR|digits"
+        )
+    )
     against: str | None = option(
-        None, "Compare with the dense model, or that of a file: agreement and KL. Data may then be loose images."
+        None,
+        "Compare with the dense model, or that of a file: agreement and KL. Data may then be loose images.",
+        metavar="dense|FILE",
     )
     limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1, ceiling=_MOST_IMAGES)
-    batch_size: int = option(256, "Images at a time.", least=1, ceiling=_MOST_AT_ONCE)
+    batch_size: int = option(256, "Images at a time.", least=1, ceiling=_MOST_AT_ONCE, short="-b")
     amp: bool = option(False, "Autocast to bfloat16.")
     skip_broken: bool = option(False, "Go on past images that can not be read, and name them.")
 
@@ -344,14 +394,21 @@ class Evaluated(Options):
 class Layout(Options):
     """How the images to evaluate on are laid out."""
 
+    panel: ClassVar[str] = "Data"
     split: str = option(
-        "val", "Folder of the images to evaluate on; val is validation as well, and . is the folder of the data."
+        "val",
+        "Folder of the images to evaluate on; val is validation as well, and . is the folder of the data.",
+        metavar="NAME",
     )
     labels: Path | None = option(
-        None, "Labels of a flat folder: a file's name and class a line, or a number a line in the order of the names."
+        None,
+        "Labels of a flat folder: a file's name and class a line, or a number a line in the order of the names.",
+        metavar="FILE",
     )
     class_map: Path | None = option(
-        None, "Which class of the model each of the data is: two words a line, imagenet_class_index.json, or meta.mat."
+        None,
+        "Which class of the model each of the data is: two words a line, imagenet_class_index.json, or meta.mat.",
+        metavar="FILE",
     )
 
 
@@ -359,11 +416,14 @@ class Layout(Options):
 class SweepData(Options):
     """The images that models are measured on."""
 
+    panel: ClassVar[str] = "Data"
     data: str | None = option(
-        None, "Measure top-1 and agreement with the dense model: folder with val/, of loose images, or digits."
+        None,
+        "Measure top-1 and agreement with the dense model: folder with val/, of loose images, or digits.",
+        metavar="DIR|digits",
     )
     limit: int | None = option(None, "At most so many images, spaced evenly over all.", least=1, ceiling=_MOST_IMAGES)
-    batch_size: int = option(256, "Images at a time.", least=1, ceiling=_MOST_AT_ONCE)
+    batch_size: int = option(256, "Images at a time.", least=1, ceiling=_MOST_AT_ONCE, short="-b")
     skip_broken: bool = option(False, "Go on past images that can not be read, and name them.")
 
 
@@ -371,8 +431,11 @@ class SweepData(Options):
 class TrainingData(Options):
     """The images that a model learns from."""
 
-    data: str = field(metadata=described("Folder with train/ and val/, a folder per class in each; or digits."))
-    train_split: str = option("train", "Folder of the images to learn from.")
+    panel: ClassVar[str] = "Data"
+    data: str = field(
+        metadata=described("Folder with train/ and val/, a folder per class in each; or digits.", metavar="DIR|digits")
+    )
+    train_split: str = option("train", "Folder of the images to learn from.", metavar="NAME")
     calibrate: int = option(
         0, "First estimate BatchNorm on so many batches, without labels.", least=0, ceiling=_MOST_BATCHES
     )
@@ -385,10 +448,12 @@ class TrainingData(Options):
 class TrainingOutput(Options):
     """What is written and shown."""
 
-    out: Path | None = option(None, "The best model; the last one, the run's state and log stand beside it.")
+    out: Path | None = option(
+        None, "The best model; the last one, the run's state and log stand beside it.", short="-o"
+    )
     resume: bool = option(False, "Go on from the state beside the output file.")
     plot: bool = option(False, "Draw loss and accuracy beside the output file, after every epoch.")
-    tensorboard: Path | None = option(None, "Folder of event files for TensorBoard.")
+    tensorboard: Path | None = option(None, "Folder of event files for TensorBoard.", metavar="DIR")
     force: bool = option(False, "Replace existing output files.")
     json: bool = option(False, "One JSON object instead of tables.")
 
@@ -397,7 +462,7 @@ class TrainingOutput(Options):
 class DemoOutput(Options):
     """What is written and shown."""
 
-    out: Path = option(Path("tenreo-demo"), "Folder for the files.")
+    out: Path = option(Path("tenreo-demo"), "Folder for the files.", short="-o")
     seed: int = option(0, "Seed of weights and the order of images.", least=0, ceiling=_MOST_SEED)
     force: bool = option(False, "Write into a folder that is not empty.")
     json: bool = option(False, "One JSON object instead of tables.")

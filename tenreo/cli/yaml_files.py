@@ -15,11 +15,6 @@ from tenreo.planning.rates import Uniform
 from tenreo.planning.recipe import Recipe
 
 RATE_KEYS = ("rate", "progressive", "target_size", "target_params", "target_kl", "target_agreement")
-# Understood for one version: former names of options, former values, and options that are no longer needed.
-RENAMED = {"coefficients": "precision", "other": "dense_dtype"}
-RENAMED_VALUES = {("freeze", "others"): "dense"}
-NEEDLESS = {"--uniform": "rates are uniform without --progressive"}
-_NOT_IN_FILES = ("file",)
 _MOST_BYTES = 2**20  # a file of all options has two thousand
 _MOST_NESTED = 10  # the deepest option, importance, is 2
 
@@ -36,8 +31,8 @@ def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
     Raises:
         TenreoError: when the file can not be read, or has an unknown key or a value that an option does not take.
     """
-    owners = {name: cls for cls in classes for name in options_of(cls) if name not in _NOT_IN_FILES}
-    values = _renamed(path, _load(path))
+    owners = {name: cls for cls in classes for name, option in options_of(cls).items() if not option.positional}
+    values = _load(path)
     if "rate" in owners:
         values = _with_rate(path, values)
     for key, value in values.items():
@@ -114,16 +109,6 @@ _PlainLoader.yaml_implicit_resolvers = {
 
 def _problem(place: Any, text: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=place.start_mark)
-
-
-def _renamed(path: Path, values: dict[Any, Any]) -> dict[Any, Any]:
-    named: dict[Any, Any] = {}
-    for key, value in values.items():
-        new = RENAMED.get(key, key) if isinstance(key, str) else key
-        if new in named:
-            raise TenreoError(f"{path}: {new}: stands twice, once under its former name; leave one out")
-        named[new] = RENAMED_VALUES.get((new, value), value) if isinstance(value, str) else value
-    return named
 
 
 def _with_rate(path: Path, values: dict[Any, Any]) -> dict[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from tenreo.codec.shape import Positions, Precision
 from tenreo.errors import TenreoError
@@ -66,12 +66,16 @@ class Recipe:
         TenreoError: when a value is out of range.
     """
 
+    panel: ClassVar[str] = "Recipe"  # heading in the help of the command line
+
     groups: int | None = field(
-        metadata=described("Rows of the reshaped weight, the paper's g.", least=1, ceiling=MOST_GROUPS)
+        metadata=described("Rows of the reshaped weight, the paper's g.", least=1, ceiling=MOST_GROUPS, short="-g")
     )
     rate: Rate
-    include: tuple[str, ...] = option((), "Compress the layers of these names instead of the rule's choice.")
-    exclude: tuple[str, ...] = option((), "Leave the layers of these names dense.")
+    include: tuple[str, ...] = option(
+        (), "Compress the layers of these names instead of the rule's choice.", metavar="PATTERN"
+    )
+    exclude: tuple[str, ...] = option((), "Leave the layers of these names dense.", metavar="PATTERN")
     refine: int = option(
         ROUNDS, "Rounds of refinement at most; 0 is the paper's encoding.", least=0, ceiling=MOST_ROUNDS
     )
@@ -83,7 +87,11 @@ class Recipe:
     pack: Pack = option(Pack.ENTROPY, "How positions lie in the file: entropy-coded without loss, or as plain bits.")
     allocate: bool = option(False, "Distribute the coefficients over the layers by their spectra.")
     importance: dict[str, float] = option(
-        dict, "Weight of the error of the layers of a name, where bits are distributed.", above=0, ceiling=MOST_WEIGHT
+        dict,
+        "Weight of the error of the layers of a name, where bits are distributed.",
+        above=0,
+        ceiling=MOST_WEIGHT,
+        metavar="PATTERN=W",
     )
     layers: dict[str, Any] = field(default_factory=dict)
 

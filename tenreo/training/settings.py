@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 from tenreo.data.augmentation import Augmentation
 from tenreo.errors import TenreoError
@@ -60,10 +61,12 @@ class Settings:
         TenreoError: if a value is out of range.
     """
 
+    panel: ClassVar[str] = "Training"  # heading in the help of the command line
+
     epochs: int = option(
         1, "Number of passes over the training images; 0 only calibrates.", least=0, ceiling=_MAX_EPOCHS
     )
-    batch_size: int = option(64, "Images per batch and process.", least=1, ceiling=_MAX_BATCH_SIZE)
+    batch_size: int = option(64, "Images per batch and process.", least=1, ceiling=_MAX_BATCH_SIZE, short="-b")
     accumulate: int = option(
         1, "Number of batches whose gradients are averaged in one optimizer step.", least=1, ceiling=_MAX_BATCH_SIZE
     )
@@ -122,7 +125,9 @@ class Settings:
     amp_dtype: AmpType = option(
         AmpType.AUTO, "16-bit number format of amp; auto: bfloat16, or float16 on GPUs without bfloat16."
     )
-    channels_last: bool = option(False, "Use the channels-last memory format, which is faster on GPUs with mixed precision.")
+    channels_last: bool = option(
+        False, "Use the channels-last memory format, which is faster on GPUs with mixed precision."
+    )
     compile: bool = option(False, "Compile the model with torch.compile.")
     sync_batchnorm: bool = option(False, "Compute BatchNorm statistics over all processes (CUDA only).")
     skip_broken: bool = option(False, "Skip and count images that cannot be read.")

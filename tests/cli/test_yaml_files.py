@@ -9,7 +9,7 @@ from typing import Union, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
-from processes import ROOT, here, refused
+from processes import ROOT, refused
 
 from tenreo import Progressive, Recipe, TargetParameters, TargetSize, Uniform, resolve
 from tenreo.cli import commands
@@ -112,7 +112,6 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: &a [*a]", "anchors and aliases"),
         ("groups: 4\nrefine: 1\ngroups: 8", "line 3: the key 'groups' stands twice"),
         ("importance: {a: 1, a: 2}", "the key 'a' stands twice"),
-        ("precision: int8\ncoefficients: int6", "precision: stands twice"),
         ("? [a]\n: 3", "a key has to be a word"),
         ("? {a: b}\n: 3", "a key has to be a word"),
         ("null: 3", "unknown key None"),
@@ -205,7 +204,7 @@ def test_every_option_of_finetune_is_a_key(parsed, inside, cls, key, value):
 
 
 def test_what_the_help_promises(parsed, inside):
-    said = "groups: 4\nuniform: 2.0\nmatch_statistics: false\nother: float16\ncoefficients: int8"
+    said = "groups: 4\nuniform: 2.0\nmatch_statistics: false\ndense_dtype: float16\nprecision: int8"
     (inside / "c.yaml").write_text(said)
     dense, recipe, statistics, *_ = parsed("compress", "--config", "c.yaml", "-a", "resnet18")
     assert recipe == Recipe(4, Uniform(2.0), precision="int8", dense_dtype="float16")
@@ -277,13 +276,3 @@ def test_the_papers_settings(parsed, path):
 def test_all_shipped_configurations_are_tested():
     assert sorted((ROOT / "configs").rglob("*.yaml")) == sorted([*CONFIGS, *TRAINING])
     assert {p.stem for p in TRAINING} == {"resnet", "mobilenet_v2"}
-
-
-def test_former_values_and_needless_options_are_understood(compressed_file, tmp_path):
-    done = here("sweep", "-a", "resnet18", "-g", 4, "-r", 2, "--uniform", "--dry-run")
-    assert "no longer needed" in done.stderr and "4, 2" in done.stdout
-    job = ("finetune", compressed_file, "--data", "nowhere")
-    assert "no such folder" in refused(*job, "--freeze", "others")  # the value is understood
-    (tmp_path / "c.yaml").write_text("freeze: others\n")
-    assert "no such folder" in refused(*job, "--config", tmp_path / "c.yaml")
-    assert "cannot be opened" in refused(*job[:-1], "digits", "--resume", "--out", tmp_path / "x.safetensors")

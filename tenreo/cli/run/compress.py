@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tenreo.cli.checks import choose_workers
-from tenreo.cli.declare import usage
+from tenreo.cli.exits import usage
 from tenreo.cli.options import DenseModel, Encoding, Output, Statistics
 from tenreo.cli.outputs import default_name
 from tenreo.cli.run.models import open_model

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tenreo.cli.checks import choose_workers
-from tenreo.cli.declare import usage
+from tenreo.cli.exits import usage
 from tenreo.cli.options import Computing, Evaluated, EvaluatedOutput, Files, Layout, ModelFile
 from tenreo.cli.run.models import open_file
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from tenreo.cli.checks import best_file, choose_workers
-from tenreo.cli.declare import usage
+from tenreo.cli.exits import usage
 from tenreo.cli.options import Computing, Layout, ModelFile, TrainingData, TrainingOutput
 from tenreo.cli.run.models import open_file
 from tenreo.cli.run.training import Job, train

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tenreo.cli.declare import usage
+from tenreo.cli.exits import usage
 from tenreo.cli.options import File, Inspected
 from tenreo.cli.terminal.console import show, show_json
 from tenreo.cli.terminal.tables import counts_table, layers_table, table

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from tenreo.cli.declare import usage
+from tenreo.cli.exits import usage
 from tenreo.cli.options import DenseModel, ModelFile
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tenreo.cli.checks import choose_workers
-from tenreo.cli.declare import usage
+from tenreo.cli.exits import usage
 from tenreo.cli.options import DenseModel, Encoding, Layout, Matching, SweepData, SweepOutput
 from tenreo.cli.run.models import open_model
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json

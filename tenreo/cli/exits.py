@@ -1,0 +1,92 @@
+"""Exit codes and error messages of the command line. No torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import typer
+
+from tenreo.cli.terminal.streams import discard, note
+from tenreo.errors import TenreoError
+
+debug = False  # set by `tenreo --debug`: errors are then raised instead of printed
+
+
+class WrongUsageError(TenreoError):
+    """The command line or the configuration file is wrong: exit code 2."""
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Turn errors raised inside the context into wrong usage, which has exit code 2 instead of 1."""
+    try:
+        yield
+    except TenreoError as error:
+        raise WrongUsageError(str(error)) from error
+
+
+@contextmanager
+def exit_codes(context: typer.Context) -> Iterator[None]:
+    """Turn errors into a one-line message and an exit code: 2 for wrong usage, 1 for others, 130 for Ctrl-C."""
+    try:
+        yield
+    except (TenreoError, MemoryError, OSError) as error:
+        if debug and not isinstance(error, BrokenPipeError):
+            raise
+        raise typer.Exit(end_with(error, context)) from error
+    except KeyboardInterrupt:
+        note("stopped")
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        # A normal exit would wait for threads inside compiled code, which cannot be interrupted.
+        os._exit(130)
+
+
+def end_with(error: BaseException, context: typer.Context | None = None) -> int:
+    """Print an error as one line on stderr.
+
+    Args:
+        error: the error that ends the command.
+        context: context of the command; its options are named in the message.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(error, BrokenPipeError):
+        discard(sys.stdout)  # the reader has closed the pipe; flushing the buffer at exit would raise again
+        return 1
+    note(f"{_process()}error: {_message(error, context)}")
+    return 2 if isinstance(error, WrongUsageError) else 1
+
+
+def _message(error: BaseException, context: typer.Context | None) -> str:
+    if isinstance(error, TenreoError):
+        return str(error) if context is None else _with_option(str(error), context)
+    if isinstance(error, OSError):  # raised by the operating system and not converted by the library
+        return f"{error.filename or 'operating system'}: {error.strerror or error}"
+    return f"out of memory {error}; try smaller batches or fewer jobs".replace(" ;", ";")
+
+
+def _with_option(message: str, context: typer.Context) -> str:
+    """Append the option that a message of the library is about; its name is the message's first word."""
+    name = message.split(":", 1)[0]
+    option = next((p.opts for p in context.command.params if p.name == name and p.opts[0].startswith("-")), None)
+    if option:
+        message = f"{message} ({'/'.join(sorted(option, key=len))})"
+    return with_example(message, context) if ": not given" in message or ": given None" in message else message
+
+
+def with_example(message: str, context: typer.Context) -> str:
+    """Append the example that the help text of the command contains."""
+    example = re.search(r"^Example: (.*)$", context.command.help or "", re.MULTILINE)
+    return f"{message}; example: {example[1]}" if example else message
+
+
+def _process() -> str:
+    """Prefix of a message that tells apart the processes of a distributed run; empty for a single process."""
+    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "1")
+    return "" if rank is None or size == "1" else f"process {rank} of {size}: "
