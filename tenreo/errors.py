@@ -1,4 +1,4 @@
-"""The one error that tenreo raises on purpose, and what its message may hold."""
+"""The error class of tenreo, and helpers that keep untrusted text in messages short and printable."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import math
 import reprlib
 from typing import Any
 
-MOST_CHARACTERS = 2000  # of a message: what a damaged file says of itself can be as long as the file
-_DIGITS = 30  # of a number that is written out
+MOST_CHARACTERS = 2000  # characters of a message; text that it quotes from a damaged file may be very long
+_DIGITS = 30  # digits of a number that a message quotes
 
 
 def printable(text: str, most: int | None = None) -> str:
-    r"""A text as one line without anything that a terminal would obey: other characters as Python escapes them.
+    r"""Return a text as one line in which line breaks and control characters are escaped as in Python's strings.
 
     >>> printable("resnet18\nwrote \x1b[2K")
     'resnet18\\nwrote \\x1b[2K'
 
     Args:
-        text: anything, such as a name out of a file.
-        most: characters at most; the middle is left out. None has no limit.
+        text: any text, for example a name from a file.
+        most: maximum length in characters, apart from a note in the middle that counts the omitted ones; None for no
+            limit.
     """
     short = _cut(text, most)
     if short.isprintable():
@@ -27,6 +28,7 @@ def printable(text: str, most: int | None = None) -> str:
 
 
 def _cut(text: str, most: int | None) -> str:
+    """Omit the middle of a text that has more than `most` characters."""
     if most is None or len(text) <= most:
         return text
     end = most // 4
@@ -34,14 +36,14 @@ def _cut(text: str, most: int | None) -> str:
 
 
 class _ShortRepr(reprlib.Repr):
-    """`repr` of what was given, that takes little time and room whatever it is."""
+    """A `repr` whose time and length are bounded for every value."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxstring, self.maxother = 3, 200, 200
 
     def repr_int(self, x: int, level: int) -> str:
-        """Digits, or how many there are: Python refuses to write out thousands."""
+        """Return the digits, or their number if there are many, because Python refuses to print thousands of digits."""
         digits = len(str(abs(x))) if x.bit_length() < 1000 else int(x.bit_length() * math.log10(2)) + 1
         return repr(x) if digits <= _DIGITS else f"a number of {digits:,} digits"
 
@@ -50,7 +52,7 @@ _SHORT = _ShortRepr()
 
 
 def shown(value: Any) -> str:
-    """What was given, for a message: its `repr`, short.
+    """Return the `repr` of a value with a bounded length, for a message.
 
     >>> shown(["fc"] * 1000), shown(10**400)
     ("['fc', 'fc', 'fc', 'fc', 'fc', 'fc', ...]", 'a number of 401 digits')
@@ -59,9 +61,9 @@ def shown(value: Any) -> str:
 
 
 class TenreoError(Exception):
-    """Something a user can mend; the message says what was given, what was needed, what to do.
+    """An error that the user can fix; the message states the value given, the values needed, and what to do.
 
-    The message is one printable line of bounded length, whatever the file or option said that it quotes.
+    The message is one printable line of bounded length, whatever text from a file or option it quotes.
     """
 
     def __init__(self, message: object = "") -> None:

@@ -1,7 +1,7 @@
-"""Options: dataclass fields that carry their help sentence and range, so that each is stated once.
+"""Options: dataclass fields with a help sentence and a range, which are stated only there.
 
-The fields of `Recipe`, of the training `Settings` and of the command line's own dataclasses are made with `option`.
-Their values are checked by `check_options`; the command line and the keys of YAML files are made from them.
+`option` creates the fields of `Recipe`, of the training `Settings` and of the dataclasses of the command line.
+`check_options` checks their values. The command line and the keys of YAML files are generated from the fields.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from tenreo.errors import TenreoError, shown
 
-MOST_BYTES = 4096  # of a path, as Linux has it
+_MOST_BYTES = 4096  # bytes of a path; the limit of Linux
 
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of a field besides its name, type and default.
+    """Help and range of a dataclass field.
 
     Attributes:
-        help: one sentence.
-        least: smallest value, of a number.
-        most: largest value.
-        above: the value must be larger.
-        below: the value must be smaller.
-        ceiling: more makes no sense, and is a slip of the finger; the help does not mention it.
+        help: help text: one sentence.
+        least: smallest allowed value of a number.
+        most: largest allowed value.
+        above: exclusive lower bound.
+        below: exclusive upper bound.
+        ceiling: largest value that is not certainly a typing error; the help does not mention it.
         short: short name on the command line, such as -g.
-        metavar: placeholder of the value in the help.
-        completion: function that returns the values which a shell completes.
-        positional: whether it is an argument without a name on the command line.
+        metavar: placeholder of the value in the help of the command line.
+        completion: function that returns the values that a shell completes.
+        positional: whether the command line has a positional argument instead of an option.
     """
 
     help: str
@@ -50,16 +50,16 @@ class Option:
 
     @property
     def range(self) -> str:
-        """The range in words, such as "1 to 31" or "above 0"; empty without one."""
+        """The range in words, such as "1 to 31" or "above 0"; empty if there is none."""
         if self.least is not None and self.most is not None:
             return f"{_written(self.least)} to {_written(self.most)}"
         bounds = (("at least", self.least), ("at most", self.most), ("above", self.above), ("below", self.below))
         return " and ".join(f"{word} {_written(bound)}" for word, bound in bounds if bound is not None)
 
     def holds(self, value: float) -> bool:
-        """Whether a number lies in the range; infinity and NaN never do."""
+        """Return whether a number is finite and in the range."""
         return (
-            abs(value) <= sys.float_info.max  # so that it is a float: neither NaN nor an int of 400 digits is
+            abs(value) <= sys.float_info.max  # false for NaN, infinity, and integers too large for a float
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
@@ -73,12 +73,12 @@ def _written(bound: float) -> str:
 
 
 def option(default: Any, help: str, **attributes: Any) -> Any:
-    """A dataclass field that is an option.
+    """Return a dataclass field with a help sentence and a range.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
     ... class Search:
-    ...     rounds: int = option(12, "Rounds at most.", least=0)
+    ...     rounds: int = option(12, "Maximum number of rounds.", least=0)
     ...     def __post_init__(self):
     ...         check_options(self)
     >>> Search(-1)
@@ -86,8 +86,8 @@ def option(default: Any, help: str, **attributes: Any) -> Any:
     tenreo.errors.TenreoError: rounds: given -1, needs a whole number of at least 0
 
     Args:
-        default: its default; a type where it is made anew, such as dict.
-        help: one sentence.
+        default: default value; a type, such as dict, is called to create a new value for each instance.
+        help: help text: one sentence.
         attributes: further attributes of `Option`, such as least and most.
     """
     if isinstance(default, type):
@@ -96,31 +96,31 @@ def option(default: Any, help: str, **attributes: Any) -> Any:
 
 
 def described(help: str, **attributes: Any) -> dict[str, Option]:
-    """The metadata of a dataclass field that is an option without a default: `field(metadata=described(...))`.
+    """Return the metadata of an option without a default, for `field(metadata=described(...))`.
 
     Args:
-        help: one sentence.
+        help: help text: one sentence.
         attributes: further attributes of `Option`.
     """
     return {"option": Option(help, **attributes)}
 
 
 def options_of(cls: type) -> dict[str, Option]:
-    """The options of a dataclass, by the names of their fields."""
+    """Return the options of a dataclass by field name."""
     return {f.name: f.metadata["option"] for f in fields(cls) if "option" in f.metadata}
 
 
 @cache
 def types_of(cls: type) -> dict[str, Any]:
-    """The types of a class's annotations, resolved."""
+    """Return the resolved types of the annotations of a class."""
     return get_type_hints(cls)
 
 
 def check_options(instance: Any) -> None:
-    """Check every option of a frozen dataclass, and give it its type (enumerations, tuples, paths).
+    """Check every option of a frozen dataclass and convert its value to the type of the field.
 
     Raises:
-        TenreoError: naming the field, what was given, and what it needs.
+        TenreoError: naming the field, the value given, and the values allowed.
     """
     cls = type(instance)
     for name in options_of(cls):
@@ -128,15 +128,15 @@ def check_options(instance: Any) -> None:
 
 
 def check_value(cls: type, name: str, value: Any) -> Any:
-    """The value of an option in its type.
+    """Check the value of one option and convert it to the type of the field (enumeration, tuple, path).
 
     Args:
-        cls: the dataclass that has the option.
-        name: of the option.
-        value: what was given.
+        cls: dataclass that has the option.
+        name: name of the field.
+        value: value to check.
 
     Raises:
-        TenreoError: when it is of another type or out of range.
+        TenreoError: if the value has a wrong type or is out of range.
     """
     kind = types_of(cls)[name]
     members = [each for each in get_args(kind) if each is not type(None)] if _is_union(kind) else [kind]
@@ -146,10 +146,12 @@ def check_value(cls: type, name: str, value: Any) -> Any:
 
 
 def _is_union(kind: Any) -> bool:
+    """Return whether a type is a union with None."""
     return get_origin(kind) is not None and type(None) in get_args(kind)
 
 
 def _convert(name: str, value: Any, kind: Any, option: Option) -> Any:
+    """Check a value against a type that is not optional, and convert it."""
     if kind in (int, float):
         return check_number(name, value, whole=kind is int, option=option)
     if kind is bool:
@@ -177,18 +179,24 @@ def _convert(name: str, value: Any, kind: Any, option: Option) -> Any:
 
 
 def _is_name(text: str) -> bool:
-    """Whether the system takes a text for a path at all; most words may be paths."""
+    """Return whether a text is a valid path; this is checked for all strings, because most may name a file."""
     try:
-        return 0 < len(os.fsencode(text)) <= MOST_BYTES and "\0" not in text
+        return 0 < len(os.fsencode(text)) <= _MOST_BYTES and "\0" not in text
     except UnicodeEncodeError:
         return False
 
 
 def check_number(name: str, value: Any, *, whole: bool, option: Option) -> Any:
-    """A number in its range.
+    """Check that a value is a number in the range of an option, and return it.
+
+    Args:
+        name: name of the option, for the message.
+        value: value to check.
+        whole: whether the number must be an integer.
+        option: option with the range.
 
     Raises:
-        TenreoError: when it is no number, or out of range.
+        TenreoError: if the value is not a number or is out of range.
     """
     what = "a whole number" if whole else "a number"
     needed = what

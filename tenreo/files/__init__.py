@@ -1,1 +1,1 @@
-"""Files: what lies in them, how they are read and written. The header's part needs no torch."""
+"""The file format: layout, strict reading and atomic writing. Modules that read only headers do not import torch."""

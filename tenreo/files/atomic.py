@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, and nothing but regular files."""
+"""Atomic replacement of files: a file is written completely or not at all. Only regular files are replaced."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from tenreo.files.paths import kind_of
 
 try:
     import fcntl
-except ImportError:  # no POSIX: what killed runs leave is then never removed
+except ImportError:  # not a POSIX system: temporary files of killed processes are then never removed
     fcntl = None  # type: ignore[assignment]
 
 _ENDING = ".unfinished"
-_MOST_NAME = 200  # bytes of a name that go into a temporary one, which has 255 at most
+_MOST_NAME = 200  # bytes of the target's name in the name of a temporary file, which has at most 255
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder that becomes `path` at the end, whole or not at all.
+    """Provide a temporary path in the same folder, which replaces `path` when the context ends without an error.
 
-    A link is followed: the file that it leads to is replaced. The temporary file must be written in place; it is
-    locked, and what an earlier process that was killed has left of this path is removed.
+    A symbolic link is kept, and the file that it points to is replaced. The temporary file exists already and must be
+    written in place, because this process holds a lock on it. Temporary files for the same path that a killed process
+    has left behind are removed.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "figures.csv"
@@ -34,20 +35,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
     >>> path.read_text()
     'epoch,loss'
 
+    Args:
+        path: path of the file to write or replace.
+
     Raises:
-        TenreoError: when the folder cannot be written to, or the path is that of anything but a regular file.
+        TenreoError: if the folder cannot be written to, or something other than a regular file has this path.
     """
-    with _named(path):
+    with _system_errors_named(path):
         target = _target(path)
         handle, temporary = _temporary(target)
     try:
-        _remove_left(target)
+        _remove_abandoned(target)
         yield temporary
         os.fsync(handle)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        _target(path)  # something else may have come into being there
+        _target(path)  # a folder or a pipe may have been created there in the meantime
         os.replace(temporary, target)
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -57,13 +61,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Raise unless a file can be written to a path, by making and removing a temporary one beside it.
+    """Raise unless a file can be written to a path, by creating and removing a temporary file in its folder.
+
+    Args:
+        path: path of a file that may or may not exist.
 
     Raises:
-        TenreoError: when its folder does not exist or cannot be written to, or the path is that of a folder, of
-            anything else that is no regular file, or of a link that leads to no file.
+        TenreoError: if the folder does not exist or cannot be written to, if something other than a regular file has
+            this path, or if it is a symbolic link to a file that does not exist.
     """
-    with _named(path):
+    with _system_errors_named(path):
         target = _target(path)
         handle, temporary = _temporary(target)
         temporary.unlink()
@@ -71,11 +78,11 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Name the path in what the system says about it and its temporary files."""
+def _system_errors_named(path: Path) -> Iterator[None]:
+    """Raise errors of the system as errors that name the path, not a temporary file."""
     try:
         yield
-    except (OSError, ValueError) as error:  # the latter of a NUL byte
+    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL byte
         raise _unwritable(path, error) from error
 
 
@@ -85,7 +92,7 @@ def _unwritable(path: Path, error: Exception) -> TenreoError:
 
 
 def _target(path: Path) -> Path:
-    """The regular file that is to be replaced, links followed, or the path of one that does not exist yet."""
+    """Follow symbolic links and return the path of the regular file to replace or create."""
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
         kind = kind_of(target.lstat().st_mode)
@@ -105,48 +112,49 @@ def _target(path: Path) -> Path:
 
 
 def _prefix(target: Path) -> str:
+    """The beginning of the names of all temporary files for a target."""
     return f".{os.fsdecode(os.fsencode(target.name)[:_MOST_NAME])}."
 
 
 def _temporary(target: Path) -> tuple[int, Path]:
-    """An open, empty file beside the target that this process holds."""
+    """Create, open and lock an empty file in the target's folder; return its descriptor and its path."""
     while True:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target), suffix=_ENDING)
         temporary = Path(name)
         try:
-            # Another process may have taken it for one that was left, before it was locked.
-            if not _locked(handle) or temporary.stat().st_ino == os.fstat(handle).st_ino:
+            # Before this process locked the file, another one may have removed it as abandoned.
+            if not _lock(handle) or temporary.stat().st_ino == os.fstat(handle).st_ino:
                 return handle, temporary
         except FileNotFoundError:
             pass
         os.close(handle)
 
 
-def _locked(handle: int) -> bool:
-    """Whether an open file is now held by this process, and by no other."""
+def _lock(handle: int) -> bool:
+    """Try to lock an open file; return whether this process holds the lock now."""
     if fcntl is None:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held, or a file system without locks
+    except OSError:  # another process holds the lock, or the file system has no locks
         return False
     return True
 
 
-def _remove_left(target: Path) -> None:
-    """Remove the target's temporary files that no living process holds."""
+def _remove_abandoned(target: Path) -> None:
+    """Remove the target's temporary files that no running process has locked."""
     prefix = _prefix(target)
-    left: list[Path] = []
+    candidates: list[Path] = []
     with suppress(OSError), os.scandir(target.parent) as entries:
-        left = [
+        candidates = [
             Path(e.path) for e in entries
             if e.name.startswith(prefix) and e.name.endswith(_ENDING) and e.is_file(follow_symlinks=False)
         ]  # fmt: skip
-    for temporary in left if fcntl is not None else ():
+    for temporary in candidates if fcntl is not None else ():
         with suppress(OSError):
             handle = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW)
             try:
-                if _locked(handle):
+                if _lock(handle):
                     temporary.unlink()
             finally:
                 os.close(handle)

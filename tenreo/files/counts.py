@@ -1,4 +1,4 @@
-"""The numbers in a file or a model, as the paper counts them, and their bytes. No torch."""
+"""Counts of the numbers in a file or model, as the paper counts them, and their bytes. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tenreo.files.records import LayerRecord
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers in a model, as the paper's two columns count them, and their bytes.
+    """Counts of the numbers in a model, and their bytes in a file.
 
     Attributes:
-        positions: one per column of every compressed layer.
-        coefficients: low frequencies of the curves.
-        scales: of coefficients that are integers.
-        dense_parameters: parameters of what is not compressed.
-        batchnorm_statistics: running means and variances.
-        bytes: of all tensors together, as they lie in a file.
-        weights: elements of the compressed weights when they are dense.
-        weight_bytes: of their positions, coefficients and scales.
+        positions: number of positions: one per column of every compressed layer.
+        coefficients: number of stored coefficients of the cosine transform.
+        scales: number of scales of integer coefficients.
+        dense_parameters: number of uncompressed parameters.
+        batchnorm_statistics: number of running means and variances.
+        bytes: bytes of all tensors in the file.
+        weights: number of elements of the compressed weights before compression.
+        weight_bytes: bytes of the positions, coefficients and scales.
     """
 
     positions: int = 0
@@ -43,27 +43,27 @@ class Counts:
 
     @property
     def parameters(self) -> int:
-        """The paper's "Parameters": everything but the integers that BatchNorm counts."""
+        """The paper's "Parameters": all numbers except BatchNorm's integer counters of batches."""
         curves = self.positions + self.coefficients + self.scales
         return curves + self.dense_parameters + self.batchnorm_statistics
 
     @property
     def paper_trainable(self) -> int:
-        """The paper's "Trainable": coefficients alone; everything when nothing is compressed."""
+        """The paper's "Trainable": the coefficients alone, or all parameters if no layer is compressed."""
         return self.coefficients if self.positions else self.dense_parameters
 
     @property
     def requires_grad(self) -> int:
-        """What an optimizer changes: coefficients and all other parameters."""
+        """Number of values that an optimizer changes: coefficients and uncompressed parameters."""
         return self.coefficients + self.dense_parameters
 
     @property
     def bits_per_weight(self) -> float | None:
-        """Bits that an element of a compressed weight takes; None when nothing is compressed."""
+        """Stored bits per element of the compressed weights, or None if no layer is compressed."""
         return 8 * self.weight_bytes / self.weights if self.weights else None
 
     def to_dict(self) -> dict[str, float | None]:
-        """All numbers, also the derived ones."""
+        """Return the attributes and the derived numbers by name."""
         return {
             **asdict(self),
             "bits_per_weight": self.bits_per_weight,
@@ -74,11 +74,11 @@ class Counts:
 
 
 def count(tensors: Mapping[str, TensorRecord], layers: Mapping[str, LayerRecord] | None = None) -> Counts:
-    """Count the tensors of a file or a model by what their names say they are.
+    """Count the numbers in the tensors of a file or model; the name of a tensor determines what it counts as.
 
     Args:
-        tensors: by their names in a file.
-        layers: the compressed ones, by name.
+        tensors: tensors by their names in a file.
+        layers: compressed layers by name.
     """
     layers = layers or {}
     total = dict.fromkeys(asdict(Counts()), 0)

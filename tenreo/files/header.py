@@ -1,9 +1,9 @@
-"""What a file says of itself, read from its header alone: no tensor, no torch.
+"""Headers of safetensors files: reading and checking the metadata, without loading tensors or importing torch.
 
-Metadata: `tenreo.version`, and as JSON `tenreo.model`, `tenreo.recipe`, `tenreo.layers`.
+The metadata contain `tenreo.version` and, as JSON strings, `tenreo.model`, `tenreo.recipe` and `tenreo.layers`.
 
-Version 1: positions are int32, coefficients floating point. Version 2: positions are packed, coefficients may be
-integers. Version 3: positions are entropy-coded. docs/format.md describes all byte by byte.
+In version 1, positions are int32 and coefficients are floating-point numbers. In version 2, positions are packed, and
+coefficients may be integers. In version 3, positions may be entropy-coded. docs/format.md specifies every byte.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.values import check_name, cleaned, parse
 
 VERSION = 3
-_MOST_HEADER = 10_000_000  # bytes; ResNet-152 takes 0.2 MB
+_MOST_HEADER = 10_000_000  # bytes; the header of a compressed ResNet-152 has 0.2 MB
 
 
 @dataclass(frozen=True)
 class Header:
-    """A file without its tensors' values.
+    """The contents of a file except for the values of its tensors.
 
     Attributes:
-        path: of the file.
-        kind: tenreo, dense or reference.
-        tensors: by name.
-        info: the model.
-        recipe: what it was compressed with, as plain values; None where the file does not say.
-        layers: the compressed ones, by name.
-        size: bytes on disk.
+        path: path of the file.
+        kind: "tenreo" (compressed), "dense", or "reference" (written by the reference implementation).
+        tensors: dtypes and shapes of the tensors by name.
+        info: description of the model.
+        recipe: recipe of the compression as plain JSON values, or None if the file contains none.
+        layers: compressed layers by name.
+        size: size of the file in bytes.
     """
 
     path: Path
@@ -63,57 +63,58 @@ class Header:
 
     @property
     def snr(self) -> float | None:
-        """Ratio in dB of all compressed layers together; None where the file does not say."""
+        """Signal-to-noise ratio of all compressed weights together in dB, or None if it is not stored."""
         return total_decibels((x.errors.squared_norm, x.errors.snr) for x in self.layers.values())
 
     @property
     def snr_unrefined(self) -> float | None:
-        """The same before refinement."""
+        """The same ratio before refinement."""
         return total_decibels((x.errors.squared_norm, x.errors.snr_unrefined) for x in self.layers.values())
 
     def counts(self) -> Counts:
-        """The numbers in the file."""
+        """Count the numbers and bytes of the file's tensors."""
         return count(self.tensors, self.layers)
 
     def dense_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the tensors of the model that was compressed, by name; of tied ones the first."""
+        """Return the shapes of the dense model's tensors by name; tied tensors appear once, under their first name."""
         return {name: tensor.shape for name, tensor in self._dense().items()}
 
     def dense_counts(self, dense_dtype: str = Precision.FLOAT32) -> Counts:
         """Count the numbers and bytes of the dense model that was compressed.
 
         Args:
-            dense_dtype: number format that uncompressed tensors were cast to; if it is lower than float32, they count
-                as float32, like the weights whose coefficients are stored in a lower format.
+            dense_dtype: number format that the uncompressed tensors were cast to when the file was written. If it is
+                not float32, these tensors count as float32, and so do weights with coefficients in another format.
         """
         return count(self._dense(dense_dtype))
 
     def _dense(self, dense_dtype: str = Precision.FLOAT32) -> dict[str, TensorRecord]:
+        """Return the dtypes and shapes of the dense model's tensors by name."""
         dense = {}
         for name, tensor in self.tensors.items():
             layer, suffix = split_name(name)
             record = self.layers.get(layer) if suffix else None
             if record is not None and suffix != COEFFICIENTS:
                 continue
-            lower = record.curve.precision if record else dense_dtype
+            stored = record.curve.precision if record else dense_dtype
             floating = record is not None or tensor.is_floating
-            dtype = "F32" if floating and lower != Precision.FLOAT32 else tensor.dtype
+            dtype = "F32" if floating and stored != Precision.FLOAT32 else tensor.dtype
             shape = record.shape if record else tensor.shape
             dense[name.removesuffix(suffix) if record else name] = TensorRecord(dtype, shape)
         return dense
 
 
 def metadata(info: ModelInfo, recipe: Mapping[str, Any] | None, layers: Mapping[str, LayerRecord]) -> dict[str, str]:
-    """A file's metadata, as safetensors takes it.
+    """Return the metadata of a file as safetensors stores them: a dictionary of strings.
 
     Args:
-        info: the model.
-        recipe: as plain values, or None.
-        layers: the compressed ones, by name.
+        info: description of the model.
+        recipe: recipe of the compression as plain JSON values, or None.
+        layers: compressed layers by name.
     """
     result = {
         "format": "pt",
-        # Without coded positions, earlier versions can read the file.
+        # Version 2, if it suffices, so that earlier releases can read the file.
         "tenreo.version": "3" if any(layer.positions == Positions.CODED for layer in layers.values()) else "2",
         "tenreo.model": json.dumps(info.to_dict()),
         "tenreo.layers": json.dumps({name: layer.to_dict() for name, layer in layers.items()}),
@@ -122,10 +123,10 @@ def metadata(info: ModelInfo, recipe: Mapping[str, Any] | None, layers: Mapping[
 
 
 def check_info(info: ModelInfo) -> None:
-    """Raise unless a file can say an info, so that it is read back.
+    """Raise unless an info that is written to a file can be read back.
 
     Raises:
-        TenreoError: naming what is of another type or out of range.
+        TenreoError: naming the field that has a wrong type or is out of range.
     """
     try:
         ModelInfo.from_dict(parse(json.dumps(info.to_dict())))
@@ -134,44 +135,45 @@ def check_info(info: ModelInfo) -> None:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is torch's own (a zip archive or a bare pickle), such as the reference's.
+    """Return whether a file is in torch's own format: a zip archive or a bare pickle.
 
     Raises:
-        TenreoError: when there is no such file, or it is no regular one.
+        TenreoError: if the file does not exist, is not a regular file, or may not be read.
     """
     check_readable(path)
     with path.open("rb") as file:
         start = file.read(9)
-    # After eight bytes of length, safetensors begins with a brace.
+    # A safetensors file has a brace after the eight bytes that contain the length of the header.
     return start.startswith((b"PK\x03\x04", b"\x80")) and start[8:] != b"{"
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a safetensors file, tenreo's or dense.
+    """Read and check the header of a safetensors file, compressed or dense.
 
     Raises:
-        TenreoError: when it is no safetensors file, is of a newer format version, or contradicts
-            itself; the message names what.
+        TenreoError: if the file is not in safetensors format, has a newer format version, or has metadata that are
+            invalid or contradict the tensors.
     """
-    said, tensors, size = _read(path)
-    version = said.get("tenreo.version")
+    values, tensors, size = _read(path)
+    version = values.get("tenreo.version")
     if version is not None and version not in map(str, range(VERSION + 1)):
         raise TenreoError(
-            f"{path}: format version {shown(version)}, this tenreo reads up to {VERSION}; install a newer one"
+            f"{path}: has format version {shown(version)}, but this tenreo reads versions up to {VERSION}; "
+            "install a newer tenreo"
         )
     layers: dict[str, LayerRecord] = {}
     name = ""
     try:
-        info = ModelInfo.from_dict(parse(said.get("tenreo.model", "{}")))
-        recipe = cleaned(parse(said.get("tenreo.recipe", "null")))
-        described = parse(said.get("tenreo.layers", "{}"))
+        info = ModelInfo.from_dict(parse(values.get("tenreo.model", "{}")))
+        recipe = cleaned(parse(values.get("tenreo.recipe", "null")))
+        described = parse(values.get("tenreo.layers", "{}"))
         if not isinstance(described, dict) or not isinstance(recipe, (dict, NoneType)):
-            raise ValueError("the layers or the recipe are no object")
-        for name, values in described.items():
-            layers[name] = LayerRecord.from_dict(values)
+            raise ValueError("the layers or the recipe are not a JSON object")
+        for name, fields in described.items():
+            layers[name] = LayerRecord.from_dict(fields)
     except ValueError as error:
-        what = f"{name}: {error}" if name else error
-        raise TenreoError(f"{path}: the metadata can not be understood: {what}") from error
+        where = f"{name}: " if name else ""
+        raise TenreoError(f"{path}: the metadata cannot be understood: {where}{error}") from error
     kind = "dense" if version is None or not layers else "tenreo"
     header = Header(path, kind, tensors, info, recipe, layers, size)
     check_layers(header)
@@ -179,50 +181,48 @@ def read_header(path: Path) -> Header:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, TensorRecord], int]:
-    """The metadata, the tensors without their values, and the bytes of a safetensors file."""
+    """Return the metadata, the dtypes and shapes of the tensors, and the size in bytes of a safetensors file."""
     check_readable(path)
     try:
         with path.open("rb") as start:
             length = int.from_bytes(start.read(8), "little")
         size = path.stat().st_size
         if _MOST_HEADER < length < size:
-            raise TenreoError(f"{path}: has a header of {length:,} bytes, at most {_MOST_HEADER:,} are read")
+            raise TenreoError(f"{path}: has a header of {length:,} bytes, needs at most {_MOST_HEADER:,}")
         with safe_open(path, framework="np") as file:
-            said = file.metadata() or {}
-            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            tensors = {n: TensorRecord(p.get_dtype(), tuple(p.get_shape())) for n, p in parts.items()}
+            values = file.metadata() or {}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {n: TensorRecord(s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise TenreoError(f"{path}: can not be read as safetensors: {error}") from error
+        raise TenreoError(f"{path}: cannot be read as safetensors: {error}") from error
     for name, tensor in tensors.items():
         try:
             check_name(name)
         except ValueError as error:
             raise TenreoError(f"{path}: {error}; rename it") from error
         if tensor.dtype not in ITEMSIZE:
-            raise TenreoError(f"{path}: {name} is {tensor.dtype}, needs one of {', '.join(ITEMSIZE)}")
-    return said, tensors, size
+            raise TenreoError(f"{path}: {name} has dtype {tensor.dtype}, needs one of {', '.join(ITEMSIZE)}")
+    return values, tensors, size
 
 
 def check_layers(header: Header) -> None:
-    """Compare the layers that the metadata describe with the tensors that are there.
+    """Check that the layers in the metadata and the tensors of the file agree.
 
     Raises:
-        TenreoError: naming the tensor that is missing, not described, or of another dtype or shape.
+        TenreoError: naming a tensor that is missing, belongs to no layer, or has the wrong dtype or shape.
     """
     for name in header.tensors:
         layer, suffix = split_name(name)
-        curved = suffix == POSITIONS and name.removesuffix(suffix) + COEFFICIENTS in header.tensors
-        if curved and layer not in header.layers:
-            raise TenreoError(
-                f"{header.path}: {layer} has coefficients and positions, but tenreo.layers does not name it"
-            )
+        compressed = suffix == POSITIONS and name.removesuffix(suffix) + COEFFICIENTS in header.tensors
+        if compressed and layer not in header.layers:
+            raise TenreoError(f"{header.path}: {layer} has coefficients and positions, but is not in tenreo.layers")
     for layer, record in header.layers.items():
         parameter = parameter_name(layer, header.tensors)
         for suffix, needed in layer_tensors(record).items():
             given = header.tensors.get(parameter + suffix)
             if given is None:
                 raise TenreoError(f"{header.path}: {parameter + suffix} is missing")
-            # Coefficients in full precision have the dtype of the weight.
+            # Coefficients in full precision have the dtype of the dense weight, which may be any floating-point one.
             dtypes = FLOATING if suffix == COEFFICIENTS and needed.is_floating else (needed.dtype,)
             coded = suffix == POSITIONS and record.positions == Positions.CODED
             fits = given.shape == needed.shape or (coded and len(given.shape) == 1 and given.numel <= needed.numel)

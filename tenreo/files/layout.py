@@ -1,7 +1,7 @@
-"""How tensors lie in a file: names, dtypes, shapes, and the header's own bytes. No torch.
+"""On-disk tensor layout: names, dtypes, shapes and header bytes. Does not import torch.
 
-A compressed parameter `X.weight` is two tensors, `X.weight.coefficients` and `X.weight.positions`, and a third,
-`X.weight.scales`, where coefficients are integers. Positions and integer coefficients are packed bits in uint8.
+A compressed parameter `X.weight` is stored as two tensors, `X.weight.coefficients` and `X.weight.positions`. If the
+coefficients are integers, there is a third one, `X.weight.scales`. Bit-packed integers and coded positions are uint8.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COEFFICIENTS = ".coefficients"
 POSITIONS = ".positions"
 SCALES = ".scales"
 SUFFIXES = (POSITIONS, COEFFICIENTS, SCALES)
-# In the order of the safetensors format, which stores tensors by falling alignment and then by name.
+# Bytes per element, in the order of the dtypes in safetensors: tensors are stored by falling dtype, then by name.
 ITEMSIZE = {
     "BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8,
     "I64": 8, "U64": 8,
@@ -29,11 +29,11 @@ FLOATING = ("F32", "F16", "BF16", "F64")
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """A tensor of a file without its values.
+    """The dtype and shape of a tensor in a file.
 
     Attributes:
-        dtype: as safetensors names it, such as F32.
-        shape: of the tensor.
+        dtype: safetensors' name of the dtype, such as F32.
+        shape: shape of the tensor.
     """
 
     dtype: str
@@ -41,22 +41,22 @@ class TensorRecord:
 
     @property
     def numel(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
-        """Of its elements in a file."""
+        """Number of bytes of the elements in a file."""
         return self.numel * ITEMSIZE.get(self.dtype, 1)
 
     @property
     def is_floating(self) -> bool:
-        """Whether its elements are floating-point numbers."""
+        """Whether the elements are floating-point numbers."""
         return self.dtype in FLOATING
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """The layer and the suffix of a compressed layer's tensor; the whole name and "" of any other.
+    """Split the name of a compressed layer's tensor into layer and suffix; for any other tensor the suffix is "".
 
     >>> split_name("fc.weight.positions"), split_name("attn.in_proj_weight.positions")
     (('fc', '.positions'), ('attn.in_proj_weight', '.positions'))
@@ -66,24 +66,24 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def parameter_name(layer: str, names: Container[str]) -> str:
-    """The name of a compressed layer's weight in a dense model's state dict.
+    """Return the name of a compressed layer's parameter in the dense model's state dict.
 
     >>> parameter_name("fc", ["fc.weight.positions"])
     'fc.weight'
 
     Args:
-        layer: its name: the module's, or where the weight has another name than `weight` that of the parameter.
-        names: of the file's tensors.
+        layer: name of the layer: the name of the module, or the full name of a parameter not called `weight`.
+        names: names of the file's tensors.
     """
     return f"{layer}.weight" if any(f"{layer}.weight{suffix}" in names for suffix in SUFFIXES) else layer
 
 
 def layer_tensors(layer: LayerRecord, dtype: str = "F32") -> dict[str, TensorRecord]:
-    """The tensors that a compressed layer is in a file, by suffix; of coded positions as many bytes as there can be.
+    """Return the tensors that store a compressed layer, by suffix.
 
     Args:
-        layer: its record.
-        dtype: of coefficients in full precision: that of the dense weight.
+        layer: record of the layer. Coded positions vary in length; the result has their maximum.
+        dtype: dtype of the dense weight, which is that of coefficients in full precision.
     """
     curve = layer.curve
     positions = {
@@ -104,19 +104,20 @@ def layer_tensors(layer: LayerRecord, dtype: str = "F32") -> dict[str, TensorRec
 
 
 def file_order(tensors: Mapping[str, TensorRecord]) -> list[str]:
-    """The names of tensors in the order in which they lie in a file."""
+    """Return the names of tensors in the order in which a file stores them."""
     rank = {dtype: i for i, dtype in enumerate(ITEMSIZE)}
     return sorted(tensors, key=lambda name: (-rank[tensors[name].dtype], name))
 
 
 def header_bytes(tensors: Mapping[str, TensorRecord], metadata: Mapping[str, str]) -> bytes:
-    """The header of a safetensors file: eight bytes of length, then JSON padded with spaces to eight bytes.
+    """Return the header of a safetensors file: its length in eight bytes, then JSON, padded to a multiple of eight.
+
+    The keys of the metadata are sorted, so that equal content gives equal bytes.
+    See https://github.com/huggingface/safetensors#format.
 
     Args:
-        tensors: by name; offsets follow from their order in the format.
-        metadata: written in the order of its keys, so that the same content is always the same bytes.
-
-    See https://github.com/huggingface/safetensors#format.
+        tensors: dtypes and shapes of the tensors by name.
+        metadata: metadata of the file.
     """
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     offset = 0
@@ -131,5 +132,5 @@ def header_bytes(tensors: Mapping[str, TensorRecord], metadata: Mapping[str, str
 
 
 def file_size(tensors: Mapping[str, TensorRecord], metadata: Mapping[str, str]) -> int:
-    """The bytes of a safetensors file of these tensors and this metadata."""
+    """Return the size in bytes of a safetensors file with these tensors and metadata."""
     return len(header_bytes(tensors, metadata)) + sum(tensor.bytes for tensor in tensors.values())

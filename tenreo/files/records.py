@@ -1,4 +1,4 @@
-"""The plain records of a file's metadata: the model, its preprocessing, its layers, its corrections. No torch."""
+"""Records of a file's metadata: the model, its preprocessing, corrections and layers. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from tenreo.codec.shape import MOST_MEMORY, MOST_VALUES, CurveShape, Positions, 
 from tenreo.errors import printable
 from tenreo.files.values import Fields
 
-# What a file says must not fill the memory of who reads it.
+# Limits for values from files, so that a hostile file cannot make its reader allocate large amounts of memory.
 MOST_CLASSES = 100_000
-MOST_CHANNELS = 4096  # of an input
-MOST_PIXELS = 1024  # of the side of an image: the largest model of torchvision takes 518
-_MOST_NAME = 255  # characters of the name of an architecture or a file
-_MOST_TEXT = 5000  # of a folder or a note
+MOST_CHANNELS = 4096  # channels of a model's input
+MOST_PIXELS = 1024  # side of an image; the largest input of torchvision's models has 518 pixels
+_MOST_NAME = 255  # characters of the name of an architecture, class or file
+_MOST_TEXT = 5000  # characters of a path or note
 _MOST_CORRECTIONS = 100
-_MOST_COUNT = 2**53
-_MOST_DIMENSIONS = 8
-_MOST_ELEMENTS = 2**40  # of a weight
+_MOST_COUNT = 2**53  # images or layers
+_MOST_DIMENSIONS = 8  # dimensions of a weight
+_MOST_ELEMENTS = 2**40  # elements of a weight
 _MOST_DECIBELS = 400.0
-_MOST_NORM = 1e200  # so that no sum of squares and no ratio of them leaves float64
+_MOST_NORM = 1e200  # squared norms; sums and ratios of them then stay within float64
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 _CHANNEL_RANGES = {"mean": (-1000.0, 1000.0), "std": (1e-6, 1000.0)}
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes an input: torchvision's resize, center crop, normalize.
+    """Preprocessing of images: torchvision's resize, center crop and normalize.
 
     Attributes:
-        resize: shorter side in pixels.
-        crop: side of the square input in pixels.
-        mean: per channel, of values in [0, 1].
-        std: per channel.
-        interpolation: one of `INTERPOLATIONS`.
-        channels: of the input; pictures can be made of 1 and 3.
+        resize: length of the shorter side after resizing, in pixels.
+        crop: side of the square input, in pixels.
+        mean: mean per channel or for all channels, of pixel values in [0, 1].
+        std: standard deviation per channel or for all channels.
+        interpolation: interpolation of resizing, one of `INTERPOLATIONS`.
+        channels: number of channels of the input; images can be loaded with 1 or 3.
     """
 
     resize: int = 256
@@ -48,26 +48,26 @@ class Preprocess:
 
     @classmethod
     def from_fields(cls, read: Fields) -> Preprocess:
-        """Read what a file says, with defaults for what it does not; ValueError when it makes no sense."""
-        said: dict[str, Any] = {
+        """Read the fields of a file; missing ones get the defaults. Raise ValueError if a field is invalid."""
+        values: dict[str, Any] = {
             **{key: read.whole(key, 1, MOST_PIXELS) for key in ("resize", "crop") if read.has(key)},
             **{key: read.numbers(key, *span, MOST_CHANNELS) for key, span in _CHANNEL_RANGES.items() if read.has(key)},
             **({"interpolation": read.one_of("interpolation", INTERPOLATIONS)} if read.has("interpolation") else {}),
             **({"channels": read.whole("channels", 1, MOST_CHANNELS)} if read.has("channels") else {}),
         }
-        preprocess = cls(**said)
+        preprocess = cls(**values)
         preprocess.check()
         return preprocess
 
     def check(self) -> None:
-        """ValueError unless mean and std are of every channel, or of all."""
+        """Raise ValueError unless mean and std have one number per channel, or one for all channels."""
         if {len(self.mean), len(self.std)} not in ({1}, {self.channels}):
             raise ValueError(
-                f"mean of {len(self.mean)} and std of {len(self.std)} channels, needs {self.channels} or 1"
+                f"mean has {len(self.mean)} and std has {len(self.std)} numbers, needs {self.channels} or 1"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; earlier versions know three channels alone."""
+        """Return plain values for JSON; `channels` is omitted if it is 3, as in files of earlier releases."""
         plain = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
         if self.channels == 3:
             del plain["channels"]
@@ -76,14 +76,14 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Correction:
-    """What was corrected in a compressed model, without labels or training.
+    """A correction of a compressed model's statistics, without labels or training.
 
     Attributes:
-        source: noise, digits, or the folder of images.
-        images: how many were seen.
-        batchnorms: layers whose running statistics were set.
-        biases: layers whose bias was.
-        note: what was not corrected, or not entirely; empty where there is nothing to say.
+        source: source of the images: "noise", "digits", or a folder.
+        images: number of images.
+        batchnorms: number of layers whose running statistics were corrected.
+        biases: number of layers whose bias was corrected.
+        note: layers that were not corrected, or only partly, and the reason; may be empty.
     """
 
     source: str
@@ -94,13 +94,13 @@ class Correction:
 
     def __str__(self) -> str:
         counts = ((self.batchnorms, "BatchNorms"), (self.biases, "biases"))
-        done = " and ".join(f"{count} {what}" for count, what in counts if count)
+        corrected = " and ".join(f"{count} {what}" for count, what in counts if count)
         note = f" ({self.note})" if self.note else ""
-        return f"{done or 'nothing to correct'}, on {self.images} images of {self.source}{note}"
+        return f"{corrected or 'nothing to correct'}, on {self.images} images of {self.source}{note}"
 
     @classmethod
     def from_fields(cls, read: Fields) -> Correction:
-        """Read what a file says; ValueError when it makes no sense."""
+        """Read the fields of a file. Raise ValueError if a field is invalid."""
         images, norms, biases = (read.whole(key, 0, _MOST_COUNT) for key in ("images", "batchnorms", "biases"))
         note = read.text("note", _MOST_TEXT) if read.has("note") else ""
         return cls(read.text("source", _MOST_TEXT), images, norms, biases, note)
@@ -108,21 +108,21 @@ class Correction:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The model that a file's tensors belong to.
+    """Description of the model that the tensors of a file belong to.
 
     Attributes:
-        arch: torchvision architecture; None for any other model.
-        classes: size of the output; None where unknown.
-        weights: where they came from, such as IMAGENET1K_V1, a file, or none.
-        preprocess: how to prepare images.
-        corrections: what was corrected after compressing.
-        class_names: of the outputs in their order, which are the folders of the images it was trained on; empty where
-            they are not known.
-        builder: how to build a model that is no classifier of torchvision: timm:NAME, torchvision:NAME or
-            package.module:function; None where that is not known.
-        kwargs: arguments of the builder.
-        transform_input: whether an Inception or GoogLeNet changes its input to the range that the weights of
-            torchvision's ancestors expect; None for every other architecture.
+        arch: name of a classification architecture of torchvision, or None for any other model.
+        classes: number of outputs, or None if unknown.
+        weights: source of the dense weights: a name such as IMAGENET1K_V1, the name of a file, or "none".
+        preprocess: preprocessing of images.
+        corrections: corrections of statistics after compression.
+        class_names: names of the outputs in order, which are the names of the class folders of the training images;
+            empty if unknown.
+        transform_input: the argument of this name of torchvision's Inception and GoogLeNet models, which converts
+            inputs to the normalization of the original TensorFlow weights; None if it is unknown or does not exist.
+        builder: source of a model that is not a classification architecture of torchvision: timm:NAME,
+            torchvision:NAME or package.module:function; None if unknown.
+        kwargs: keyword arguments of the builder.
     """
 
     arch: str | None = None
@@ -137,16 +137,16 @@ class ModelInfo:
 
     @property
     def name(self) -> str | None:
-        """The architecture or the builder; None where neither is known."""
+        """The architecture or the builder, or None if neither is known."""
         return self.arch or self.builder
 
     @property
     def source(self) -> str | None:
-        """The builder, also of an architecture of torchvision; None where neither is known."""
+        """The builder, which for an architecture is torchvision:NAME, or None if neither is known."""
         return self.builder if self.arch is None else f"torchvision:{self.arch}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, of printable text; earlier versions do not know what is left out when it is empty."""
+        """Return plain values for JSON with printable strings; newer fields are omitted if they are empty."""
         plain = asdict(self)
         plain["preprocess"] = self.preprocess.to_dict()
         plain["weights"] = None if self.weights is None else printable(self.weights, _MOST_NAME)
@@ -165,7 +165,7 @@ class ModelInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelInfo:
-        """Read what a file says; ValueError when it makes no sense."""
+        """Read the fields of a file. Raise ValueError if a field is invalid."""
         read = Fields(values)
         arch, weights = (read.text(key, _MOST_NAME) if read.has(key) else None for key in ("arch", "weights"))
         classes = read.whole("classes", 1, MOST_CLASSES) if read.has("classes") else None
@@ -173,20 +173,20 @@ class ModelInfo:
         corrections = read.objects("corrections", _MOST_CORRECTIONS) if read.has("corrections") else ()
         transform = read.flag("transform_input") if read.has("transform_input") else None
         names = read.names("class_names", _MOST_NAME, classes) if read.has("class_names") else ()
-        done = tuple(map(Correction.from_fields, corrections))
+        corrected = tuple(map(Correction.from_fields, corrections))
         builder = read.text("builder", _MOST_NAME) if read.has("builder") else None
         kwargs = read.scalars("kwargs", _MOST_NAME) if read.has("kwargs") else {}
-        return cls(arch, classes, weights, preprocess, done, names, transform, builder, kwargs)
+        return cls(arch, classes, weights, preprocess, corrected, names, transform, builder, kwargs)
 
 
 @dataclass(frozen=True)
 class LayerErrors:
-    """How far a compressed weight is from the dense one.
+    """Distortion of a compressed weight relative to the dense weight.
 
     Attributes:
-        snr: signal-to-noise ratio in dB, None if unknown or infinite.
-        snr_unrefined: the same before refinement.
-        squared_norm: of the dense weight, None if unknown.
+        snr: signal-to-noise ratio in dB, or None if unknown or infinite.
+        snr_unrefined: the same ratio before refinement.
+        squared_norm: squared norm of the dense weight, or None if unknown.
     """
 
     snr: float | None = None
@@ -196,13 +196,13 @@ class LayerErrors:
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """A compressed layer as a file describes it.
+    """Description of a compressed layer in a file.
 
     Attributes:
-        shape: of the dense weight.
-        curve: the shape of its encoding.
-        errors: against the dense weight.
-        positions: how they lie in the file: coded since version 3, packed since version 2, int32 in version 1.
+        shape: shape of the dense weight.
+        curve: groups, length, coefficients per row, precision and trellis of the encoding.
+        errors: distortion of the decoded weight.
+        positions: storage format of the positions: coded (since version 3), packed (since version 2) or int32.
     """
 
     shape: tuple[int, ...]
@@ -212,16 +212,16 @@ class LayerRecord:
 
     @property
     def numel(self) -> int:
-        """Elements of the dense weight."""
+        """Number of elements of the dense weight."""
         return math.prod(self.shape)
 
     @property
     def columns(self) -> int:
-        """Columns of the reshaped weight, each with a position."""
+        """Number of columns of the reshaped weight, which is the number of positions."""
         return self.curve.columns(self.numel)
 
     def to_dict(self) -> dict[str, Any]:
-        """The record under the keys of the file format."""
+        """Return plain values for JSON under the keys of the file format."""
         snr, snr_unrefined = (
             _within(x, -_MOST_DECIBELS, _MOST_DECIBELS) for x in (self.errors.snr, self.errors.snr_unrefined)
         )
@@ -243,7 +243,7 @@ class LayerRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LayerRecord:
-        """Read what a file says; ValueError when it makes no sense."""
+        """Read the fields of a file. Raise ValueError if a field is invalid."""
         read = Fields(values)
         shape = read.wholes("shape", 1, _MOST_ELEMENTS, _MOST_DIMENSIONS)
         precision = read.one_of("precision", tuple(Precision)) if read.has("precision") else Precision.FLOAT32
@@ -267,10 +267,10 @@ class LayerRecord:
     def checked(
         cls, shape: tuple[int, ...], curve: CurveShape, errors: LayerErrors, positions: Positions
     ) -> LayerRecord:
-        """A record of numbers that a file says; ValueError when no weight has them."""
+        """Return a record of numbers from a file. Raise ValueError if no weight can have this combination."""
         numel = math.prod(shape)
-        # A curve has no more samples than columns, but a table of values, so a file can not ask for more memory than it
-        # fills.
+        # If a curve could have more samples than columns, a small file could cause a large allocation. Only a table of
+        # values (one group) may be longer than the number of columns, and its length is limited.
         possible = curve.groups >= 1 and numel <= _MOST_ELEMENTS and numel % curve.groups == 0
         most = max(numel // curve.groups, MOST_VALUES if curve.groups == 1 else 1) if possible else 0
         trellis = not curve.memory or curve.groups == 1
@@ -283,5 +283,5 @@ class LayerRecord:
 
 
 def _within(value: float | None, least: float, most: float) -> float | None:
-    """The value, or None where a file can not say it."""
+    """Return a value, or None if it is outside the range that files may contain."""
     return value if value is not None and least <= value <= most else None

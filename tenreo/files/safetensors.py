@@ -1,4 +1,4 @@
-"""Tensors to safetensors files and back."""
+"""Writing and reading the tensors of safetensors files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DTYPES = {
 
 
 def record(tensor: Tensor) -> TensorRecord:
-    """A tensor without its values.
+    """Return the dtype and shape of a tensor as a file stores them.
 
     >>> record(torch.zeros(2, 3))
     TensorRecord(dtype='F32', shape=(2, 3))
@@ -33,11 +33,11 @@ def record(tensor: Tensor) -> TensorRecord:
 
 
 def check_plain(name: str, tensor: Tensor) -> None:
-    """Raise unless a tensor is as many numbers of a known dtype as its shape says, in memory of its own.
+    """Raise unless a tensor can be stored in a safetensors file.
 
     Raises:
-        ValueError: when it is sparse, quantized, nested, on the meta device, of a dtype that files do not have, or
-            repeats what it holds.
+        ValueError: if the tensor is sparse, quantized, nested or on the meta device, has a dtype that safetensors files
+            cannot store, or has a name that is too long or not printable.
     """
     kind = None
     if tensor.is_nested:
@@ -47,25 +47,25 @@ def check_plain(name: str, tensor: Tensor) -> None:
     elif tensor.is_quantized:
         kind = "quantized"
     elif tensor.is_meta:
-        kind = "on the meta device, without values"
+        kind = "on the meta device, which stores no values"
     elif tensor.dtype not in DTYPES:
         kind = str(tensor.dtype).removeprefix("torch.")
     if kind is not None:
-        raise ValueError(f"{name} is {kind}, needs a plain tensor of one of {', '.join(DTYPES.values())}")
+        raise ValueError(f"{name} is {kind}, needs a dense tensor of dtype {' or '.join(DTYPES.values())}")
     check_name(name)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; the same content is always the same bytes.
+    """Write a safetensors file atomically. Equal content gives equal bytes.
 
     Args:
-        path: replaced as a whole.
-        tensors: by name, on the CPU.
-        metadata: of the file.
+        path: path of the file; an existing file is replaced.
+        tensors: tensors on the CPU by name.
+        metadata: metadata of the file.
 
     Raises:
-        TenreoError: when the file cannot be written, or its name or a tensor is of another kind; an older one is
-            then untouched.
+        TenreoError: if the file cannot be written, its ending belongs to another format, or a tensor cannot be stored;
+            an existing file then stays unchanged.
     """
     check_ending(path, ".safetensors")
     try:
@@ -82,6 +82,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file whose header was read, and so checked, before."""
+    """Read all tensors of a safetensors file; the caller has checked its header with `read_header`."""
     tensors: dict[str, Tensor] = load_file(path)
     return tensors

@@ -153,7 +153,7 @@ def test_a_damaged_file_is_said_before_torch_is_imported(inside):
     done = subprocess.run([sys.executable, "-c", RUN], input=json.dumps(lines), capture_output=True, text=True)
     for line in done.stdout.splitlines():
         code, _, err, _, torch = json.loads(line)
-        assert code == 1 and "can not be read as safetensors" in err and not torch
+        assert code == 1 and "cannot be read as safetensors" in err and not torch
 
 
 def test_device_nodes_stay_what_they_are(inside):

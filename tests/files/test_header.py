@@ -221,7 +221,7 @@ def unnamed_layer(tensors, metadata):
 @pytest.mark.parametrize(
     ("attack", "match"),
     [
-        (set_version, "format version '4', this tenreo reads up to 3"),
+        (set_version, "has format version '4', but this tenreo reads versions up to 3"),
         (leave_range, r"fc.weight.positions leaves \[0, 448\)"),
         (flip_a_byte, r"fc\.weight: positions: .*damaged"),
         (cut_positions, r"fc\.weight: positions: .*damaged"),
@@ -231,7 +231,7 @@ def unnamed_layer(tensors, metadata):
         (a_layer(memory=3), "fc: impossible layer"),
         (a_layer(positions="squeezed"), "fc: positions 'squeezed', needs one of coded"),
         (wrong_bits, "fc: impossible layer"),
-        (unknown_precision, "metadata can not be understood: fc: precision 'int5'"),
+        (unknown_precision, "metadata cannot be understood: fc: precision 'int5'"),
         (old_and_negative, r"fc.weight.positions leaves \[0, 448\)"),
         (wide_positions, "fc.weight.positions is I64"),
         (not_finite, "layer1.0.bn1.running_var holds NaN or infinity"),
@@ -241,37 +241,37 @@ def unnamed_layer(tensors, metadata):
         (cut_coefficients, r"fc.weight.coefficients is F32 .* needs"),
         (wrong_layer, r"no layer fc of shape \[512, 7\]"),
         (huge_curve, "fc: impossible layer"),
-        (strange_classes, "metadata can not be understood: classes 'many'"),
-        (model_info(classes=10**7), "metadata can not be understood: classes 10000000"),
-        (model_info(classes=True), "metadata can not be understood: classes True"),
-        (model_info(preprocess={"std": [0, 0, 0]}), "metadata can not be understood: std 0, needs a number"),
-        (model_info(preprocess={"interpolation": "foo"}), "metadata can not be understood: interpolation 'foo'"),
-        (a_layer(groups=float("inf")), "metadata can not be understood"),
-        (a_layer(snr=-1e5), "metadata can not be understood: fc: snr -100000.0, needs"),
-        (a_layer(signal=float("nan")), "metadata can not be understood: NaN is no number"),
-        (deep_json, "metadata can not be understood"),
+        (strange_classes, "metadata cannot be understood: classes 'many'"),
+        (model_info(classes=10**7), "metadata cannot be understood: classes 10000000"),
+        (model_info(classes=True), "metadata cannot be understood: classes True"),
+        (model_info(preprocess={"std": [0, 0, 0]}), "metadata cannot be understood: std 0, needs a number"),
+        (model_info(preprocess={"interpolation": "foo"}), "metadata cannot be understood: interpolation 'foo'"),
+        (a_layer(groups=float("inf")), "metadata cannot be understood"),
+        (a_layer(snr=-1e5), "metadata cannot be understood: fc: snr -100000.0, needs"),
+        (a_layer(signal=float("nan")), "metadata cannot be understood: NaN is not a finite number"),
+        (deep_json, "metadata cannot be understood"),
         (long_version, "format version '1111"),
-        (broken_json, "metadata can not be understood"),
-        (unnamed_layer, "tenreo.layers does not name it"),
+        (broken_json, "metadata cannot be understood"),
+        (unnamed_layer, "fc has coefficients and positions, but is not in tenreo.layers"),
         (odd_name, r"the name .* is not printable"),
         (long_name, r"the name 'xxx.*xxx' is not printable, or has more than 1,000 characters"),
         (negative_variance, "layer1.0.bn1.running_var holds a negative variance"),
-        (float8, "fc.bias is F8_E4M3, needs one of"),
+        (float8, "fc.bias has dtype F8_E4M3, needs one of"),
         (whole_numbers, "conv1.weight is torch.int8, the model's is torch.float32"),
         (model_info(arch="resnet18\nwrote x"), r"no classification architecture 'resnet18\\+nwrote x'"),
         (model_info(arch="\x1b[2J" * 10), r"no classification architecture '\\+x1b\[2J"),
         (model_info(arch="\ud800"), r"no classification architecture '\\+ud800'"),
-        (model_info(arch="x" * 10**6), "arch 'xxx.*needs a text of at most 255 characters"),
-        (model_info(arch=["resnet18"]), r"arch \['resnet18'\], needs a text"),
-        (model_info(weights=3), "weights 3, needs a text"),
+        (model_info(arch="x" * 10**6), "arch 'xxx.*needs a string of at most 255 characters"),
+        (model_info(arch=["resnet18"]), r"arch \['resnet18'\], needs a string"),
+        (model_info(weights=3), "weights 3, needs a string"),
         (model_info(classes=0), "classes 0, needs a whole number of 1 to 100,000"),
         (model_info(classes=7.0), "classes 7.0, needs a whole number"),
         (preprocess(crop=9999), "crop 9999, needs a whole number of 1 to 1,024"),
         (preprocess(resize=True), "resize True, needs a whole number"),
         (preprocess(resize=1e3), "resize 1000.0, needs a whole number"),
-        (preprocess(mean=[]), "mean of 0 and std of 3 channels, needs 3 or 1"),
-        (preprocess(mean=[], std=[]), "mean of 0 and std of 0 channels"),
-        (preprocess(std=[1] * 5), "channels, needs 3 or 1"),
+        (preprocess(mean=[]), "mean has 0 and std has 3 numbers, needs 3 or 1"),
+        (preprocess(mean=[], std=[]), "mean has 0 and std has 0 numbers"),
+        (preprocess(std=[1] * 5), "std has 5 numbers, needs 3 or 1"),
         (preprocess(std=[1e-320] * 3), "std 1e-320, needs a number of 1e-06 to 1000"),
         (preprocess(mean=[True] * 3), "mean True, needs a number"),
         (preprocess(mean=["0.5"] * 3), "mean '0.5', needs a number"),
@@ -281,32 +281,32 @@ def unnamed_layer(tensors, metadata):
         (model_info(class_names=[*"abcdef", 7]), "needs 7 different names"),
         (model_info(class_names=[*"abcdef", ""]), "needs 7 different names"),
         (model_info(class_names=["a"], classes=None), "class_names .'a'., needs a list of at most 0"),
-        (model_info(preprocess=[1]), r"\[1\] is no object"),
+        (model_info(preprocess=[1]), r"\[1\] is not an object"),
         (model_info(corrections={"a": 1}), "needs a list of at most 100"),
         (model_info(corrections=[{}] * 1000), "needs a list of at most 100"),
-        (corrected(source=json.loads(nested(5))), r"source \[.*needs a text"),
+        (corrected(source=json.loads(nested(5))), r"source \[.*needs a string"),
         (corrected(images=True), "images True, needs a whole number"),
         (corrected(images=-1), "images -1, needs a whole number"),
-        (corrected(note="x" * 9000), "note 'xxx.*needs a text of at most 5,000"),
+        (corrected(note="x" * 9000), "note 'xxx.*needs a string of at most 5,000"),
         (info_json('{"corrections": [{"source": ' + nested(970) + "}]}"), "is nested "),
-        (info_json('{"classes": ' + "9" * 4200 + "}"), "a number of 4,200 digits"),
-        (info_json('{"classes": -' + "9" * 5000 + "}"), "a number of 5,001 digits"),
+        (info_json('{"classes": ' + "9" * 4200 + "}"), "a number has 4,200 digits, needs at most 20"),
+        (info_json('{"classes": -' + "9" * 5000 + "}"), "a number has 5,001 digits"),
         (info_json('{"classes": 1e999}'), "classes inf, needs a whole number"),
-        (info_json("[]"), r"\[\] is no object"),
+        (info_json("[]"), r"\[\] is not an object"),
         (info_json('{"arch": "resnet18", "\\u001b[2J": 1}'), "is not printable"),
         (recipe_json(nested(970)), "is nested "),
         (recipe_json(nested(20)), "nested deeper than 8 levels"),
-        (recipe_json('{"groups": ' + "9" * 4200 + "}"), "a number of 4,200 digits"),
-        (recipe_json("3"), "are no object"),
+        (recipe_json('{"groups": ' + "9" * 4200 + "}"), "a number has 4,200 digits, needs at most 20"),
+        (recipe_json("3"), "are not a JSON object"),
         (recipe_json('{"groups": "\\u001b[2J", "uniform": 2.0}'), "groups: given"),
-        (layers_json("[]"), "are no object"),
-        (layers_json('{"fc": []}'), r"fc: \[\] is no object"),
+        (layers_json("[]"), "are not a JSON object"),
+        (layers_json('{"fc": []}'), r"fc: \[\] is not an object"),
         (a_layer(signal=1e300, snr=-999), "fc: snr -999, needs a number of -400 to 400"),
         (a_layer(signal=1e300), r"fc: signal 1e\+300, needs a number of 0 to 1e\+200"),
         (a_layer(signal=-1), "fc: signal -1, needs"),
         (a_layer(snr=True), "fc: snr True, needs"),
         (a_layer(snr="3"), "fc: snr '3', needs"),
-        (a_layer(shape=[int("9" * 4200)]), "a number of 4,200 digits"),
+        (a_layer(shape=[int("9" * 4200)]), "a number has 4,200 digits, needs at most 20"),
         (a_layer(shape=[2**39] * 8), "fc: impossible layer"),
         (a_layer(shape=[512.0, 7]), "fc: shape 512.0, needs a whole number"),
         (a_layer(shape=[True, 7]), "fc: shape True, needs"),
@@ -351,7 +351,7 @@ def test_long_headers_are_not_read(tmp_path):
         {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_000)}
     ).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(TenreoError, match=r"has a header of [0-9,]{10} bytes, at most 10,000,000 are read"):
+    with pytest.raises(TenreoError, match=r"has a header of [0-9,]{10} bytes, needs at most 10,000,000"):
         read_header(path)
 
 
@@ -371,14 +371,14 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path):
 def test_refuses_what_is_no_file_of_ours(tmp_path, content):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(TenreoError, match=r"x\.safetensors: can not be read"):
+    with pytest.raises(TenreoError, match=r"x\.safetensors: cannot be read"):
         tenreo.load(path)
 
 
 def test_truncated_file(saved_file, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(saved_file[2].read_bytes()[:-100])
-    with pytest.raises(TenreoError, match="can not be read as safetensors"):
+    with pytest.raises(TenreoError, match="cannot be read as safetensors"):
         tenreo.load(path)
 
 
@@ -389,7 +389,7 @@ class Evil:
 
 def test_pickle_is_never_executed(tmp_path, capsys):
     torch.save({"a": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(TenreoError, match="can not be read as a torch file of plain tensors"):
+    with pytest.raises(TenreoError, match="cannot be read as a torch file of plain tensors"):
         tenreo.load(tmp_path / "evil.pth")
     assert "executed" not in capsys.readouterr().out
 

@@ -56,7 +56,7 @@ def test_what_training_programs_write(tmp_path, values, legacy):
 )
 def test_pickles_without_a_state_dict_are_refused(tmp_path, values):
     torch.save(values, tmp_path / "m.pth")
-    with pytest.raises(TenreoError, match=r"m\.pth: holds no state dict"):
+    with pytest.raises(TenreoError, match=r"m\.pth: contains no state dict"):
         read_pickle(tmp_path / "m.pth")
 
 
@@ -96,7 +96,7 @@ def test_an_archive_of_code_is_named(tmp_path):
 ])  # fmt: skip
 def test_tensors_of_other_kinds_are_refused(tmp_path, make):
     torch.save({**STATE, "a.weight": make()}, tmp_path / "m.pth")
-    with pytest.raises(TenreoError, match=r"m\.pth: a\.weight (\[.*repeats|is .*, needs a plain tensor)"):
+    with pytest.raises(TenreoError, match=r"m\.pth: a\.weight (\[.*an expanded view|is .*, needs a dense tensor)"):
         read_pickle(tmp_path / "m.pth")
 
 
@@ -118,7 +118,7 @@ def test_hostile_pickles_are_refused_at_once(tmp_path, body):
         archive.writestr("m/version", "3\n")
         archive.writestr("m/byteorder", "little")
     start = time.process_time()
-    with pytest.raises(TenreoError, match=r"m\.pth: (can not be read|holds no state dict)") as caught:
+    with pytest.raises(TenreoError, match=r"m\.pth: (cannot be read|contains no state dict)") as caught:
         read_pickle(tmp_path / "m.pth")
     assert time.process_time() - start < 10
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500

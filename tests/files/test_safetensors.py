@@ -82,7 +82,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 def test_tensors_that_files_do_not_have_are_refused_and_leave_the_file(tmp_path, make):
     write_tensors(tmp_path / "m", {"a": torch.zeros(2)}, {})
     before = (tmp_path / "m").read_bytes()
-    with pytest.raises(TenreoError, match=r"m: cannot be written: mask is .*, needs a plain tensor"):
+    with pytest.raises(TenreoError, match=r"m: cannot be written: mask is .*, needs a dense tensor"):
         write_tensors(tmp_path / "m", {"mask": make()}, {})
     with pytest.raises(TenreoError, match="is not printable"):
         write_tensors(tmp_path / "m", {"a\x1b[2J": torch.zeros(2)}, {})

@@ -163,7 +163,7 @@ def test_a_large_model_is_refused_by_its_shapes_before_it_takes_memory(own_file)
     ],
 )
 def test_metadata_that_make_no_sense(own_file, changes):
-    with pytest.raises(TenreoError, match="the metadata can not be understood"):
+    with pytest.raises(TenreoError, match="the metadata cannot be understood"):
         tenreo.load(resaid(own_file[1], **changes))
 
 
