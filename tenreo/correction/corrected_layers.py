@@ -201,7 +201,7 @@ class CalibratedBatchNorm(MatchedBatchNorm):
         return super().measure(x)
 
     def correct_(self) -> None:
-        """Move the running statistics towards the averages, by the part of the change that exceeds its standard error."""
+        """Move the running statistics by the part of each change that exceeds its standard error."""
         if self.images is None:
             return
         degrees = max(self.images.count - 1, 1e-9)

@@ -285,7 +285,6 @@ def conv_pair():
 def test_without_batchnorm_the_bias_keeps_the_mean_over_the_deviation():
     small, dense = conv_pair()
     x = torch.randn(256, 3, 8, 8)
-    before = small[3].bias.detach().clone()
     done = tenreo.match_statistics_(small, dense, [x])
     assert (done.batchnorms, done.biases) == (0, 1)
     with torch.no_grad():
