@@ -2,7 +2,7 @@
 
 .venv/bin/python benchmarks/predicted_error.py [--elements 36864] [--bits 8 10 12 14] [--rounds 12]
 
-`tenreo.planning.search.predicted_error` foretells the error of a refined curve from its shape alone. Here layers of
+`tenreo.planning.candidates.predicted_error` foretells the error of a refined curve from its shape alone. Here layers of
 independent Laplace-distributed weights are encoded in many shapes. The first table compares, averaged over the shapes
 of a row; its last row has the shapes that a target size of 1.2 to 4.5 bits per weight chooses. The second table has the
 constants as they are in the code, and as least squares fits them to these layers.
@@ -24,7 +24,7 @@ from common import laplace, row, table
 import tenreo
 from tenreo.codec.encode import nearest_neighbor_order, quantize, refined
 from tenreo.codec.shape import CurveShape, Precision
-from tenreo.planning import search
+from tenreo.planning import candidates
 
 GROUPS = (2, 4, 8)
 SHARES = (1, 2, 4, 8, 16)  # samples per coefficient
@@ -43,7 +43,7 @@ class Measured:
     @property
     def gap(self) -> float:
         """The predicted SNR above the measured one, in dB."""
-        return 10 * math.log10(self.error / search.predicted_error(self.shape, self.numel))
+        return 10 * math.log10(self.error / candidates.predicted_error(self.shape, self.numel))
 
 
 def shapes(numel: int, groups: int, bits: list[int]) -> Iterator[CurveShape]:
@@ -56,9 +56,9 @@ def shapes(numel: int, groups: int, bits: list[int]) -> Iterator[CurveShape]:
 
 def chosen(numel: int) -> list[CurveShape]:
     """The shapes that target sizes choose for a layer, each once."""
-    offered = search.candidates(numel, tenreo.Recipe(None, tenreo.TargetSize(10**9)))
+    offered = candidates.candidates(numel, tenreo.Recipe(None, tenreo.TargetSize(10**9)))
     rooms = [int(bits / 8 * numel) for bits in np.arange(1.2, 4.55, 0.1)]
-    return list(dict.fromkeys(search.choose([offered], [1.0], room)[0].curve for room in rooms))
+    return list(dict.fromkeys(candidates.choose([offered], [1.0], room)[0].curve for room in rooms))
 
 
 def measure(numel: int, wanted: list[CurveShape], precisions: tuple[Precision, ...], rounds: int) -> Iterator[Measured]:
@@ -107,7 +107,7 @@ def constants(found: list[Measured]) -> None:
     fitted = np.linalg.lstsq(np.array(system), np.array(target), rcond=None)[0]
     table("constant", "in the code", "fitted")
     for groups, value in zip(GROUPS, fitted, strict=False):
-        row(f"SNR of a single sample in dB, g = {groups}", search._BASE[groups], f"{value:.2f}")
+        row(f"SNR of a single sample in dB, g = {groups}", candidates.SINGLE_SAMPLE_SNR[groups], f"{value:.2f}")
     row("dB of every halving of the coefficients", HALVING, f"{fitted[-1]:.2f}")
     float32 = {(m.shape, m.numel): m.error for m in found if m.shape.precision == Precision.FLOAT32}
     for precision in PRECISIONS[1:]:
@@ -116,7 +116,7 @@ def constants(found: list[Measured]) -> None:
             for m in found
             if m.shape.precision == precision
         ]
-        row(f"relative squared error that {precision} adds", f"{search._ROUNDING[precision]:.1e}",
+        row(f"relative squared error that {precision} adds", f"{candidates.ROUNDING_ERROR[precision]:.1e}",
             f"{np.median(added):.1e}")  # fmt: skip
 
 

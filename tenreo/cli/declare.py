@@ -18,10 +18,10 @@ import typer
 from typer.core import TyperCommand
 
 from tenreo.cli.exits import exit_codes, usage
-from tenreo.cli.options import RateOptions
-from tenreo.cli.yaml_files import RATE_KEYS, read_yaml
+from tenreo.cli.yaml_files import read_yaml
 from tenreo.errors import TenreoError, shown
 from tenreo.options import Option, check_number, options_of, types_of
+from tenreo.planning.rates import RateOptions, replaced_rate_options
 from tenreo.planning.recipe import Recipe
 
 _OTHER_PANEL = "Files and running"  # heading of options whose dataclass has no `panel`; the last one
@@ -161,14 +161,12 @@ def _pattern_and_number(name: str, text: str) -> tuple[str, float]:
 
 
 def _without_replaced_rates(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
-    """A rate or target on the command line replaces another one of the YAML file."""
-    typed = {n for n in RATE_KEYS if _source(context, n) == "COMMANDLINE"}
-    if not typed - {"progressive"}:
-        return dict(values)
-    replaced = [n for n in RATE_KEYS if n not in typed and _source(context, n) == "DEFAULT_MAP"]
-    if "rate" in typed:  # of the kind that the file says
-        replaced = [n for n in replaced if n != "progressive"]
-    return {**values, **{n: False if n == "progressive" else None for n in replaced}}
+    """Withdraw the rate or target of the YAML file if the command line gives another one."""
+    typed, configured = (
+        {name for name in options_of(RateOptions) if _source(context, name) == source}
+        for source in ("COMMANDLINE", "DEFAULT_MAP")
+    )
+    return values | replaced_rate_options(typed, configured)
 
 
 def _source(context: typer.Context, name: str) -> str:

@@ -13,9 +13,7 @@ from tenreo.files.records import MOST_CHANNELS, MOST_CLASSES, MOST_PIXELS, Prepr
 from tenreo.files.values import Fields
 from tenreo.models.names import SAFE, architecture_names
 from tenreo.options import check_options, described, option
-from tenreo.planning.rates import MOST_RATE, RATES, Rate, rate_of
 from tenreo.planning.recipe import DenseDtype
-from tenreo.sizes import amount
 
 # Bounds of numbers: no machine or data set needs more, and a slip of the finger must not take all memory.
 _BUILDER = (
@@ -154,60 +152,6 @@ def _arch_of(weights: str | None) -> str | None:
     """The architecture that a file of tenreo's names; None of anything else."""
     path = Path(weights or "none")
     return None if not path.is_file() or is_pickle(path) else read_header(path).info.arch
-
-
-@dataclass(frozen=True)
-class RateOptions(Options):
-    """How much is kept: a rate, or a total from which rates follow."""
-
-    panel: ClassVar[str] = "Rate or size"
-    rate: float | None = option(
-        None, "Rate r of at least 1, or with --progressive its growth r' above 0.", ceiling=MOST_RATE, short="-r"
-    )
-    progressive: bool = option(False, "Let the rate grow with the size of the layer.")
-    target_size: str | None = option(
-        None, "Instead of a rate: the best file of at most so many bytes, such as 2.5MB.", metavar="SIZE"
-    )
-    target_kl: float | None = option(
-        None, "Instead of a rate: the smallest file with so many nats of KL from the dense model.", above=0
-    )
-    target_agreement: float | None = option(
-        None, "Instead of a rate: the smallest file that agrees with the dense model on so many percent of images.",
-        above=0,
-    )  # fmt: skip
-    target_params: str | None = option(
-        None, "Instead of a rate: the gentlest one with at most so many parameters, such as 2.0M.", metavar="NUMBER"
-    )
-
-    def resolve(self) -> Rate:
-        """The rate that was asked for.
-
-        Raises:
-            TenreoError: when not exactly one was given, or it is out of range.
-        """
-        simple = "progressive" if self.progressive else "uniform"
-        targets = ("target_size", "target_params", "target_kl", "target_agreement")
-        given = {simple: self.rate, **{name: getattr(self, name) for name in targets}}
-        chosen = [name for name, value in given.items() if value is not None]
-        if self.progressive and self.rate is None:
-            raise TenreoError("progressive: needs the growth r' as the rate, such as 0.5; a target finds its own rates")
-        if not chosen:
-            raise TenreoError("rate: not given; say -r 2, -r 0.5 --progressive, or a target such as --target-size")
-        if len(chosen) != 1:
-            raise TenreoError(f"rate: needs exactly one of {', '.join(RATES)}, given {' and '.join(chosen)}")
-        if self.target_size is not None:
-            return rate_of("target_size", amount(self.target_size, "target_size", "B"))
-        if self.target_params is not None:
-            return rate_of("target_params", amount(self.target_params, "target_params"))
-        for name in ("target_kl", "target_agreement"):
-            if given[name] is not None:
-                return rate_of(name, getattr(self, name))
-        rate = self.rate or 0.0
-        if not self.progressive and 0 < rate < 1:
-            raise TenreoError(
-                f"rate: given {rate:g}, needs at least 1 (1 keeps everything); for a progressive rate say --progressive"
-            )
-        return rate_of(simple, rate)
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import check_writable
-from tenreo.planning.rates import TargetParameters, TargetSize, rate_name, rate_number
+from tenreo.planning.rates import TargetParameters, TargetSize
 from tenreo.planning.recipe import Recipe
 
 
 def default_name(arch: str, recipe: Recipe) -> str:
     """The reference implementation's name for its output, as safetensors."""
-    number = rate_number(recipe.rate)
+    number = recipe.rate.number
     number = number if isinstance(recipe.rate, (TargetSize, TargetParameters)) else float(number)
     groups = f"-{recipe.groups}" if recipe.groups else ""
-    return f"compressed-{arch}-{rate_name(recipe.rate)}{groups}-{number}.safetensors"
+    return f"compressed-{arch}-{recipe.rate.name}{groups}-{number}.safetensors"
 
 
 def run_files(best: Path, epochs: int, plot: bool) -> dict[str, Path]:

@@ -11,10 +11,9 @@ import yaml
 
 from tenreo.errors import TenreoError, shown
 from tenreo.options import check_value, options_of, types_of
-from tenreo.planning.rates import Uniform
+from tenreo.planning.rates import Uniform, as_rate_options
 from tenreo.planning.recipe import Recipe
 
-RATE_KEYS = ("rate", "progressive", "target_size", "target_params", "target_kl", "target_agreement")
 _MOST_BYTES = 2**20  # a file of all options has two thousand
 _MOST_NESTED = 10  # the deepest option, importance, is 2
 
@@ -34,7 +33,10 @@ def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
     owners = {name: cls for cls in classes for name, option in options_of(cls).items() if not option.positional}
     values = _load(path)
     if "rate" in owners:
-        values = _with_rate(path, values)
+        try:
+            values = as_rate_options(values)
+        except TenreoError as error:
+            raise TenreoError(f"{path}: {error}") from error
     for key, value in values.items():
         if key == "layers" and "rate" in owners:
             values[key] = _own_settings(path, value)
@@ -109,18 +111,6 @@ _PlainLoader.yaml_implicit_resolvers = {
 
 def _problem(place: Any, text: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=place.start_mark)
-
-
-def _with_rate(path: Path, values: dict[Any, Any]) -> dict[Any, Any]:
-    """`uniform: 2.0` and `progressive: 0.5` as the options rate and progressive."""
-    values = dict(values)
-    kinds = [k for k in ("uniform", "progressive") if k in values and not isinstance(values[k], bool)]
-    if len(kinds) + ("rate" in values) > 1:
-        raise TenreoError(f"{path}: rate: needs exactly one of rate, uniform and progressive, given {shown(values)}")
-    for kind in kinds:
-        values["rate"] = values.pop(kind)
-        values["progressive"] = kind == "progressive"
-    return values
 
 
 def _own_settings(path: Path, value: Any) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from tenreo.compression.parametrization import parametrize_
 from tenreo.compression.price_search import search_price
 from tenreo.compression.report import Report
 from tenreo.errors import TenreoError
-from tenreo.modules.weights import find_weights, obstacle, owners
-from tenreo.modules.wrappers import changeable
+from tenreo.modules.weights import find_weights, parameter_names, why_incompressible
+from tenreo.modules.wrappers import require_replaceable
 from tenreo.planning.allocation import allocate
+from tenreo.planning.file_estimate import FileEstimate
 from tenreo.planning.layers import LayerPlan
-from tenreo.planning.plan import FileEstimate, Plan, make_plan, resolve
-from tenreo.planning.rates import TargetSize
-from tenreo.planning.recipe import Recipe
+from tenreo.planning.plan import Plan, resolve
+from tenreo.planning.rates import OutputTarget, TargetSize
+from tenreo.planning.recipe import Recipe, Strategy
 
 
 def compress_(
@@ -61,15 +62,15 @@ def compress_(
         TenreoError: as `resolve`, when a weight is not finite, and when the model is in DistributedDataParallel; the
             model is then as before.
     """
-    if isinstance(recipe, Recipe) and recipe.judges:
+    if isinstance(recipe, Recipe) and isinstance(recipe.rate, OutputTarget):
         raise TenreoError("target: what a model puts out is found by running it; call tenreo.compress_to_ instead")
-    model = changeable(model)
+    model = require_replaceable(model)
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
     _check_fit(model, plan)
     if jobs is not None and jobs < 1:
         raise TenreoError(f"jobs: given {jobs}, needs at least 1")
     with LayerPool(model, jobs, progress, within) as pool:
-        if plan.recipe.prices:
+        if plan.strategy is Strategy.PRICE:
             return _apply(model, plan, _at_one_price(pool, plan), {})
         orders = {} if orders is None else orders
         seconds = pool.each(order, plan.compressed, orders)
@@ -102,7 +103,7 @@ def _as_encoded(plan: Plan, encoded: dict[str, Encoded]) -> list[LayerPlan]:
 
 def _check_fit(model: nn.Module, plan: Plan) -> None:
     """Raise unless a plan is one of this model, and there are weights to compress."""
-    weights, names = find_weights(model), owners(model)
+    weights, names = find_weights(model), parameter_names(model)
     for layer in plan.compressed:
         weight, name = weights.get(layer.name), layer.name or "the model"
         if weight is None or weight.shape != layer.shape:
@@ -111,7 +112,7 @@ def _check_fit(model: nn.Module, plan: Plan) -> None:
                 f"plan: {name} has a weight of {list(layer.shape)} in the plan, the model has {given}; "
                 "resolve the recipe for this model"
             )
-        if why := obstacle(weight, names):
+        if why := why_incompressible(weight, names):
             raise TenreoError(f"plan: {name} can not be compressed: {why}; resolve the recipe anew")
         if weight.value.is_meta:
             raise TenreoError(f"{name}: the weight is on the meta device, without values; load weights first")
@@ -148,5 +149,5 @@ def _allocated(model: nn.Module, plan: Plan, orders: Orders) -> Plan:
         layer.name: replace(layer, curve=replace(layer.encoding, coefficients_per_row=n))
         for layer, n in zip(layers, counts, strict=True)
     }
-    chosen = (changed.get(layer.name, layer) for layer in plan.layers)
-    return make_plan(plan.recipe, chosen, FileEstimate(plan.recipe, model))
+    chosen = tuple(changed.get(layer.name, layer) for layer in plan.layers)
+    return replace(plan, layers=chosen, after=FileEstimate(plan.recipe, model).after(chosen))

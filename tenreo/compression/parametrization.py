@@ -25,7 +25,7 @@ from tenreo.compression.decoded_weight import DecodedWeight
 from tenreo.errors import TenreoError
 from tenreo.files.records import LayerErrors, LayerRecord
 from tenreo.modules.weights import Weight
-from tenreo.modules.wrappers import changeable
+from tenreo.modules.wrappers import require_replaceable
 
 _POSITIONS = "positions"  # in a state dict
 
@@ -262,7 +262,7 @@ def expand_(model: nn.Module) -> nn.Module:
     Raises:
         TenreoError: when it is in DistributedDataParallel.
     """
-    for curve in list(curves(changeable(model))):
+    for curve in list(curves(require_replaceable(model))):
         _remove(curve.layer, curve.tensor)
     return model
 

@@ -26,7 +26,7 @@ from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.safetensors import record, write_tensors
 from tenreo.modules.ties import has_values, stored_state, tied_names
 from tenreo.modules.weights import find_weights
-from tenreo.modules.wrappers import gathered
+from tenreo.modules.wrappers import full_tensor
 from tenreo.planning.recipe import DenseDtype, Recipe
 
 
@@ -84,7 +84,7 @@ def file_tensors(
         if value is not None and not has_values(value):
             raise TenreoError(f"save: {key} is a {type(value).__name__}, and a file holds tensors with values alone")
     names = _file_names(model)
-    tensors = {names[key]: gathered(value).cpu() for key, value in stored_state(model).items()}
+    tensors = {names[key]: full_tensor(value).cpu() for key, value in stored_state(model).items()}
     coefficients = {curve.parameter + COEFFICIENTS for curve in curves(model)}
     if dense_dtype != DenseDtype.FLOAT32:
         for name, value in tensors.items():

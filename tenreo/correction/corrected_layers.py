@@ -32,19 +32,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
 from tenreo.correction.moments import Moments
-from tenreo.planning.rules import CONVOLUTIONS
+from tenreo.modules.layer_types import CONVOLUTIONS
 
 _STANDARD_ERRORS = 2.0  # changes below this number of standard errors are taken for noise
-
-
-def is_batchnorm(module: nn.Module) -> bool:
-    """Return whether a module is a BatchNorm: torch's, torchvision's frozen one, or timm's with an activation."""
-    running = (getattr(module, name, None) for name in ("running_mean", "running_var"))
-    return all(isinstance(s, Tensor) for s in running) and not isinstance(module, _InstanceNorm)
 
 
 class CorrectedLayer(ABC):

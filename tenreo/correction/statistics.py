@@ -21,12 +21,12 @@ from tenreo.correction.corrected_layers import (
     CorrectedLayer,
     MatchedBatchNorm,
     MatchedBias,
-    is_batchnorm,
 )
 from tenreo.correction.noise import noise_batch
 from tenreo.correction.run_model import Forward, batches_of, image_count, run_batch
 from tenreo.errors import TenreoError
 from tenreo.files.records import Correction
+from tenreo.modules.layer_types import is_batchnorm
 from tenreo.modules.wrappers import unwrapped
 
 _NOISE_BIAS_STRENGTH = 0.5  # on noise, full correction of biases can do harm: docs/research/statistics.md, section 4

@@ -18,8 +18,9 @@ from tenreo.errors import TenreoError
 from tenreo.evaluation.agreement import Agreement, compare
 from tenreo.files.records import Correction
 from tenreo.models.inputs import input_shape
+from tenreo.planning.bisection import bisect
 from tenreo.planning.plan import Plan, resolve
-from tenreo.planning.rates import TargetKl
+from tenreo.planning.rates import OutputTarget, TargetKl
 from tenreo.planning.recipe import Recipe
 
 _FINEST = math.log(4) * 0.1  # of the logarithm of the price: a tenth of a bit per weight
@@ -76,7 +77,7 @@ def compress_to_(
         TenreoError: as `resolve`, and when not even the finest encoding reaches the target.
     """
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
-    if not plan.recipe.judges:
+    if not isinstance(plan.recipe.rate, OutputTarget):
         raise TenreoError(f"target: given {plan.recipe}, needs TargetKl or TargetAgreement")
     dense = deepcopy(model).eval()
     shown = noise_images(_NOISE, *_channels_and_size(model, size), seed=_NOISE_SEED) if images is None else images
@@ -102,7 +103,7 @@ def _channels_and_size(model: nn.Module, size: int | tuple[int, ...] | None) -> 
 
 def _holds(recipe: Recipe, found: Agreement) -> bool:
     rate = recipe.rate
-    return found.kl <= rate.kl if isinstance(rate, TargetKl) else found.agreement >= rate.percent  # type: ignore[union-attr]
+    return found.kl <= rate.kl if isinstance(rate, TargetKl) else found.agreement >= rate.number
 
 
 def _cheapest(holds: Callable[[float], bool], start: float) -> float:
@@ -121,9 +122,8 @@ def _cheapest(holds: Callable[[float], bool], start: float) -> float:
         step *= 1.5
     if good == -math.inf:
         raise TenreoError("target: not even the finest encoding reaches it; ask for less")
-    while bad - good > _FINEST and bad < math.inf:
-        middle = (good + bad) / 2
-        good, bad = (middle, bad) if holds(math.exp(middle)) else (good, middle)
+    if bad < math.inf:
+        good = bisect(lambda log_price: holds(math.exp(log_price)), bad, good, tolerance=_FINEST)
     return math.exp(good)
 
 

@@ -111,7 +111,7 @@ def _is_integer(value: Tensor) -> bool:
     return not value.is_floating_point() and not value.is_complex()
 
 
-def owners(model: nn.Module) -> Mapping[int, list[str]]:
+def parameter_names(model: nn.Module) -> Mapping[int, list[str]]:
     """Identity of every parameter -> all names that it goes by."""
     found: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -119,12 +119,12 @@ def owners(model: nn.Module) -> Mapping[int, list[str]]:
     return found
 
 
-def obstacle(weight: Weight, owners: Mapping[int, list[str]]) -> str:
-    """Why a tensor can not be replaced by a curve; empty where it can.
+def why_incompressible(weight: Weight, names: Mapping[int, list[str]]) -> str:
+    """Return why a tensor cannot be replaced by a curve; an empty text if it can.
 
     Args:
         weight: the tensor.
-        owners: of the model's parameters.
+        names: all names of every parameter of the model, as `parameter_names` returns them.
     """
     module, tensor = weight.module, weight.tensor
     if parametrize.is_parametrized(module, tensor):
@@ -141,5 +141,5 @@ def obstacle(weight: Weight, owners: Mapping[int, list[str]]) -> str:
         return f"its weight is {value.dtype}, not one of {', '.join(str(dtype) for dtype in _DTYPES)}"
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and (module.sparse or module.max_norm is not None):
         return "its weight has sparse gradients or is renormalized in place"
-    names = owners[id(value)]
-    return f"its weight is shared: {' and '.join(names[:3])} are one tensor" if len(names) > 1 else ""
+    own = names[id(value)]
+    return f"its weight is shared: {' and '.join(own[:3])} are one tensor" if len(own) > 1 else ""

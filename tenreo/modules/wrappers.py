@@ -25,7 +25,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def changeable(model: nn.Module) -> nn.Module:
+def require_replaceable(model: nn.Module) -> nn.Module:
     """The model itself, where its parameters may be replaced.
 
     Raises:
@@ -60,7 +60,7 @@ def is_sharded(value: object) -> bool:
     return hasattr(value, "full_tensor")
 
 
-def gathered(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """The whole tensor, where it is sharded over processes; each of them has to ask for it."""
     whole: Tensor = value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
     return whole

@@ -1,9 +1,10 @@
-"""Where coefficients go: to the layers whose spectra say that they buy most.
+"""Allocation of coefficients to the layers in which they lower the error most.
 
-A coefficient of frequency k takes the energy of that frequency off the error, so with equal slopes every layer keeps
-the frequencies above one threshold. Spectra fall, but not steadily: each is replaced by the concave hull of its
-cumulative energy. What refinement gains on top is not in the spectrum, least of all where that is flat: so no
-layer gets less than an eighth, or more than eight times, of what the rate gives it (docs/research/statistics.md).
+Keeping the coefficients of frequency k lowers the squared error by the energy of that frequency, so at equal slopes
+every layer keeps the frequencies whose energy exceeds one threshold. Spectra do not fall monotonically, so each is
+replaced by the slopes of the concave hull of its cumulative energy. The spectrum does not show the gain of refinement,
+which is largest for flat spectra; so every layer gets at least an eighth and at most eight times the coefficients that
+the rate gives it (docs/research/statistics.md).
 """
 
 from __future__ import annotations
@@ -14,48 +15,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenreo.codec.jit import compiled
+from tenreo.planning.bisection import bisect
 
 _BOUND = 8
 
 
 def allocate(spectra: Sequence[NDArray[np.float64]], requested: Sequence[int], limits: Sequence[int]) -> list[int]:
-    """Distribute coefficients over layers.
+    """Distribute a number of coefficients over layers.
 
     >>> steep, flat = np.exp(-np.arange(400) / 50), np.exp(-np.arange(400) / 200) / 4
     >>> allocate([steep, flat], requested=[100, 100], limits=[400, 400])
     [96, 104]
 
-
     Args:
-        spectra: per layer the energy of every frequency, (columns,), in units that compare between layers.
-        requested: per layer, how many frequencies a rate would keep; their sum is distributed.
-        limits: per layer, how many it can keep at most.
+        spectra: energy of every frequency of each layer, (columns,), in the same unit for all layers.
+        requested: number of frequencies that the rate gives to each layer; their sum is distributed.
+        limits: maximum number of frequencies of each layer.
 
     Returns:
-        Per layer, how many to keep: at least 1, and as many in all as were requested.
+        The number of frequencies that each layer keeps: at least 1, and in total the sum of `requested`, unless the
+        bounds are in the way.
     """
-    gains = [-_falling(spectrum) for spectrum in spectra]  # rising, for searchsorted
+    gains = [-concave_slopes(spectrum) for spectrum in spectra]  # ascending, for searchsorted
     least = [max(1, -(-n // _BOUND)) for n in requested]
     most = [min(n * _BOUND, limit) for n, limit in zip(requested, limits, strict=True)]
+    total = sum(requested)
 
     def counts_above(threshold: float) -> list[int]:
         above = (int(np.searchsorted(gain, -threshold, side="right")) for gain in gains)
         return [min(max(n, low), high) for n, low, high in zip(above, least, most, strict=True)]
 
-    low, high = 0.0, max(-gain[0] for gain in gains)
-    counts = least
-    for _ in range(60):
-        middle = (low + high) / 2
-        trial = counts_above(middle)
-        if sum(trial) <= sum(requested):
-            counts, high = trial, middle
-        else:
-            low = middle
-    return _distribute_rest(counts, gains, most, sum(requested))
+    highest = max(-gain[0] for gain in gains)
+    counts = counts_above(bisect(lambda threshold: sum(counts_above(threshold)) <= total, 0.0, highest))
+    return _distribute_rest(counts if sum(counts) <= total else least, gains, most, total)
 
 
 def _distribute_rest(counts: list[int], gains: list[NDArray[np.float64]], most: list[int], total: int) -> list[int]:
-    """Give what is left, as thresholds take whole plateaus, to the next best."""
+    """Distribute the rest, which exists because a threshold keeps or drops equal energies together, best first."""
     counts = list(counts)
     left = total - sum(counts)
     for i in sorted(range(len(counts)), key=lambda i: gains[i][min(counts[i], len(gains[i]) - 1)]):
@@ -66,8 +62,8 @@ def _distribute_rest(counts: list[int], gains: list[NDArray[np.float64]], most: 
 
 
 @compiled
-def _falling(values):
-    """The slopes of the concave hull of a cumulative sum: neighbors that rise are averaged."""
+def concave_slopes(values):
+    """Return the slopes of the concave hull of a cumulative sum, found by averaging neighbors that rise."""
     means = np.empty(len(values))
     sizes = np.empty(len(values), np.int64)
     count = 0

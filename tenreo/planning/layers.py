@@ -1,9 +1,9 @@
-"""The layers of a model: which are to be compressed, and what happens to each."""
+"""The layers of a model: which of them a recipe compresses, and the decision for each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,25 +13,25 @@ from torch import nn
 from tenreo.codec.shape import CurveShape
 from tenreo.errors import TenreoError
 from tenreo.files.records import LayerRecord
-from tenreo.modules.weights import Weight, find_weights, obstacle, owners
+from tenreo.modules.layer_types import CONVOLUTIONS
+from tenreo.modules.weights import Weight, find_weights, parameter_names, why_incompressible
 from tenreo.planning.recipe import DENSE, Recipe
-from tenreo.planning.rules import CONVOLUTIONS, choice_for
+from tenreo.planning.rules import choice_for
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What happens to one layer.
+    """The decision for one layer.
 
     Attributes:
-        name: of the module that holds the weight; with that of the tensor, unless it is called weight.
-        shape: of its weight.
-        curve: the shape of its encoding; None where the layer is left dense.
-        why_dense: the reason, empty where it is compressed.
-        parameter: the weight's name in a dense model's state dict.
-        importance: factor of its error, where bits are distributed.
-        own: what the recipe says of this layer alone.
-        position_bytes: of its positions in a file, where they were coded or could be estimated; None stands for as
-            many as there can be.
+        name: name of the module that has the weight, followed by the name of the tensor unless that is "weight".
+        shape: shape of the weight.
+        curve: shape of the encoding; None if the layer is left dense or its curve is not chosen yet.
+        why_dense: the reason to leave the layer dense; empty if it is compressed.
+        parameter: name of the weight in the state dict of the dense model.
+        importance: factor of the layer's error when bits are distributed.
+        own: the recipe's settings for this layer alone.
+        position_bytes: bytes of the positions in a file, exact or estimated; None stands for the maximum.
     """
 
     name: str
@@ -45,43 +45,47 @@ class LayerPlan:
 
     @property
     def numel(self) -> int:
-        """Elements of the weight."""
+        """Number of elements of the weight."""
         return math.prod(self.shape)
 
     @property
     def columns(self) -> int:
-        """Columns of the reshaped weight; 0 where the layer is left dense."""
+        """Columns of the reshaped weight; 0 if the layer has no curve."""
         return self.curve.columns(self.numel) if self.curve else 0
 
     @property
     def record(self) -> LayerRecord:
-        """The layer as a file will describe it, its errors unknown."""
+        """The layer's record in a file's header, without its errors."""
         return LayerRecord(self.shape, self.encoding)
 
     @property
     def encoding(self) -> CurveShape:
-        """The shape of the encoding of a layer that is compressed."""
+        """The curve of a layer that is compressed.
+
+        Raises:
+            ValueError: when the layer has none.
+        """
         if self.curve is None:
             raise ValueError(f"{self.name} is left dense")
         return self.curve
 
     def to_dict(self) -> dict[str, Any]:
-        """The layer as JSON can hold it."""
+        """Return the layer as values that JSON can represent."""
         curve = vars(self.curve) if self.curve else {}
         return {
             "name": self.name, "shape": list(self.shape), **curve, "columns": self.columns, "why_dense": self.why_dense,
         }  # fmt: skip
 
 
-def find_layers(recipe: Recipe, model: nn.Module) -> dict[str, LayerPlan]:
-    """Every weight of a model that could be compressed; those to be left dense whatever the rate say why.
+def find_layers(recipe: Recipe, model: nn.Module) -> list[LayerPlan]:
+    """Return a decision without a curve for every weight of a model: its settings, or why it is left dense.
 
     Raises:
-        TenreoError: when a pattern matches no weight, or one of `include` names a weight that can not be compressed.
+        TenreoError: when a pattern matches no weight, or one of `include` matches a weight that cannot be compressed.
     """
     weights = find_weights(model)
     _check_patterns(recipe, weights)
-    choice, names = choice_for(model), owners(model)
+    choice, names = choice_for(model), parameter_names(model)
     first = next((name for name, weight in weights.items() if isinstance(weight.module, CONVOLUTIONS)), None)
 
     def why_dense(weight: Weight) -> str:
@@ -89,9 +93,9 @@ def find_layers(recipe: Recipe, model: nn.Module) -> dict[str, LayerPlan]:
             return "excluded"
         if recipe.include and not matches(weight, recipe.include):
             return "not included"
-        why = obstacle(weight, names)
+        why = why_incompressible(weight, names)
         if why and recipe.include:
-            raise TenreoError(f"include: {weight.name or 'the model'} can not be compressed: {why}")
+            raise TenreoError(f"include: {weight.name or 'the model'} cannot be compressed: {why}")
         if not why and not recipe.include and not choice.takes(weight, weight.name == first):
             return f"not in the {choice.rule.name} rule"
         return why
@@ -104,11 +108,25 @@ def find_layers(recipe: Recipe, model: nn.Module) -> dict[str, LayerPlan]:
             importance=_last_match(weight, recipe.importance, 1.0), own={} if own == DENSE else own,
         )  # fmt: skip
 
-    return {name: plan(weight) for name, weight in weights.items()}
+    return [plan(weight) for weight in weights.values()]
+
+
+def require_compressed(layers: Sequence[LayerPlan]) -> None:
+    """Check that a layer has a curve.
+
+    Raises:
+        TenreoError: with the reasons to leave the layers dense.
+    """
+    if not any(layer.curve for layer in layers):
+        reasons = sorted({layer.why_dense for layer in layers}) or ["the model has no weight of two dimensions or more"]
+        raise TenreoError(
+            f"plan: nothing is left to compress ({'; '.join(reasons[:3])}); "
+            "choose other groups, or name layers with include"
+        )
 
 
 def matches(weight: Weight, patterns: Iterable[str]) -> bool:
-    """Whether one of some patterns matches the name of a layer, or of its parameter in a state dict.
+    """Whether a pattern matches the name of a layer or of its parameter in a state dict.
 
     >>> matches(Weight(nn.Linear(4, 4), "weight", "layer1.0.fc"), ["layer1.*"])
     True
@@ -117,7 +135,7 @@ def matches(weight: Weight, patterns: Iterable[str]) -> bool:
 
 
 def _last_match(weight: Weight, values: Mapping[str, Any], default: Any) -> Any:
-    """The value of the last pattern that matches a layer's name."""
+    """Return the value of the last pattern that matches a layer."""
     return next((values[p] for p in reversed(list(values)) if matches(weight, [p])), default)
 
 

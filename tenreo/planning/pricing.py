@@ -1,34 +1,41 @@
-"""One price of a bit for all layers: which curves, and about how many bits, a size leaves to each.
+"""One price per bit for all layers: the curve and the estimated bits that a size leaves to each.
 
-With entropy-coded positions on curves of one row, the squared error of a layer of n weights of variance s falls as
-D = c s 4^-b with its bits b per weight. At a price p of a bit, in units of squared error, every layer has the slope
-dD/db = -p, so D = p / (2 ln 2), and b = log2(c s 2 ln 2 / p) / 2: the same error for all layers, and the bits that this
-takes (reverse water-filling). What a price really gives is known when it is tried: `tenreo.compression.price_search`.
+With entropy-coded positions on curves of one row, the squared error of a layer of n weights of variance s falls with
+its bits b per weight as D = c s 4^-b. At a price p, in squared error per bit, every layer has the slope dD/db = -p, so
+D = p / (2 ln 2) and b = log2(c s 2 ln 2 / p) / 2: all layers have the same error, and each gets the bits that this
+takes (reverse water-filling; T. Cover and J. Thomas, "Elements of Information Theory", section 10.3). The exact size at
+a price is known only after encoding: `tenreo.compression.price_search`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tenreo.codec.rate_distortion import COEFFICIENTS, MEMORY
-from tenreo.codec.shape import MOST_VALUES, CurveShape, Precision
+from tenreo.codec.shape import CODED_HEADER, MOST_VALUES, CurveShape, Precision
 from tenreo.modules.weights import Weight
+from tenreo.planning.bisection import bisect
+from tenreo.planning.file_estimate import FileEstimate
+from tenreo.planning.layers import LayerPlan, require_compressed
+from tenreo.planning.rates import TargetSize
+from tenreo.planning.recipe import Recipe, target_out_of_reach
 
-_LOSS = 0.95  # c, of Laplace-distributed weights: Shannon's bound is 1 / 1.156, the trellis 0.4 dB above it
-_STEP = math.sqrt(1 / 0.12) * 0.55  # between samples, in units of the root of the price
-_DEVIATIONS = 12  # between the ends of a layer whose values are not known
+_LOSS = 0.95  # c for Laplace-distributed weights: Shannon's bound is 1 / 1.156, and the trellis is 0.4 dB above it
+_STEP = math.sqrt(1 / 0.12) * 0.55  # distance between samples, in units of the square root of the price
+_DEVIATIONS = 12  # assumed width, in standard deviations, of a layer on the meta device
+_FIRST_BITS = 3.0  # bits per weight at which the search for an output target begins
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How the values of a weight are distributed.
+    """The distribution of the values of a weight.
 
     Attributes:
-        numel: elements.
+        numel: number of elements.
         variance: mean square.
-        width: from the smallest to the largest value.
+        width: difference between the largest and the smallest value.
         importance: factor of the squared error.
     """
 
@@ -38,8 +45,48 @@ class Spread:
     importance: float = 1.0
 
 
+def curves_by_price(
+    recipe: Recipe, layers: Iterable[LayerPlan], weights: Mapping[str, Weight], estimate: FileEstimate
+) -> tuple[float, list[LayerPlan]]:
+    """Choose the curves at the price per bit that is estimated to reach the target.
+
+    Args:
+        recipe: its rate is `TargetSize`, `TargetKl` or `TargetAgreement`.
+        layers: layers without curves.
+        weights: the model's weights by the names of their layers.
+        estimate: the file size for given curves.
+
+    Returns:
+        The price, and the layers with their curves and estimated bytes.
+
+    Raises:
+        TenreoError: when no layer can be compressed, or the size is not reached without any positions.
+    """
+    layers = list(layers)
+    spreads = {x.name: spread_of(weights[x.name], x.importance) for x in layers if not x.why_dense and x.numel}
+
+    def curves(price: float, position_bytes: Callable[[Spread], int]) -> list[LayerPlan]:
+        def curve(layer: LayerPlan) -> LayerPlan:
+            spread, precision = spreads[layer.name], recipe.of_layer(layer.own).precision or Precision.FLOAT32
+            shape = curve_for(spread, price, precision)
+            return replace(layer, curve=shape, position_bytes=position_bytes(spread))
+
+        return [curve(layer) if layer.name in spreads else layer for layer in layers]
+
+    room = _FIRST_BITS / 8 * sum(spread.numel for spread in spreads.values())
+    if isinstance(recipe.rate, TargetSize):
+        smallest = curves(2.0**60, lambda spread: CODED_HEADER)
+        require_compressed(smallest)
+        least = estimate.file_size(smallest)
+        room = recipe.rate.bytes - least
+        if room <= 0:
+            raise target_out_of_reach(recipe, least)
+    price = price_for(list(spreads.values()), room)
+    return price, curves(price, lambda spread: CODED_HEADER + int(spread.numel * bits_per_weight(spread, price) / 8))
+
+
 def spread_of(weight: Weight, importance: float) -> Spread:
-    """The spread of a weight; on the meta device that of an initialization by the number of inputs."""
+    """Return the spread of a weight; on the meta device, that of an initialization with variance 1 / inputs."""
     value = weight.value
     numel = value.numel()
     if value.is_meta:
@@ -50,23 +97,23 @@ def spread_of(weight: Weight, importance: float) -> Spread:
 
 
 def bits_per_weight(spread: Spread, price: float) -> float:
-    """About the bits that a price leaves to every element of a weight."""
+    """Estimate the bits per element of a weight at a price."""
     gain = _LOSS * spread.variance * spread.importance * 2 * math.log(2) / price
     return max(0.0, math.log2(gain) / 2) if gain > 0 else 0.0
 
 
 def price_for(spreads: Sequence[Spread], bytes: float) -> float:
-    """The price at which the positions of some weights take about so many bytes."""
-    low, high = -200.0, 60.0  # log2
-    for _ in range(80):
-        price = float(2 ** ((low + high) / 2))
-        taken = sum(each.numel * bits_per_weight(each, price) for each in spreads) / 8
-        low, high = ((low + high) / 2, high) if taken > bytes else (low, (low + high) / 2)
-    return float(2.0**high)
+    """Return the lowest price at which the positions of all weights are estimated to fit into a number of bytes."""
+
+    def fits(log2_price: float) -> bool:
+        price = float(2**log2_price)
+        return sum(each.numel * bits_per_weight(each, price) for each in spreads) / 8 <= bytes
+
+    return float(2.0 ** bisect(fits, -200.0, 60.0, steps=80))
 
 
 def curve_for(spread: Spread, price: float, precision: Precision) -> CurveShape:
-    """The curve that a weight gets at a price: a table of values, so close together as the price asks."""
+    """Return the curve of a weight at a price: a table of values whose distance follows from the price."""
     step = _STEP * math.sqrt(price / spread.importance)
     length = min(MOST_VALUES, max(COEFFICIENTS, math.ceil(spread.width / step) + 6))
     return CurveShape(1, length, COEFFICIENTS, precision, MEMORY)

@@ -1,18 +1,54 @@
-"""How much is kept: a rate per layer, or a total from which rates follow. No torch."""
+"""Rates and targets: the name, number, range, unit and option of each. No torch.
+
+A recipe has exactly one `Rate`. `Uniform` and `Progressive` give every layer a rate; the four targets state a total or
+a quality, from which the curves of the layers follow. On the command line and in YAML files `RateOptions` names them.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
-from tenreo.options import Option, check_number
+from tenreo.errors import TenreoError, shown
+from tenreo.options import check_number, check_options, described, option, options_of, types_of
+from tenreo.sizes import amount
 
-MOST_RATE = 2**31  # more than a curve has samples: one coefficient per row is left
+MAX_RATE = 2**31  # exceeds the length of every curve, so one coefficient per row is left
+_MAX_TOTAL = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Rate:
+    """Base class of rates and targets: a frozen dataclass with one number.
+
+    Attributes:
+        name: key of the rate in recipes, files and YAML files.
+        unit: unit that may follow the number where it is written as text, such as 2.5MB.
+
+    Raises:
+        TenreoError: when the number is out of range.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        cls: Any = type(self)
+        (number,) = fields(self)
+        whole = types_of(cls)[number.name] is int
+        check_number(self.name, self.number, whole=whole, option=number.metadata["option"])
+
+    @property
+    def number(self) -> float:
+        """The value of the only field: r, r', parameters, bytes, nats or percent."""
+        number: float = next(iter(vars(self).values()))
+        return number
+
+
+@dataclass(frozen=True)
+class Uniform(Rate):
     """The same rate r for every layer: coefficients per row = int(columns / rate).
 
     >>> Uniform(2.0).of(numel=147_456, reference_numel=4096)
@@ -22,10 +58,8 @@ class Uniform:
         TenreoError: when the rate is not a finite number of at least 1.
     """
 
-    rate: float
-
-    def __post_init__(self) -> None:
-        check_number("uniform rate", self.rate, whole=False, option=Option("", least=1, ceiling=MOST_RATE))
+    name = "uniform"
+    rate: float = field(metadata=described("Uniform rate r.", least=1, ceiling=MAX_RATE))
 
     def of(self, numel: int, reference_numel: int) -> float:
         """The rate of a layer of `numel` elements."""
@@ -33,8 +67,8 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class Progressive:
-    """A rate that grows with the layer: 1 + growth * sqrt(numel) / sqrt(reference) (section 2).
+class Progressive(Rate):
+    """A rate that grows with the layer: 1 + growth * sqrt(numel) / sqrt(reference_numel), as in the paper.
 
     >>> Progressive(0.5).of(numel=4 * 4096, reference_numel=4096)
     2.0
@@ -43,10 +77,8 @@ class Progressive:
         TenreoError: when the growth is not a finite number above 0.
     """
 
-    growth: float
-
-    def __post_init__(self) -> None:
-        check_number("progressive growth", self.growth, whole=False, option=Option("", above=0, ceiling=MOST_RATE))
+    name = "progressive"
+    growth: float = field(metadata=described("Growth r' of a progressive rate.", above=0, ceiling=MAX_RATE))
 
     def of(self, numel: int, reference_numel: int) -> float:
         """The rate of a layer of `numel` elements."""
@@ -54,89 +86,96 @@ class Progressive:
 
 
 @dataclass(frozen=True)
-class TargetParameters:
-    """The smallest progressive growth with at most so many parameters, counted as the paper counts.
+class TargetParameters(Rate):
+    """The smallest progressive growth whose model has at most this number of parameters, counted as in the paper.
 
     >>> TargetParameters(2_000_000)
     TargetParameters(parameters=2000000)
 
     Raises:
-        TenreoError: when it is not a whole number of at least 1.
+        TenreoError: when the number is not a whole number of at least 1.
     """
 
-    parameters: int
-
-    def __post_init__(self) -> None:
-        check_number("target parameters", self.parameters, whole=True, option=Option("", least=1, ceiling=2**63 - 1))
+    name = "target_params"
+    parameters: int = field(
+        metadata=described(
+            "Instead of a rate: maximum number of parameters, for example 2.0M; the smallest progressive growth that "
+            "reaches it is used.", least=1, ceiling=_MAX_TOTAL, metavar="NUMBER",
+        )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class TargetSize:
-    """The smallest expected error in a file of at most so many bytes.
+class TargetSize(Rate):
+    """The smallest expected error in a file of at most this number of bytes.
 
-    With refinement every layer gets the samples, coefficients and precision that serve best, and the groups where
-    the recipe names none; without, the paper's encoding is made to fit by its progressive growth.
+    `Recipe.strategy` states how the curves are chosen: by a price per bit or among candidates with refinement, by the
+    growth of the paper's encoding without.
 
     >>> TargetSize(2_500_000)
     TargetSize(bytes=2500000)
 
     Raises:
-        TenreoError: when it is not a whole number of at least 1.
+        TenreoError: when the size is not a whole number of at least 1.
     """
 
-    bytes: int
-
-    def __post_init__(self) -> None:
-        check_number("target size", self.bytes, whole=True, option=Option("", least=1, ceiling=2**63 - 1))
+    name, unit = "target_size", "B"
+    bytes: int = field(
+        metadata=described(
+            "Instead of a rate: maximum size of the file, for example 2.5MB; the expected error is minimized.",
+            least=1, ceiling=_MAX_TOTAL, metavar="SIZE",
+        )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class TargetKl:
-    """The smallest file with at most so many nats of KL(dense, compressed) between the outputs, on average.
+class TargetKl(Rate):
+    """The smallest file whose outputs have at most this mean KL(dense, compressed), in nats.
 
     >>> TargetKl(0.05)
     TargetKl(kl=0.05)
 
     Raises:
-        TenreoError: when it is not a number above 0.
+        TenreoError: when the divergence is not a number above 0.
     """
 
-    kl: float
-
-    def __post_init__(self) -> None:
-        check_number("target kl", self.kl, whole=False, option=Option("", above=0, ceiling=1000))
+    name = "target_kl"
+    kl: float = field(
+        metadata=described(
+            "Instead of a rate: maximum mean KL divergence of the outputs from those of the dense model, in nats; the "
+            "file is as small as possible.", above=0, ceiling=1000,
+        )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class TargetAgreement:
-    """The smallest file that names the same class first as the dense model on so many images of a hundred.
+class TargetAgreement(Rate):
+    """The smallest file whose top-1 class equals that of the dense model on at least this percentage of images.
 
     >>> TargetAgreement(99)
     TargetAgreement(percent=99)
 
     Raises:
-        TenreoError: when it is not a number above 0, and 100 at most.
+        TenreoError: when the percentage is not a number above 0 and at most 100.
     """
 
-    percent: float
+    name = "target_agreement"
+    percent: float = field(
+        metadata=described(
+            "Instead of a rate: minimum percentage of images on which the top-1 class equals that of the dense model; "
+            "the file is as small as possible.", above=0, most=100,
+        )
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        check_number("target agreement", self.percent, whole=False, option=Option("", above=0, most=100))
 
-
-Rate = Uniform | Progressive | TargetParameters | TargetSize | TargetKl | TargetAgreement
-RATES: dict[str, Any] = {
-    "uniform": Uniform,
-    "progressive": Progressive,
-    "target_params": TargetParameters,
-    "target_size": TargetSize,
-    "target_kl": TargetKl,
-    "target_agreement": TargetAgreement,
+OutputTarget = TargetKl | TargetAgreement  # reached by running the compressed model
+RATES: dict[str, type[Rate]] = {
+    cls.name: cls for cls in (Uniform, Progressive, TargetParameters, TargetSize, TargetKl, TargetAgreement)
 }
 
 
 def rate_of(name: str, number: float) -> Rate:
-    """The rate of a name in `RATES` and its number.
+    """Return the rate with a name from `RATES` and a number.
 
     >>> rate_of("progressive", 0.5)
     Progressive(growth=0.5)
@@ -144,16 +183,87 @@ def rate_of(name: str, number: float) -> Rate:
     Raises:
         TenreoError: when the number is out of range.
     """
-    rate: Rate = RATES[name](number)
-    return rate
+    return RATES[name](number)  # type: ignore[call-arg]
 
 
-def rate_name(rate: Rate) -> str:
-    """The name of a rate, as it is in `RATES`."""
-    return next(name for name, kind in RATES.items() if isinstance(rate, kind))
+def _option_of(cls: type[Rate]) -> Any:
+    """Return an optional field with the help sentence and the range of a target."""
+    (number,) = options_of(cls).values()
+    return field(default=None, metadata={"option": number})
 
 
-def rate_number(rate: Rate) -> float:
-    """The number of a rate: r, r', parameters, bytes, nats or percent."""
-    number: float = next(iter(vars(rate).values()))
-    return number
+@dataclass(frozen=True)
+class RateOptions:
+    """The options of a rate or target, exactly one of which is given."""
+
+    panel: ClassVar[str] = "Rate or size"  # heading in the help of the command line
+    rate: float | None = option(
+        None, "Rate r of at least 1; with --progressive the growth r' above 0.", ceiling=MAX_RATE, short="-r"
+    )
+    progressive: bool = option(False, "Let the rate grow with the layer: 1 + r' sqrt(weights / reference).")
+    target_size: str | None = _option_of(TargetSize)
+    target_kl: float | None = _option_of(TargetKl)
+    target_agreement: float | None = _option_of(TargetAgreement)
+    target_params: str | None = _option_of(TargetParameters)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def resolve(self) -> Rate:
+        """Return the rate that the options name.
+
+        Raises:
+            TenreoError: when not exactly one is given, or its number is out of range.
+        """
+        layer_rate = Progressive.name if self.progressive else Uniform.name
+        numbers = vars(self) | {Uniform.name: None, Progressive.name: None, layer_rate: self.rate}
+        given = {name: numbers[name] for name in RATES if numbers[name] is not None}
+        if self.progressive and self.rate is None:
+            raise TenreoError("progressive: needs the growth r' as the rate, such as -r 0.5, and no target")
+        if not given:
+            raise TenreoError("rate: not given; use -r 2, -r 0.5 --progressive, or a target such as --target-size")
+        if len(given) != 1:
+            raise TenreoError(f"rate: needs exactly one of {', '.join(RATES)}, given {' and '.join(given)}")
+        ((name, number),) = given.items()
+        if isinstance(number, str):
+            number = amount(number, name, RATES[name].unit)
+        if name == Uniform.name and 0 < number < 1:
+            raise TenreoError(
+                f"rate: given {number:g}, needs at least 1 (1 keeps every coefficient); for a progressive rate add "
+                "--progressive"
+            )
+        return rate_of(name, number)
+
+
+def as_rate_options(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Translate the keys `uniform` and `progressive` with a number to the options `rate` and `progressive`.
+
+    >>> as_rate_options({"groups": 4, "progressive": 0.5})
+    {'groups': 4, 'rate': 0.5, 'progressive': True}
+
+    Raises:
+        TenreoError: when more than one of rate, uniform and progressive has a number.
+    """
+    names = [name for name in (Uniform.name, Progressive.name) if not isinstance(values.get(name, False), bool)]
+    if len(names) + ("rate" in values) > 1:
+        raise TenreoError(f"rate: needs exactly one of rate, uniform and progressive, given {shown(values)}")
+    values = dict(values)
+    for name in names:
+        values |= {"rate": values.pop(name), "progressive": name == Progressive.name}
+    return values
+
+
+def replaced_rate_options(typed: Set[str], configured: Set[str]) -> dict[str, Any]:
+    """Return the default values of the configured rate options that typed ones replace.
+
+    >>> replaced_rate_options(typed={"target_size"}, configured={"rate", "progressive"})
+    {'progressive': False, 'rate': None}
+
+    Args:
+        typed: names of the options given on the command line; a typed rate keeps a configured `progressive`.
+        configured: names of the options given in a YAML file.
+    """
+    if not typed - {"progressive"}:
+        return {}
+    kept = {*typed, "progressive"} if "rate" in typed else typed
+    return {name: getattr(RateOptions, name) for name in sorted(configured - kept)}

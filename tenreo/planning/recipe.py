@@ -1,4 +1,4 @@
-"""What the user asked for: rows, rate, layers and precisions. No torch."""
+"""The recipe of a compression: groups, rate, layers, number formats, and the strategy that follows. No torch."""
 
 from __future__ import annotations
 
@@ -11,27 +11,40 @@ from tenreo.codec.shape import Positions, Precision
 from tenreo.errors import TenreoError
 from tenreo.files.header import Header
 from tenreo.options import check_options, described, option
-from tenreo.planning.rates import RATES, Rate, TargetAgreement, TargetKl, TargetSize, rate_name, rate_number, rate_of
+from tenreo.planning.rates import RATES, OutputTarget, Progressive, Rate, TargetParameters, TargetSize, Uniform, rate_of
 
-ROUNDS = 12  # of refinement: docs/research/refinement.md has the curve of gain against time
-DENSE = "dense"  # of a layer that is to stay as it is
-_OF_LAYER = ("groups", "uniform", "progressive", "position_bits", "precision", "refine")
-MOST_ROUNDS = 1000  # refinement gains nothing long before, and ends by itself
-MOST_GROUPS = 2**16  # of torchvision's largest weight, 1,568 columns
-MOST_WEIGHT = 10**9  # of an error against others: float32 tells no more apart
-# The file format keeps the keys that were in use before fields were named after dtypes.
+ROUNDS = 12  # docs/research/refinement.md shows the gain of refinement against its time
+DENSE = "dense"  # value of `Recipe.layers` that leaves a layer dense
+_LAYER_RATES = (Uniform.name, Progressive.name)
+_OF_LAYER = ("groups", *_LAYER_RATES, "position_bits", "precision", "refine")
+_MAX_ROUNDS = 1000  # refinement converges and stops long before
+_MAX_GROUPS = 2**16  # torchvision's largest weight then has 1,568 columns
+_MAX_IMPORTANCE = 10**9  # beyond this ratio the smaller error is lost in float32
+# Keys of the file format whose names differ from the fields of today. The format is fixed, so these stay.
 _FILE_KEYS = {"precision": "coefficients", "dense_dtype": "other"}
 
 
+class Strategy(StrEnum):
+    """How the curves of all layers are chosen (`Recipe.strategy`)."""
+
+    RATE = "a rate per layer"
+    GROWTH = "smallest progressive growth"
+    CANDIDATES = "smallest predicted error among candidates"
+    PRICE = "one price per bit"
+
+
+_DISTRIBUTING = (Strategy.CANDIDATES, Strategy.PRICE)  # give every layer the bytes that serve best
+
+
 class Pack(StrEnum):
-    """How positions lie in a file."""
+    """Storage of the positions in a file."""
 
     ENTROPY = "entropy"
     PLAIN = "plain"
 
 
 class DenseDtype(StrEnum):
-    """The number format in a file of tensors that are not compressed."""
+    """Number format of uncompressed tensors in a file."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -47,20 +60,20 @@ class Recipe:
     4 groups, progressive 0.5, 12 rounds of refinement at most, exclude classifier*
 
     Attributes:
-        groups: rows of the reshaped weight (the paper's g); None leaves the choice to `TargetSize`.
+        groups: rows of the reshaped weight (g in the paper); None with `TargetSize` lets the strategy choose.
         rate: `Uniform(r)`, `Progressive(r')`, `TargetParameters(n)`, `TargetSize(bytes)`, `TargetKl(nats)`
             or `TargetAgreement(percent)`.
-        include: patterns of layer names to compress instead of the rule's choice, as in fnmatch.
-        exclude: patterns of layer names to leave dense.
-        refine: rounds of refinement at most; 0 is the paper's encoding.
-        position_bits: curves have at most 2^position_bits samples; None takes one per column, as the paper.
-        precision: of the coefficients in the file; None is float32, or what `TargetSize` chooses.
-        dense_dtype: number format in the file of what is left dense.
-        pack: how positions lie in the file: entropy-coded without loss, or as plain bits.
-        allocate: distribute the coefficients over the layers by their spectra, as many in all as the rate gives.
-        importance: pattern of layer names -> factor of their error's weight, where bits are distributed; 1 otherwise.
-        layers: pattern of layer names -> what differs for them: "dense", or values of groups, uniform or progressive,
-            position_bits, precision and refine. The last pattern that matches counts.
+        include: patterns of the names of layers to compress instead of those that the rule chooses, as in fnmatch.
+        exclude: patterns of the names of layers to leave dense.
+        refine: maximum number of refinement rounds; 0 gives the encoding of the paper.
+        position_bits: limits curves to 2^position_bits samples; None gives one sample per column, as in the paper.
+        precision: number format of the coefficients in the file; None is float32, or the choice of `TargetSize`.
+        dense_dtype: number format of uncompressed tensors in the file.
+        pack: storage of the positions in the file: entropy-coded, which is lossless, or plain bits.
+        allocate: whether the coefficients are distributed over the layers by their spectra; the total stays the same.
+        importance: pattern of layer names -> factor of their error when bits are distributed; 1 by default.
+        layers: pattern of layer names -> "dense", or values of groups, uniform or progressive, position_bits,
+            precision and refine for these layers. The last pattern that matches is used.
 
     Raises:
         TenreoError: when a value is out of range.
@@ -69,48 +82,48 @@ class Recipe:
     panel: ClassVar[str] = "Recipe"  # heading in the help of the command line
 
     groups: int | None = field(
-        metadata=described("Rows of the reshaped weight, the paper's g.", least=1, ceiling=MOST_GROUPS, short="-g")
+        metadata=described("Rows of the reshaped weight (g in the paper).", least=1, ceiling=_MAX_GROUPS, short="-g")
     )
     rate: Rate
     include: tuple[str, ...] = option(
-        (), "Compress the layers of these names instead of the rule's choice.", metavar="PATTERN"
+        (), "Compress the layers with matching names instead of those that the rule chooses.", metavar="PATTERN"
     )
-    exclude: tuple[str, ...] = option((), "Leave the layers of these names dense.", metavar="PATTERN")
+    exclude: tuple[str, ...] = option((), "Leave the layers with matching names dense.", metavar="PATTERN")
     refine: int = option(
-        ROUNDS, "Rounds of refinement at most; 0 is the paper's encoding.", least=0, ceiling=MOST_ROUNDS
+        ROUNDS, "Maximum number of refinement rounds; 0 gives the encoding of the paper.", least=0, ceiling=_MAX_ROUNDS
     )
     position_bits: int | None = option(
-        None, "Bits per position: curves have at most 2^B samples. By default one sample per column.", least=1, most=31
+        None, "Limit curves to 2^B samples, so that a position has B bits; by default one sample per column.",
+        least=1, most=31,
+    )  # fmt: skip
+    precision: Precision | None = option(
+        None, "Number format of the coefficients in the file; by default float32, or chosen for a target size."
     )
-    precision: Precision | None = option(None, "Number format of the coefficients in the file.")
-    dense_dtype: DenseDtype = option(DenseDtype.FLOAT32, "Number format in the file of what is left dense.")
-    pack: Pack = option(Pack.ENTROPY, "How positions lie in the file: entropy-coded without loss, or as plain bits.")
-    allocate: bool = option(False, "Distribute the coefficients over the layers by their spectra.")
+    dense_dtype: DenseDtype = option(DenseDtype.FLOAT32, "Number format of uncompressed tensors in the file.")
+    pack: Pack = option(Pack.ENTROPY, "Storage of the positions in the file: lossless entropy coding, or plain bits.")
+    allocate: bool = option(
+        False, "Distribute the coefficients over the layers by their spectra; their total does not change."
+    )
     importance: dict[str, float] = option(
-        dict,
-        "Weight of the error of the layers of a name, where bits are distributed.",
-        above=0,
-        ceiling=MOST_WEIGHT,
-        metavar="PATTERN=W",
-    )
+        dict, "Factor of the error of the layers with matching names when bits are distributed; 1 by default.",
+        above=0, ceiling=_MAX_IMPORTANCE, metavar="PATTERN=W",
+    )  # fmt: skip
     layers: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.rate, Rate):
-            raise TenreoError(
-                f"rate: given {self.rate!r}, needs Uniform(r), Progressive(r'), TargetParameters(n) "
-                "or TargetSize(bytes)"
-            )
+            classes = ", ".join(cls.__name__ for cls in RATES.values())
+            raise TenreoError(f"rate: given {self.rate!r}, needs one of {classes}, for example Uniform(2.0)")
         check_options(self)
-        if self.groups is None and not self.chooses:
-            raise TenreoError("groups: given None, needs a whole number of at least 1, such as 4")
-        if self.allocate and self.chooses:
-            raise TenreoError("allocate: a target size distributes its bytes already; leave allocate out")
-        if self.judges and not self.prices:
+        if isinstance(self.rate, OutputTarget) and not (self.refine and self._codes_one_row):
             raise TenreoError(
-                f"{rate_name(self.rate)}: is reached with coded positions on curves of one row; leave groups, refine "
+                f"{self.rate.name}: needs entropy-coded positions on refined curves of one row; leave groups, refine "
                 "and pack out"
             )
+        if self.groups is None and self.strategy not in _DISTRIBUTING:
+            raise TenreoError("groups: given None, needs a whole number of at least 1, such as 4")
+        if self.allocate and self.strategy in _DISTRIBUTING:
+            raise TenreoError("allocate: a target size distributes its bytes already; leave allocate out")
         if not isinstance(self.layers, Mapping):
             raise TenreoError(f"layers: given {str(self.layers)[:100]}, needs layer-name patterns and their settings")
         for pattern, own in self.layers.items():
@@ -123,7 +136,7 @@ class Recipe:
     def __str__(self) -> str:
         parts = [
             f"{self.groups} groups" if self.groups else "groups chosen",
-            f"{rate_name(self.rate).replace('_', ' ')} {rate_number(self.rate):,}",
+            f"{self.rate.name.replace('_', ' ')} {self.rate.number:,}",
             f"{self.refine} rounds of refinement at most",
             f"{self.position_bits} bits per position" if self.position_bits else "",
             f"{self.precision} coefficients" if self.precision else "",
@@ -138,60 +151,73 @@ class Recipe:
         return ", ".join(part for part in parts if part)
 
     def of_layer(self, own: Mapping[str, Any]) -> Recipe:
-        """The recipe of a layer, for which something differs.
+        """Return the recipe of a layer that has settings of its own.
 
         >>> Recipe(4, rate_of("uniform", 2.0)).of_layer({"groups": 8, "progressive": 1.0}).rate
         Progressive(growth=1.0)
 
         Args:
-            own: what differs, by name.
+            own: settings of the layer by name; they replace those of this recipe.
 
         Raises:
             TenreoError: when a name is unknown, or a value is out of range.
         """
         if not isinstance(own, Mapping) or not set(own) <= set(_OF_LAYER):
             raise TenreoError(f"given {str(own)[:100]}, needs {DENSE}, or values of {', '.join(_OF_LAYER)}")
-        rates = [rate_of(name, own[name]) for name in ("uniform", "progressive") if name in own]
-        if len(rates) > 1 or (rates and self.chooses):
-            raise TenreoError(f"given {str(own)[:100]}, needs one rate at most, and none where a size is the target")
-        others = {name: value for name, value in own.items() if name not in ("uniform", "progressive")}
+        rates = [rate_of(name, own[name]) for name in _LAYER_RATES if name in own]
+        if len(rates) > 1 or (rates and self.strategy in _DISTRIBUTING):
+            raise TenreoError(f"given {str(own)[:100]}, needs at most one rate, and none with a target size")
+        others = {name: value for name, value in own.items() if name not in _LAYER_RATES}
         return replace(self, layers={}, rate=(rates or [self.rate])[0], **others)
 
     @property
+    def strategy(self) -> Strategy:
+        """How the curves of all layers are chosen; this property is the only place that decides it.
+
+        | rate | refine | pack and groups | strategy |
+        |:--|:--|:--|:--|
+        | `Uniform`, `Progressive` | any | any | `RATE` |
+        | `TargetParameters` | any | any | `GROWTH` |
+        | `TargetSize` | 0 | any | `GROWTH` |
+        | `TargetSize` | above 0 | entropy-coded, groups 1 or None | `PRICE` |
+        | `TargetSize` | above 0 | plain, or groups above 1 | `CANDIDATES` |
+        | `TargetKl`, `TargetAgreement` | above 0 | entropy-coded, groups 1 or None | `PRICE` |
+
+        >>> [Recipe(4, TargetSize(10**6), refine=rounds).strategy.name for rounds in (0, 12)]
+        ['GROWTH', 'CANDIDATES']
+        """
+        if isinstance(self.rate, (Uniform, Progressive)):
+            return Strategy.RATE
+        if isinstance(self.rate, OutputTarget):
+            return Strategy.PRICE
+        if isinstance(self.rate, TargetParameters) or self.refine == 0:
+            return Strategy.GROWTH  # short curves are bad without refinement
+        return Strategy.PRICE if self._codes_one_row else Strategy.CANDIDATES
+
+    @property
+    def _codes_one_row(self) -> bool:
+        return self.pack == Pack.ENTROPY and self.groups in (None, 1)
+
+    @property
     def positions(self) -> Positions:
-        """How positions are to lie in the file."""
+        """Storage of the positions in the file, as the file's header names it."""
         return Positions.CODED if self.pack == Pack.ENTROPY else Positions.PACKED
 
-    @property
-    def judges(self) -> bool:
-        """Whether the target is what the compressed model puts out."""
-        return isinstance(self.rate, (TargetKl, TargetAgreement))
-
-    @property
-    def prices(self) -> bool:
-        """Whether a target is reached by one price of a bit for all layers, on curves of one row."""
-        return self.chooses and self.pack == Pack.ENTROPY and self.groups in (None, 1)
-
-    @property
-    def chooses(self) -> bool:
-        """Whether every layer's curve is chosen for a target, instead of following from a rate."""
-        return isinstance(self.rate, (TargetSize, TargetKl, TargetAgreement)) and self.refine > 0
-
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain values, under the keys of the file format."""
+        """Return the recipe as plain values with the keys of the file format."""
         plain: dict[str, Any] = {
             _FILE_KEYS.get(f.name, f.name): getattr(self, f.name) for f in fields(self) if f.name != "rate"
         }
         patterns = {"include": list(self.include), "exclude": list(self.exclude)}
         if not self.layers:
-            del plain["layers"]  # which earlier versions do not know
+            del plain["layers"]  # older versions do not accept this key
         if self.pack == Pack.PLAIN:
             del plain["pack"]
-        return {**plain, rate_name(self.rate): rate_number(self.rate), **patterns}
+        return {**plain, self.rate.name: self.rate.number, **patterns}
 
     @classmethod
     def from_dict(cls, values: Any) -> Recipe:
-        """The recipe that `to_dict` wrote.
+        """Return the recipe that `to_dict` wrote.
 
         >>> recipe = Recipe(8, rate_of("uniform", 2.0))
         >>> Recipe.from_dict(recipe.to_dict()) == recipe
@@ -207,7 +233,7 @@ class Recipe:
         rates = {name: values[name] for name in RATES if values.get(name) is not None}
         if len(rates) != 1:
             raise TenreoError(f"recipe: given {len(rates)} rates, needs one of {', '.join(RATES)}")
-        # Files from before there was refinement, or entropy coding, do not say so.
+        # Files written before refinement and entropy coding existed lack these keys.
         plain = {"groups": None, "refine": 0, "pack": Pack.PLAIN} | {
             names[key]: v for key, v in values.items() if key in names
         }
@@ -219,12 +245,31 @@ def _in_words(own: Any) -> str:
 
 
 def recipe_of(header: Header) -> Recipe | None:
-    """The recipe that a file was compressed with, or None where it does not say.
+    """Return the recipe that a file was compressed with; None if its header has none.
 
     Raises:
-        TenreoError: when the file's recipe makes no sense.
+        TenreoError: when the recipe in the header is not valid.
     """
     try:
         return None if header.recipe is None else Recipe.from_dict(header.recipe)
     except TenreoError as error:
-        raise TenreoError(f"{header.path}: the metadata can not be understood: {error}") from error
+        raise TenreoError(f"{header.path}: the metadata cannot be understood: {error}") from error
+
+
+def target_out_of_reach(recipe: Recipe, least: int) -> TenreoError:
+    """Return the error for a total that the smallest encoding exceeds, with the settings that could help.
+
+    Args:
+        recipe: its rate is `TargetSize` or `TargetParameters`.
+        least: bytes or parameters of the smallest encoding.
+    """
+    size = isinstance(recipe.rate, TargetSize)
+    remedies = ["give more"]
+    remedies += ["choose more groups"] if recipe.groups else []
+    remedies += ["choose dense_dtype float16"] if size and recipe.dense_dtype == DenseDtype.FLOAT32 else []
+    if size and recipe.strategy is Strategy.GROWTH and not recipe.position_bits:
+        remedies += ["allow refinement, for shorter curves"]
+    return TenreoError(
+        f"{recipe.rate.name}: given {recipe.rate.number:,}, but the least is {least:,} "
+        f"{'bytes' if size else 'parameters'}; {', '.join(remedies)}, or include more layers"
+    )

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from tenreo.modules.layer_types import CONVOLUTIONS
 from tenreo.modules.weights import Weight
-
-CONVOLUTIONS = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

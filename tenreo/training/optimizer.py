@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from tenreo.compression.parametrization import curves
-from tenreo.correction.corrected_layers import is_batchnorm
 from tenreo.errors import TenreoError
+from tenreo.modules.layer_types import is_batchnorm
 from tenreo.training.settings import Freeze, Optimizer, Settings, default_lr
 
 

@@ -25,7 +25,7 @@ EVALUATE, FINETUNE = ["evaluate", str(FILE), "--data", "digits"], ["finetune", s
 LONG = "x" * 300
 WRONG = {
     "compress": [
-        ([], "rate: not given; say -r 2"),
+        ([], "rate: not given; use -r 2"),
         (["-g", "4", "-r", "2"], "arch: not given"),
         ([*PAPER, "-a", "resnet51"], "no classification architecture 'resnet51'"),
         ([*PAPER, "--weights", "IMAGENET1K_V3"], "neither a file, nor none, nor one of IMAGENET1K_V1, IMAGENET1K_V2"),

@@ -15,9 +15,9 @@ from processes import COMMANDS, ROOT, bad, good, here, refused
 import tenreo as package
 from tenreo.cli import commands
 from tenreo.cli.app import app
-from tenreo.cli.options import RateOptions
 from tenreo.models.names import architecture_names
 from tenreo.options import options_of
+from tenreo.planning.rates import RateOptions
 from tenreo.planning.recipe import Recipe
 
 DOCUMENT = ROOT / "docs" / "cli.md"
@@ -143,7 +143,7 @@ def test_wrong_usage_in_a_process_is_exit_code_2():
             "arch: not given, needs an architecture such as resnet50, or say --model (-a/--arch)",
         ),
         (["compress", "-a", "resnet51", "-g", 4, "-r", 2], "no classification architecture 'resnet51'"),
-        (["sweep", "-a", "resnet18", "-g", 4], "rate: not given; say -r 2, -r 0.5 --progressive"),
+        (["sweep", "-a", "resnet18", "-g", 4], "rate: not given; use -r 2, -r 0.5 --progressive"),
         (["sweep", "-a", "resnet18", "-r", 4], "groups: given None, needs a whole number"),
         (["compres"], "No such command"),
     ],

@@ -13,12 +13,12 @@ from processes import ROOT, refused
 
 from tenreo import Progressive, Recipe, TargetParameters, TargetSize, Uniform, resolve
 from tenreo.cli import commands
-from tenreo.cli.options import Computing, File, RateOptions, TrainingData, TrainingOutput
+from tenreo.cli.options import Computing, File, TrainingData, TrainingOutput
 from tenreo.cli.yaml_files import read_yaml
 from tenreo.errors import TenreoError
 from tenreo.models.architectures import build
 from tenreo.options import options_of
-from tenreo.planning.rates import TargetAgreement, TargetKl, rate_number
+from tenreo.planning.rates import RateOptions, TargetAgreement, TargetKl
 from tenreo.training.settings import Settings, default_lr
 
 FINETUNE = [File, TrainingData, Settings, Computing, TrainingOutput]
@@ -249,7 +249,7 @@ def test_the_command_line_wins(parsed, inside):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_shipped_configuration_gives_the_papers_integers(parsed, path, paper_rows):
     dense, recipe, *_ = parsed("compress", "--config", path)
-    key = (dense.arch, recipe.groups, rate_number(recipe.rate))
+    key = (dense.arch, recipe.groups, recipe.rate.number)
     row = next(r for r in paper_rows if (r["arch"], r["groups"], r["rate"]) == key)
     plan = resolve(recipe, build(dense.arch, device="meta"))
     assert plan.after.positions == row["index"]

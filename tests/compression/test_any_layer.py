@@ -144,7 +144,7 @@ def test_what_is_compressed_stays_so_at_a_second_time(dense, tmp_path):
     assert second.before == first.before
     tenreo.save(net, tmp_path / "two.safetensors", recipe=rest)
     assert read_header(tmp_path / "two.safetensors").counts() == second.after
-    with pytest.raises(TenreoError, match=r"include: transposed can not be compressed: .* already"):
+    with pytest.raises(TenreoError, match=r"include: transposed cannot be compressed: .* already"):
         tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("transposed",)))
 
 

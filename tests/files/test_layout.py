@@ -12,7 +12,8 @@ from tenreo.files.header import read_header
 from tenreo.files.layout import SUFFIXES, file_size, header_bytes, layer_tensors, split_name
 from tenreo.files.records import LayerRecord
 from tenreo.files.safetensors import DTYPES, record
-from tenreo.planning.plan import FileEstimate, resolve
+from tenreo.planning.file_estimate import FileEstimate
+from tenreo.planning.plan import resolve
 
 
 @pytest.mark.parametrize("refine", [0, 2])

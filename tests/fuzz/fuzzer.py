@@ -38,13 +38,14 @@ from typer.testing import CliRunner  # noqa: E402
 
 import tenreo  # noqa: E402
 from tenreo.cli.app import app  # noqa: E402
-from tenreo.cli.options import DenseModel, Output, RateOptions  # noqa: E402
+from tenreo.cli.options import DenseModel, Output  # noqa: E402
 from tenreo.cli.yaml_files import read_yaml  # noqa: E402
 from tenreo.data.images import Broken, open_images  # noqa: E402
 from tenreo.errors import MOST_CHARACTERS, TenreoError  # noqa: E402
 from tenreo.files.header import read_header  # noqa: E402
 from tenreo.files.records import Preprocess  # noqa: E402
 from tenreo.models.reference import read_reference  # noqa: E402
+from tenreo.planning.rates import RateOptions  # noqa: E402
 from tenreo.planning.recipe import Recipe, recipe_of  # noqa: E402
 from tenreo.training.observer import Epoch  # noqa: E402
 from tenreo.training.settings import Settings  # noqa: E402

@@ -7,7 +7,7 @@ from networks import convolutional
 
 import tenreo
 from tenreo.errors import TenreoError
-from tenreo.planning.allocation import _falling, allocate
+from tenreo.planning.allocation import allocate, concave_slopes
 
 
 def test_allocation_equalizes_slopes():
@@ -22,7 +22,7 @@ def test_allocation_equalizes_slopes():
 
 def test_the_hull_falls_and_keeps_the_energy():
     values = np.random.default_rng(0).random(500)
-    hull = _falling(values)
+    hull = concave_slopes(values)
     assert (np.diff(hull) <= 1e-12).all() and hull.sum() == pytest.approx(values.sum())
     assert (np.cumsum(hull) >= np.cumsum(values) - 1e-9).all()
 

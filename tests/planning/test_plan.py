@@ -90,7 +90,7 @@ def test_one_odd_layer_is_left_dense_unless_it_is_named(kind, reason):
     plan = resolve(Recipe(4, Uniform(2.0)), model)
     assert [layer.name for layer in plan.compressed] == ["0"]
     assert re.search(reason, plan.layers[1].why_dense)
-    with pytest.raises(TenreoError, match=f"include: 1 can not be compressed: its weight is .*{reason}"):
+    with pytest.raises(TenreoError, match=f"include: 1 cannot be compressed: its weight is .*{reason}"):
         resolve(Recipe(4, Uniform(2.0), include=("1",)), model)
 
 

@@ -6,8 +6,8 @@ import pytest
 from tenreo.errors import TenreoError
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
-from tenreo.planning.rates import Progressive, TargetParameters, TargetSize, Uniform, rate_name, rate_number, rate_of
-from tenreo.planning.recipe import Recipe, recipe_of
+from tenreo.planning.rates import Progressive, TargetKl, TargetParameters, TargetSize, Uniform, rate_of
+from tenreo.planning.recipe import Recipe, Strategy, recipe_of
 
 
 def test_rates():
@@ -26,7 +26,7 @@ def test_rates():
         (lambda: Uniform(10**400), "given a number of 401 digits"),
         (lambda: Recipe(0, Uniform(2)), "given 0, needs a whole number"),
         (lambda: Recipe(4.0, Uniform(2)), "given 4.0, needs a whole number"),
-        (lambda: Recipe(4, 2.0), "needs Uniform"),
+        (lambda: Recipe(4, 2.0), "needs one of Uniform, Progressive"),
         (lambda: Recipe(4, Uniform(2), include="fc"), "given 'fc', needs a list"),
         (lambda: Recipe(None, Uniform(2)), "groups: given None, needs a whole number"),
         (lambda: Recipe(None, TargetSize(9), refine=0), "groups: given None, needs a whole number"),
@@ -43,8 +43,8 @@ def test_rates():
             "importance of fc: given 0, needs a number above",
         ),
         (lambda: Recipe(4, Uniform(2), importance=["fc"]), "importance: given .*needs layer-name patterns"),
-        (lambda: TargetSize(2.5), "target size: given 2.5, needs a whole number"),
-        (lambda: TargetParameters(0), "target parameters: given 0"),
+        (lambda: TargetSize(2.5), "target_size: given 2.5, needs a whole number"),
+        (lambda: TargetParameters(0), "target_params: given 0"),
     ],
 )
 def test_refuses_values_out_of_range(make, match):
@@ -76,12 +76,35 @@ def test_the_keys_of_files_are_those_that_files_always_had():
 def test_words_become_enumerations():
     recipe = Recipe(4, Uniform(2.0), ["a"], precision="int8")
     assert recipe.precision.bits == 8 and recipe.include == ("a",)
-    assert not recipe.chooses and Recipe(None, TargetSize(9)).chooses
+
+
+@pytest.mark.parametrize(
+    ("recipe", "strategy"),
+    [
+        (Recipe(4, Uniform(2.0)), Strategy.RATE),
+        (Recipe(1, Progressive(2.0), refine=0), Strategy.RATE),
+        (Recipe(4, TargetParameters(9)), Strategy.GROWTH),
+        (Recipe(1, TargetSize(9), refine=0), Strategy.GROWTH),
+        (Recipe(None, TargetSize(9)), Strategy.PRICE),
+        (Recipe(1, TargetSize(9), refine=1), Strategy.PRICE),
+        (Recipe(4, TargetSize(9)), Strategy.CANDIDATES),
+        (Recipe(None, TargetSize(9), pack="plain"), Strategy.CANDIDATES),
+        (Recipe(None, TargetKl(0.1)), Strategy.PRICE),
+    ],
+)
+def test_the_strategy_follows_from_rate_refinement_packing_and_groups(recipe, strategy):
+    assert recipe.strategy is strategy
+
+
+@pytest.mark.parametrize("options", [{"groups": 4}, {"refine": 0}, {"pack": "plain"}])
+def test_targets_of_the_outputs_need_coded_positions_on_one_row(options):
+    with pytest.raises(TenreoError, match=r"target_kl: needs entropy-coded .* leave groups, refine and pack out"):
+        Recipe(**{"groups": None, "rate": TargetKl(0.1), **options})
 
 
 @pytest.mark.parametrize("rate", [Uniform(2.0), Progressive(0.5), TargetParameters(7), TargetSize(7)])
 def test_a_rate_is_its_name_and_number(rate):
-    assert rate_of(rate_name(rate), rate_number(rate)) == rate
+    assert rate_of(rate.name, rate.number) == rate
 
 
 @pytest.mark.parametrize(
@@ -97,7 +120,7 @@ def test_a_rate_is_its_name_and_number(rate):
 )
 def test_a_files_recipe_that_makes_no_sense_is_refused(said, match):
     header = Header(Path("m.safetensors"), "tenreo", {}, ModelInfo(), said, {}, 0)
-    with pytest.raises(TenreoError, match=rf"m\.safetensors: the metadata can not be understood: .*{match}"):
+    with pytest.raises(TenreoError, match=rf"m\.safetensors: the metadata cannot be understood: .*{match}"):
         recipe_of(header)
 
 

@@ -29,6 +29,7 @@ from tenreo.files.records import Correction, ModelInfo
 from tenreo.models.model_files import save
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan, resolve
+from tenreo.planning.rates import OutputTarget
 from tenreo.planning.recipe import Recipe
 
 
@@ -45,7 +46,7 @@ def run(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Enc
         return
     path = output.out or Path(default_name(dense.name, recipe))
     noise, model = _noise_shape(dense, info), model.to(device)
-    if plan.recipe.judges:
+    if isinstance(plan.recipe.rate, OutputTarget):
         plan, report, corrections = _compress_to(model, plan, statistics, images, noise, encoding.jobs)
     else:
         report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
@@ -142,6 +143,7 @@ def show_plan(plan: Plan, json: bool) -> None:
         show(dense_table(plan.layers))
     show(counts_table(plan.before, plan.after))
     show(f"recipe: {plan.recipe}")
+    show(f"curves: {plan.strategy}")
 
 
 def _show_report(report: Report, plan: Plan, path: Path, info: ModelInfo, json: bool) -> None:

@@ -15,7 +15,7 @@ from tenreo.cli.terminal.tables import megabytes, millions, number, table
 from tenreo.data.images import Images
 from tenreo.files.header import read_header
 from tenreo.models.model_files import open_model, save
-from tenreo.planning.rates import Progressive, rate_number
+from tenreo.planning.rates import Progressive
 from tenreo.planning.recipe import Recipe
 from tenreo.training.digits import (
     EPOCHS,
@@ -83,7 +83,7 @@ def _one_setting(dense: Path, recipe: Recipe, train: Images, val: Images, seed: 
     path = dense.parent / default_name(ARCH, recipe)
     save(found.model, path, info, recipe)
     settings = Settings(epochs=1, batch_size=64, lr=0.005, seed=seed)
-    growth = rate_number(recipe.rate)
+    growth = recipe.rate.number
     with _bar(f"fine-tune g={recipe.groups}, r'={growth:g}", len(train)) as observer:
         history = finetune_(found.model, train, val, settings, observer=observer)
     save(found.model, path.with_name(f"finetuned-{path.name}"), info, recipe)

@@ -31,8 +31,9 @@ from tenreo.errors import TenreoError
 from tenreo.evaluation.agreement import compare
 from tenreo.files.counts import Counts
 from tenreo.files.records import ModelInfo
-from tenreo.planning.plan import FileEstimate, Plan, resolve
-from tenreo.planning.rates import rate_number
+from tenreo.planning.file_estimate import FileEstimate
+from tenreo.planning.plan import Plan, resolve
+from tenreo.planning.rates import OutputTarget
 from tenreo.planning.recipe import Recipe
 
 Row = dict[str, Any]
@@ -57,7 +58,7 @@ def run(
         return
     with usage():
         images = _images(data, layout, info)
-        if any(recipe.judges for recipe in recipes):
+        if any(isinstance(recipe.rate, OutputTarget) for recipe in recipes):
             raise TenreoError("target: a sweep does not search for an accuracy; compress with that target instead")
         plans = [resolve(recipe, model, info.class_names) for recipe in recipes]  # every check before anything slow
     if images is not None and images.doubt:
@@ -104,7 +105,7 @@ def _counted(model: nn.Module, recipes: list[Recipe]) -> Iterator[Row]:
 
 
 def _row(recipe: Recipe | None, counts: Counts, size: int, **measured: Any) -> Row:
-    setting = {"groups": recipe and recipe.groups, "rate": recipe and rate_number(recipe.rate)}
+    setting = {"groups": recipe and recipe.groups, "rate": recipe and recipe.rate.number}
     shown = ("parameters", "paper_trainable", "bits_per_weight")
     return {**setting, **{key: getattr(counts, key) for key in shown}, "bytes": size, **measured}
 
@@ -131,7 +132,7 @@ class _Sweep:
         with progress_bar("settings", len(plans)) as advance:
             for plan in plans:
                 rows.append(self._compressed(plan))
-                advance(1, f"g = {plan.recipe.groups}, {rate_number(plan.recipe.rate):g}")
+                advance(1, f"g = {plan.recipe.groups}, {plan.recipe.rate.number:g}")
         return rows
 
     def _compressed(self, plan: Plan) -> Row:

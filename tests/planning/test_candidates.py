@@ -1,4 +1,4 @@
-"""Targets: the growth for a total, and the curves that serve best in a size."""
+"""The curves with the smallest predicted error in a file of a given size."""
 
 import itertools
 
@@ -9,28 +9,8 @@ from networks import convolutional
 import tenreo
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.errors import TenreoError
-from tenreo.models.architectures import build
+from tenreo.planning.candidates import Candidate, candidates, choose
 from tenreo.planning.plan import resolve
-from tenreo.planning.rates import rate_number
-from tenreo.planning.search import Candidate, candidates, choose, smallest_growth
-
-
-def test_target_parameters_finds_the_smallest_growth():
-    model = build("mobilenet_v2", device="meta")
-    plan = resolve(tenreo.Recipe(4, tenreo.TargetParameters(2_000_000)), model)
-    assert isinstance(plan.recipe.rate, tenreo.Progressive) and plan.after.parameters <= 2_000_000
-    gentler = tenreo.Recipe(4, tenreo.Progressive(rate_number(plan.recipe.rate) * 0.998))
-    assert resolve(gentler, model).after.parameters > 2_000_000
-    assert resolve(plan.recipe, model) == plan  # what is said can be typed
-    with pytest.raises(TenreoError, match=r"given 900,000, .* the least is 1,0"):
-        resolve(tenreo.Recipe(4, tenreo.TargetParameters(900_000)), model)
-
-
-def test_smallest_growth_is_rounded_to_the_fitting_side():
-    for edge in (0.123456, 0.5, 17.00001, 1e-4):
-        found = smallest_growth(lambda growth, edge=edge: growth >= edge)
-        assert edge <= found <= edge * 1.0011
-    assert smallest_growth(lambda growth: False) is None
 
 
 def test_a_size_out_of_reach_says_the_least():

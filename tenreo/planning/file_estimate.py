@@ -1,0 +1,96 @@
+"""The tensors, the counts and the size of the file that a plan leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from tenreo.files.counts import Counts, count
+from tenreo.files.header import metadata
+from tenreo.files.layout import POSITIONS, TensorRecord, file_size, layer_tensors
+from tenreo.files.records import Correction, LayerErrors, LayerRecord, ModelInfo
+from tenreo.files.safetensors import record
+from tenreo.modules.ties import stored_state
+from tenreo.modules.weights import Weight, find_weights
+from tenreo.planning.layers import LayerPlan
+from tenreo.planning.recipe import DenseDtype, Recipe
+
+# Placeholders for header values that a plan does not know: the longest texts that they can have.
+_ERRORS = LayerErrors(*[-1.2345678901234567e-100] * 3)
+_INFO = ModelInfo("a" * 32, 100_000, "w" * 64, corrections=(Correction("s" * 128, 10**6, 10**4, 10**4),))
+_HALF = {DenseDtype.FLOAT16: "F16", DenseDtype.BFLOAT16: "BF16"}
+
+
+class FileEstimate:
+    """The counts and the file size of a model for any choice of curves; the dense tensors are counted only once.
+
+    Args:
+        recipe: contains the number format of dense tensors and the coding of positions.
+        model: the model before compression; layers that are compressed already are counted as such.
+        class_names: class names that the header will contain.
+
+    Attributes:
+        before: counts of the dense model.
+    """
+
+    def __init__(self, recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ()) -> None:
+        self.recipe = recipe
+        self.info = replace(_INFO, class_names=class_names)
+        state = {name: tensor for name, tensor in stored_state(model).items() if ".parametrizations." not in f".{name}"}
+        self.dense = {name: record(tensor) for name, tensor in state.items()}
+        self.stored = {name: _stored(tensor, recipe.dense_dtype) for name, tensor in state.items()}
+        self.records: dict[str, LayerRecord] = {}  # layers that are compressed already
+        for name, weight in find_weights(model).items():
+            if parametrize.is_parametrized(weight.module, weight.tensor):
+                self._add_parametrized(name, weight)
+        self.before = count(self.dense)
+        self._dense_counts = {name: count({name: tensor}) for name, tensor in self.stored.items()}
+        self._stored_counts = count(self.stored, self.records)
+
+    def _add_parametrized(self, name: str, weight: Weight) -> None:
+        """Add a parametrized weight: its dense tensor, and the tensors that the file will contain."""
+        parameter, curve = weight.parameter, weight.curve
+        self.dense[parameter] = record(weight.value)
+        if curve is None:
+            self.stored[parameter] = _stored(weight.value, self.recipe.dense_dtype)
+            return
+        self.records[name] = LayerRecord(weight.shape, curve, positions=self.recipe.positions)
+        tensors = layer_tensors(self.records[name], self.dense[parameter].dtype)
+        self.stored |= {parameter + suffix: tensor for suffix, tensor in tensors.items()}
+
+    def after(self, layers: Iterable[LayerPlan]) -> Counts:
+        """Return the counts of the model once the layers with a curve are compressed."""
+        total = self._stored_counts
+        for layer in layers:
+            if layer.curve:
+                total += count(self._tensors(layer), {layer.name: self._record(layer)})
+                total -= self._dense_counts[layer.parameter]
+        return total
+
+    def file_size(self, layers: Iterable[LayerPlan]) -> int:
+        """Return the maximum size of the file in bytes once the layers with a curve are compressed."""
+        tensors = dict(self.stored)
+        records = {n: replace(layer, errors=_ERRORS) for n, layer in self.records.items()}
+        for layer in layers:
+            if layer.curve:
+                tensors.pop(layer.parameter)
+                tensors |= self._tensors(layer)
+                records[layer.name] = self._record(layer)
+        return file_size(tensors, metadata(self.info, self.recipe.to_dict(), records))
+
+    def _tensors(self, layer: LayerPlan) -> dict[str, TensorRecord]:
+        tensors = layer_tensors(self._record(layer), self.dense[layer.parameter].dtype)
+        if layer.position_bytes is not None:
+            tensors[POSITIONS] = replace(tensors[POSITIONS], shape=(layer.position_bytes,))
+        return {layer.parameter + suffix: tensor for suffix, tensor in tensors.items()}
+
+    def _record(self, layer: LayerPlan) -> LayerRecord:
+        return LayerRecord(layer.shape, layer.encoding, _ERRORS, self.recipe.positions)
+
+
+def _stored(tensor: Tensor, dtype: DenseDtype) -> TensorRecord:
+    known = record(tensor)
+    return replace(known, dtype=_HALF[dtype]) if known.is_floating and dtype in _HALF else known
