@@ -14,7 +14,11 @@ from tenreo.cli.app import app
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).parent.parent
 TINY_RUN = Path(__file__).parent / "tiny_run.py"
-COMMANDS = ("compress", "evaluate", "finetune", "inspect", "export", "sweep", "demo")
+# Name of each command and of the function that does its work, in the module of `tenreo.cli.run` of that name.
+COMMANDS = {
+    "compress": "compress_and_save", "evaluate": "evaluate_files", "finetune": "finetune_file",
+    "inspect": "inspect_file", "export": "export_file", "sweep": "sweep_recipes", "demo": "run_demo",
+}  # fmt: skip
 
 
 def tenreo(*arguments, cwd=None, env=None):

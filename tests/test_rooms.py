@@ -116,7 +116,7 @@ def test_functions_are_short_and_take_few_parameters(path):
         names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if a]
         count = len([name for name in names if name not in ("self", "cls")])
         assert node.end_lineno - node.lineno + 1 < 60, f"{node.name} is long"
-        assert count <= 8 or path.relative_to(PACKAGE).parts == ("cli", "commands.py"), f"{node.name} takes {count}"
+        assert count <= 8 or path.relative_to(PACKAGE).parts[:2] == ("cli", "commands"), f"{node.name} takes {count}"
 
 
 @by_path

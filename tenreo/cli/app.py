@@ -9,20 +9,21 @@ import typer
 from typer.core import TyperGroup
 
 from tenreo import __version__
-from tenreo.cli import commands, declare, exits
+from tenreo.cli import exits
+from tenreo.cli.commands import compress, demo, evaluate, export, finetune, inspect, sweep
+from tenreo.cli.declare import add_command
 from tenreo.cli.terminal.streams import note, prepare_streams, unwritten, writing
 from tenreo.errors import TenreoError
 
-_UsageError: type[Exception] = typer.BadParameter.__mro__[
-    1
-]  # typer does not name the class of all that is wrongly typed
+# Base class of all errors of the command line's parser, which typer does not export.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class Group(TyperGroup):
-    """The command line as a whole: whatever happens ends in one line and an exit code."""
+    """The command line as a whole: every error ends in a one-line message and an exit code."""
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
-        """Run a command and end the process."""
+        """Run a command and exit the process."""
         try:
             prepare_streams()
             code = super().main(*args, **{**options, "standalone_mode": False})
@@ -30,25 +31,25 @@ class Group(TyperGroup):
                 code = code if isinstance(code, int) else 0
             sys.exit(code)
         except _UsageError as error:
-            sys.exit(_wrongly_typed(error))
+            sys.exit(_parser_error(error))
         except typer.Abort:
             sys.exit(1)
         except (TenreoError, OSError) as error:
             if exits.debug:
                 raise
-            # Commands see to their own errors; what is left is printing the help or the version.
+            # Commands handle their own errors; this one was raised while printing the help or the version.
             sys.exit(exits.end_with(unwritten(error) if isinstance(error, OSError) else error))
 
 
-def _wrongly_typed(error: Any) -> int:
-    """Say what typer does not understand, in one line; without any word, show the help."""
+def _parser_error(error: Any) -> int:
+    """Print an error of the parser in one line, or the help if there are no arguments; return the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return 2
     message = " ".join(error.format_message().split()).removesuffix(".")
     if message.startswith("Missing"):
         message = exits.with_example(message, error.ctx)
-    note(f"error: {message}; {error.ctx.command_path if error.ctx else 'tenreo'} --help says more")
+    note(f"error: {message}; {error.ctx.command_path if error.ctx else 'tenreo'} --help lists the options")
     return 2
 
 
@@ -61,13 +62,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-declare.add_command(app, commands.compress, yaml=True)
-declare.add_command(app, commands.evaluate)
-declare.add_command(app, commands.finetune, yaml=True)
-declare.add_command(app, commands.inspect)
-declare.add_command(app, commands.export)
-declare.add_command(app, commands.sweep)
-declare.add_command(app, commands.demo)
+add_command(app, compress.compress, yaml=True)
+add_command(app, evaluate.evaluate)
+add_command(app, finetune.finetune, yaml=True)
+add_command(app, inspect.inspect)
+add_command(app, export.export)
+add_command(app, sweep.sweep)
+add_command(app, demo.demo)
 
 
 def _version(wanted: bool) -> None:
@@ -87,5 +88,5 @@ def _options(
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point of the command `tenreo`."""
     app()

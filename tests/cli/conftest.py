@@ -1,26 +1,21 @@
 import importlib
 
 import pytest
-from processes import here
-
-from tenreo.cli import checks
+from processes import COMMANDS, here
 
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """parsed(command, *typed): the dataclasses that the command's body would get, which does nothing.
+    """parsed(command, *arguments): the option dataclasses that the command's body receives; the body is not run."""
 
-    Nothing is checked before.
-    """
-
-    def parse(command, *typed):
-        taken = []
-        monkeypatch.setattr(
-            importlib.import_module(f"tenreo.cli.run.{command}"), "run", lambda *parts: taken.append(parts)
-        )
-        monkeypatch.setattr(checks, f"before_{command}", lambda *parts: None, raising=False)
-        done = here(command, *typed)
-        assert len(taken) == 1 and not done.stdout
-        return taken[0]
+    def parse(command, *arguments):
+        received = []
+        module = importlib.import_module(f"tenreo.cli.commands.{command}")
+        body = importlib.import_module(f"tenreo.cli.run.{command}")
+        monkeypatch.setattr(body, COMMANDS[command], lambda *parts: received.append(parts))
+        monkeypatch.setattr(module, "check", lambda *parts: None)
+        done = here(command, *arguments)
+        assert len(received) == 1 and not done.stdout
+        return received[0]
 
     return parse

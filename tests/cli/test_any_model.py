@@ -100,7 +100,7 @@ def test_what_is_exported_is_what_the_model_does(own, clinet):
     assert load_file("half.safetensors")["3.weight"].dtype == torch.float16
     assert read_header(clinet / "half.safetensors").info.builder == "clinet:build"
     before = (clinet / "m.pth").read_bytes()
-    assert "exists already; say --force to replace it, or choose another --to" in refused(*export, "m.pth")
+    assert "exists already; use --force to replace it, or choose another --to" in refused(*export, "m.pth")
     assert (clinet / "m.pth").read_bytes() == before
     for typed in ("evaluate", "half.safetensors"), ("evaluate", "m.pth"):
         told = here(*typed, "--model", "clinet:build", "--data", "digits", "--limit", 10, "--json").stdout
@@ -175,7 +175,7 @@ COMPRESS = ("compress", *FAST, "--model")
     ("typed", "code", "message"),
     [
         ((*COMPRESS, "clinet"), 2, "needs timm:NAME, torchvision:NAME or package.module:function (-m/--model)"),
-        ((*COMPRESS, "clinet:build", "-a", "resnet18"), 2, "say one of --arch and --model"),
+        ((*COMPRESS, "clinet:build", "-a", "resnet18"), 2, "use only one of --arch and --model"),
         ((*COMPRESS, "clinet:nothing"), 2, "has no attribute 'nothing'"),
         ((*COMPRESS, "nowhere:build"), 2, "there is no module 'nowhere'"),
         ((*COMPRESS, "timm:nothing"), 2, "timm has no model 'nothing'"),

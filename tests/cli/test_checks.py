@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -33,15 +34,13 @@ WRONG = {
         ([*PAPER, "--weights", "pipe"], "pipe: cannot be opened: it is a pipe"),
         ([*PAPER, "--weights", "."], "cannot be opened: it is a folder"),
         ([*PAPER, "--weights", LONG], "neither a file, nor none, nor one of"),
-        ([*NONE, "--device", "gpu"], "device: given 'gpu', needs auto, cpu, cuda, cuda:N or mps (--device)"),
-        ([*NONE, "--device", "cuda:300"], "device: given 'cuda:300'"),
         ([*NONE, "--calibrate", "nowhere"], "nowhere: no such folder; data are laid out as"),
         ([*NONE, "--calibrate", "empty"], "empty: holds no image"),
         ([*NONE, "--calibrate", LONG], "no such folder"),
         ([*NONE, "--include", ""], "include: given"),
         ([*NONE, "--importance", "fc"], "importance: given 'fc', needs a pattern and a number"),
         ([*NONE, "-o", "no/such.safetensors"], "there is no folder no; create it first"),
-        ([*NONE, "-o", "there"], "there: exists already; say --force"),
+        ([*NONE, "-o", "there"], "there: exists already; use --force"),
         ([*NONE, "-o", "x.pth"], "x.pth: the name does not suit the safetensors format; use x.safetensors"),
         ([*NONE, "-o", "x.PT", "--force"], "the name does not suit the safetensors format; use x.safetensors"),
         ([*NONE, "-o", "empty", "--force"], "it is a folder"),
@@ -66,16 +65,15 @@ WRONG = {
         (["-a", "resnet18", "--target-size", "9" * 100_000 + "x"], "target_size: given"),
     ],
     "evaluate": [
-        ([], "Missing argument 'FILE...'"),
+        ([], "Missing argument 'FILE'"),
         (["nowhere.safetensors", "--data", "digits"], "no such file; give the path of a file"),
         ([*EVALUATE[1:], "nowhere.safetensors"], "no such file; give the path of a file"),
         ([*EVALUATE[1:], "--predictions", "x.png"], "x.png: the name does not suit the CSV format; use x.csv"),
         ([*EVALUATE[1:], "--confusion", "x"], "does not suit the PNG or CSV format; use x.png or x.csv"),
         ([*EVALUATE[1:], "--confusion", "run.csv"], "run.csv: exists already"),
-        ([*EVALUATE[1:], "--confusion", "x.csv", "--predictions", "./x.csv"], "given the same file twice"),
+        ([*EVALUATE[1:], "--confusion", "x.csv", "--predictions", "./x.csv"], "given the same output file twice"),
         (["pipe", "--data", "digits"], "pipe: cannot be opened: it is a pipe"),
         ([LONG, "--data", "digits"], "cannot be opened: File name too long"),
-        ([*EVALUATE[1:], "--device", "tpu"], "device: given 'tpu'"),
         ([*EVALUATE[1:], "--data", "nowhere"], "nowhere: no such folder"),
         ([*EVALUATE[1:], "--data", "empty"], "empty/val: no such folder"),
         ([*EVALUATE[1:], "--against", "nowhere"], "nowhere: cannot be opened"),
@@ -87,7 +85,6 @@ WRONG = {
         ([], "Missing argument 'FILE'"),
         (["nowhere.safetensors", "--data", "digits"], "no such file"),
         ([*FINETUNE[1:], "--data", "empty"], "empty/train: no such folder"),
-        ([*FINETUNE[1:], "--device", "tpu"], "device: given 'tpu'"),
         ([*FINETUNE[1:], "--distill", "--teacher", "pipe"], "pipe: cannot be opened: it is a pipe"),
         ([*FINETUNE[1:], "--resume"], "finetuned-int8.state: cannot be opened"),
         ([*FINETUNE[1:], "-o", "x.pth"], "the name does not suit the safetensors format; use x.safetensors"),
@@ -95,7 +92,7 @@ WRONG = {
         ([*FINETUNE[1:], "-o", "other.safetensors", "--force"], "other.state: cannot be written: it is a folder"),
         ([*FINETUNE[1:], "-o", "/proc/x.safetensors"], "/proc/x.safetensors: cannot be written"),
         ([*FINETUNE[1:], "--data", "empty", "--distill"], "empty: holds no image"),
-        ([*FINETUNE[1:], "--labels", "there"], "labels: given there, but the digits have their own labels"),
+        ([*FINETUNE[1:], "--labels", "there"], "labels: given there, but the digits contain their labels"),
         ([*FINETUNE[1:], "--data", "empty", "--split", "."], "empty/train: no such folder"),
         ([*FINETUNE[1:], "--accumulate", "0"], "accumulate: given 0, needs a whole number of at least 1"),
         ([*FINETUNE[1:], "--calibrate", "9" * 30], "calibrate: given"),
@@ -106,7 +103,6 @@ WRONG = {
         ([], "rate: not given"),
         ([*NONE, "-a", "x"], "no classification architecture 'x'"),
         ([*NONE, "--weights", "x"], "neither a file"),
-        ([*NONE, "--device", "tpu"], "device: given 'tpu'"),
         ([*NONE, "--data", "nowhere"], "nowhere: no such folder"),
         ([*NONE, "--plot", "x.pdf"], "x.pdf: the name does not suit the PNG format; use x.png"),
         ([*NONE, "--plot", "no/such.png"], "there is no folder no"),
@@ -145,6 +141,15 @@ def test_what_is_wrong_is_said_before_torch_is_imported(furnished, command):
         assert message in err and (code, out) == (2, ""), (typed, code, out, err, exception)
         assert not torch and len(err) < 2400 and err.count("\n") == 1, (typed, err)
     assert sorted(furnished.rglob("*")) == before and (furnished / "there").read_text() == "mine"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:300", "cuda:x", "x" * 300])
+@pytest.mark.parametrize("job", [["compress", *NONE], ["sweep", *NONE], EVALUATE, FINETUNE], ids=lambda job: job[0])
+def test_a_wrong_device_is_reported_by_torch_before_a_model_is_loaded(furnished, job, device):
+    before = sorted(furnished.rglob("*"))
+    told = refused(*job, "--device", device)
+    assert re.match("error: device: .*(needs auto, cpu, cuda, cuda:N or mps|is not available here)", told)
+    assert "(--device)" in told and told.count("\n") == 1 and sorted(furnished.rglob("*")) == before
 
 
 def test_a_damaged_file_is_said_before_torch_is_imported(inside):

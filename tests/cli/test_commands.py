@@ -1,5 +1,6 @@
 """What all commands have in common: signatures, help, exit codes, JSON."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -13,7 +14,6 @@ import typer
 from processes import COMMANDS, ROOT, bad, good, here, refused
 
 import tenreo as package
-from tenreo.cli import commands
 from tenreo.cli.app import app
 from tenreo.models.names import architecture_names
 from tenreo.options import options_of
@@ -22,6 +22,11 @@ from tenreo.planning.recipe import Recipe
 
 DOCUMENT = ROOT / "docs" / "cli.md"
 WITH_YAML = ("compress", "finetune")
+
+
+def command_of(name):
+    """The function of a command."""
+    return getattr(importlib.import_module(f"tenreo.cli.commands.{name}"), name)
 
 
 def params_of(name):
@@ -33,7 +38,7 @@ def params_of(name):
 def fields_of(name):
     """The fields of a command's dataclasses: a recipe's rate has one of its own, its layers a key of YAML alone."""
     found = {}
-    for hint in list(get_type_hints(getattr(commands, name)).values())[:-1]:
+    for hint in list(get_type_hints(command_of(name)).values())[:-1]:
         cls = get_args(hint)[0] if get_origin(hint) is list else hint
         for part in (RateOptions, Recipe) if cls is Recipe else (cls,):
             found |= {f.name: (part, f) for f in fields(part) if part is not Recipe or "option" in f.metadata}
@@ -78,7 +83,7 @@ def test_without_options_a_command_gets_the_defaults(parsed, name):
              "export": ["f", "--to", "x.onnx"], "compress": ["-g", 4, "-r", 2], "sweep": ["-g", 4, "-r", 2],
              }.get(name, [])  # fmt: skip
     given = {"file": Path("f"), "files": ("f",), "data": "d", "to": Path("x.onnx")}
-    hints = list(get_type_hints(getattr(commands, name)).values())[:-1]
+    hints = list(get_type_hints(command_of(name)).values())[:-1]
     for hint, part in zip(hints, parsed(name, *typed), strict=True):
         if hint is Recipe or get_origin(hint) is list:
             wanted = Recipe(4, package.Uniform(2.0))
@@ -140,7 +145,7 @@ def test_wrong_usage_in_a_process_is_exit_code_2():
         (["compress", "-g", 4, "-r", 2, "--precision", "int7"], "Invalid value for '--precision'"),
         (
             ["compress", "-g", 4, "-r", 2],
-            "arch: not given, needs an architecture such as resnet50, or say --model (-a/--arch)",
+            "arch: not given, needs an architecture such as resnet50; use --model for other models (-a/--arch)",
         ),
         (["compress", "-a", "resnet51", "-g", 4, "-r", 2], "no classification architecture 'resnet51'"),
         (["sweep", "-a", "resnet18", "-g", 4], "rate: not given; use -r 2, -r 0.5 --progressive"),

@@ -22,7 +22,7 @@ def test_it_writes_the_references_name_and_never_overwrites(job, inside):
     path = inside / "compressed-mobilenet_v2-progressive-8-8.0.safetensors"
     assert f"wrote {path.name}" in done.stdout and "SNR of compressed weights" in done.stdout
     before = path.read_bytes()
-    assert "exists already; say --force" in refused(*job)
+    assert "exists already; use --force" in refused(*job)
     assert path.read_bytes() == before
     result = json.loads(here(*job, "--force", "--json", "--jobs", 1).stdout)
     assert path.read_bytes() == before  # the same command writes the same bytes, whatever the jobs

@@ -5,7 +5,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from tenreo.cli.checks import choose_workers
+from tenreo.cli.shared_options import choose_workers
 from tenreo.cli.terminal import console, tables
 
 

@@ -18,6 +18,6 @@ def test_demo(tmp_path):
 def test_a_folder_that_is_not_empty_is_left_alone(inside):
     (inside / "tenreo-demo").mkdir()
     (inside / "tenreo-demo" / "x").write_text("mine")
-    assert "tenreo-demo: exists already and is not empty; say --force" in refused("demo")
+    assert "tenreo-demo: exists already and is not empty; use --force" in refused("demo")
     (inside / "file").write_text("mine")
     assert "exists already" in refused("demo", "--out", "file", "--force")

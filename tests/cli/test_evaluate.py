@@ -98,7 +98,7 @@ def test_what_is_written_of_every_image_and_class(compressed_file, digits_folder
     assert [row[0] for row in matrix[1:]] == [c["name"] for c in found["classes"]] == [f"class{i}" for i in range(10)]
     assert [sum(map(int, row[1:])) for row in matrix[1:]] == [c["images"] for c in found["classes"]]
     assert Path("c.png").read_bytes().startswith(b"\x89PNG") and "wrote p.csv, c.csv, c.png" in done.stderr
-    assert "c.csv: exists already; say --force" in refused(*job)
+    assert "c.csv: exists already; use --force" in refused(*job)
     told = here(*job, "--force").stdout
     assert "Worst classes" in told and "mean top-1 of the 10 classes" in told and "95 %" in told
 
@@ -117,7 +117,7 @@ def test_several_files_stand_in_one_table(compressed_file, dense_file, inside):
     alone = json.loads(here("evaluate", dense_file, "--data", "digits", "--limit", 20, "--json").stdout)
     assert (alone["top1"], alone["loss"], alone["others"]) == (other["top1"], other["loss"], [])
     assert found["file"] == "compressed.safetensors" and found["against"]["reference_top1"] == other["top1"]
-    assert "predictions: is of one model, given 2 files" in refused(*job, "--predictions", "p.csv")
+    assert "predictions: needs a single file, given 2" in refused(*job, "--predictions", "p.csv")
 
 
 def test_predictions_need_no_label(compressed_file, digits_folder, inside):

@@ -12,8 +12,9 @@ import yaml
 from processes import ROOT, refused
 
 from tenreo import Progressive, Recipe, TargetParameters, TargetSize, Uniform, resolve
-from tenreo.cli import commands
-from tenreo.cli.options import Computing, File, TrainingData, TrainingOutput
+from tenreo.cli.commands.compress import compress
+from tenreo.cli.commands.finetune import TrainingData, TrainingOutput, finetune
+from tenreo.cli.shared_options import Computing, File
 from tenreo.cli.yaml_files import read_yaml
 from tenreo.errors import TenreoError
 from tenreo.models.architectures import build
@@ -162,9 +163,9 @@ def other_value(kind, default, option):
     return "word"
 
 
-def every_key(name):
+def every_key(command):
     """(dataclass, key, value): what a YAML file may say for a command."""
-    for part in list(get_type_hints(getattr(commands, name)).values())[:-1]:
+    for part in list(get_type_hints(command).values())[:-1]:
         for cls in (RateOptions, Recipe) if part is Recipe else (part,):
             types = get_type_hints(cls)
             for field in fields(cls):
@@ -173,7 +174,7 @@ def every_key(name):
                     yield cls, field.name, other_value(types[field.name], field.default, option)
 
 
-@pytest.mark.parametrize(("cls", "key", "value"), list(every_key("compress")), ids=str)
+@pytest.mark.parametrize(("cls", "key", "value"), list(every_key(compress)), ids=str)
 def test_every_option_of_compress_is_a_key(parsed, inside, cls, key, value):
     special = {"rate": 2.0, "progressive": True, "target_size": "2MB", "target_params": "2M", "target_kl": 0.1,
                "target_agreement": 99.0}  # fmt: skip
@@ -195,7 +196,7 @@ def test_every_option_of_compress_is_a_key(parsed, inside, cls, key, value):
         assert key == "groups" or getattr(part, key) != getattr(plain[parts.index(part)], key)
 
 
-@pytest.mark.parametrize(("cls", "key", "value"), list(every_key("finetune")), ids=str)
+@pytest.mark.parametrize(("cls", "key", "value"), list(every_key(finetune)), ids=str)
 def test_every_option_of_finetune_is_a_key(parsed, inside, cls, key, value):
     (inside / "c.yaml").write_text(yaml.safe_dump({"epochs": 5, "data": "d", key: value}))
     parts = parsed("finetune", "f", "--config", "c.yaml")

@@ -38,7 +38,8 @@ from typer.testing import CliRunner  # noqa: E402
 
 import tenreo  # noqa: E402
 from tenreo.cli.app import app  # noqa: E402
-from tenreo.cli.options import DenseModel, Output  # noqa: E402
+from tenreo.cli.commands.compress import Output  # noqa: E402
+from tenreo.cli.shared_options import DenseModel  # noqa: E402
 from tenreo.cli.yaml_files import read_yaml  # noqa: E402
 from tenreo.data.images import Broken, open_images  # noqa: E402
 from tenreo.errors import MOST_CHARACTERS, TenreoError  # noqa: E402

@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tenreo.cli.checks import choose_workers
+from tenreo.cli.commands.compress import Output, Statistics, default_name
 from tenreo.cli.exits import usage
-from tenreo.cli.options import DenseModel, Encoding, Output, Statistics
-from tenreo.cli.outputs import default_name
 from tenreo.cli.run.models import open_model
+from tenreo.cli.shared_options import DenseModel, Encoding, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.tables import counts_table, dense_table, layers_table
 from tenreo.codec.chain import on_compile
@@ -33,7 +32,9 @@ from tenreo.planning.rates import OutputTarget
 from tenreo.planning.recipe import Recipe
 
 
-def run(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:
+def compress_and_save(
+    dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output
+) -> None:
     """Plan, compress, correct the statistics, write and show."""
     with usage():
         device = choose_device(encoding.device)

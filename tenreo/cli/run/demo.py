@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tenreo.cli.options import DemoOutput
-from tenreo.cli.outputs import default_name
+from tenreo.cli.commands.compress import default_name
+from tenreo.cli.commands.demo import DemoOutput
 from tenreo.cli.terminal.console import note, progress_bar, show, show_json
 from tenreo.cli.terminal.tables import megabytes, millions, number, table
 from tenreo.data.images import Images
@@ -36,7 +36,7 @@ SETTINGS = ((4, 1.0), (4, 32.0), (8, 4.0), (8, 8.0))  # (groups, growth)
 COLUMNS = {**WAYS, "finetuned": "fine-\ntuned"}  # the last one with a label for every image
 
 
-def run(output: DemoOutput) -> None:
+def run_demo(output: DemoOutput) -> None:
     """Train, compress in every way, fine-tune, write and show."""
     folder = output.out
     train, val = digits()

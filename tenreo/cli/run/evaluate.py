@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from tenreo.cli.checks import choose_workers
+from tenreo.cli.commands.evaluate import Evaluated, EvaluatedOutput, Files
 from tenreo.cli.exits import usage
-from tenreo.cli.options import Computing, Evaluated, EvaluatedOutput, Files, Layout, ModelFile
 from tenreo.cli.run.models import open_file
+from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_confusion
 from tenreo.cli.terminal.tables import agreement_table, classes_table, evaluations_table, number
@@ -29,7 +29,9 @@ from tenreo.files.records import ModelInfo
 from tenreo.models.model_files import dense_weights, open_dense, open_model
 
 
-def run(files: Files, data: Evaluated, layout: Layout, computing: Computing, output: EvaluatedOutput) -> None:
+def evaluate_files(
+    files: Files, data: Evaluated, layout: Layout, computing: Computing, output: EvaluatedOutput
+) -> None:
     """Load, measure and show every file, the models that they are compared with first."""
     with usage():
         device = choose_device(computing.device)

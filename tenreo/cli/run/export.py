@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from tenreo.cli.options import Exported, ModelFile, shape_of
+from tenreo.cli.commands.export import Exported
 from tenreo.cli.run.models import open_file
+from tenreo.cli.shared_options import ModelFile, shape_of
 from tenreo.cli.terminal.console import show, show_json
 from tenreo.exporting.export import Export, export, made_up
 
 
-def run(file: ModelFile, exported: Exported) -> None:
+def export_file(file: ModelFile, exported: Exported) -> None:
     """Load, write, run what was written, and show."""
     model, header = open_file(file)
     inputs = None

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import nn
 
-from tenreo.cli.checks import best_file, choose_workers
+from tenreo.cli.commands.finetune import TrainingData, TrainingOutput, best_file
 from tenreo.cli.exits import usage
-from tenreo.cli.options import Computing, Layout, ModelFile, TrainingData, TrainingOutput
 from tenreo.cli.run.models import open_file
 from tenreo.cli.run.training import Job, train
+from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note
 from tenreo.cli.terminal.stopping import Stop, stoppable
 from tenreo.data.batches import Batches, Loading, lost_workers_named
@@ -31,7 +31,7 @@ from tenreo.training.loop import Resources
 from tenreo.training.settings import Settings, default_lr
 
 
-def run(
+def finetune_file(
     file: ModelFile,
     data: TrainingData,
     layout: Layout,

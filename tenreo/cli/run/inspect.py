@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tenreo.cli.exits import usage
-from tenreo.cli.options import File, Inspected
+from tenreo.cli.commands.inspect import Inspected
+from tenreo.cli.shared_options import File
 from tenreo.cli.terminal.console import show, show_json
 from tenreo.cli.terminal.tables import counts_table, layers_table, table
 from tenreo.files.counts import Counts
 from tenreo.files.header import Header, is_pickle, read_header
-from tenreo.files.paths import check_readable
 from tenreo.planning.recipe import recipe_of
 
 
-def run(file: File, shown: Inspected) -> None:
+def inspect_file(file: File, shown: Inspected) -> None:
     """Read the header and show it."""
-    with usage():
-        check_readable(file.file)
     header = _read(file.file)
     recipe = recipe_of(header)
     before = header.dense_counts(recipe.dense_dtype) if recipe is not None else header.dense_counts()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from tenreo.cli.exits import usage
-from tenreo.cli.options import DenseModel, ModelFile
+from tenreo.cli.shared_options import DenseModel, ModelFile
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
 from tenreo.models import model_files

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from tenreo.cli.checks import choose_workers
+from tenreo.cli.commands.sweep import Matching, SweepData, SweepOutput
 from tenreo.cli.exits import usage
-from tenreo.cli.options import DenseModel, Encoding, Layout, Matching, SweepData, SweepOutput
 from tenreo.cli.run.models import open_model
+from tenreo.cli.shared_options import DenseModel, Encoding, Layout, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_sweep
 from tenreo.cli.terminal.tables import megabytes, millions, number, table
@@ -39,7 +39,7 @@ from tenreo.planning.recipe import Recipe
 Row = dict[str, Any]
 
 
-def run(
+def sweep_recipes(
     dense: DenseModel,
     recipes: list[Recipe],
     data: SweepData,
@@ -50,7 +50,6 @@ def run(
 ) -> None:
     """Measure every recipe and show the rows."""
     with usage():
-        _check(data, output)
         device = choose_device(encoding.device)
     model, info = open_model(dense, values=not output.dry_run)
     if output.dry_run:
@@ -83,16 +82,6 @@ def _images(data: SweepData, layout: Layout, info: ModelInfo) -> Images | None:
         labeling=Labeling(layout.labels, layout.class_map),
     )  # fmt: skip
     return images.limited(data.limit)
-
-
-def _check(data: SweepData, output: SweepOutput) -> None:
-    """What options mean together.
-
-    Raises:
-        TenreoError: when they contradict each other.
-    """
-    if output.dry_run and (output.plot or data.data):
-        raise TenreoError("dry_run: measures nothing; leave out --plot and --data, or --dry-run")
 
 
 def _counted(model: nn.Module, recipes: list[Recipe]) -> Iterator[Row]:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tenreo.cli.options import TrainingData, TrainingOutput
-from tenreo.cli.outputs import run_files
+from tenreo.cli.commands.finetune import TrainingData, TrainingOutput, run_files
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_logs
 from tenreo.cli.terminal.stopping import Stop

@@ -1,0 +1,85 @@
+"""`tenreo compress`: options and checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from tenreo.cli import checks
+from tenreo.cli.exits import usage
+from tenreo.cli.shared_options import MOST_BATCHES, DenseModel, Encoding, Options
+from tenreo.files.paths import check_ending
+from tenreo.options import option
+from tenreo.planning.rates import TargetParameters, TargetSize
+from tenreo.planning.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Statistics(Options):
+    """How the statistics of a compressed model are corrected."""
+
+    panel: ClassVar[str] = "Statistics"
+
+    match_statistics: bool = option(
+        True, "Correct BatchNorm statistics (or biases) on noise, by comparison with the dense model."
+    )
+    calibrate: str | None = option(
+        None, "Correct them on the unlabeled training images of this folder instead of noise.", metavar="DIR|digits"
+    )
+    calibrate_batches: int = option(
+        4, "Number of batches of 64 images for the correction on images.", least=1, ceiling=MOST_BATCHES
+    )
+    skip_broken: bool = option(False, "Skip images that cannot be read, and list them.")
+
+
+@dataclass(frozen=True)
+class Output(Options):
+    """What is written and printed."""
+
+    out: Path | None = option(
+        None, "Output file. Default: a name made of the model and the recipe, in the current folder.", short="-o"
+    )
+    dry_run: bool = option(False, "Print the plan; compress and write nothing.")
+    force: bool = option(False, "Overwrite an existing output file.")
+    json: bool = option(False, "Print one JSON object instead of tables.")
+
+
+def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:
+    """Compress a model and write it to a file.
+
+    Example: tenreo compress --arch mobilenet_v2 -g 4 -r 0.5 --progressive
+    """
+    check(dense, recipe, statistics, output)
+    from tenreo.cli.run.compress import compress_and_save
+
+    compress_and_save(dense, recipe, statistics, encoding, output)
+
+
+def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Output) -> None:
+    """Check the model, the images and the output file.
+
+    Raises:
+        WrongUsageError: naming what is wrong.
+    """
+    with usage():
+        checks.check_dense(dense)
+        if statistics.calibrate is not None:
+            checks.check_pictures(statistics.calibrate)
+        if not output.dry_run:
+            path = output.out or Path(default_name(dense.name, recipe))
+            check_ending(path, ".safetensors")
+            checks.check_output(path, output.force)
+
+
+def default_name(arch: str, recipe: Recipe) -> str:
+    """Return the name that the reference implementation gives its output, with the ending .safetensors.
+
+    Args:
+        arch: name of the model.
+        recipe: recipe that the model is compressed with.
+    """
+    number = recipe.rate.number
+    number = number if isinstance(recipe.rate, (TargetSize, TargetParameters)) else float(number)
+    groups = f"-{recipe.groups}" if recipe.groups else ""
+    return f"compressed-{arch}-{recipe.rate.name}{groups}-{number}.safetensors"

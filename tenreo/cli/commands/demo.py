@@ -1,0 +1,61 @@
+"""`tenreo demo`: options and checks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenreo.cli import checks
+from tenreo.cli.exits import usage
+from tenreo.cli.shared_options import MOST_SEED, Options
+from tenreo.data.layouts import DIGITS
+from tenreo.errors import TenreoError
+from tenreo.files.atomic import check_writable
+from tenreo.options import option
+
+
+@dataclass(frozen=True)
+class DemoOutput(Options):
+    """What is written and printed."""
+
+    out: Path = option(Path("tenreo-demo"), "Output folder.", short="-o")
+    seed: int = option(0, "Seed of the random weights and of the order of the images.", least=0, ceiling=MOST_SEED)
+    force: bool = option(False, "Write into a folder that is not empty.")
+    json: bool = option(False, "Print one JSON object instead of tables.")
+
+
+def demo(output: DemoOutput) -> None:
+    """Train, compress and fine-tune a model of handwritten digits.
+
+    The model is MobileNet-V2, trained on 1,437 images; fine-tuning takes one epoch.
+
+    Example: tenreo demo
+    """
+    check(output)
+    from tenreo.cli.run.demo import run_demo
+
+    run_demo(output)
+
+
+def check(output: DemoOutput) -> None:
+    """Check the output folder and the package of the digits.
+
+    Raises:
+        WrongUsageError: naming what is wrong.
+    """
+    with usage():
+        checks.check_data(DIGITS, [])
+        _check_folder(output.out, output.force)
+
+
+def _check_folder(path: Path, force: bool) -> None:
+    """Raise unless files can be written into a folder, which is created if it does not exist.
+
+    Raises:
+        TenreoError: if it is not a folder, is not empty and force is not set, or cannot be written to.
+    """
+    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    if not missing and (not path.is_dir() or (any(os.scandir(path)) and not force)):
+        raise TenreoError(f"{path}: exists already and is not empty; use --force or another --out")
+    check_writable(missing[-1] if missing else path / "x")

@@ -1,0 +1,124 @@
+"""`tenreo evaluate`: options and checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from tenreo.cli import checks
+from tenreo.cli.exits import usage
+from tenreo.cli.shared_options import BUILDER, MOST_BATCH_SIZE, MOST_IMAGES, Computing, Layout, ModelFile, Options
+from tenreo.errors import TenreoError
+from tenreo.files.paths import check_ending, check_readable
+from tenreo.options import described, option
+
+
+@dataclass(frozen=True)
+class Files(Options):
+    """The files that are evaluated."""
+
+    panel: ClassVar[str] = "Model"
+
+    files: tuple[str, ...] = field(
+        metadata=described(
+            "tenreo files, dense safetensors files, or .pth checkpoints of the reference implementation.",
+            metavar="FILE", positional=True,
+        )
+    )  # fmt: skip
+    model: str | None = option(None, BUILDER, short="-m", metavar="SOURCE:NAME")
+
+    @property
+    def each(self) -> list[ModelFile]:
+        """The files in the order of the command line."""
+        return [ModelFile(Path(file), self.model) for file in self.files]
+
+
+@dataclass(frozen=True)
+class Evaluated(Options):
+    """The images that models are evaluated on."""
+
+    panel: ClassVar[str] = "Data"
+
+    data: str = field(
+        metadata=described(
+            "Folder that contains val/ with one folder per class, tar shards, or digits.", metavar="DIR|digits"
+        )
+    )
+    against: str | None = option(
+        None,
+        "Compare with the dense model or with the model of a file: agreement and KL divergence. Images then need no "
+        "labels.",
+        metavar="dense|FILE",
+    )
+    limit: int | None = option(
+        None, "Maximum number of images, evenly spaced over the data set.", least=1, ceiling=MOST_IMAGES
+    )
+    batch_size: int = option(256, "Images per batch.", least=1, ceiling=MOST_BATCH_SIZE, short="-b")
+    amp: bool = option(False, "Compute in bfloat16 with autocast.")
+    skip_broken: bool = option(False, "Skip images that cannot be read, and list them.")
+
+
+@dataclass(frozen=True)
+class EvaluatedOutput(Options):
+    """What is written and printed."""
+
+    predictions: Path | None = option(
+        None, "CSV file with one row per image: path, label, predicted class, confidence, correct.", metavar="FILE"
+    )
+    confusion: tuple[str, ...] = option((), "Confusion matrix as a picture (.png) or a table (.csv).", metavar="FILE")
+    force: bool = option(False, "Overwrite existing output files.")
+    json: bool = option(False, "Print one JSON object instead of tables.")
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that are written."""
+        return [*([self.predictions] if self.predictions else []), *map(Path, self.confusion)]
+
+
+def evaluate(files: Files, data: Evaluated, layout: Layout, computing: Computing, output: EvaluatedOutput) -> None:
+    """Measure and compare the accuracy of models on labeled images.
+
+    Example: tenreo evaluate model.safetensors --data imagenet
+    """
+    check(files, data, layout, output)
+    from tenreo.cli.run.evaluate import evaluate_files
+
+    evaluate_files(files, data, layout, computing, output)
+
+
+def check(files: Files, data: Evaluated, layout: Layout, output: EvaluatedOutput) -> None:
+    """Check the files, the images and the output files.
+
+    Raises:
+        TenreoError: naming what is wrong; WrongUsageError unless a file is damaged.
+    """
+    with usage():
+        for file in files.each:
+            checks.check_file(file)
+        if data.against not in (None, "dense"):
+            check_readable(Path(str(data.against)))
+        needs_labels = data.against is None and output.predictions is None
+        checks.check_data(data.data, [layout.split] if needs_labels else [])
+        checks.check_layout(data.data, layout)
+        _check_output(files, output)
+    for file in files.each:
+        checks.check_header(file)
+
+
+def _check_output(files: Files, output: EvaluatedOutput) -> None:
+    """Check that predictions and confusion matrices are of one model, and that every path is different and writable."""
+    written: list[tuple[str, Path, tuple[str, ...]]] = [
+        ("confusion", Path(path), (".png", ".csv")) for path in output.confusion
+    ]
+    if output.predictions is not None:
+        written.append(("predictions", output.predictions, (".csv",)))
+    for name, path, endings in written:
+        if len(files.files) > 1:
+            raise TenreoError(f"{name}: needs a single file, given {len(files.files)}; evaluate them one by one")
+        check_ending(path, *endings)
+        if path.suffix.lower() == ".png":
+            checks.require_plotting(name)
+        checks.check_output(path, output.force)
+    if len({path.absolute() for path in output.files}) != len(output.files):
+        raise TenreoError("confusion: given the same output file twice; give each its own")

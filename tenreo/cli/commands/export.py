@@ -1,0 +1,67 @@
+"""`tenreo export`: options and checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from tenreo.cli import checks
+from tenreo.cli.exits import usage
+from tenreo.cli.shared_options import ModelFile, Options, shape_of
+from tenreo.errors import TenreoError
+from tenreo.exporting.formats import check_format
+from tenreo.options import described, option
+from tenreo.planning.recipe import DenseDtype
+
+
+@dataclass(frozen=True)
+class Exported(Options):
+    """What a model is exported to."""
+
+    to: Path = field(
+        metadata=described(
+            "Output file. Its ending selects the format: .safetensors or .pth (dense weights), .onnx, or .pt2 "
+            "(torch.export).",
+            metavar="FILE",
+        )
+    )
+    dtype: DenseDtype = option(DenseDtype.FLOAT32, "Number format of the exported weights.")
+    input: str | None = option(
+        None, "Channels, height and width of the model's input. Default: the size that the file contains.",
+        metavar="CxHxW",
+    )  # fmt: skip
+    force: bool = option(False, "Overwrite an existing output file.")
+    json: bool = option(False, "Print one JSON object instead of text.")
+
+
+def export(file: ModelFile, exported: Exported) -> None:
+    """Export dense weights, ONNX, or a torch.export program.
+
+    None of them needs tenreo. Programs are run and compared with the model after they are written.
+
+    Example: tenreo export model.safetensors --to model.onnx
+    """
+    check(file, exported)
+    from tenreo.cli.run.export import export_file
+
+    export_file(file, exported)
+
+
+def check(file: ModelFile, exported: Exported) -> None:
+    """Check the file, the format, the installed packages and the output file.
+
+    Raises:
+        TenreoError: naming what is wrong; WrongUsageError unless the file is damaged.
+    """
+    with usage():
+        checks.check_file(file)
+        check_format(exported.to)
+        if exported.input is not None:
+            shape_of(exported.input)
+        if exported.to.suffix == ".onnx":
+            missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+            if missing:
+                raise TenreoError(f"to: ONNX needs {' and '.join(missing)}; install tenreo[onnx]")
+        checks.check_output(exported.to, exported.force, "to")
+    checks.check_header(file)

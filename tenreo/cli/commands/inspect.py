@@ -1,0 +1,39 @@
+"""`tenreo inspect`: options and checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tenreo.cli.exits import usage
+from tenreo.cli.shared_options import File, Options
+from tenreo.files.paths import check_readable
+from tenreo.options import option
+
+
+@dataclass(frozen=True)
+class Inspected(Options):
+    """What is printed."""
+
+    json: bool = option(False, "Print one JSON object instead of tables.")
+    layers: bool = option(True, "Print the table of layers.")
+
+
+def inspect(file: File, shown: Inspected) -> None:
+    """Show the contents of a file, reading only its header.
+
+    Example: tenreo inspect model.safetensors
+    """
+    check(file)
+    from tenreo.cli.run.inspect import inspect_file
+
+    inspect_file(file, shown)
+
+
+def check(file: File) -> None:
+    """Check that the file can be read.
+
+    Raises:
+        WrongUsageError: if it cannot.
+    """
+    with usage():
+        check_readable(file.file)
