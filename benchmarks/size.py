@@ -32,7 +32,7 @@ import tenreo
 from tenreo.codec.distortion import decibels
 from tenreo.codec.encode import EncodedWeight
 from tenreo.codec.position_coding import decode_positions, encode_positions
-from tenreo.codec.rate_distortion import MEMORY, constrained, quantiles
+from tenreo.codec.rate_distortion import quantize_uniformly, trellis_quantize
 from tenreo.compression.price_search import search_price
 
 Weights = dict[str, Tensor]
@@ -69,13 +69,9 @@ def iso(weights: Weights, parameter: int) -> Coded:
     return Coded("ISO codec", f", qp -{parameter}", len(stream), decoded, middle - start, end - middle)
 
 
-def at_price(weight: Tensor, price: float, groups: int = 1, length: int = 0) -> tuple[EncodedWeight, Tensor]:
-    """A curve and the stream of its positions; those of one row are a path of the trellis."""
-    if groups == 1:
-        encoded = constrained(weight, quantiles(weight, price), price, memory=MEMORY)
-    else:
-        start = tenreo.encode(weight, groups, length // 2, 6, length=length)
-        encoded = constrained(weight, start, price, turns=12)
+def at_price(weight: Tensor, price: float) -> tuple[EncodedWeight, Tensor]:
+    """Encode a weight at a price of a bit; return the encoding and the stream of its positions."""
+    encoded = trellis_quantize(weight, quantize_uniformly(weight, price), price)
     return encoded, encode_positions(encoded.positions, encoded.length, _row(weight), encoded.memory)
 
 
@@ -83,7 +79,7 @@ def _row(weight: Tensor) -> int:
     return weight.numel() // len(weight)
 
 
-def ours(weights: Weights, size: int, groups: int = 1, length: int = 0) -> Coded:
+def ours(weights: Weights, size: int) -> Coded:
     """tenreo at so many bytes, or up to 0.2 % less: one price of a bit for all layers, as `--target-size` finds it."""
     found: dict[str, tuple[EncodedWeight, Tensor]] = {}
     took = 0.0
@@ -91,7 +87,7 @@ def ours(weights: Weights, size: int, groups: int = 1, length: int = 0) -> Coded
     def encode(price: float) -> int:
         nonlocal took
         start = time.process_time()
-        found.update({name: at_price(weight, price, groups, length) for name, weight in weights.items()})
+        found.update({name: at_price(weight, price) for name, weight in weights.items()})
         took = time.process_time() - start
         return sum(len(stream) + 4 * encoded.coefficients.numel() for encoded, stream in found.values())
 
@@ -101,9 +97,7 @@ def ours(weights: Weights, size: int, groups: int = 1, length: int = 0) -> Coded
     bytes_ = sum(len(stream) + 4 * encoded.coefficients.numel() for encoded, stream in found.values())
     start = time.process_time()
     decoded = {name: _decoded(weights[name], *each) for name, each in found.items()}
-    return Coded(
-        "tenreo" if groups == 1 else f"tenreo, g = {groups}", "", bytes_, decoded, took, time.process_time() - start
-    )
+    return Coded("tenreo", "", bytes_, decoded, took, time.process_time() - start)
 
 
 def _decoded(weight: Tensor, encoded: EncodedWeight, stream: Tensor) -> Tensor:
@@ -192,8 +186,6 @@ def measure_laplace(elements: int, parameters: list[int]) -> dict[str, list[tupl
 
     for bits in (2, 3, 4):
         measured(ours(weights, bits * elements // 8))
-    for groups, length, bits in ((2, 512, 2), (2, 512, 3), (4, 2048, 2)):
-        measured(ours(weights, bits * elements // 8, groups, length))
     for coded in every_codec(weights, parameters, CODEBOOKS["laplace"]):
         measured(coded)
     return points

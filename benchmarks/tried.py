@@ -23,6 +23,7 @@ import tenreo
 from tenreo.codec import refine
 from tenreo.codec.cosine import dct, idct
 from tenreo.codec.encode import refined
+from tenreo.codec.refine import SWEEP_RATIOS, Descent
 from tenreo.correction.noise import noise_images
 from tenreo.training.digits import calibration_images, digits, top1
 
@@ -135,30 +136,26 @@ def compare_starts(layers: tuple[tuple[int, int, int], ...] = ((4, 73_728, 13), 
     table("next start", *(f"g = {g}, n = {n:,}, rate {rate}" for g, n, rate in layers))
     weights = [laplace(g, n) for g, n, _ in layers]
     papers = [tenreo.encode(w, g, n // rate) for w, (g, n, rate) in zip(weights, layers, strict=True)]
-    usual = refine.STEP, refine.MOMENTUM, refine._AMPLE
-    refine._AMPLE = {}  # all from the chain
-    for name, (refine.STEP, refine.MOMENTUM) in STARTS.items():
-        pairs = zip(weights, papers, strict=True)
-        row(name, *(f"{snr(weight, tenreo.decode(refined(weight, paper, 12))):.2f}" for weight, paper in pairs))
-    refine.STEP, refine.MOMENTUM, refine._AMPLE = usual
+    for name, (step, momentum) in STARTS.items():
+        descent = Descent(step, momentum, sweep_ratios={})  # all from the chain
+        better = [refined(weight, paper, 12, descent=descent) for weight, paper in zip(weights, papers, strict=True)]
+        row(name, *(f"{snr(weight, tenreo.decode(e)):.2f}" for weight, e in zip(weights, better, strict=True)))
 
 
 def compare_sweeps() -> None:
     """12 rounds from the chain and from sweeps, and the processor time of the latter as a share of the former."""
-    usual = refine._AMPLE
     table("g", "n", "rate", *(f"{kind}: {what}" for kind in ("normal", "Laplace") for what in SWEEP_COLUMNS), text=0)
     for g, n, rate in SWEPT:
         cells = []
         for weight in (torch.randn(g, n, generator=torch.Generator().manual_seed(0)), laplace(g, n)):
             paper, took = tenreo.encode(weight, g, n // rate), []
-            for refine._AMPLE in ({}, dict.fromkeys(usual, 0)):
+            for ratios in ({}, dict.fromkeys(SWEEP_RATIOS, 0)):
                 start = time.process_time()
-                better = refined(weight, paper, 12)
+                better = refined(weight, paper, 12, descent=Descent(sweep_ratios=ratios))
                 took.append(time.process_time() - start)
                 cells.append(f"{snr(weight, tenreo.decode(better)):.2f}")
             cells.append(f"{took[1] / took[0]:.2f}")
         row(g, f"{n:,}", rate, *cells)
-    refine._AMPLE = usual
 
 
 if __name__ == "__main__":

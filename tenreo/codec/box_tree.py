@@ -1,9 +1,11 @@
-"""A wide tree of boxes over points of a few dimensions, for exact nearest-neighbor search.
+"""A wide bounding-box tree over points of a few dimensions, for exact nearest-neighbor search.
 
-Points are put in an order in which neighbors lie side by side, LEAF of them to a leaf; WIDE leaves make a node, WIDE
-nodes one above them. A node holds the boxes of its children by coordinate, so one pass of vector code gives the
-distances of a point to all of them, as to all the points of a leaf. Rounding is monotone: the distance to a box,
-computed with the same operations in the same order, never exceeds the computed distance of a point inside it.
+The points are sorted as in a k-d tree, so that neighbors are adjacent. A leaf has up to LEAF points; WIDE leaves form a
+node, and WIDE nodes form a node of the next level. A node stores the boxes of its children coordinate by coordinate, so
+one vectorized loop computes the distances from a point to all of them; a leaf stores its points in the same way.
+
+The search is exact because rounding is monotone: the distance to a box, computed by the same operations in the same
+order, never exceeds the computed distance to a point inside it.
 """
 
 from __future__ import annotations
@@ -14,23 +16,24 @@ import numpy as np
 
 from tenreo.codec.jit import compiled, inlined
 
-# Multiples of 32, so that loops over them become vector code.
-LEAF = 96  # points of a leaf at most: 64 and 72, which powers of two and nine times these lead to, fit well
-WIDE = 32  # children of a node
-NONE = np.int32(2**31 - 1)  # stands for "no point": above the number of every real one
-_LOOKS = 128  # points of a part that say where to halve it
-_SEEN, _DIFFERENT = 4096, 0.75  # coordinates that are looked at; with fewer different ones, many are equal
-_SAMPLE = 32  # points of a part that say near which to halve it: few enough to sort
-STACK = 512  # nodes that can wait in a search: more than WIDE of each level
+# Multiples of 32, so that the compiler vectorizes loops over them without a remainder.
+LEAF = 96  # maximum number of points in a leaf; halving 2^k or 9 * 2^k points gives leaves of 64 or 72
+WIDE = 32  # children per node
+NONE = np.int32(2**31 - 1)  # means "no point"; larger than every point number
+STACK = 512  # nodes that can wait during a search: more than WIDE per level
+_SPLIT_SAMPLES = 128  # maximum number of points, or a few more, from which a split is chosen
+_PIVOT_SAMPLES = 32  # points from which a pivot is chosen
+_REPEAT_SAMPLES, _REPEAT_RATIO = 4096, 0.75  # coordinates to sample; at most this fraction of them distinct: repeated
 
 
-class Boxes(NamedTuple):
-    """A tree over points of g dimensions, as arrays that compiled code takes.
+class BoxTree(NamedTuple):
+    """A tree over points of g dimensions, as arrays for compiled code.
 
     Attributes:
-        points: (leaves, g, LEAF) of each leaf by coordinate; infinite where there are no more.
-        numbers: (leaves, LEAF) int32, which points they are; NONE where there are no more.
-        starts: (levels + 1,) int64, the first node of each level; leaves are children of level 0, the root is the last.
+        points: (leaves, g, LEAF) coordinates of the points of each leaf; infinity in unused slots.
+        numbers: (leaves, LEAF) int32, the number of each point; NONE in unused slots.
+        starts: (levels + 1,) int64, the first node of each level. The children of level 0 are leaves, and the last node
+            is the root.
         low: (nodes, g, WIDE) lower corners of the children's boxes.
         high: (nodes, g, WIDE) upper corners.
     """
@@ -42,37 +45,37 @@ class Boxes(NamedTuple):
     high: Any
 
 
-def arrange(points: Any) -> Any:
-    """Bring (n, g) points into an order in which those that make a leaf of `boxes` are side by side.
+def sort_for_tree(points: Any) -> Any:
+    """Sort (n, g) points in place for `build_tree`, so that the points of each leaf are adjacent.
 
     Returns:
-        (n,) int32, their places before.
+        (n,) int32, the former index of each point.
     """
-    return parted(points, 1 << _depth(len(points)), values_repeat(points))
+    return partition(points, 1 << _depth(len(points)), has_repeated_values(points))
 
 
-def values_repeat(points: Any) -> bool:
-    """Whether many coordinates are equal, by a look at some."""
+def has_repeated_values(points: Any) -> bool:
+    """Return whether many coordinates are equal, judged by a sample of them."""
     values = points.reshape(-1)
-    some = values[:: 1 + len(values) // _SEEN]
-    return len(np.unique(some)) <= _DIFFERENT * len(some)
+    sample = values[:: 1 + len(values) // _REPEAT_SAMPLES]
+    return len(np.unique(sample)) <= _REPEAT_RATIO * len(sample)
 
 
 @compiled
-def parted(points, parts, repeated=False):
-    """Bring points into an order in which neighbors are side by side, by halving.
+def partition(points, parts, repeated=False):
+    """Sort points in place into compact parts of equal size, by recursive halving as in a k-d tree.
 
     Args:
-        points: (n, g); their order changes.
-        parts: how many, in [1, n].
-        repeated: whether many coordinates are equal: points are then parted above or below these, not amid them, and
-            boxes of parts are flat.
+        points: (n, g).
+        parts: number of parts, in [1, n].
+        repeated: whether many coordinates are equal. If true, splits avoid runs of equal coordinates, so zero-width
+            boxes stay separate.
 
     Returns:
-        (n,) int32, their places before; points k * n // parts to (k + 1) * n // parts - 1 make part k.
+        (n,) int32, the former index of each point. Part k has the points k * n // parts to (k + 1) * n // parts - 1.
     """
     n = len(points)
-    order = np.arange(n).astype(np.int32)
+    indices = np.arange(n).astype(np.int32)
     stack = [(0, parts)]
     while len(stack) > 0:
         first, last = stack.pop()
@@ -82,29 +85,30 @@ def parted(points, parts, repeated=False):
         dim = _widest(points, start, end)
         middle = (first + last) // 2
         if repeated:
-            middle = first + _beside(points[start : end : 1 + (end - start) // _LOOKS, dim], last - first)
-        _split(points, order, start, end, middle * n // parts, dim)
+            sample = points[start : end : 1 + (end - start) // _SPLIT_SAMPLES, dim]
+            middle = first + _parts_before_run(sample, last - first)
+        _split(points, indices, start, end, middle * n // parts, dim)
         stack.append((first, middle))
         stack.append((middle, last))
-    return order
+    return indices
 
 
 @compiled
-def _beside(values, parts):
-    """How many of some parts to split off: half, or if many values are as the median, all below or above these."""
+def _parts_before_run(values, parts):
+    """Return the size of the first half; if many values equal the median, split next to that run instead."""
     values = np.sort(values)
     count = len(values)
     below = np.searchsorted(values, values[count // 2])
     above = np.searchsorted(values, values[count // 2], side="right")
-    share = below if count - above < below else above
-    if above - below < count // 8 or min(share, count - share) < count // 16:
+    split = below if count - above < below else above
+    if above - below < count // 8 or min(split, count - split) < count // 16:
         return parts // 2
-    return min(max(1, (share * parts + count // 2) // count), parts - 1)
+    return min(max(1, (split * parts + count // 2) // count), parts - 1)
 
 
 @compiled
 def _depth(count):
-    """How often so many points are halved: no part then has more than LEAF."""
+    """Return how often `count` points must be halved until no part has more than LEAF."""
     depth = 0
     while (count >> depth) + 1 > LEAF:
         depth += 1
@@ -113,12 +117,12 @@ def _depth(count):
 
 @compiled
 def _widest(points, start, end):
-    """The coordinate in which some points, of which a few are looked at, vary most."""
+    """Return the dimension in which a sample of the points [start, end) has the largest variance."""
     widest, most = 0, -1.0
     for d in range(points.shape[1]):
         total = squares = 0.0
         count = 0
-        for i in range(start, end, 1 + (end - start) // _LOOKS):
+        for i in range(start, end, 1 + (end - start) // _SPLIT_SAMPLES):
             total += points[i, d]
             squares += points[i, d] * points[i, d]
             count += 1
@@ -129,13 +133,13 @@ def _widest(points, start, end):
 
 
 @compiled
-def _split(points, numbers, start, end, middle, dim):
-    """Partially sort points [start, end) by one coordinate, so that [start, middle) are lowest."""
+def _split(points, indices, start, end, middle, dim):
+    """Partially sort the points [start, end) by one coordinate, so that the lowest ones are [start, middle)."""
     left = start
     right = end - 1
-    looks = np.empty(_SAMPLE, points.dtype)
+    sample = np.empty(_PIVOT_SAMPLES, points.dtype)
     while left < right:
-        pivot = _pivot(points, left, right, middle, dim, looks)
+        pivot = _pivot(points, left, right, middle, dim, sample)
         i = left
         j = right
         while i <= j:
@@ -146,7 +150,7 @@ def _split(points, numbers, start, end, middle, dim):
             if i <= j:
                 for d in range(points.shape[1]):
                     points[i, d], points[j, d] = points[j, d], points[i, d]
-                numbers[i], numbers[j] = numbers[j], numbers[i]
+                indices[i], indices[j] = indices[j], indices[i]
                 i += 1
                 j -= 1
         if middle <= j:
@@ -158,37 +162,37 @@ def _split(points, numbers, start, end, middle, dim):
 
 
 @compiled
-def _pivot(points, left, right, middle, dim, looks):
-    """A coordinate of one of the points [left, right] that is near that of the one that belongs to `middle`."""
-    if right - left < 8 * _SAMPLE:
+def _pivot(points, left, right, middle, dim, sample):
+    """Estimate the coordinate that sorting the points [left, right] would put at index `middle`."""
+    if right - left < 8 * _PIVOT_SAMPLES:
         a, b, c = points[left, dim], points[(left + right) >> 1, dim], points[right, dim]
         return max(min(a, b), min(max(a, b), c))
-    step = (right - left) // (_SAMPLE - 1)
-    for k in range(_SAMPLE):
-        looks[k] = points[left + k * step, dim]
-    looks.sort()
-    return looks[(middle - left) * _SAMPLE // (right - left + 1)]
+    step = (right - left) // (_PIVOT_SAMPLES - 1)
+    for k in range(_PIVOT_SAMPLES):
+        sample[k] = points[left + k * step, dim]
+    sample.sort()
+    return sample[(middle - left) * _PIVOT_SAMPLES // (right - left + 1)]
 
 
 @compiled
-def boxes(points, numbers):
-    """The `Boxes` of (n, g) points, neighbors side by side, by their (n,) int32 numbers."""
+def build_tree(points, numbers):
+    """Build the `BoxTree` of (n, g) points that `sort_for_tree` sorted, with their (n,) int32 numbers."""
     count, dims = points.shape
     depth = _depth(count)
     leaves = 1 << depth
     starts = _levels(leaves)
-    block = np.full((leaves, dims, LEAF), np.inf, points.dtype)
-    names = np.full((leaves, LEAF), NONE, np.int32)
+    leaf_points = np.full((leaves, dims, LEAF), np.inf, points.dtype)
+    leaf_numbers = np.full((leaves, LEAF), NONE, np.int32)
     low = np.full((starts[-1], dims, WIDE), np.inf, points.dtype)
     high = np.full((starts[-1], dims, WIDE), -np.inf, points.dtype)
     for leaf in range(leaves):
         first = (leaf * count) >> depth
         node, child = leaf // WIDE, leaf % WIDE
         for i in range(first, ((leaf + 1) * count) >> depth):
-            names[leaf, i - first] = numbers[i]
+            leaf_numbers[leaf, i - first] = numbers[i]
             for d in range(dims):
                 value = points[i, d]
-                block[leaf, d, i - first] = value
+                leaf_points[leaf, d, i - first] = value
                 low[node, d, child] = min(low[node, d, child], value)
                 high[node, d, child] = max(high[node, d, child], value)
     for level in range(1, len(starts) - 1):
@@ -197,12 +201,12 @@ def boxes(points, numbers):
             for d in range(dims):
                 low[node, d, i % WIDE] = low[child, d].min()
                 high[node, d, i % WIDE] = high[child, d].max()
-    return Boxes(block, names, starts, low, high)
+    return BoxTree(leaf_points, leaf_numbers, starts, low, high)
 
 
 @compiled
 def _levels(leaves):
-    """The first node of each level, and the number of all nodes."""
+    """Return the first node of each level, followed by the number of all nodes."""
     starts = [0]
     width = leaves
     while width > 1 or len(starts) == 1:
@@ -212,26 +216,26 @@ def _levels(leaves):
 
 
 @compiled
-def distances_to_boxes(point, low, high, apart):
-    """Write the squared distances of a point to the WIDE boxes of a node's children."""
+def distances_to_boxes(point, low, high, distances):
+    """Write the squared distances from a point to the WIDE boxes of a node's children into `distances`."""
     for k in range(WIDE):
-        apart[k] = 0
+        distances[k] = 0
     for d in range(len(point)):
         value = point[d]
         for k in range(WIDE):
             gap = max(low[d, k] - value, value - high[d, k], value - value)
-            apart[k] += gap * gap
+            distances[k] += gap * gap
 
 
 @inlined
-def distances_to_points(point, points, gaps):
-    """Write the squared distances of a point to the LEAF points of a leaf."""
+def distances_to_points(point, points, distances):
+    """Write the squared distances from a point to the LEAF points of a leaf into `distances`."""
     value = point[0]
     for k in range(LEAF):
         gap = points[0, k] - value
-        gaps[k] = gap * gap
+        distances[k] = gap * gap
     for d in range(1, len(point)):
         value = point[d]
         for k in range(LEAF):
             gap = points[d, k] - value
-            gaps[k] += gap * gap
+            distances[k] += gap * gap

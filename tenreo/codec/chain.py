@@ -1,22 +1,19 @@
-"""The nearest-neighbor chain: a short path through all the columns of a matrix.
+"""The nearest-neighbor chain: a short path through all columns of a matrix (section 2 of arXiv 2010.12110).
 
-The order is the paper's (section 2), fixed to the last bit: distances are float32, summed over the rows first row
-first, and every tie goes to the lowest column. It is found in a tree of boxes from which the visited columns are
-deleted, and which is built anew each time many of them are gone. Every node knows the lowest column that is left below
-each child, so a box that can only tie is entered only where it could win.
+The order is defined to the last bit: distances are float32, summed over the rows starting with the first, and ties go
+to the column with the lowest index. The next column is searched in a `BoxTree` from which visited columns are deleted;
+the tree is rebuilt whenever a certain fraction of its columns has been visited. Every node stores the lowest unvisited
+column below each child, so a box at the same distance as the best column is searched only if a lower column is inside.
 
-Columns that are equal, as those of pruned or few-bit weights are, are one point of the tree: the chain takes them one
-after the other, since nothing else is at distance zero.
+Equal columns, which are frequent in pruned weights and in weights of few bits, form one point of the tree. The chain
+visits them one after the other, since no other column is at distance zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.core import event
 from numpy.typing import NDArray
 
 from tenreo.codec.box_tree import (
@@ -24,104 +21,105 @@ from tenreo.codec.box_tree import (
     NONE,
     STACK,
     WIDE,
-    arrange,
-    boxes,
+    build_tree,
     distances_to_boxes,
     distances_to_points,
-    values_repeat,
+    has_repeated_values,
+    sort_for_tree,
 )
 from tenreo.codec.jit import compiled
-from tenreo.codec.threads import check_stopped, report
+from tenreo.codec.threads import SINGLE_THREADED, Task
 from tenreo.errors import TenreoError
 
-_REBUILD = 0.6  # a new tree once this share of its points is left
-_PIECE = 1 << 17  # columns between looks at whether to stop: a few tenths of a second
-# Different values above this differ by a float whose square is not zero.
-_SQUARE_VANISHES = 1e-15
+_REBUILD = 0.6  # rebuild the tree when this fraction of its points is left
+_CHUNK = 1 << 17  # columns between two checks for cancellation: a few tenths of a second
+_SQUARE_VANISHES = 1e-15  # two different float32 numbers above this differ by a number whose square is not zero
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
 
 
-def chain(matrix: Floats) -> Integers:
+def chain(matrix: Floats, task: Task = SINGLE_THREADED) -> Integers:
     """Return the columns of a matrix in the order of the nearest-neighbor chain.
 
-    The first is the column of largest norm; each next one is the nearest not yet visited
-    (section 2 of arXiv 2010.12110). Releases the GIL, needs about 2.5 (g + 2) n numbers of memory.
+    The first column is the one with the largest norm; each next column is the nearest unvisited one. The function
+    releases the GIL and needs memory for about 2.5 (g + 2) n numbers.
 
     Args:
         matrix: (g, n) float32, finite.
+        task: receives the progress; the search itself uses one thread.
 
     Returns:
         (n,) int32, a permutation of range(n).
 
     Raises:
-        TenreoError: when the matrix is not (g, n) with g, n >= 1, or is not finite.
+        TenreoError: if the matrix is not (g, n) with g, n >= 1, or is not finite.
+        CancelledError: if the task was cancelled.
     """
     matrix = np.asarray(matrix, dtype=np.float32)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise TenreoError(f"chain: given an array of shape {matrix.shape}, needs (rows, columns), both at least 1")
     if not np.isfinite(matrix).all():
-        raise TenreoError("chain: the matrix holds NaN or infinity; every value must be finite")
+        raise TenreoError("chain: the matrix contains NaN or infinity; every value must be finite")
     with np.errstate(over="ignore"):
         norms = matrix[0] * matrix[0]
         for row in matrix[1:]:
             norms += row * row
-    points = np.array(matrix.T, order="C")  # (n, g): a point's coordinates side by side
-    del matrix  # which the caller may have left to this function alone
+    points = np.array(matrix.T, order="C")  # (n, g): the coordinates of a point are adjacent in memory
+    del matrix  # frees it if the caller has no other reference
     first = int(np.argmax(norms))
-    if not _may_repeat(points):
-        return _ordered(points, first)
-    kinds, following = equal_columns(points)
-    different = np.flatnonzero(kinds == np.arange(len(points)))  # the lowest column of each kind
-    order = _ordered(points[different], int(np.searchsorted(different, first)))
-    return unfolded(different[order].astype(np.int32), following)
+    if not _may_have_equal_columns(points):
+        return _visit_all(points, first, task)
+    lowest, following = _group_equal_columns(points)
+    distinct = np.flatnonzero(lowest == np.arange(len(points)))
+    path = _visit_all(points[distinct], int(np.searchsorted(distinct, first)), task)
+    return _insert_equal_columns(distinct[path].astype(np.int32), following)
 
 
-def _may_repeat(points: Floats) -> bool:
-    """Whether columns may be equal, and no two different ones are at distance zero."""
-    if not values_repeat(points):
+def _may_have_equal_columns(points: Floats) -> bool:
+    """Return whether columns may be equal and no two different columns are at distance zero."""
+    if not has_repeated_values(points):
         return False
-    sizes = np.abs(points)
-    return bool(np.min(sizes, initial=np.inf, where=sizes > 0) >= _SQUARE_VANISHES)
+    magnitudes = np.abs(points)
+    return bool(np.min(magnitudes, initial=np.inf, where=magnitudes > 0) >= _SQUARE_VANISHES)
 
 
 @compiled
-def equal_columns(points):
-    """Which columns are equal, by a table of hashed numbers.
+def _group_equal_columns(points):
+    """Find equal columns with a hash table.
 
     Args:
         points: (n, g) float32.
 
     Returns:
-        (n,) int32 the lowest column that is equal to each, and (n,) int32 the next higher one, or -1.
+        (n,) int32 the lowest column equal to each column, and (n,) int32 the next higher equal column, or -1.
     """
     n, dims = points.shape
     size = 2
     while size < 2 * n:
         size *= 2
     table = np.full(size, -1, np.int32)
-    kinds, following, last = np.empty(n, np.int32), np.full(n, -1, np.int32), np.empty(n, np.int32)
-    values = (points + np.float32(0)).view(np.uint32)  # 0 and -0 alike
+    lowest, following, last = np.empty(n, np.int32), np.full(n, -1, np.int32), np.empty(n, np.int32)
+    values = (points + np.float32(0)).view(np.uint32)  # the addition turns -0 into 0
     for i in range(n):
         mixed = np.uint64(0)
         for d in range(dims):
             mixed = (mixed ^ np.uint64(values[i, d])) * np.uint64(0x9E3779B97F4A7C15)
             mixed ^= mixed >> np.uint64(29)
         place = np.int64(mixed & np.uint64(size - 1))
-        while table[place] >= 0 and not _equal(values, table[place], i):
+        while table[place] >= 0 and not _is_equal(values, table[place], i):
             place = (place + 1) & (size - 1)
-        kind = table[place]
-        if kind < 0:
-            table[place] = kind = i
+        first = table[place]
+        if first < 0:
+            table[place] = first = i
         else:
-            following[last[kind]] = i
-        kinds[i], last[kind] = kind, i
-    return kinds, following
+            following[last[first]] = i
+        lowest[i], last[first] = first, i
+    return lowest, following
 
 
 @compiled
-def _equal(values, a, b):
+def _is_equal(values, a, b):
     equal = True
     for d in range(values.shape[1]):
         equal &= values[a, d] == values[b, d]
@@ -129,11 +127,11 @@ def _equal(values, a, b):
 
 
 @compiled
-def unfolded(order, following):
-    """All columns, where `order` has the lowest of those that are equal and `following` leads to the others."""
+def _insert_equal_columns(path, following):
+    """Return all columns, given a path of the lowest ones of each group and the next equal column of each."""
     result = np.empty(len(following), np.int32)
     count = 0
-    for column in order:
+    for column in path:
         while column >= 0:
             result[count] = column
             count += 1
@@ -141,65 +139,46 @@ def unfolded(order, following):
     return result
 
 
-@contextmanager
-def on_compile(notice: Callable[[], Any]) -> Iterator[None]:
-    """Call `notice` once if, inside this context, the chain has to be compiled first."""
-
-    class Listener(event.Listener):
-        told = False
-
-        def on_start(self, _event: event.Event) -> None:
-            if not self.told:
-                self.told = True
-                notice()
-
-        def on_end(self, _event: event.Event) -> None:
-            pass
-
-    with event.install_listener("numba:compile", Listener()):
-        yield
-
-
-class _Left(NamedTuple):
-    """What is left of the points in a tree.
+class _Unvisited(NamedTuple):
+    """The unvisited points of a tree.
 
     Attributes:
-        counts: (leaves,) int32, the number of points left in each leaf, which come first in it.
-        lowest: (nodes, WIDE) int32, the lowest number that is left below each child, or NONE.
+        counts: (leaves,) int32, number of unvisited points of each leaf; they fill its first slots.
+        lowest: (nodes, WIDE) int32, the lowest unvisited number below each child, or NONE.
     """
 
     counts: Any
     lowest: Any
 
 
-def _ordered(points: Floats, first: int) -> Integers:
-    """The order of the chain through (n, g) points, whose order changes, from the first one on: (n,) int32."""
+def _visit_all(points: Floats, first: int, task: Task) -> Integers:
+    """Return the chain through (n, g) points, which are overwritten, from a first point: (n,) int32."""
     n = len(points)
-    order = np.empty(n, np.int32)
-    order[0] = first
+    path = np.empty(n, np.int32)
+    path[0] = first
     query, done = points[first].copy(), 1
     numbers = np.arange(n, dtype=np.int32)
     points[first], numbers[first] = points[-1], n - 1
     points, numbers = points[:-1], numbers[:-1]
     while done < n:
-        tree = boxes(points, numbers[arrange(points)])
-        remaining = _all_left(tree)
-        stay = int((n - done) * _REBUILD)
-        end, leaf = (n - stay if stay > LEAF else n), -1
+        tree = build_tree(points, numbers[sort_for_tree(points)])
+        unvisited = _all_unvisited(tree)
+        remaining = int((n - done) * _REBUILD)
+        end, leaf = (n - remaining if remaining > LEAF else n), -1
         while done < end:
-            check_stopped()
-            report(done / n)
-            piece = order[done : min(end, done + _PIECE)]
-            leaf = _walk(tree, remaining, query, leaf, piece)
-            done += len(piece)
-        left = tree.numbers != NONE
-        points, numbers = tree.points.transpose(0, 2, 1)[left], tree.numbers[left]
-    return order
+            task.check_stopped()
+            task.report(done / n)
+            part = path[done : min(end, done + _CHUNK)]
+            leaf = _walk(tree, unvisited, query, leaf, part)
+            done += len(part)
+        mask = tree.numbers != NONE
+        points, numbers = tree.points.transpose(0, 2, 1)[mask], tree.numbers[mask]
+    return path
 
 
 @compiled
-def _all_left(tree):
-    """Nothing of a tree is gone."""
+def _all_unvisited(tree):
+    """Return the `_Unvisited` of a tree none of whose points was visited."""
     starts, numbers = tree.starts, tree.numbers
     counts = np.zeros(len(numbers), np.int32)
     lowest = np.full((starts[-1], WIDE), NONE, np.int32)
@@ -210,29 +189,32 @@ def _all_left(tree):
     for level in range(1, len(starts) - 1):
         for i in range(starts[level] - starts[level - 1]):
             lowest[starts[level] + i // WIDE, i % WIDE] = lowest[starts[level - 1] + i].min()
-    return _Left(counts, lowest)
+    return _Unvisited(counts, lowest)
 
 
 @compiled
-def _walk(tree, left, query, leaf, order):
-    """Write the next points of the chain into `order`, deleting each from the tree; moves the query along.
+def _walk(tree, unvisited, query, leaf, path):
+    """Write the next points of the chain into `path` and delete each of them from the tree.
 
     Args:
-        tree: `Boxes`.
-        left: what is `_Left` of it.
-        query: (g,) the last point of the chain.
-        leaf: where it was, or -1.
-        order: (steps,) int32.
+        tree: `BoxTree`.
+        unvisited: `_Unvisited` of the tree.
+        query: (g,) coordinates of the last point of the chain; updated.
+        leaf: former leaf of that point, or -1.
+        path: (steps,) int32.
+
+    Returns:
+        The former leaf of the new last point.
     """
-    # Local names: in a loop, a field of a tuple costs a reference count at every use.
+    # Local names: inside a loop, each access to a field of a tuple would cost a reference count.
     points, numbers, starts, low, high = tree.points, tree.numbers, tree.starts, tree.low, tree.high
-    counts, lowest = left.counts, left.lowest
-    stack, bounds = np.empty((STACK, 3), np.int64), np.empty(STACK, points.dtype)  # node, its level, lowest number
-    apart, gaps = np.empty(WIDE, points.dtype), np.empty(LEAF, points.dtype)
-    for step in range(len(order)):
+    counts, lowest = unvisited.counts, unvisited.lowest
+    stack, bounds = np.empty((STACK, 3), np.int64), np.empty(STACK, points.dtype)  # (node, level, lowest), distance
+    to_boxes, to_points = np.empty(WIDE, points.dtype), np.empty(LEAF, points.dtype)
+    for step in range(len(path)):
         best = np.float32(np.inf), NONE, np.int64(-1), np.int64(-1)
-        if leaf >= 0:  # that of the last point is near
-            best = _scan(query, points[leaf], numbers[leaf], best, leaf, gaps)
+        if leaf >= 0:  # the nearest point is often in the same leaf
+            best = _scan(query, points[leaf], numbers[leaf], best, leaf, to_points)
         stack[0, 0], stack[0, 1], stack[0, 2], bounds[0] = starts[-1] - 1, len(starts) - 2, -1, 0
         size = 1
         while size > 0:
@@ -240,15 +222,15 @@ def _walk(tree, left, query, leaf, order):
             if bounds[size] > best[0] or (bounds[size] == best[0] and stack[size, 2] >= best[1]):
                 continue
             node, level = stack[size, 0], stack[size, 1]
-            distances_to_boxes(query, low[node], high[node], apart)
+            distances_to_boxes(query, low[node], high[node], to_boxes)
             child = (node - starts[level]) * WIDE
             if level > 0:
-                size = _push(apart, lowest[node], best, child + starts[level - 1], level - 1, stack, bounds, size)
+                size = _push(to_boxes, lowest[node], best, child + starts[level - 1], level - 1, stack, bounds, size)
                 continue
             for k in range(WIDE):
-                if _may_win(apart[k], lowest[node, k], best) and child + k != leaf:
-                    best = _scan(query, points[child + k], numbers[child + k], best, child + k, gaps)
-        order[step], leaf, slot = best[1], best[2], best[3]
+                if _may_win(to_boxes[k], lowest[node, k], best) and child + k != leaf:
+                    best = _scan(query, points[child + k], numbers[child + k], best, child + k, to_points)
+        path[step], leaf, slot = best[1], best[2], best[3]
         for d in range(len(query)):
             query[d] = points[leaf, d, slot]
         _delete(leaf, slot, points, numbers, starts, counts, lowest)
@@ -256,48 +238,49 @@ def _walk(tree, left, query, leaf, order):
 
 
 @compiled
-def _may_win(apart, lowest, best):
-    """Whether a box at a distance, with a lowest number, can hold the nearest point, or the lower of two as near."""
-    return (apart < best[0] or (apart == best[0] and lowest < best[1])) and lowest != NONE
+def _may_win(distance, lowest, best):
+    """Return whether a box may contain a nearer point than the best one, or a lower point at the same distance."""
+    return (distance < best[0] or (distance == best[0] and lowest < best[1])) and lowest != NONE
 
 
 @compiled
-def _push(apart, lowest, best, first, level, stack, bounds, size):
-    """Put the children that may hold the nearest point onto the stack, the nearest on top; return its new size."""
+def _push(distances, lowest, best, first, level, stack, bounds, size):
+    """Push the children that may contain the nearest point onto the stack, the nearest last; return its new size."""
     bottom = size
     for k in range(WIDE):
-        if _may_win(apart[k], lowest[k], best):
+        if _may_win(distances[k], lowest[k], best):
             place = size
             while place > bottom and (
-                bounds[place - 1] < apart[k] or (bounds[place - 1] == apart[k] and stack[place - 1, 2] < lowest[k])
+                bounds[place - 1] < distances[k]
+                or (bounds[place - 1] == distances[k] and stack[place - 1, 2] < lowest[k])
             ):
                 stack[place, 0], stack[place, 2] = stack[place - 1, 0], stack[place - 1, 2]
                 bounds[place] = bounds[place - 1]
                 place -= 1
-            stack[place, 0], stack[place, 2], bounds[place] = first + k, lowest[k], apart[k]
+            stack[place, 0], stack[place, 2], bounds[place] = first + k, lowest[k], distances[k]
             stack[size, 1] = level
             size += 1
     return size
 
 
 @compiled
-def _scan(query, points, numbers, best, leaf, gaps):
-    """The nearer of the best point so far and those of a leaf, the lower of two that are as near."""
-    distances_to_points(query, points, gaps)
-    # Mostly none is as near, and to ask that of all at once is vector code.
+def _scan(query, points, numbers, best, leaf, distances):
+    """Return the nearest among the best point so far and those of a leaf; ties go to the lower number."""
+    distances_to_points(query, points, distances)
+    # Usually no point of the leaf is as near, and this loop without branches is vectorized.
     as_near = np.int32(0)
     for k in range(LEAF):
-        as_near |= np.int32(gaps[k] <= best[0])
+        as_near |= np.int32(distances[k] <= best[0])
     if as_near:
         for k in range(LEAF):
-            if gaps[k] < best[0] or (gaps[k] == best[0] and numbers[k] < best[1]):
-                best = gaps[k], numbers[k], leaf, k
+            if distances[k] < best[0] or (distances[k] == best[0] and numbers[k] < best[1]):
+                best = distances[k], numbers[k], leaf, k
     return best
 
 
 @compiled
 def _delete(leaf, slot, points, numbers, starts, counts, lowest):
-    """Take one point out of its leaf; the last one of the leaf moves into its place."""
+    """Delete a point from its leaf; the last point of the leaf moves into its slot."""
     last = counts[leaf] - 1
     counts[leaf] = last
     number = numbers[leaf, slot]

@@ -1,4 +1,7 @@
-"""Weights to curves and back: `encode` and `decode` (section 2 of arXiv 2010.12110)."""
+"""`encode` and `decode`: from a weight to a curve with positions, and back (section 2 of arXiv 2010.12110).
+
+Like the whole codec, this is arithmetic on tensors: it knows no modules, no files and no terminal.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from tenreo.codec.cosine import dct
 from tenreo.codec.decoding import decode_columns, folded_index
 from tenreo.codec.distortion import energy
 from tenreo.codec.precision import fake_quantize
-from tenreo.codec.refine import assign, columns_of, fit, refine
+from tenreo.codec.refine import DESCENT, Descent, assign, columns_of, fit, refine
 from tenreo.codec.shape import CurveShape, Precision
+from tenreo.codec.threads import SINGLE_THREADED, Task
 from tenreo.errors import TenreoError
 
 
@@ -24,10 +28,10 @@ class EncodedWeight:
 
     Attributes:
         coefficients: (groups, coefficients_per_row) low frequencies of the curve, orthonormal DCT-II.
-        positions: (columns,) int32 in [0, length): the sample that each column takes.
+        positions: (columns,) int32 in [0, length): the sample of the curve for each column.
         length: samples on the curve.
-        shape: of the weight; its elements are groups * columns.
-        memory: of the trellis that the positions are a path of; 0 where they are free.
+        shape: shape of the weight; it has groups * columns elements.
+        memory: bits of memory of the trellis (`tenreo.codec.trellis`) whose path the positions are; 0: no trellis.
     """
 
     coefficients: Tensor
@@ -54,29 +58,27 @@ def encode(
     (torch.Size([4, 512]), torch.Size([4608]), 4608)
 
     Args:
-        weight: any shape, floating point, finite; the order is found in float32 on the CPU.
+        weight: any shape, floating point, finite. The columns are ordered in float32 on the CPU.
         groups: rows of the reshaped matrix; divides the number of elements.
-        coefficients_per_row: in [1, length].
-        refine: rounds of `refined`; 0 is the paper's encoding.
-        length: samples on the curve, in [1, columns]; None takes as many as columns, as the paper does.
-        precision: of the coefficients, one of `Precision`; they are rounded to what a file gives back.
-        order: what `nearest_neighbor_order` found for this weight, where it is known.
+        coefficients_per_row: number of coefficients, in [1, length].
+        refine: maximum number of refinement rounds; 0 gives the paper's encoding.
+        length: samples on the curve, in [1, columns]. By default one per column, as in the paper.
+        precision: number format of the coefficients, one of `Precision`; they are rounded to it.
+        order: result of `nearest_neighbor_order` for this weight, if it was computed before.
 
     Returns:
         The encoded weight; coefficients have the weight's dtype and device.
 
     Raises:
-        TenreoError: when groups, length, coefficients_per_row or precision do not fit the weight, or it is not
-            finite.
+        TenreoError: if groups, length, coefficients_per_row or precision do not fit the weight, or it is not finite.
     """
     shape = _check(weight, groups, coefficients_per_row, length, precision)
     order = nearest_neighbor_order(weight, groups) if order is None else order
-    unrefined = _along(weight, order, shape)
-    better = refined(weight, unrefined, refine)
-    encoded = quantize(weight, better, shape.precision, reassign=refine > 0)
+    unrefined = _encode_in_order(weight, order, shape)
+    encoded = quantize(weight, refined(weight, unrefined, refine), shape.precision, reassign=refine > 0)
     if not torch.isfinite(decode(encoded)).all():
         raise TenreoError(
-            f"encode: given values up to {weight.abs().max():.3g}, whose curve leaves the range of {weight.dtype}; "
+            f"encode: given values up to {weight.abs().max():.3g}, whose curve exceeds the range of {weight.dtype}; "
             "convert the weight to a wider dtype, or scale it"
         )
     return encoded
@@ -96,23 +98,24 @@ def _check(weight: Tensor, groups: int, coefficients_per_row: int, length: int |
     return CurveShape(groups, length, coefficients_per_row, Precision(precision))
 
 
-def _along(weight: Tensor, order: Tensor, shape: CurveShape) -> EncodedWeight:
-    """The paper's encoding: columns spread evenly along the curve, in order."""
+def _encode_in_order(weight: Tensor, order: Tensor, shape: CurveShape) -> EncodedWeight:
+    """Return the paper's encoding: columns evenly spaced along the curve, in order."""
     columns = len(order)
-    along = torch.arange(columns, device=weight.device) * shape.length // columns
+    samples = torch.arange(columns, device=weight.device) * shape.length // columns
     positions = torch.empty_like(order)
-    positions[order.long()] = along.to(torch.int32)
-    # The same curve with fewer samples has the same low frequencies, but for the norm.
+    positions[order.long()] = samples.to(torch.int32)
+    # The same curve with fewer samples has the same low frequencies except for the norm.
     coefficients = spectrum(weight, order, shape.groups, shape.coefficients_per_row)
     coefficients = coefficients * math.sqrt(shape.length / columns)
     return EncodedWeight(coefficients.to(weight.dtype), positions, shape.length, tuple(weight.shape))
 
 
-def _matrix(weight: Tensor, groups: int) -> tuple[Tensor, float]:
-    """The reshaped weight (groups, columns) in float32 at least, times a power of two, and that power.
+def scaled_matrix(weight: Tensor, groups: int) -> tuple[Tensor, float]:
+    """Reshape a weight and scale it by a power of two, so that its squares neither overflow nor vanish.
 
-    Its largest magnitude is then between 1/2 and 1, so that squares neither overflow nor vanish, and nothing is
-    rounded.
+    Returns:
+        (groups, columns) of float32 or wider, whose largest magnitude is between 1/2 and 1, and the scale. Scaling
+        rounds nothing.
     """
     matrix = weight.detach().reshape(groups, _columns(weight, groups))
     matrix = matrix.to(torch.promote_types(weight.dtype, torch.float32))
@@ -121,12 +124,12 @@ def _matrix(weight: Tensor, groups: int) -> tuple[Tensor, float]:
     scale = 2.0 ** -max(-most, min(most, exponent))
     if matrix.device.type != "cpu":
         return matrix * scale, scale
-    columns = matrix.new_empty(matrix.shape[::-1])  # side by side in memory, as all that is compiled takes them
+    columns = matrix.new_empty(matrix.shape[::-1])  # each column is contiguous, as compiled functions need it
     return torch.mul(matrix, scale, out=columns.T), scale
 
 
-def nearest_neighbor_order(weight: Tensor, groups: int) -> Tensor:
-    """The columns of a weight in the order of the nearest-neighbor chain, which depends on `groups` alone.
+def nearest_neighbor_order(weight: Tensor, groups: int, task: Task = SINGLE_THREADED) -> Tensor:
+    """Return the columns of a weight in the order of the nearest-neighbor chain.
 
     >>> nearest_neighbor_order(torch.tensor([[0.0, 5.0, 1.0, 4.0]]), groups=1)
     tensor([1, 3, 2, 0], dtype=torch.int32)
@@ -134,30 +137,32 @@ def nearest_neighbor_order(weight: Tensor, groups: int) -> Tensor:
     Args:
         weight: any shape, floating point, finite.
         groups: rows of the reshaped matrix; divides the number of elements.
+        task: receives the progress.
 
     Returns:
         (columns,) int32, on the weight's device.
 
     Raises:
-        TenreoError: when groups do not divide the elements, or the weight is not finite.
+        TenreoError: if `groups` does not divide the number of elements, or the weight is not finite.
+        CancelledError: if the task was cancelled.
     """
-    order = chain(_matrix(weight, groups)[0].to("cpu", torch.float32).numpy())
+    order = chain(scaled_matrix(weight, groups)[0].to("cpu", torch.float32).numpy(), task)
     return torch.from_numpy(order).to(weight.device)
 
 
 def spectrum(weight: Tensor, order: Tensor, groups: int, coefficients_per_row: int | None = None) -> Tensor:
-    """The orthonormal DCT-II of every row along a path through all columns.
+    """Return the orthonormal DCT-II of every row of a weight along a path through all columns.
 
     Args:
         weight: groups * columns elements.
-        order: (columns,) of `nearest_neighbor_order`.
+        order: (columns,) path, usually from `nearest_neighbor_order`.
         groups: rows of the reshaped matrix.
-        coefficients_per_row: frequencies to return; all of them without it.
+        coefficients_per_row: number of frequencies to return; by default all.
 
     Returns:
-        (groups, coefficients_per_row), float32 at least.
+        (groups, coefficients_per_row), float32 or wider.
     """
-    matrix, scale = _matrix(weight, groups)
+    matrix, scale = scaled_matrix(weight, groups)
     return dct(matrix.index_select(1, order), coefficients_per_row) / scale
 
 
@@ -171,10 +176,12 @@ def _columns(weight: Tensor, groups: int) -> int:
     return numel // groups
 
 
-def refined(weight: Tensor, encoded: EncodedWeight, rounds: int) -> EncodedWeight:
-    """Lower the error of an encoded weight at the same counts; positions become many-to-one.
+def refined(
+    weight: Tensor, encoded: EncodedWeight, rounds: int, task: Task = SINGLE_THREADED, descent: Descent = DESCENT
+) -> EncodedWeight:
+    """Reduce the error of an encoded weight without adding values; columns may then share positions.
 
-    The steps are those of `tenreo.codec.refine`, done on the weight's device, in float32 at least.
+    This is `tenreo.codec.refine.refine` on the weight's device, in float32 or wider.
 
     >>> weight = torch.randn(64, 64)
     >>> paper = encode(weight, groups=4, coefficients_per_row=128)
@@ -183,56 +190,62 @@ def refined(weight: Tensor, encoded: EncodedWeight, rounds: int) -> EncodedWeigh
     True
 
     Args:
-        weight: what was encoded.
+        weight: the weight that was encoded.
         encoded: its encoding.
-        rounds: at most so many.
+        rounds: maximum number of rounds.
+        task: receives the progress; its threads take part in the search.
+        descent: parameters of the alternation.
 
     Returns:
-        An encoding whose squared error is not larger, in the weight's own dtype; the given one for 0 rounds.
+        An encoding whose squared error, in the weight's dtype, is not larger; the given one for 0 rounds.
 
     Raises:
-        TenreoError: when rounds is negative.
+        TenreoError: if `rounds` is negative.
+        CancelledError: if the task was cancelled.
     """
     if rounds < 0:
         raise TenreoError(f"refine: given {rounds} rounds, needs at least 0 (0 is the paper's encoding)")
     if rounds == 0:
         return encoded
-    matrix, scale = _matrix(weight, len(encoded.coefficients))  # (groups, columns)
+    matrix, scale = scaled_matrix(weight, len(encoded.coefficients))  # (groups, columns)
     start = encoded.coefficients.to(matrix.dtype) * scale
     columns, dtype = columns_of(matrix), matrix.dtype
-    del matrix  # of a large layer, one copy less
-    positions, coefficients = refine(columns, encoded.positions, start, encoded.length, rounds)
+    del matrix  # saves the memory of a copy
+    positions, coefficients = refine(columns, encoded.positions, start, encoded.length, rounds, task, descent)
     better = replace(encoded, positions=positions, coefficients=(coefficients / scale).to(weight.dtype))
     if weight.dtype == dtype:
         return better
-    # Rounding to 16 bits can cost more than refinement gained.
+    # Rounding to 16 bits can increase the error by more than refinement reduced it.
     better = _reassigned(weight, better)
     return better if squared_error(weight, better) < squared_error(weight, encoded) else encoded
 
 
 def _reassigned(weight: Tensor, encoded: EncodedWeight) -> EncodedWeight:
-    """Every column at the sample of the curve that is nearest to it."""
-    matrix, scale = _matrix(weight, len(encoded.coefficients))  # (groups, columns)
+    """Move every column to the nearest sample of the curve."""
+    matrix, scale = scaled_matrix(weight, len(encoded.coefficients))  # (groups, columns)
     coefficients = encoded.coefficients.to(matrix.dtype) * scale
     return replace(encoded, positions=assign(matrix, coefficients, encoded.length, encoded.positions))
 
 
 def squared_error(weight: Tensor, encoded: EncodedWeight) -> float:
-    """The squared distance of a decoded weight from the weight, in float64."""
+    """Return the squared distance between a weight and its decoded encoding, in float64."""
     return energy(weight, decode(encoded))
 
 
 def quantize(weight: Tensor, encoded: EncodedWeight, precision: Precision, reassign: bool = True) -> EncodedWeight:
-    """Round the coefficients of an encoded weight to what a file of that precision holds.
+    """Round the coefficients of an encoded weight to a number format.
 
     Args:
-        weight: what was encoded.
+        weight: the weight that was encoded.
         encoded: its encoding.
         precision: number format of the coefficients in a file.
-        reassign: move every column to the nearest sample of the rounded curve; False keeps the positions.
+        reassign: whether to move every column to the nearest sample of the rounded curve.
+
+    Returns:
+        An encoding with rounded coefficients in the dtype that they had.
 
     Raises:
-        TenreoError: when a coefficient does not fit into float16.
+        TenreoError: if a coefficient is too large for the number format.
     """
     if precision == Precision.FLOAT32:
         return encoded
@@ -241,21 +254,21 @@ def quantize(weight: Tensor, encoded: EncodedWeight, precision: Precision, reass
 
 
 def decode(encoded: EncodedWeight) -> Tensor:
-    """Return the weight that a curve and its positions stand for; differentiable, twice and more, in both modes.
+    """Return the weight of a curve and its positions; differentiable to any order, in forward and reverse mode.
 
     >>> weight = torch.randn(16, 16)
-    >>> encoded = encode(weight, groups=4, coefficients_per_row=64)  # every frequency: nothing is lost
+    >>> encoded = encode(weight, groups=4, coefficients_per_row=64)  # all frequencies, so decoding is exact
     >>> torch.allclose(decode(encoded), weight, atol=1e-5)
     True
 
     Args:
-        encoded: coefficients (groups, coefficients_per_row), positions (columns,), each in [0, length).
+        encoded: coefficients (groups, coefficients_per_row) and positions (columns,) in [0, length).
 
     Returns:
-        A tensor of `encoded.shape`, of the coefficients' dtype.
+        A tensor of shape `encoded.shape` and of the coefficients' dtype.
 
     Raises:
-        TenreoError: when there are more coefficients than samples.
+        TenreoError: if a row has more coefficients than the curve has samples.
     """
     index = folded_index(encoded.positions, encoded.length)
     columns = decode_columns(encoded.coefficients, index, encoded.length)  # (groups, columns)
@@ -263,16 +276,16 @@ def decode(encoded: EncodedWeight) -> Tensor:
 
 
 def project(weight: Tensor, positions: Tensor, shape: CurveShape) -> Tensor:
-    """Return the coefficients whose decoding is closest to a weight, the positions being given.
+    """Return the coefficients that, decoded at given positions, are closest to a weight.
 
     Args:
         weight: groups * columns elements.
-        positions: (columns,) in [0, length).
-        shape: of the curve.
+        positions: (columns,) integers in [0, length).
+        shape: shape of the curve.
 
     Returns:
-        (groups, coefficients_per_row) coefficients; least squares, to the precision of 100 conjugate gradients.
+        (groups, coefficients_per_row): the least-squares solution after at most 100 conjugate-gradient iterations.
     """
-    matrix, scale = _matrix(weight, shape.groups)
+    matrix, scale = scaled_matrix(weight, shape.groups)
     start = matrix.new_zeros(shape.groups, shape.coefficients_per_row)
     return (fit(matrix, positions, start, shape.length, iterations=100) / scale).to(weight.dtype)

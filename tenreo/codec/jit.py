@@ -1,42 +1,62 @@
-"""Functions that numba compiles, kept on disk for the next process where there is a place for them."""
+"""Compilation of numeric functions with numba, cached on disk if a folder is writable."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from numba import njit
+from numba.core import event
 from numba.core.caching import FunctionCache
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function when it is first called; it runs without Python's lock.
+    """Compile a function at its first call; it runs without the GIL.
 
-    numba's own `cache=True` fails where nothing can be written, at import or after a minute of work; here a program
-    that can not be kept, or read again, is compiled once more.
+    Unlike numba's `cache=True`, this never fails for want of a writable folder, neither at import nor after
+    compilation: a function that cannot be cached, or whose cache file is damaged, is compiled again.
     """
-    made: Any = njit(nogil=True)(function)
-    with suppress(RuntimeError, OSError):  # no folder to keep it in, neither beside the source nor in HOME
-        made._cache = _Cache(function)
-    return made
+    dispatcher: Any = njit(nogil=True)(function)
+    with suppress(RuntimeError, OSError):  # neither the source's folder nor the user's cache folder is writable
+        dispatcher._cache = _Cache(function)
+    return dispatcher
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Put a function's code in the place of every call of it from compiled code, for loops that a call would slow."""
+    """Inline a function into the compiled functions that call it, for loops that a call would slow down."""
     return njit(nogil=True, inline="always")(function)
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
-    """Programs on disk that may be damaged or can not be written, without an error."""
+    """A cache on disk that treats damaged files and failed writes as cache misses."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """A program that was kept, or None."""
-        with suppress(Exception):  # a damaged file can fail in any way
+        """Return a cached function, or None."""
+        with suppress(Exception):  # a damaged file can raise any error
             return super().load_overload(sig, target_context)
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep a program, if that is possible."""
+        """Cache a function if possible."""
         with suppress(Exception):
             super().save_overload(sig, data)
+
+
+@contextmanager
+def on_compile(notify: Callable[[], Any]) -> Iterator[None]:
+    """Call `notify` once if numba compiles a function inside this context."""
+
+    class Listener(event.Listener):  # type: ignore[misc]
+        notified = False
+
+        def on_start(self, _event: event.Event) -> None:
+            if not self.notified:
+                self.notified = True
+                notify()
+
+        def on_end(self, _event: event.Event) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Listener()):
+        yield

@@ -1,7 +1,7 @@
-"""The nearest of many samples for each of many points.
+"""Nearest-sample search: for each of many points, the nearest of many samples.
 
-The search starts from a sample that each point already has, and only what is strictly nearer replaces it: so the result
-does not depend on how the work is divided.
+The search starts from a sample that each point already has and replaces it only by a strictly nearer one, so the result
+does not depend on how the points are divided among threads.
 """
 
 from __future__ import annotations
@@ -10,94 +10,90 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tenreo.codec.box_tree import (
     LEAF,
     STACK,
     WIDE,
-    arrange,
-    boxes,
+    build_tree,
     distances_to_boxes,
     distances_to_points,
+    sort_for_tree,
 )
 from tenreo.codec.jit import compiled
-from tenreo.codec.threads import share
+from tenreo.codec.threads import SINGLE_THREADED, Task
 
-_SAMPLES = 1 << 20  # of a tree at most: 50 MB with four coordinates
+SAMPLES_PER_TREE = 1 << 20  # a tree of four coordinates then takes 50 MB
+_BLOCK = 8192  # points, and samples, whose distances are computed at the same time without a tree: 256 MB
 
 
-def nearest(samples: Any, points: Any, near: Any) -> Any:
-    """The nearest sample of every point.
+def move_to_nearest(
+    samples: Any, points: Any, positions: Any, distances: Any,
+    task: Task = SINGLE_THREADED, samples_per_tree: int = SAMPLES_PER_TREE,
+) -> None:  # fmt: skip
+    """Replace the sample of every point by the nearest one.
 
-    >>> nearest(np.array([[0.0], [1.0], [5.0]]), np.array([[0.9], [4.0]]), np.zeros(2, np.int32)).tolist()
+    >>> positions = np.zeros(2, np.int32)
+    >>> move_to_nearest(np.array([[0.0], [1.0], [5.0]]), np.array([[0.9], [4.0]]), positions, np.empty(2))
+    >>> positions.tolist()
     [1, 2]
 
     Args:
-        samples: (m, g).
-        points: (n, g), of the same dtype.
-        near: (n,) int32, a sample of each point that is kept where none is nearer.
-
-    Returns:
-        (n,) int32.
+        samples: (m, g); sorted in place.
+        points: (n, g), of the same dtype. The search is faster if neighboring points are adjacent.
+        positions: (n,) int32, the index of a sample for each point; overwritten if another sample is nearer.
+        distances: (n,), overwritten with the squared distances to the nearest samples.
+        task: receives no progress; its threads search in chunks of the points.
+        samples_per_tree: maximum number of samples in a tree. With more samples, several trees are searched one after
+            the other to save memory.
     """
-    found = near.copy()
-    move_to_nearest(samples.copy(), points, found, np.empty(len(points), points.dtype))
-    return found
-
-
-def move_to_nearest(samples: Any, points: Any, found: Any, near: Any) -> None:
-    """Replace a sample of every point by the nearest one, in parts that idle threads share.
-
-    Args:
-        samples: (m, g); their order changes.
-        points: (n, g), of the same dtype; neighbors side by side are faster.
-        found: (n,) int32, a sample of each point, which stays where none is nearer.
-        near: (n,), becomes the squared distances.
-    """
-    distances(samples, points, found, near)
-    numbers = arrange(samples)
-    trees = 1  # one after the other, for the sake of memory; each of them whole leaves
-    while len(samples) > trees * _SAMPLES:
-        trees *= 2
+    squared_error(samples, points, positions, distances)
+    numbers = sort_for_tree(samples)
+    trees = 1
+    while len(samples) > trees * samples_per_tree:
+        trees *= 2  # powers of two, so that no leaf is divided
     for k in range(trees):
-        some = slice(k * len(samples) // trees, (k + 1) * len(samples) // trees)
-        share(len(points), partial(search, boxes(samples[some], numbers[some]), points, near, found))
+        part = slice(k * len(samples) // trees, (k + 1) * len(samples) // trees)
+        tree = build_tree(samples[part], numbers[part])
+        task.run_chunks(len(points), partial(_search, tree, points, positions, distances))
 
 
 @compiled
-def distances(samples, points, found, near):
-    """Write the squared distance of every point to the sample that it has into `near`; return their sum in float64."""
+def squared_error(samples, points, positions, distances):
+    """Write the squared distance from each point to its sample into `distances`; return their sum in float64."""
     total = 0.0
     for i in range(len(points)):
-        apart = points[i, 0] - points[i, 0]
+        distance = points[i, 0] - points[i, 0]
         for d in range(points.shape[1]):
-            gap = samples[found[i], d] - points[i, d]
-            apart += gap * gap
-        near[i] = apart
-        total += apart
+            gap = samples[positions[i], d] - points[i, d]
+            distance += gap * gap
+        distances[i] = distance
+        total += distance
     return total
 
 
 @compiled
-def search(tree, points, near, found, first, last):
-    """Write the nearest sample of the points first to last - 1 into `found`, or the near one where none is nearer.
+def _search(tree, points, positions, distances, start, end):
+    """Search a `BoxTree` of samples for the nearest ones to the points [start, end).
 
     Args:
-        tree: `Boxes` of the samples.
-        points: (n, g); neighbors side by side are faster.
-        near: (n,) squared distances of the points to the samples in `found`; becomes those to the nearest.
-        found: (n,) int32.
-        first: the first point.
-        last: where to end.
+        tree: samples.
+        points: (n, g).
+        positions: (n,) int32, updated if a sample of the tree is nearer.
+        distances: (n,) squared distances to those samples, updated in the same way.
+        start: first point.
+        end: last point + 1.
     """
-    if _out_of_reach(tree, points, near, first, last):
+    if _is_too_far(tree, points, distances, start, end):
         return
-    # Local names: in a loop, a field of a tuple costs a reference count at every use.
+    # Local names: inside a loop, each access to a field of a tuple would cost a reference count.
     samples, numbers, starts, low, high = tree.points, tree.numbers, tree.starts, tree.low, tree.high
     nodes, levels, bounds = np.empty(STACK, np.int64), np.empty(STACK, np.int64), np.empty(STACK, points.dtype)
-    apart, gaps = np.empty(WIDE, points.dtype), np.empty(LEAF, points.dtype)
-    for i in range(first, last):
-        best, where = near[i], found[i]
+    to_boxes, to_samples = np.empty(WIDE, points.dtype), np.empty(LEAF, points.dtype)
+    for i in range(start, end):
+        best, position = distances[i], positions[i]
         nodes[0], levels[0], bounds[0] = starts[-1] - 1, len(starts) - 2, 0
         size = 1
         while size > 0:
@@ -105,54 +101,79 @@ def search(tree, points, near, found, first, last):
             if bounds[size] >= best:
                 continue
             node, level = nodes[size], levels[size]
-            distances_to_boxes(points[i], low[node], high[node], apart)
+            distances_to_boxes(points[i], low[node], high[node], to_boxes)
             child = (node - starts[level]) * WIDE
             if level > 0:
-                size = _push(apart, best, child + starts[level - 1], level - 1, nodes, levels, bounds, size)
+                size = _push(to_boxes, best, child + starts[level - 1], level - 1, nodes, levels, bounds, size)
                 continue
             for k in range(WIDE):
-                if apart[k] < best:
-                    best, where = _scan(points[i], samples[child + k], numbers[child + k], best, where, gaps)
-        near[i], found[i] = best, where
+                if to_boxes[k] < best:
+                    leaf = child + k
+                    best, position = _scan(points[i], samples[leaf], numbers[leaf], best, position, to_samples)
+        distances[i], positions[i] = best, position
 
 
 @compiled
-def _out_of_reach(tree, points, near, first, last):
-    """Whether no sample of a tree can be nearer to any of some points than the sample that it has."""
-    zero = near[first] - near[first]
-    apart = zero
+def _is_too_far(tree, points, distances, start, end):
+    """Return whether no sample of a tree can be nearer to any of the points [start, end) than its present sample."""
+    zero = distances[start] - distances[start]
+    distance = zero
     for d in range(points.shape[1]):
-        some = points[first:last, d]
-        gap = max(tree.low[-1, d].min() - some.max(), some.min() - tree.high[-1, d].max(), zero)
-        apart += gap * gap
-    return apart >= near[first:last].max()
+        values = points[start:end, d]
+        gap = max(tree.low[-1, d].min() - values.max(), values.min() - tree.high[-1, d].max(), zero)
+        distance += gap * gap
+    return distance >= distances[start:end].max()
 
 
 @compiled
-def _push(apart, best, first, level, nodes, levels, bounds, size):
-    """Put the children that are nearer than the best onto the stack, the nearest on top; return its new size."""
+def _push(distances, best, first, level, nodes, levels, bounds, size):
+    """Push the children nearer than the best sample onto the stack, the nearest last; return its new size."""
     bottom = size
     for k in range(WIDE):
-        if apart[k] < best:
+        if distances[k] < best:
             place = size
-            while place > bottom and bounds[place - 1] < apart[k]:
+            while place > bottom and bounds[place - 1] < distances[k]:
                 nodes[place], bounds[place] = nodes[place - 1], bounds[place - 1]
                 place -= 1
-            nodes[place], bounds[place], levels[size] = first + k, apart[k], level
+            nodes[place], bounds[place], levels[size] = first + k, distances[k], level
             size += 1
     return size
 
 
 @compiled
-def _scan(point, samples, numbers, best, where, gaps):
-    """The nearer of the best sample so far and those of a leaf: its squared distance and number."""
-    distances_to_points(point, samples, gaps)
-    # Mostly none is nearer, and to ask that of all at once is vector code.
+def _scan(point, samples, numbers, best, position, distances):
+    """Return the smallest squared distance, and its sample, among the best sample so far and those of a leaf."""
+    distances_to_points(point, samples, distances)
+    # Usually no sample of the leaf is nearer, and this loop without branches is vectorized.
     nearer = np.int32(0)
     for k in range(LEAF):
-        nearer |= np.int32(gaps[k] < best)
+        nearer |= np.int32(distances[k] < best)
     if nearer:
         for k in range(LEAF):
-            if gaps[k] < best:
-                best, where = gaps[k], numbers[k]
-    return best, where
+            if distances[k] < best:
+                best, position = distances[k], numbers[k]
+    return best, position
+
+
+def nearest_by_brute_force(points: Tensor, samples: Tensor, positions: Tensor) -> Tensor:
+    """Return the nearest sample of every point, by computing all distances block by block on the points' device.
+
+    Args:
+        points: (n, g).
+        samples: (m, g).
+        positions: (n,) int32; gives the dtype and device of the result.
+
+    Returns:
+        (n,) indices of samples.
+    """
+    nearest = torch.empty_like(positions)
+    for i in range(0, len(points), _BLOCK):
+        block = points[i : i + _BLOCK]
+        best = block.new_full((len(block),), torch.inf)
+        for j in range(0, len(samples), _BLOCK):
+            part = samples[j : j + _BLOCK]
+            # |s|^2 - 2 p.s has the same minimum over s as |p - s|^2.
+            values, index = torch.addmm(part.square().sum(1), block, part.T, alpha=-2).min(1)
+            nearest[i : i + _BLOCK] = torch.where(values < best, index.int() + j, nearest[i : i + _BLOCK])
+            best = torch.minimum(values, best)
+    return nearest

@@ -1,7 +1,8 @@
-"""Long loops of compiled code, in parts: idle threads take some, and between them a thread can be stopped.
+"""Progress reports, cancellation and chunked loops for the long computations of the codec.
 
-A thread of a `Crew` shares its loops with those of the crew that have nothing else to do; any other thread does the
-whole loop alone. Parts never depend on the number of threads, nor results on who did which.
+Long functions take a `Task`. The default task reports nothing and runs every loop in the calling thread. The chunks of
+a loop do not depend on the number of threads, and each chunk writes a part of the result of its own, so the result does
+not depend on the number of threads either.
 """
 
 from __future__ import annotations
@@ -9,83 +10,87 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass
 
-PART = 1 << 14  # turns of a loop at a time: some ten milliseconds
-
-_local = threading.local()
+CHUNK = 1 << 14  # iterations per chunk: about ten milliseconds
 
 
-class Crew:
-    """Threads that share their loops.
+class ThreadPool:
+    """Threads that run tasks; idle threads take chunks of the loops of other tasks.
 
     Args:
-        threads: how many.
-        prepare: called in each of them first.
+        threads: number of threads.
+        initializer: function that each thread calls first.
     """
 
-    def __init__(self, threads: int, prepare: Callable[[], None]) -> None:
+    def __init__(self, threads: int, initializer: Callable[[], None] | None = None) -> None:
         self.threads = threads
         self.stopped = False
-        self.executor = ThreadPoolExecutor(threads, initializer=self._join, initargs=(prepare,))
-
-    def _join(self, prepare: Callable[[], None]) -> None:
-        _local.crew = self
-        prepare()
+        self.executor = ThreadPoolExecutor(threads, initializer=initializer)
 
     def stop(self) -> None:
-        """Let every thread end at the next part of its loop; what waits is not begun."""
+        """Cancel all tasks: running ones end at their next check, and waiting ones do not start."""
         self.stopped = True
         self.executor.shutdown(wait=False, cancel_futures=True)
 
 
-def listen(tell: Callable[[float], None] | None) -> None:
-    """Have what this thread's task says of its progress sent to a function."""
-    _local.tell = tell
+@dataclass(frozen=True)
+class Task:
+    """The connection of a long computation with its caller.
 
-
-def report(share: float) -> None:
-    """Say how much of its task this thread has done, between 0 and 1; to nobody, where nobody listens."""
-    tell = getattr(_local, "tell", None)
-    if tell is not None:
-        tell(share)
-
-
-def check_stopped() -> None:
-    """Raise where this thread is one of a crew that was stopped.
-
-    Raises:
-        CancelledError: then.
+    Attributes:
+        pool: threads that share the loops of the task; None runs them in the calling thread.
+        progress: function that receives the completed fraction, between 0 and 1.
+        chunk: iterations per chunk of a loop.
     """
-    crew = getattr(_local, "crew", None)
-    if crew is not None and crew.stopped:
-        raise CancelledError
+
+    pool: ThreadPool | None = None
+    progress: Callable[[float], None] | None = None
+    chunk: int = CHUNK
+
+    def report(self, fraction: float) -> None:
+        """Report the completed fraction of the task, between 0 and 1."""
+        if self.progress is not None:
+            self.progress(fraction)
+
+    def check_stopped(self) -> None:
+        """Raise if the task was cancelled.
+
+        Raises:
+            CancelledError: if the pool was stopped.
+        """
+        if self.pool is not None and self.pool.stopped:
+            raise CancelledError
+
+    def run_chunks(self, count: int, work: Callable[[int, int], None]) -> None:
+        """Run a loop in chunks, in this thread and in idle threads of the pool.
+
+        Args:
+            count: number of iterations.
+            work: function of (start, end) that runs the iterations start to end - 1. Chunks run in any order and at the
+                same time; to use several cores, the function must release the GIL.
+
+        Raises:
+            CancelledError: if the pool was stopped.
+        """
+        starts, lock = iter(range(0, count, self.chunk)), threading.Lock()
+
+        def run() -> None:
+            while True:
+                self.check_stopped()
+                with lock:
+                    start = next(starts, None)
+                if start is None:
+                    return
+                work(start, min(start + self.chunk, count))
+
+        helpers = []
+        if self.pool is not None and count > self.chunk:
+            helpers = [self.pool.executor.submit(run) for _ in range(self.pool.threads - 1)]
+        run()
+        for helper in helpers:
+            if not helper.cancel():  # it has started
+                helper.result()
 
 
-def share(count: int, work: Callable[[int, int], None]) -> None:
-    """Call work(first, last) for parts that make up range(count), in this thread and in idle ones of its crew.
-
-    Args:
-        count: turns of the loop.
-        work: does those from first to last - 1, in any order with others; releases Python's lock.
-
-    Raises:
-        CancelledError: when the crew was stopped.
-    """
-    crew = getattr(_local, "crew", None)
-    left, lock = iter(range(0, count, PART)), threading.Lock()
-
-    def take_parts() -> None:
-        while True:
-            check_stopped()
-            with lock:
-                first = next(left, None)
-            if first is None:
-                return
-            work(first, min(first + PART, count))
-
-    others = crew.threads - 1 if crew is not None and count > PART else 0
-    helpers = [crew.executor.submit(take_parts) for _ in range(others)] if crew is not None else []
-    take_parts()
-    for helper in helpers:
-        if not helper.cancel():  # it has begun
-            helper.result()
+SINGLE_THREADED = Task()

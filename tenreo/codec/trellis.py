@@ -1,12 +1,12 @@
-"""Trellises: which samples of a curve the next column may take, by those that the columns before it took.
+"""Trellis-coded quantization: the positions of earlier columns restrict the samples that the next column may use.
 
-The samples are two sets, the even and the odd ones, and each set is two subsets, so a sample belongs to subset
-`position % 4`. A machine of 2^memory states says by the lowest bit of its state which set the next column chooses from;
-the half of the set that it chooses moves the machine on. Each set is half as dense as the curve and costs one bit less,
-but along the best of all paths the error is 1.0 dB lower than that of free choice in one such set with 4 states, and
-1.2 dB with 32, of the 1.53 dB that cubes lose to spheres (G. Ungerboeck, "Channel coding with multilevel/phase
-signals", 1982; M. W. Marcellin, T. R. Fischer, "Trellis coded quantization of memoryless and Gauss-Markov sources",
-1990).
+The even and the odd samples form two sets, and each set has two subsets, so a sample belongs to subset `position % 4`.
+A state machine with 2^memory states selects the set for the next column by the lowest bit of its state, and the subset
+that the column chooses determines the next state. A set is half as dense as the curve, so a position costs one bit
+less. Compared with a free choice in one such set, the best path has an error that is 1.0 dB lower with 4 states and 1.2
+dB lower with 32. The gain of any quantizer over a uniform one is at most 1.53 dB (G. Ungerboeck, "Channel coding with
+multilevel/phase signals", 1982; M. W. Marcellin, T. R. Fischer, "Trellis coded quantization of memoryless and
+Gauss-Markov sources", 1990).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from tenreo.codec.jit import compiled
+from tenreo.codec.threads import SINGLE_THREADED, Task
 
-_BLOCK = 1 << 16  # columns whose paths are kept in memory; at its end, the cheapest one is decided for
-_OFTEN = 32  # columns after which the least cost is taken off all
-# Ungerboeck's codes for amplitudes, by memory: two parity-check polynomials, bit i for what was i steps ago.
+_BLOCK = 1 << 16  # columns of a block; at its end the cheapest path so far becomes final, which bounds the memory
+_NORMALIZE = 32  # columns after which the smallest cost is subtracted from all costs
+# Ungerboeck's codes for amplitude modulation, by memory: two parity-check polynomials; bit i is a delay of i steps.
 _CODES = (
     (0, 0), (0o3, 0o2), (0o5, 0o2), (0o13, 0o4), (0o23, 0o4), (0o45, 0o10), (0o103, 0o24), (0o235, 0o126),
     (0o515, 0o362),
@@ -27,48 +28,55 @@ _CODES = (
 
 
 def following(memory: int) -> Any:
-    """The state that follows each state by the half of its set that is chosen.
+    """Return the next state by the present state and the subset, 0 or 1, of its set.
 
     >>> following(2).tolist()
     [[0, 1], [2, 3], [1, 0], [3, 2]]
 
     Args:
-        memory: 0 to `MOST_MEMORY`; 0 is no trellis: one state, one set.
+        memory: bits of the state, 0 to `MOST_MEMORY`; 0 means no trellis: one state and one set.
 
     Returns:
         (2^memory, 2) int64.
     """
     states = np.arange(1 << memory)[:, None]
-    by_set, by_half = (code >> 1 for code in _CODES[memory])
-    return (states >> 1) ^ (states & 1) * by_set ^ np.arange(2) * by_half
+    by_set, by_subset = (code >> 1 for code in _CODES[memory])
+    return (states >> 1) ^ (states & 1) * by_set ^ np.arange(2) * by_subset
 
 
-def cheapest_path(values: Any, samples: Any, prices: Any, contexts: Any, machine: Any, result: Any) -> None:
-    """Write the positions of least squared error plus price into `result`; the machine starts in state 0.
+def cheapest_path(
+    values: Any, samples: Any, prices: Any, contexts: Any, machine: Any, result: Any, task: Task = SINGLE_THREADED
+) -> None:
+    """Write the positions with the smallest sum of squared errors and prices; the machine starts in state 0.
 
     Args:
         values: (n,) float32.
         samples: (length,) float32.
-        prices: (contexts, length) float32, in units of squared error.
-        contexts: (n,) integers.
-        machine: (states, 2) of `following`, 4 states at least.
-        result: (n,) int32.
+        prices: (contexts, length) float32, cost of each sample in units of squared error.
+        contexts: (n,) integers, row of `prices` for each value.
+        machine: (states, 2) result of `following`, with at least 4 states.
+        result: (n,) int32, overwritten.
+        task: checked for cancellation between blocks.
+
+    Raises:
+        CancelledError: if the task was cancelled.
     """
     padding = -len(samples) % 4
     samples = np.pad(samples, (0, padding))
     prices = np.pad(prices, ((0, 0), (0, padding)), constant_values=np.inf)
     state = 0
     for first in range(0, len(values), _BLOCK):
+        task.check_stopped()
         part = slice(first, first + _BLOCK)
         state = _cheapest_block(values[part], samples, prices, contexts[part], machine, state, result[part])
 
 
 @compiled
 def _cheapest_block(values, samples, prices, contexts, machine, start, result):
-    """The cheapest path from a state on (Viterbi's algorithm); returns the state that it ends in."""
+    """Find the cheapest path from a state by Viterbi's algorithm; return its last state."""
     states = len(machine)
-    # To every state lead two others, one by each half of a set: of the even set to the lower half of the states, of the
-    # odd set to the upper half. Loops that do one thing each become vector code.
+    # Two states lead to every state, one by each subset of a set: the even set leads to the lower half of the states,
+    # the odd set to the upper half. Simple loops over all states are vectorized.
     from_low = np.empty(states, np.uint32)
     from_high = np.empty(states, np.uint32)
     for state in range(states):
@@ -78,8 +86,8 @@ def _cheapest_block(values, samples, prices, contexts, machine, start, result):
     cost[start] = 0
     low = np.empty(states, np.float32)
     high = np.empty(states, np.float32)
-    chosen = np.empty((len(values), 4), np.int32)  # the best sample of each subset
-    arrived = np.empty((len(values), states), np.bool_)  # by the high half
+    chosen = np.empty((len(values), 4), np.int32)  # best sample of each subset
+    by_high = np.empty((len(values), states), np.bool_)  # whether the cheapest way to a state is by the second subset
     costs = np.empty(len(samples), np.float32)
     for i in range(len(values)):
         least = _best_of_subsets(values[i], samples, prices[contexts[i]], costs, chosen[i])
@@ -94,22 +102,22 @@ def _cheapest_block(values, samples, prices, contexts, machine, start, result):
             high[state] += least[3]
         for state in range(states):
             cost[state] = min(low[state], high[state])
-        row = arrived[i]
+        row = by_high[i]
         for state in range(states):
             row[state] = high[state] < low[state]
-        if i % _OFTEN == 0:
-            cost -= cost.min()  # small numbers, which float32 adds exactly enough
+        if i % _NORMALIZE == 0:
+            cost -= cost.min()  # keeps the costs small, so that float32 is precise enough
     end = state = int(np.argmin(cost))
     for i in range(len(values) - 1, -1, -1):
-        half = 2 if arrived[i, state] else 0
-        state = int(from_high[state] if half else from_low[state])
-        result[i] = chosen[i, half | state & 1]
+        subset = 2 if by_high[i, state] else 0
+        state = int(from_high[state] if subset else from_low[state])
+        result[i] = chosen[i, subset | state & 1]
     return end
 
 
 @compiled
 def _best_of_subsets(value, samples, prices, costs, chosen):
-    """The least squared error plus price in each subset; writes the sample of it into `chosen`."""
+    """Return the smallest squared error plus price in each subset; write the samples into `chosen`."""
     for position in range(len(samples)):
         gap = value - samples[position]
         costs[position] = gap * gap + prices[position]

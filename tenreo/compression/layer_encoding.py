@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from tenreo.codec.distortion import energy
 from tenreo.codec.encode import EncodedWeight, encode, nearest_neighbor_order, quantize, refined, squared_error
-from tenreo.codec.rate_distortion import constrained, quantiles
+from tenreo.codec.rate_distortion import quantize_uniformly, trellis_quantize
 from tenreo.codec.shape import CurveShape, Positions
+from tenreo.codec.threads import Task
 from tenreo.compression.report import LayerReport
 from tenreo.compression.serialization import stored_positions
 from tenreo.errors import TenreoError
@@ -51,17 +52,17 @@ def weight_of(model: nn.Module, layer: LayerPlan) -> Tensor:
     return weight
 
 
-def order(model: nn.Module, layer: LayerPlan, orders: Orders) -> float:
+def order(model: nn.Module, layer: LayerPlan, task: Task, orders: Orders) -> float:
     """Find the order of a layer's columns, unless it is known; return the seconds it took."""
     start = time.perf_counter()
     groups = layer.encoding.groups
     weight = weight_of(model, layer)
     if (layer.name, groups) not in orders:
-        orders[layer.name, groups] = nearest_neighbor_order(weight, groups)
+        orders[layer.name, groups] = nearest_neighbor_order(weight, groups, task)
     return time.perf_counter() - start
 
 
-def by_rate(model: nn.Module, layer: LayerPlan, orders: Orders, recipe: Recipe) -> Encoded:
+def by_rate(model: nn.Module, layer: LayerPlan, task: Task, orders: Orders, recipe: Recipe) -> Encoded:
     """Encode a layer with the curve of its plan, and refine it."""
     start, rounds = time.perf_counter(), recipe.of_layer(layer.own).refine
     weight, curve = weight_of(model, layer), layer.encoding
@@ -70,18 +71,19 @@ def by_rate(model: nn.Module, layer: LayerPlan, orders: Orders, recipe: Recipe) 
             weight, curve.groups, curve.coefficients_per_row, length=curve.length,
             order=orders[layer.name, curve.groups],
         )  # fmt: skip
-        encoded = quantize(weight, refined(weight, unrefined, rounds), curve.precision, reassign=rounds > 0)
+        encoded = quantize(weight, refined(weight, unrefined, rounds, task), curve.precision, reassign=rounds > 0)
     except TenreoError as error:
         raise TenreoError(f"{layer.name}: {error}") from error
     return _reported(layer, weight, unrefined, encoded, recipe.positions, start)
 
 
-def at_price(model: nn.Module, layer: LayerPlan, price: float, recipe: Recipe) -> Encoded:
+def at_price(model: nn.Module, layer: LayerPlan, task: Task, price: float, recipe: Recipe) -> Encoded:
     """Encode a layer along a trellis on a curve of one row.
 
     Args:
         model: that has the layer.
         layer: of the plan; its curve says precision and trellis.
+        task: checked for cancellation.
         price: squared error that is worth one bit, of a layer of importance 1.
         recipe: says how positions lie in the file.
     """
@@ -89,8 +91,8 @@ def at_price(model: nn.Module, layer: LayerPlan, price: float, recipe: Recipe) -
     weight, curve = weight_of(model, layer), layer.encoding
     price = price / layer.importance
     try:
-        first = quantiles(weight, price, curve.memory)
-        encoded = constrained(weight, first, price, memory=curve.memory, precision=curve.precision)
+        first = quantize_uniformly(weight, price, curve.memory)
+        encoded = trellis_quantize(weight, first, price, curve.precision, task)
     except TenreoError as error:
         raise TenreoError(f"{layer.name}: {error}") from error
     return _reported(layer, weight, first, encoded, recipe.positions, start)
@@ -103,7 +105,7 @@ def _reported(
     lost, norm = squared_error(weight, encoded), energy(weight)
     if not math.isfinite(lost) or not math.isfinite(norm):
         raise TenreoError(
-            f"{layer.name}: the weight has values up to {weight.abs().max():.3g}, and its curve leaves the range of "
+            f"{layer.name}: the weight has values up to {weight.abs().max():.3g}, and its curve exceeds the range of "
             f"{weight.dtype}; exclude the layer, or scale it"
         )
     groups, per_row = encoded.coefficients.shape

@@ -1,4 +1,4 @@
-"""Threads that work on the layers of a model."""
+"""A pool of threads that encode the layers of a model."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from tenreo.codec.threads import Crew, listen
+from tenreo.codec.threads import Task, ThreadPool
 from tenreo.planning.layers import LayerPlan
 
-_LOOK = 0.2  # seconds between looks at how far layers are
+_INTERVAL = 0.2  # seconds between two looks at the progress within layers
 
 
 class LayerPool:
-    """Threads that work on the layers of a model, and together on the last ones, each with one thread of torch's.
+    """Threads that encode the layers of a model; idle ones help with the layers that are not finished.
 
-    With several of those, FFTs and sums add in another order, so what is written would depend on their number.
+    Each thread uses one thread of torch: with several, FFTs and sums would add in another order, so the encoded bytes
+    would depend on their number.
 
     Args:
-        model: whose layers they are.
-        jobs: layers at a time; None takes one per core.
-        progress: called with every layer that is done, from the calling thread.
-        within: called now and then with a layer and the share of it that is done.
+        model: model whose layers are encoded.
+        jobs: number of threads; None means one per core.
+        progress: function that receives every finished layer, called from the calling thread.
+        within: function that receives a layer and its completed fraction, called from time to time from the calling
+            thread.
     """
 
     def __init__(
@@ -35,37 +37,38 @@ class LayerPool:
         within: Callable[[LayerPlan, float], None] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.progress, self.within = model, progress, within
-        self.heard: SimpleQueue[tuple[LayerPlan, float]] = SimpleQueue()
+        self.reports: SimpleQueue[tuple[LayerPlan, float]] = SimpleQueue()
         self.torch_threads = torch.get_num_threads()
-        self.crew = Crew(jobs or os.cpu_count() or 1, lambda: torch.set_num_threads(1))
+        self.threads = ThreadPool(jobs or os.cpu_count() or 1, lambda: torch.set_num_threads(1))
 
     def __enter__(self) -> LayerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.crew.stop()
-        torch.set_num_threads(self.torch_threads)  # of threads that start later: each has a number of its own
+        self.threads.stop()
+        torch.set_num_threads(self.torch_threads)  # the initial number of threads that start later
 
-    def each(self, task: Callable[..., Any], layers: Sequence[LayerPlan], *arguments: Any) -> dict[str, Any]:
-        """What task(model, layer, *arguments) returns, by name of the layer."""
-        # Largest first: the last layer to finish is then a small one.
+    def each(self, function: Callable[..., Any], layers: Sequence[LayerPlan], *arguments: Any) -> dict[str, Any]:
+        """Return function(model, layer, task, *arguments) for every layer, by name of the layer."""
+        # Largest first, so that the last layer to finish is a small one.
         ordered = sorted(layers, key=lambda layer: -layer.columns)
-        tasks = {self.crew.executor.submit(self._heard, task, layer, *arguments): layer for layer in ordered}
-        pending = set(tasks)
+        submit = self.threads.executor.submit
+        futures = {submit(function, self.model, layer, self._task(layer), *arguments): layer for layer in ordered}
+        pending = set(futures)
         while pending:
-            finished, pending = wait(pending, _LOOK, FIRST_COMPLETED)
-            while self.within is not None and not self.heard.empty():
-                self.within(*self.heard.get())
-            for done in finished:
-                done.result()
+            finished, pending = wait(pending, _INTERVAL, FIRST_COMPLETED)
+            while self.within is not None and not self.reports.empty():
+                self.within(*self.reports.get())
+            for future in finished:
+                future.result()
                 if self.progress is not None:
-                    self.progress(tasks[done])
-        return {layer.name: done.result() for done, layer in tasks.items()}
+                    self.progress(futures[future])
+        return {layer.name: future.result() for future, layer in futures.items()}
 
-    def _heard(self, task: Callable[..., Any], layer: LayerPlan, *arguments: Any) -> Any:
-        listen(None if self.within is None else lambda share: self.heard.put((layer, share)))
-        return task(self.model, layer, *arguments)
+    def _task(self, layer: LayerPlan) -> Task:
+        report = None if self.within is None else lambda fraction: self.reports.put((layer, fraction))
+        return Task(self.threads, report)
 
-    def once(self, task: Callable[..., Any], *arguments: Any) -> Any:
-        """What a task returns, in one of the threads."""
-        return self.crew.executor.submit(task, *arguments).result()
+    def once(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return function(*arguments), called in one of the threads."""
+        return self.threads.executor.submit(function, *arguments).result()

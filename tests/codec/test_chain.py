@@ -71,5 +71,5 @@ def test_refuses_other_shapes(bad):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_refuses_what_is_not_finite(bad):
-    with pytest.raises(TenreoError, match="NaN or infinity"):
+    with pytest.raises(TenreoError, match="contains NaN or infinity"):
         chain(np.array([[0, bad]], np.float32))

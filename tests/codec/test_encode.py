@@ -107,7 +107,7 @@ def test_sixteen_bits_inside_what_they_hold(dtype, value):
     ids=["constant", "signs", "float32"],
 )
 def test_a_curve_that_leaves_the_range_is_refused(weight):
-    with pytest.raises(TenreoError, match="whose curve leaves the range of"):
+    with pytest.raises(TenreoError, match="whose curve exceeds the range of"):
         tenreo.encode(weight, 4, 256)
 
 

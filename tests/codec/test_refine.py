@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from oracle import cosine_matrix
 
 import tenreo
-from tenreo.codec.box_tree import arrange
+from tenreo.codec.box_tree import sort_for_tree
 from tenreo.codec.encode import refined
-from tenreo.codec.nearest import nearest
-from tenreo.codec.refine import _nearest_of_all, assign, fit
+from tenreo.codec.nearest import move_to_nearest, nearest_by_brute_force
+from tenreo.codec.refine import Descent, assign, fit
+from tenreo.codec.threads import Task
 from tenreo.errors import TenreoError
 
 
@@ -39,17 +40,14 @@ def test_the_error_never_rises_with_the_rounds(seed, groups, columns, share, tie
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(20, 90), st.integers(1, 12))
-def test_a_step_too_far_is_taken_back(seed, groups, columns, per_row):
+def test_a_round_whose_step_was_too_long_is_repeated(seed, groups, columns, per_row):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(groups, columns, dtype=torch.float64, generator=generator)
     wanted = paper = tenreo.encode(weight, groups, per_row)
     for _ in range(4):
         wanted = refined(weight, wanted, 1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tenreo.codec.refine.STEP", 1e6)
-        patch.setattr("tenreo.codec.refine.ENOUGH", -1.0)
-        found = refined(weight, paper, 4)
-    assert error(weight, found) <= error(weight, wanted) * (1 + 1e-9)
+    better = refined(weight, paper, 4, descent=Descent(step=1e6, min_gain=-1.0))
+    assert error(weight, better) <= error(weight, wanted) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("per_row", [5, 40, 64])
@@ -63,19 +61,22 @@ def test_fit_is_the_least_squares_solution(per_row):
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("of_a_tree", [1 << 20, 1000])
-def test_trees_and_brute_force_agree_with_torch(monkeypatch, of_a_tree):
-    monkeypatch.setattr("tenreo.codec.nearest._SAMPLES", of_a_tree)
-    monkeypatch.setattr("tenreo.codec.threads.PART", 16)  # neighbors, most of which are far from most of the trees
+@pytest.mark.parametrize("samples_per_tree", [1 << 20, 1000])
+def test_trees_and_brute_force_agree_with_torch(samples_per_tree):
+    task = Task(chunk=16)  # most chunks of neighboring points are too far from most trees
     torch.manual_seed(0)
     for g, n, length in ((1, 50, 7), (4, 3000, 2000), (9, 500, 9000)):
         points, samples = torch.randn(n, g), torch.randn(length, g)
-        arrange(points.numpy())
+        sort_for_tree(points.numpy())
         start = torch.randint(0, length, (n,), dtype=torch.int32)
         wanted = torch.cdist(points.double(), samples.double()).square().min(1)
-        by_tree = nearest(samples.numpy(), points.numpy(), start.numpy())
-        for found in (torch.from_numpy(by_tree), _nearest_of_all(points, samples, start)):
-            gaps = (points - samples[found]).double().square().sum(1)
+        by_tree, distances = start.clone(), torch.empty(n)
+        move_to_nearest(
+            samples.clone().numpy(), points.numpy(), by_tree.numpy(), distances.numpy(), task, samples_per_tree
+        )
+        torch.testing.assert_close(distances.double(), wanted.values, rtol=1e-4, atol=1e-5)
+        for positions in (by_tree, nearest_by_brute_force(points, samples, start)):
+            gaps = (points - samples[positions]).double().square().sum(1)
             torch.testing.assert_close(gaps, wanted.values, rtol=1e-4, atol=1e-5)
 
 

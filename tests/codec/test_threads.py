@@ -8,77 +8,77 @@ import torch
 from torch import nn
 
 import tenreo
-from tenreo.codec.threads import PART, Crew, share
+from tenreo.codec.threads import CHUNK, SINGLE_THREADED, Task, ThreadPool
 
 
-def test_alone_the_loop_is_done_in_this_thread():
+def test_a_task_without_a_pool_runs_loops_in_the_calling_thread():
     done, threads = [], set()
 
     def work(first, last):
         done.extend(range(first, last))
         threads.add(threading.get_ident())
 
-    share(2 * PART + 5, work)
-    assert done == list(range(2 * PART + 5)) and threads == {threading.get_ident()}
+    SINGLE_THREADED.run_chunks(2 * CHUNK + 5, work)
+    assert done == list(range(2 * CHUNK + 5)) and threads == {threading.get_ident()}
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_a_crew_does_every_turn_once(threads):
-    times = np.zeros(20 * PART + 7, np.int64)
+def test_a_pool_runs_every_iteration_once(threads):
+    times = np.zeros(20 * CHUNK + 7, np.int64)
     workers = set()
 
     def work(first, last):
-        time.sleep(0.002)  # lets the others come
+        time.sleep(0.002)  # gives the other threads time to start
         times[first:last] += 1
         workers.add(threading.get_ident())
 
-    crew = Crew(threads, lambda: None)
-    crew.executor.submit(share, len(times), work).result()
-    crew.stop()
+    pool = ThreadPool(threads)
+    pool.executor.submit(Task(pool).run_chunks, len(times), work).result()
+    pool.stop()
     assert (times == 1).all() and len(workers) == threads
 
 
-def test_an_error_in_any_part_is_raised():
+def test_an_error_in_any_chunk_is_raised():
     def work(first, last):
         time.sleep(0.002)
-        if first >= 5 * PART:
+        if first >= 5 * CHUNK:
             raise ZeroDivisionError
 
-    crew = Crew(3, lambda: None)
+    pool = ThreadPool(3)
     with pytest.raises(ZeroDivisionError):
-        crew.executor.submit(share, 9 * PART, work).result()
-    crew.stop()
+        pool.executor.submit(Task(pool).run_chunks, 9 * CHUNK, work).result()
+    pool.stop()
 
 
-def test_a_stopped_crew_ends_in_the_midst_of_a_loop():
-    begun, parts = threading.Event(), []
+def test_stopping_a_pool_cancels_a_running_loop():
+    started, chunks = threading.Event(), []
 
     def work(first, last):
-        begun.set()
-        parts.append(first)
+        started.set()
+        chunks.append(first)
         time.sleep(0.01)
 
-    crew = Crew(2, lambda: None)
-    running = crew.executor.submit(share, 10_000 * PART, work)
-    begun.wait()
-    crew.stop()
+    pool = ThreadPool(2)
+    running = pool.executor.submit(Task(pool).run_chunks, 10_000 * CHUNK, work)
+    started.wait()
+    pool.stop()
     with pytest.raises(CancelledError):
         running.result(timeout=10)
-    assert len(parts) < 100
+    assert len(chunks) < 100
 
 
-def test_one_layer_is_the_same_whatever_the_threads_and_tells_how_far_it_is():
+def test_the_bytes_of_a_layer_do_not_depend_on_the_threads_and_progress_is_reported():
     weight = torch.randn(400, 800, generator=torch.Generator().manual_seed(0))
-    found, heard = [], []
+    states, reports = [], []
     for jobs in (1, 3):
         model = nn.Sequential(nn.Linear(800, 400, bias=False))
         model[0].weight.data = weight.clone()
         tenreo.compress_(
             model, tenreo.Recipe(4, tenreo.Uniform(10.0)), jobs=jobs,
-            within=lambda layer, part: heard.append((layer.name, part)),
+            within=lambda layer, fraction: reports.append((layer.name, fraction)),
         )  # fmt: skip
-        found.append(model.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in found), strict=True))
-    assert {name for name, _ in heard} == {"0"} and all(0 <= part < 1 for _, part in heard)
-    assert max(part for _, part in heard) > 0.7
-    assert any(part == pytest.approx(3 / 12) for _, part in heard)  # the fourth of eleven rounds begins
+        states.append(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
+    assert {name for name, _ in reports} == {"0"} and all(0 <= fraction < 1 for _, fraction in reports)
+    assert max(fraction for _, fraction in reports) > 0.7
+    assert any(fraction == pytest.approx(3 / 12) for _, fraction in reports)  # at the start of the fourth of 11 rounds

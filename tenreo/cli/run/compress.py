@@ -15,7 +15,7 @@ from tenreo.cli.run.models import open_model
 from tenreo.cli.shared_options import DenseModel, Encoding, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.tables import counts_table, dense_table, layers_table
-from tenreo.codec.chain import on_compile
+from tenreo.codec.jit import on_compile
 from tenreo.compression.compress_model import compress_
 from tenreo.compression.report import Report
 from tenreo.correction.statistics import match_statistics_
