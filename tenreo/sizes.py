@@ -1,4 +1,4 @@
-"""Sizes: the bytes that packed integers take, and amounts such as 2.5MB."""
+"""Sizes of packed integers, and parsing of amounts such as 2.5MB."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 from tenreo.errors import TenreoError, shown
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_LONGEST = 40  # characters; 2**63 has 19 digits
+_LONGEST = 40  # characters of an amount; 2**63 has 19 digits
 
 
 def bit_width(count: int) -> int:
-    """Bits that hold every integer in [0, count): at least 1.
+    """Return the number of bits that represent every integer in [0, count), at least 1.
 
     >>> bit_width(256), bit_width(257)
     (8, 9)
@@ -20,7 +20,7 @@ def bit_width(count: int) -> int:
 
 
 def packed_size(count: int, width: int) -> int:
-    """Bytes that `count` integers of `width` bits take side by side.
+    """Return the bytes of `count` packed integers of `width` bits.
 
     >>> packed_size(1000, 13)
     1625
@@ -29,22 +29,23 @@ def packed_size(count: int, width: int) -> int:
 
 
 def amount(text: str | int | float, what: str, unit: str = "") -> int:
-    """A number of bytes or parameters such as 2.5MB, 300k or 1.5MiB.
+    """Parse a number of bytes or parameters such as 2.5MB, 300k or 1.5MiB.
 
     >>> amount("2.5MB", "target size", "B")
     2500000
 
     Args:
-        text: digits, then k, M, G (thousands) or Ki, Mi, Gi (1,024), then the unit or nothing.
-        what: the name of the value, for the message of an error.
-        unit: that may follow, such as B.
+        text: a number, then optionally k, M, G (powers of 1,000) or Ki, Mi, Gi (powers of 1,024), then optionally the
+            unit.
+        what: name of the value for error messages.
+        unit: unit that is accepted, such as B.
 
     Raises:
-        TenreoError: when it is not such an amount, or is less than 1.
+        TenreoError: if the text is not an amount, or the amount is less than 1 or at least 2^63.
     """
     written = text if isinstance(text, str) else shown(text)
     pattern = rf"\s*([0-9]*\.?[0-9]+)\s*([kmg]?i?)(?:{unit or '()'})?\s*"
-    # In longer ones it would try every way to split the digits.
+    # In long texts, the regular expression would try every way to split the digits.
     match = re.fullmatch(pattern, written, re.IGNORECASE) if len(written) <= _LONGEST else None
     value = float(match[1]) * _UNITS.get(match[2].lower(), 0) if match else 0
     if not 1 <= value < 2**63:

@@ -1,10 +1,10 @@
 """The orthonormal cosine transform (DCT-II) and its inverse, along the last axis, by real FFTs.
 
-A signal x of length L, even samples first and odd ones after them backwards, has a spectrum V with
-X[k] = scale[k] * Re(V[k] * exp(-i pi k / 2L)) (J. Makhoul, "A fast cosine transform in one and two
-dimensions", 1980). The upper half follows from the lower: with W[k] = V[k] * exp(-i pi k / 2L),
-X[k] = Re W[k] and X[L-k] = -Im W[k]. So half a spectrum is all that is ever computed, and
-coefficients beyond `count` never exist.
+Fold a signal x of length L: the even samples come first, then the odd ones in reverse order. If V is the Fourier
+transform of the folded signal, X[k] = scale[k] * Re(V[k] * exp(-i pi k / 2L)) (J. Makhoul, "A fast cosine transform in
+one and two dimensions", 1980). The upper half of X follows from the lower half of V: with W[k] = scale[k] * V[k] *
+exp(-i pi k / 2L), X[k] = Re W[k] and X[L-k] = -Im W[k]. So a real FFT is enough, and coefficients beyond `count` are
+not computed.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from torch import Tensor
 
 from tenreo.errors import TenreoError
 
-LONG = 1 << 23  # samples from which on rows are transformed one after the other, since the steps between take memory
+LONG = 1 << 23  # with this many samples or more, rows are transformed one by one to save memory
 
 
 def dct(signal: Tensor, count: int | None = None) -> Tensor:
     """Return the first `count` orthonormal DCT-II coefficients of a signal.
 
-    Differentiable; the adjoint is `idct`. Half precision is computed in float32.
+    Differentiable; the adjoint is `idct`. Half-precision input is computed in float32.
 
     Args:
         signal: (..., length) floating point.
-        count: coefficients to return, in [1, length]; all of them without it.
+        count: number of coefficients, in [1, length]; by default all.
 
     Returns:
         (..., count), of the signal's dtype.
 
     Raises:
-        TenreoError: when `count` is not in [1, length].
+        TenreoError: if `count` is not in [1, length].
     """
     length = signal.shape[-1]
     count = length if count is None else count
@@ -45,9 +45,9 @@ def dct(signal: Tensor, count: int | None = None) -> Tensor:
 
 
 def idct(coefficients: Tensor, length: int) -> Tensor:
-    """Return the signal of `length` samples whose low frequencies are given, all others zero.
+    """Return the signal of `length` samples with given low-frequency coefficients; all others are zero.
 
-    Differentiable; the adjoint is `dct(_, count)`. Half precision is computed in float32.
+    Differentiable; the adjoint is `dct(_, count)`. Half-precision input is computed in float32.
 
     Args:
         coefficients: (..., count) floating point, 1 <= count <= length.
@@ -57,7 +57,7 @@ def idct(coefficients: Tensor, length: int) -> Tensor:
         (..., length), of the coefficients' dtype.
 
     Raises:
-        TenreoError: when there are no coefficients, or more than samples.
+        TenreoError: if the number of coefficients is not in [1, length].
     """
     _check(coefficients.shape[-1], length)
     result: Tensor = _Idct.apply(coefficients, length)
@@ -109,37 +109,37 @@ def _inverse(coefficients: Tensor, length: int) -> Tensor:
 
 
 def _row_by_row(transform: Callable[[Tensor, int], Tensor], rows: Tensor, count: int) -> Tensor:
-    """What a transform makes of each of (..., any) rows: (..., count), in less memory."""
+    """Transform (..., n) to (..., count) row by row, to save memory."""
     result = rows.new_empty(*rows.shape[:-1], count)
-    for row, made in zip(rows.reshape(-1, rows.shape[-1]), result.view(-1, count), strict=True):
-        made.copy_(transform(row, count))
+    for row, transformed in zip(rows.reshape(-1, rows.shape[-1]), result.view(-1, count), strict=True):
+        transformed.copy_(transform(row, count))
     return result
 
 
 def fold(samples: Tensor, length: int) -> Tensor:
-    """Where samples of a signal stand once it is folded: even ones first, odd ones after them backwards.
+    """Return the indices, in a folded signal, of samples of a signal.
 
     Args:
         samples: integers in [0, length).
-        length: of the signal.
+        length: length of the signal.
     """
     half = samples >> 1
     return torch.where(samples % 2 == 0, half, length - 1 - half)
 
 
 def unfold(index: Tensor, length: int) -> Tensor:
-    """Where elements of a folded signal stood before `fold`.
+    """Return the samples of a signal at given indices of the folded signal; the inverse of `fold`.
 
     Args:
         index: integers in [0, length).
-        length: of the signal.
+        length: length of the signal.
     """
     evens = (length + 1) // 2
     return torch.where(index < evens, 2 * index, 2 * (length - index) - 1)
 
 
 def dct_folded(folded: Tensor, count: int) -> Tensor:
-    """`dct` of a signal that is folded already, (..., length) -> (..., count); not differentiable."""
+    """Return the `dct` of a folded signal, (..., length) -> (..., count); not differentiable."""
     length = folded.shape[-1]
     half = length // 2 + 1
     x = _at_least_float32(folded)
@@ -155,7 +155,7 @@ def dct_folded(folded: Tensor, count: int) -> Tensor:
 
 
 def idct_folded(coefficients: Tensor, length: int) -> Tensor:
-    """`idct` that leaves the signal folded, (..., count) -> (..., length); not differentiable."""
+    """Return the folded `idct` of coefficients, (..., count) -> (..., length); not differentiable."""
     count = coefficients.shape[-1]
     half = length // 2 + 1
     y = _at_least_float32(coefficients)
@@ -175,17 +175,16 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _twiddle(length: int, count: int, inverse: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """exp(-i pi k / 2 length) times the orthonormal scale, or 1 over it, for k < count: (count,) complex."""
-    # Kept for every later call, also those that need gradients: never an inference tensor.
+    """Return exp(-i pi k / 2 length) times the orthonormal scale, or its inverse, for k < count: (count,) complex."""
+    # The result is cached for later calls, which may need gradients, so it must not be an inference tensor.
     with torch.inference_mode(False), torch.no_grad():
         k = torch.arange(count, dtype=torch.float64, device="cpu")
         scale = torch.full_like(k, math.sqrt(2 / length))
         scale[0] = math.sqrt(1 / length)
         phase = torch.polar(scale, -math.pi * k / (2 * length))
         if inverse:
-            # irfft divides by the length, and counts every frequency but the first twice.
+            # irfft divides by the length, and counts every frequency except the first twice.
             phase = phase.conj().resolve_conj() * length
             phase[1:] /= 2
-        wanted = torch.complex128 if dtype == torch.float64 else torch.complex64
-        moved: Tensor = phase.to(device=device, dtype=wanted)
-        return moved
+        result: Tensor = phase.to(device, torch.complex128 if dtype == torch.float64 else torch.complex64)
+        return result

@@ -1,8 +1,9 @@
-"""Decoding as two operations that torch can compile and export: gathering samples of a curve, and its adjoint.
+"""Decoding as two custom operators that torch can compile and export: gathering samples of a curve, and its adjoint.
 
-The curve is left folded, as `tenreo.codec.cosine` says, and positions are turned into an index of the folded curve
-once: that saves a copy per decoding. Each operation is the other's derivative, since decoding is linear. That is said
-twice: of the operations themselves, for `torch.compile`, and by two autograd functions, for all that `torch.func` does.
+The curve stays folded (see `tenreo.codec.cosine`), and the positions are converted once to indices of the folded
+curve, which saves a copy per decoding. Decoding is linear, so each operator is the derivative of the other. The
+derivatives are registered twice: on the custom operators for `torch.compile`, and as autograd functions for
+`torch.func`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tenreo.errors import TenreoError
 
 
 def folded_index(positions: Tensor, length: int) -> Tensor:
-    """Positions on a curve as positions on the folded curve, in the smallest integer type that holds them.
+    """Convert positions on a curve to indices of the folded curve, in the smallest integer type that represents them.
 
     >>> folded_index(torch.tensor([0, 1, 2, 3]), length=4)
     tensor([0, 3, 1, 2], dtype=torch.uint8)
@@ -31,15 +32,15 @@ def folded_index(positions: Tensor, length: int) -> Tensor:
 
 
 def unfolded_positions(index: Tensor, length: int) -> Tensor:
-    """The positions, (columns,) int32, that `folded_index` made an index of."""
+    """Return the positions, (columns,) int32, of a `folded_index`."""
     return unfold(index.to(torch.int32), length)
 
 
 def is_tracing() -> bool:
-    """Whether TorchScript is being made.
+    """Return whether torch.jit.trace is running.
 
     Raises:
-        TenreoError: when it is made for ONNX, which has no operation that decodes.
+        TenreoError: if torch.onnx.export is running; ONNX has no operator for decoding.
     """
     _refuse_onnx()
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
@@ -48,27 +49,27 @@ def is_tracing() -> bool:
 
 def _refuse_onnx() -> None:
     if torch.onnx.is_in_onnx_export():
-        raise TenreoError("onnx: has no operation that decodes a compressed weight; use tenreo.export(model, path)")
+        raise TenreoError("onnx: ONNX has no operator that decodes a compressed weight; use tenreo.export(model, path)")
 
 
-class Sorted(NamedTuple):
-    """The columns sorted by their samples; only a backward pass on a GPU looks at them.
+class SortedColumns(NamedTuple):
+    """The columns sorted by their samples; used by the backward pass on a GPU only.
 
     Attributes:
-        order: (columns,) int32, the columns in the order of their samples; empty when not sorted yet.
-        starts: (length + 1,) int32, where in that order each sample's columns begin; empty when every
-            sample has exactly one.
+        order: (columns,) int32, columns in ascending order of their samples; empty if not sorted yet.
+        starts: (length + 1,) int32, index into `order` of the first column of each sample; empty if every sample has
+            exactly one column.
     """
 
     order: Tensor
     starts: Tensor
 
 
-def sort_columns(index: Tensor, length: int) -> Sorted:
+def sort_columns(index: Tensor, length: int) -> SortedColumns:
     """Sort columns by their samples.
 
     Args:
-        index: (columns,) of `folded_index`.
+        index: (columns,) result of `folded_index`.
         length: samples on the curve.
     """
     index = index.to(torch.int32)
@@ -77,30 +78,30 @@ def sort_columns(index: Tensor, length: int) -> Sorted:
     starts = order.new_empty(0)
     if not bool((counts == 1).all()):
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
-    return Sorted(order, starts)
+    return SortedColumns(order, starts)
 
 
-def decode_columns(coefficients: Tensor, index: Tensor, length: int, columns: Sorted | None = None) -> Tensor:
-    """(groups, coefficients_per_row) -> (groups, columns): every column's sample of the curve.
+def decode_columns(coefficients: Tensor, index: Tensor, length: int, columns: SortedColumns | None = None) -> Tensor:
+    """Return every column's sample of the curve: (groups, coefficients_per_row) -> (groups, columns).
 
     Args:
         coefficients: (groups, coefficients_per_row) floating point.
-        index: (columns,) of `folded_index`.
+        index: (columns,) result of `folded_index`.
         length: samples on the curve.
-        columns: sorted, where that was done before; saves a GPU sorting them in every backward pass.
+        columns: result of `sort_columns`, if available; otherwise a GPU sorts in every backward pass.
     """
-    if torch.compiler.is_compiling() or is_tracing():  # which know no function with a rule for forward derivatives
+    if torch.compiler.is_compiling() or is_tracing():  # they do not support autograd functions with jvp
         compiled: Tensor = gather_samples(coefficients, index, length)
         return compiled
     if columns is None:
-        columns = Sorted(index.new_empty(0, dtype=torch.int32), index.new_empty(0, dtype=torch.int32))
+        columns = SortedColumns(index.new_empty(0, dtype=torch.int32), index.new_empty(0, dtype=torch.int32))
     decoded: Tensor = _Decode.apply(coefficients, index, *columns, length)
     return decoded
 
 
 @torch.library.custom_op("tenreo::decode", mutates_args=())
 def gather_samples(coefficients: Tensor, index: Tensor, length: int) -> Tensor:
-    """(groups, coefficients_per_row) -> (groups, columns)."""
+    """Gather samples of a curve: (groups, coefficients_per_row) -> (groups, columns)."""
     return idct_folded(coefficients, length).index_select(1, index.to(torch.int32))
 
 
@@ -108,16 +109,16 @@ def gather_samples(coefficients: Tensor, index: Tensor, length: int) -> Tensor:
 def gather_adjoint(
     gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int, coefficients_per_row: int
 ) -> Tensor:
-    """(groups, columns) -> (groups, coefficients_per_row)."""
+    """Apply the adjoint of `gather_samples`: (groups, columns) -> (groups, coefficients_per_row)."""
     return dct_folded(_sum_by_sample(gradient, index, order, starts, length), coefficients_per_row)
 
 
 def _sum_by_sample(gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int) -> Tensor:
-    """(groups, columns) -> (groups, length), in the same order of addition every time."""
+    """Sum the columns at each sample, (groups, columns) -> (groups, length), always in the same order of addition."""
     if not gradient.is_cuda:
-        # A row is added in order: deterministic, and index_add_ with 32-bit indices takes 10 to 20 times as long.
-        where = index.long().expand_as(gradient)
-        return gradient.new_zeros(len(gradient), length).scatter_add_(1, where, gradient)
+        # Each row is added in order: deterministic. index_add_ with 32-bit indices would take 10 to 20 times as long.
+        samples = index.long().expand_as(gradient)
+        return gradient.new_zeros(len(gradient), length).scatter_add_(1, samples, gradient)
     if order.numel() == 0:
         order, starts = sort_columns(index, length)
     if starts.numel() == 0:
@@ -126,7 +127,7 @@ def _sum_by_sample(gradient: Tensor, index: Tensor, order: Tensor, starts: Tenso
 
 
 def segment_sum(gradient: Tensor, order: Tensor, starts: Tensor) -> Tensor:
-    """(groups, columns) -> (groups, length): columns of each sample, as `sort_columns` sorted them, without atomics."""
+    """Sum sorted columns at each sample, (groups, columns) -> (groups, length), without atomic operations."""
     ordered = gradient.t().index_select(0, order)  # (columns, groups)
     sums = torch.segment_reduce(ordered, "sum", offsets=starts, axis=0, unsafe=True, initial=0)
     return sums.t().contiguous()
@@ -134,7 +135,7 @@ def segment_sum(gradient: Tensor, order: Tensor, starts: Tensor) -> Tensor:
 
 @gather_samples.register_fake
 def _(coefficients: Tensor, index: Tensor, length: int) -> Tensor:
-    _refuse_onnx()  # its exporter traces what can not see that it is one
+    _refuse_onnx()  # the ONNX exporter compiles, so `decode_columns` does not call is_tracing()
     return coefficients.new_empty(coefficients.shape[0], index.shape[0])
 
 
@@ -144,7 +145,7 @@ def _(gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: in
 
 
 def _rows_first(info: Any, in_dims: tuple[int | None, ...], values: Tensor, *others: Any) -> Tensor:
-    """The rule of both operations for `torch.vmap`: a batch of matrices is one matrix with more rows."""
+    """Implement `torch.vmap` for both operators: treat a batch of matrices as one matrix with more rows."""
     if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
         raise NotImplementedError("vmap over the positions of a compressed weight")
     return values.movedim(in_dims[0], 0).flatten(0, 1)  # (batch * groups, ...)
@@ -195,13 +196,13 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         index, order, starts = ctx.saved_tensors
-        found = _Adjoint.apply(gradients[0].contiguous(), index, order, starts, ctx.length, ctx.coefficients_per_row)
-        return found, None, None, None, None
+        adjoint = _Adjoint.apply(gradients[0].contiguous(), index, order, starts, ctx.length, ctx.coefficients_per_row)
+        return adjoint, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        found: Tensor = _Decode.apply(tangents[0], *ctx.saved_tensors, ctx.length)
-        return found
+        decoded: Tensor = _Decode.apply(tangents[0], *ctx.saved_tensors, ctx.length)
+        return decoded
 
 
 class _Adjoint(torch.autograd.Function):
@@ -222,10 +223,10 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        found = _Decode.apply(gradients[0].contiguous(), *ctx.saved_tensors, ctx.length)
-        return found, None, None, None, None, None
+        decoded = _Decode.apply(gradients[0].contiguous(), *ctx.saved_tensors, ctx.length)
+        return decoded, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        found: Tensor = _Adjoint.apply(tangents[0], *ctx.saved_tensors, ctx.length, ctx.coefficients_per_row)
-        return found
+        adjoint: Tensor = _Adjoint.apply(tangents[0], *ctx.saved_tensors, ctx.length, ctx.coefficients_per_row)
+        return adjoint

@@ -1,6 +1,6 @@
 """Squared errors in float64, and signal-to-noise ratios in dB: 10 log10(|W|^2 / |W - decoded|^2).
 
-This module does not import torch, since the header of a file is read without it.
+This module does not import torch, because the code that reads file headers uses it without torch.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PIECE = 1 << 20  # elements that are converted at a time
+_PIECE = 1 << 20  # elements that are converted to float64 at a time
 
 
 def decibels(squared_norm: float, squared_error: float) -> float:
-    """The signal-to-noise ratio in dB; infinite where nothing is lost.
+    """Return the signal-to-noise ratio in dB; infinity if the error is 0.
 
     >>> decibels(100.0, 1.0), decibels(1.0, 0.0)
     (20.0, inf)
@@ -27,13 +27,16 @@ def decibels(squared_norm: float, squared_error: float) -> float:
 
 
 def total_decibels(layers: Iterable[tuple[float | None, float | None]]) -> float | None:
-    """The ratio in dB of several layers together, each given as (squared norm, its ratio in dB or None).
+    """Return the signal-to-noise ratio of several layers together, in dB.
 
     >>> total_decibels([(100.0, 20.0), (100.0, 20.0)])
     20.0
 
+    Args:
+        layers: squared norm and ratio of each layer; the norm is None if unknown, the ratio None if the error is 0.
+
     Returns:
-        None where a squared norm is not known; a layer without a ratio has lost nothing.
+        The ratio, or None if a squared norm is unknown.
     """
     pairs = list(layers)
     if not pairs or any(norm is None for norm, _ in pairs):
@@ -43,7 +46,7 @@ def total_decibels(layers: Iterable[tuple[float | None, float | None]]) -> float
 
 
 def finite(value: float) -> float | None:
-    """The value, or None where JSON has no number for it.
+    """Return the value, or None if it is infinite or NaN, which JSON cannot represent.
 
     >>> finite(1.5), finite(math.inf)
     (1.5, None)
@@ -52,7 +55,7 @@ def finite(value: float) -> float | None:
 
 
 def energy(values: Tensor, others: Tensor | None = None) -> float:
-    """The squared norm of a tensor, or of its difference from another of the same shape, in float64.
+    """Return the squared norm of a tensor, or of its difference from another of the same shape, in float64.
 
     >>> import torch
     >>> energy(torch.tensor([3.0, 4.0])), energy(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0]))

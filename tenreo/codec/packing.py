@@ -1,7 +1,7 @@
-"""Integers of a few bits each, side by side in bytes: how positions and integer coefficients lie in a file.
+"""Bit packing of small integers: the storage of positions and integer coefficients in a file.
 
-Number i is bits [i * width, (i + 1) * width) of the stream, lowest bit first; bit k of the stream is bit
-k % 8 of byte k // 8, as in `numpy.packbits` with little bit order.
+Number i occupies the bits [i * width, (i + 1) * width) of the stream, lowest bit first. Bit k of the stream is bit
+k % 8 of byte k // 8, as in `numpy.packbits` with bit order "little".
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from tenreo.sizes import packed_size
 
 
 def pack(numbers: Tensor, width: int) -> Tensor:
-    """Put integers side by side.
+    """Pack integers.
 
     Args:
         numbers: (count,) integers in [0, 2^width), on the CPU.
-        width: bits of each, 1 to 32.
+        width: bits per integer, 1 to 32.
 
     Returns:
         (packed_size(count, width),) uint8.
@@ -30,12 +30,12 @@ def pack(numbers: Tensor, width: int) -> Tensor:
 
 
 def unpack(packed: Tensor, width: int, count: int) -> Tensor:
-    """Take integers apart that `pack` put side by side.
+    """Unpack the result of `pack`.
 
     Args:
         packed: (packed_size(count, width),) uint8, on the CPU.
-        width: bits of each, 1 to 32.
-        count: of the integers.
+        width: bits per integer, 1 to 32.
+        count: number of integers.
 
     Returns:
         (count,) int64.
@@ -47,7 +47,7 @@ def unpack(packed: Tensor, width: int, count: int) -> Tensor:
 
 @compiled
 def _pack(numbers, width, packed):
-    pending = np.uint64(0)  # bits not yet written, fewer than 8 between two numbers
+    pending = np.uint64(0)  # bits that are not yet written; fewer than 8 after each number
     bits = np.uint64(0)
     byte = 0
     for number in numbers:

@@ -1,14 +1,14 @@
-"""Positions as a stream of bytes, as short as their frequencies allow, lossless.
+"""Lossless entropy coding of positions.
 
-The columns of a weight come in blocks that share output channels, or input channels, and the scale of weights differs
-from one channel to the next. So each block belongs to one of a few classes, and each class has frequencies of its own:
-the number of times that every position occurs in it. First come those counts, then the positions, coded by
-`tenreo.codec.range_coder`. Where nothing is gained, positions are packed bits. A checksum says whether all is well.
+The columns of a weight form blocks that share output channels, or input channels, and the scale of weights differs
+between channels. So each block belongs to one of a few classes, and each class has its own counts: how often every
+position occurs in it. The stream has these counts and then the positions, coded by `tenreo.codec.range_coder`. If
+packed bits are shorter, the stream has packed bits instead. A checksum detects damage.
 
     byte 0       KIND_PACKED, or memory of the trellis + 16 * (classes - 1) + 128 if blocks are input channels
     bytes 1-4    CRC-32 of the positions as little-endian int32
-    the rest     packed bits, or the arithmetic code of: counts of the classes and the classes of all blocks, where
-                 there are several; counts of the positions by class and set; the positions
+    the rest     packed bits, or the arithmetic code of: if there are several classes, the counts of the classes and the
+                 class of each block; the counts of the positions by class and set; the positions
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ from tenreo.sizes import bit_width, packed_size
 
 KIND_PACKED = 15
 CLASSES = (1, 2, 4, 8)
-_MOST_CELLS = 1 << 22  # blocks * samples of the histograms that classes are chosen by; beyond, there is one class
-_CELLS_PER_COLUMN = 4  # more of them say nothing
-_TURNS = 10  # of choosing frequencies and classes
-_UNSEEN = np.float32(0.01)  # times that a position counts in a class where it does not occur
+# There is one class only if the histograms of the blocks (blocks * samples) have more cells than these limits.
+_MOST_CELLS, _CELLS_PER_COLUMN = 1 << 22, 4
+_ITERATIONS = 10  # maximum number of updates of the frequencies and classes
+_UNSEEN = np.float32(0.01)  # count of a position that does not occur in a class
 Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Which columns share their frequencies.
+    """Classes of columns with common frequencies.
 
     Attributes:
         of_blocks: (blocks,) class of each block.
-        across: whether a block is all columns of one place in a row, instead of a row.
+        across: whether a block has the columns with the same index in all rows (input channels), instead of a row
+            (output channels).
     """
 
     of_blocks: Integers
@@ -54,22 +55,22 @@ class Classes:
 
     @property
     def count(self) -> int:
-        """Classes, 1 at least."""
+        """Number of classes, at least 1."""
         return int(self.of_blocks.max()) + 1
 
     def of_columns(self, columns: int, row: int) -> NDArray[np.uint8]:
-        """(columns,) class of each column."""
+        """Return the class of each column, (columns,)."""
         return self.of_blocks.astype(np.uint8)[blocks_of(columns, row, self.across)]
 
 
 def blocks_of(columns: int, row: int, across: bool) -> Integers:
-    """(columns,) the block of each column."""
+    """Return the block of each column, (columns,)."""
     column = np.arange(columns)
     return column % row if across else column // row
 
 
 def columns_per_output(shape: Sequence[int]) -> int:
-    """Neighboring columns of a reshaped weight that belong to the same output channels.
+    """Return the number of adjacent columns of a reshaped weight that belong to the same output channels.
 
     >>> columns_per_output((64, 32, 3, 3))
     288
@@ -78,9 +79,9 @@ def columns_per_output(shape: Sequence[int]) -> int:
 
 
 def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0) -> Tensor:
-    """Turn positions into bytes.
+    """Encode positions as a stream of bytes.
 
-    >>> positions = torch.tensor([0, 1, 1, 1, 2, 1, 1, 1] * 100, dtype=torch.int32)  # 200 bytes in packed bits
+    >>> positions = torch.tensor([0, 1, 1, 1, 2, 1, 1, 1] * 100, dtype=torch.int32)  # 200 bytes of packed bits
     >>> stream = encode_positions(positions, length=3, row=800)
     >>> len(stream) < 120, torch.equal(decode_positions(stream, 800, length=3, row=800), positions)
     (True, True)
@@ -88,11 +89,11 @@ def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0) 
     Args:
         positions: (columns,) integers in [0, length), on the CPU.
         length: samples on the curve.
-        row: columns of the same output channels.
-        memory: of the trellis that the positions are a path of; 0 where they are free.
+        row: number of columns of the same output channels.
+        memory: bits of memory of the trellis whose path the positions are; 0: no trellis.
 
     Returns:
-        (bytes,) uint8; at most 5 more than packed bits, where there is no trellis.
+        (bytes,) uint8, at most 5 bytes more than packed bits.
     """
     symbols = positions.numpy().astype(np.int32)
     checksum = zlib.crc32(symbols.astype("<i4").tobytes()).to_bytes(4, "little")
@@ -106,10 +107,10 @@ def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0) 
 
 
 def even_bytes(columns: int, length: int) -> int:
-    """Bytes, or some more, of positions that occur equally often, as in the paper's encoding.
+    """Return an upper estimate of the bytes of positions that occur equally often, as in the paper's encoding.
 
-    They are one of n! / (k! ... k!) sequences of n columns, k at each sample; counts of k and of k + 1 take half a byte
-    each.
+    With n columns, k at each sample, there are n! / (k! ... k!) such sequences. If some counts are k and others k + 1,
+    each count takes about half a byte.
     """
     each, more = divmod(columns, length)
     choices = math.lgamma(columns + 1) - more * math.lgamma(each + 2) - (length - more) * math.lgamma(each + 1)
@@ -127,15 +128,15 @@ def _encode(symbols: Any, length: int, row: int, memory: int, classes: Classes) 
         _encode_symbols(classes.of_blocks, np.zeros(len(classes.of_blocks), np.uint8), 0, of_classes, coder)
     range_coder.encode_counts(counts, *coder)
     _encode_symbols(symbols, contexts, memory, counts, coder)
-    return range_coder.finished(coder)
+    return range_coder.finish(coder)
 
 
 def _encode_symbols(symbols: Any, contexts: Any, memory: int, counts: Any, coder: range_coder.Coder) -> None:
-    range_coder.encode_symbols(symbols, contexts, following(memory), *range_coder.tables(counts), *coder)
+    range_coder.encode_symbols(symbols, contexts, following(memory), *range_coder.count_trees(counts), *coder)
 
 
 def _counts(symbols: Any, contexts: Any, length: int, classes: int, memory: int) -> Integers:
-    """How often each position occurs: (classes, length), or (2 * classes, half the length) by the sets of a trellis."""
+    """Count the positions: (classes, length), or (2 * classes, length / 2) by class and set of a trellis."""
     even = length + length % 2 if memory else length
     counts = np.bincount(contexts.astype(np.int64) * even + symbols, minlength=classes * even)
     if not memory:
@@ -144,19 +145,19 @@ def _counts(symbols: Any, contexts: Any, length: int, classes: int, memory: int)
 
 
 def decode_positions(stream: Tensor, columns: int, length: int, row: int) -> Tensor:
-    """The positions that `encode_positions` turned into a stream.
+    """Decode a stream of `encode_positions`.
 
     Args:
         stream: (bytes,) uint8, on the CPU; may be damaged.
-        columns: of the weight, 1 at least.
+        columns: number of columns of the weight, at least 1.
         length: samples on the curve.
-        row: columns of the same output channels.
+        row: number of columns of the same output channels.
 
     Returns:
         (columns,) int32 in [0, length).
 
     Raises:
-        TenreoError: when the stream is not one of so many columns and samples.
+        TenreoError: if the stream is damaged, or has another number of columns or samples.
     """
     data = stream.numpy()
     if len(data) < CODED_HEADER:
@@ -169,7 +170,7 @@ def decode_positions(stream: Tensor, columns: int, length: int, row: int) -> Ten
     else:
         positions = _decode(kind, data[CODED_HEADER:], columns, length, row)
     if zlib.crc32(positions.astype("<i4").tobytes()) != checksum:
-        raise TenreoError("positions: the checksum of a stream of positions does not fit them; the file is damaged")
+        raise TenreoError("positions: the checksum of the positions is wrong; the file is damaged")
     return torch.from_numpy(positions)
 
 
@@ -197,34 +198,35 @@ def _decode(kind: int, data: Any, columns: int, length: int, row: int) -> Any:
     positions = np.empty(columns, np.int32)
     shape = (2 * classes, (length + 1) // 2) if memory else (classes, length)
     _decode_symbols(positions, contexts, memory, shape, coder)
-    if positions.max() >= length:  # the last of an odd length in the other set
+    if positions.max() >= length:  # possible if the length is odd: both sets of a trellis are coded with equal sizes
         raise _damaged(f"a position of {positions.max()} on a curve of {length} samples")
     if len(data) > coder.state[2]:
-        raise _damaged(f"{len(data) - int(coder.state[2])} bytes more than were coded")
+        raise _damaged(f"{len(data) - int(coder.state[2])} bytes too many")
     return positions
 
 
 def _decode_symbols(symbols: Any, contexts: Any, memory: int, shape: tuple[int, int], coder: range_coder.Coder) -> None:
     counts = np.zeros(shape, np.int64)
     if not range_coder.decode_counts(counts, len(symbols), *coder):
-        raise _damaged(f"counts that are not those of {len(symbols)} symbols")
-    tables = range_coder.tables(counts)
-    if not range_coder.decode_symbols(symbols, contexts, following(memory), *tables, *coder):
-        raise _damaged("symbols that its counts do not allow")
+        raise _damaged(f"counts whose sum is not {len(symbols)}")
+    trees = range_coder.count_trees(counts)
+    if not range_coder.decode_symbols(symbols, contexts, following(memory), *trees, *coder):
+        raise _damaged("more symbols of a kind than its counts allow")
 
 
-def _damaged(what: str) -> TenreoError:
-    return TenreoError(f"positions: a stream of positions has {what}; the file is damaged")
+def _damaged(content: str) -> TenreoError:
+    return TenreoError(f"positions: a stream of positions has {content}; the file is damaged")
 
 
 def choose_classes(symbols: Any, length: int, row: int, memory: int) -> Classes:
-    """The classes of blocks with which positions take the fewest bits, their counts included.
+    """Choose the classes with which the positions and the counts take the fewest bits.
 
     Args:
         symbols: (columns,) positions.
         length: samples on the curve.
-        row: columns of the same output channels.
-        memory: of the trellis; the odd and the even samples then have frequencies of their own.
+        row: number of columns of the same output channels.
+        memory: bits of memory of the trellis, 0 without one. With a trellis, the even and the odd samples have separate
+            counts.
     """
     best = Classes(np.zeros(1 + (len(symbols) - 1) // row, np.int64), False)
     least = _bits(_counts(symbols, np.zeros(len(symbols), np.uint8), length, 1, memory))
@@ -246,21 +248,21 @@ def choose_classes(symbols: Any, length: int, row: int, memory: int) -> Classes:
 
 
 def _cluster(histograms: NDArray[np.float32], count: int, memory: int) -> Integers:
-    """(blocks,) classes such that positions take few bits by the frequencies of their class; none is empty."""
-    share = histograms / histograms.sum(1, keepdims=True)
-    entropies = -(share * np.log2(np.where(share > 0, share, 1))).sum(1)
+    """Cluster blocks by their histograms so that their positions take few bits; return the classes, (blocks,)."""
+    probabilities = histograms / histograms.sum(1, keepdims=True)
+    entropies = -(probabilities * np.log2(np.where(probabilities > 0, probabilities, 1))).sum(1)
     classes = np.empty(len(histograms), np.int64)
     classes[np.argsort(entropies, kind="stable")] = np.arange(len(histograms)) * count // len(histograms)
-    for _ in range(_TURNS):
+    for _ in range(_ITERATIONS):
         frequencies = (np.arange(count)[:, None] == classes).astype(np.float32) @ histograms
         before, classes = classes, (histograms @ bits_of(frequencies + _UNSEEN, memory).T).argmin(1)
         if (before == classes).all():
             break
-    return np.unique(classes, return_inverse=True)[1]
+    return np.unique(classes, return_inverse=True)[1]  # without empty classes
 
 
 def bits_of(frequencies: Any, memory: int) -> Any:
-    """Bits of each position by its frequency among those of its set: (classes, length) -> (classes, length)."""
+    """Convert frequencies to bits, (classes, length); with a trellis, within the even and the odd positions."""
     totals = np.empty_like(frequencies)
     for first in range(2 if memory else 1):
         part = slice(first, None, 2 if memory else 1)
@@ -270,7 +272,7 @@ def bits_of(frequencies: Any, memory: int) -> Any:
 
 
 def _bits(counts: Integers) -> float:
-    """About the bits of counts (tables, symbols), and of symbols that use them up."""
+    """Estimate the bits of counts (tables, symbols) and of the symbols that they count."""
     used = counts[counts > 0]
     lengths = np.log2(used).sum() + 2.5 * counts.size
     choices = _log_factorials(counts.sum(1)) - _log_factorials(used)

@@ -1,8 +1,9 @@
-"""Coefficients in fewer bits: half floats, or integers with a scale per row and band of frequencies.
+"""Quantization of coefficients: 16-bit floats, or integers with a scale per row and band of frequencies.
 
-A band is a range of neighboring frequencies, all bands equally wide; the spectrum falls, so each has a scale of
-its own: the one, out of a few below the band's largest value, that loses least. Scales are bfloat16, so that code
-times scale is exact in float32 and quantizing twice changes nothing.
+A band is a range of neighboring frequencies; all bands have the same width. The spectrum falls with the frequency, so
+each band has a scale of its own. Among a few candidates, up to the one that represents the band's largest value, it is
+the scale with the smallest error. Scales are bfloat16, so the product of code and scale is exact in float32, and
+quantizing twice changes nothing.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from tenreo.codec.packing import pack, unpack
 from tenreo.codec.shape import CurveShape, Precision, bands
 from tenreo.errors import TenreoError
 
-_CLIPS = torch.linspace(1.0, 0.5, 21)  # share of a band's largest value that the largest code stands for
+_CLIPS = torch.linspace(1.0, 0.5, 21)  # value of the largest code, as a fraction of the band's largest value
 
 
 def pack_coefficients(coefficients: Tensor, precision: Precision) -> tuple[Tensor, Tensor | None]:
-    """Quantize coefficients and pack them as they lie in a file.
+    """Quantize coefficients and pack them for a file.
 
     Args:
         coefficients: (groups, coefficients_per_row) floating point.
-        precision: float32 leaves them as they are.
+        precision: number format; FLOAT32 keeps the dtype.
 
     Returns:
-        Values, (groups, coefficients_per_row) floating point or packed uint8, and for integers the scales
-        (groups, bands) bfloat16. On the CPU.
+        Values, (groups, coefficients_per_row) floating point or packed uint8, and scales, (groups, bands) bfloat16, or
+        None for floating point. Both are on the CPU.
 
     Raises:
-        TenreoError: when a coefficient is too large for float16.
+        TenreoError: if a coefficient is too large for the number format.
     """
     coefficients = coefficients.detach().cpu()
     if not precision.is_integer:
@@ -39,10 +40,10 @@ def pack_coefficients(coefficients: Tensor, precision: Precision) -> tuple[Tenso
 
 
 def unpack_coefficients(values: Tensor, scales: Tensor | None, shape: CurveShape) -> Tensor:
-    """The coefficients that `pack_coefficients` packed.
+    """Unpack the result of `pack_coefficients`.
 
     Returns:
-        (groups, coefficients_per_row), float32 where they were integers.
+        (groups, coefficients_per_row); float32 if the coefficients were integers.
     """
     if scales is None:
         return values
@@ -52,16 +53,16 @@ def unpack_coefficients(values: Tensor, scales: Tensor | None, shape: CurveShape
 
 
 def fake_quantize(coefficients: Tensor, precision: Precision) -> Tensor:
-    """Quantize and dequantize coefficients: what a file gives back, of the same dtype and on the same device.
+    """Round coefficients to a number format; the result has their own dtype and device.
 
     Raises:
-        TenreoError: when a coefficient is too large for float16.
+        TenreoError: if a coefficient is too large for the number format.
     """
     if not precision.is_integer:
         return _cast(coefficients, precision).to(coefficients.dtype)
     restored = dequantize_bands(*quantize_bands(coefficients.float(), precision.bits))
     if not torch.isfinite(restored).all():
-        raise TenreoError(f"coefficients: one of {coefficients.abs().max():.3g} is too large for {precision}")
+        raise TenreoError(f"coefficients: {coefficients.abs().max():.3g} is too large for {precision}")
     return restored.to(coefficients.dtype)
 
 
@@ -71,7 +72,7 @@ def _cast(coefficients: Tensor, precision: Precision) -> Tensor:
     cast = coefficients.to(getattr(torch, precision))
     if not torch.isfinite(cast).all():
         raise TenreoError(
-            f"coefficients: one of {coefficients.abs().max():.3g} does not fit into {precision}; choose bfloat16"
+            f"coefficients: {coefficients.abs().max():.3g} does not fit into {precision}; choose bfloat16"
         )
     return cast
 
@@ -81,10 +82,10 @@ def quantize_bands(coefficients: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
     Args:
         coefficients: (groups, coefficients_per_row) float32.
-        bits: of an integer, whose range is +-(2^(bits - 1) - 1).
+        bits: bits per integer; the range is +-(2^(bits - 1) - 1).
 
     Returns:
-        Codes (groups, coefficients_per_row) float32, whole numbers, and scales (groups, bands) bfloat16.
+        Codes (groups, coefficients_per_row), integers as float32, and scales (groups, bands) bfloat16.
     """
     top = 2.0 ** (bits - 1) - 1
     codes, scales = zip(*(_quantize_band(band, top) for band in _split_bands(coefficients)), strict=True)
@@ -92,7 +93,7 @@ def quantize_bands(coefficients: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def _quantize_band(band: Tensor, top: float) -> tuple[Tensor, Tensor]:
-    """(groups, width) -> codes (groups, width) and scales (groups, 1), both float32."""
+    """Quantize (groups, width) coefficients to codes (groups, width) and scales (groups, 1), both float32."""
     largest = band.abs().amax(1)
     trials = (_CLIPS.to(band)[:, None] * largest / top).bfloat16().float()[:, :, None]  # (clips, groups, 1)
     codes = torch.where(trials > 0, band / trials, 0.0).round().clamp(-top, top)  # (clips, groups, width)
@@ -102,7 +103,7 @@ def _quantize_band(band: Tensor, top: float) -> tuple[Tensor, Tensor]:
 
 
 def dequantize_bands(codes: Tensor, scales: Tensor) -> Tensor:
-    """Codes (groups, count) and scales (groups, bands) to coefficients (groups, count) float32."""
+    """Return the (groups, count) float32 coefficients of codes (groups, count) and scales (groups, bands)."""
     pairs = zip(_split_bands(codes.float()), scales.float().unbind(1), strict=True)
     return torch.cat([band * scale[:, None] for band, scale in pairs], 1)
 

@@ -1,12 +1,12 @@
-"""Arithmetic coding of symbols whose counts are known: each symbol costs what is left of it among what is left.
+"""Adaptive arithmetic coding without replacement: a probability is a remaining count over the remaining total.
 
-A coder holds an interval of integers. Coding a symbol of count `count`, with `below` symbols before it in the alphabet
-and `total` in all, shrinks the interval to that part; bytes that both ends share leave it. Everything is exact integer
-arithmetic in 57 bits, so every machine writes the same bytes.
+A coder has an interval of integers. To code a symbol with count `count` out of `total`, where the symbols before it in
+the alphabet have the sum of counts `below`, the interval shrinks to the symbol's part of it; leading bytes that no
+longer change are written. Everything is exact integer arithmetic in 57 bits, so every machine writes the same bytes.
 
-A table of counts is used up: a symbol that was coded is taken off its count. So a table costs no more than the choice
-of one among all sequences with these counts, log2(n! / (c_1! c_2! ...)) bits, which a permutation and a long
-alphabet profit from. Counts lie in trees: node i has the count of its left child's leaves, children are 2i and 2i + 1.
+Each coded symbol is subtracted from its count. So the symbols cost log2(n! / (c_1! c_2! ...)) bits, the choice of one
+sequence among all with these counts, which is less than their entropy for permutations and large alphabets. The counts
+are stored in trees: node i has the sum of the counts below its left child, and its children are 2i and 2i + 1.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import numpy as np
 
 from tenreo.codec.jit import compiled
 
-_TOP = 1 << 56  # the interval is below it
-_BOTTOM = 1 << 48  # and at least so long, whenever a symbol comes
-_LENGTHS = 32  # bits of a count at most, and one more symbol for 0
-_INCREMENT = 24  # what a length that was seen counts in its table; lengths near the last one start with up to 32
+_TOP = 1 << 56  # upper bound of the interval
+_BOTTOM = 1 << 48  # minimum length of the interval before each symbol
+_LENGTHS = 32  # number of bit lengths of a count: 0 to 31
+_INCREMENT = 24  # added to the frequency of a bit length that occurs; initial frequencies are 2 to 33
 
 
-class Tables(NamedTuple):
-    """Counts that are used up, as arrays that compiled code takes.
+class CountTrees(NamedTuple):
+    """Remaining counts of several tables, as arrays for compiled code.
 
     Attributes:
-        left: (tables, leaves) int64, of every inner node; the first of a row is the total.
+        left: (tables, leaves) int64, sum below the left child of each inner node; column 0 has the totals.
         counts: (tables, symbols) int64.
     """
 
@@ -35,8 +35,8 @@ class Tables(NamedTuple):
     counts: Any
 
 
-def tables(counts: Any) -> Tables:
-    """Trees over counts (tables, symbols), which must not be negative."""
+def count_trees(counts: Any) -> CountTrees:
+    """Return the trees of counts (tables, symbols) that are not negative."""
     number, symbols = counts.shape
     leaves = 1 << (symbols - 1).bit_length()
     left = np.zeros((number, leaves), np.int64)
@@ -47,15 +47,15 @@ def tables(counts: Any) -> Tables:
         left[:, half : 2 * half] = level[:, ::2]
         level = level[:, ::2] + level[:, 1::2]
     left[:, 0] = level[:, 0]
-    return Tables(left, counts.copy())
+    return CountTrees(left, counts.copy())
 
 
 class Coder(NamedTuple):
-    """An interval and the bytes that it left behind, or those that are still to be read.
+    """The state of an encoder or decoder.
 
     Attributes:
-        state: (3,) int64: the interval's lower end (or, when decoding, how far the stream is above it), its length,
-            and the number of bytes written or read.
+        state: (3,) int64: the lower end of the interval (in a decoder, the distance of the stream from it), the length
+            of the interval, and the number of bytes written or read.
         data: (bytes,) uint8.
     """
 
@@ -64,18 +64,18 @@ class Coder(NamedTuple):
 
 
 def encoder(capacity: int) -> Coder:
-    """A coder that writes at most `capacity` bytes."""
+    """Return an encoder that can write up to `capacity` bytes."""
     return Coder(np.array([0, _TOP - 1, 0], np.int64), np.zeros(capacity, np.uint8))
 
 
 def decoder(data: Any) -> Coder:
-    """A coder that reads (bytes,) uint8; past their end it reads zeros."""
+    """Return a decoder of (bytes,) uint8; after the end it reads zeros."""
     first = int.from_bytes(data[:7].tobytes().ljust(7, b"\0"), "big")
     return Coder(np.array([first, _TOP - 1, 7], np.int64), data)
 
 
-def finished(coder: Coder) -> Any:
-    """The bytes of an encoder: the fewest that name a number inside its interval, when zeros follow."""
+def finish(coder: Coder) -> Any:
+    """Return the bytes of an encoder, ended by the fewest bytes that, followed by zeros, are inside the interval."""
     low, length, size = (int(x) for x in coder.state)
     kept = next(n for n in range(8) if (last := -(-low >> 56 - 8 * n) << 56 - 8 * n) < low + length)
     _emit_carry(coder.data, size, last >= _TOP)
@@ -85,7 +85,7 @@ def finished(coder: Coder) -> Any:
 
 @compiled
 def _emit_carry(data, size, carry):
-    """Add a carry to the number that the bytes written so far are."""
+    """Add a carry to the number that the written bytes represent."""
     while carry:
         size -= 1
         data[size] = (data[size] + 1) & 255
@@ -112,13 +112,13 @@ def _shrink(state, data, below, count, total):
 
 @compiled
 def _target(state, total):
-    """The number in [0, total) that the next symbol's share of the interval contains, or `total` if damaged."""
+    """Return the number in [0, total) that the part of the next symbol contains, or `total` for a damaged stream."""
     return min(state[0] // (state[1] // total), total)
 
 
 @compiled
 def _advance(state, data, below, count, total):
-    """Go past one symbol that was decoded."""
+    """Advance over a decoded symbol."""
     unit = state[1] // total
     offset = state[0] - below * unit
     length = count * unit
@@ -133,8 +133,8 @@ def _advance(state, data, below, count, total):
 
 
 @compiled
-def _length_tables():
-    """(previous length, length) counts that lengths of counts start with: the nearer, the likelier."""
+def _initial_frequencies():
+    """Return the initial frequencies of bit lengths by the previous length: similar lengths are more frequent."""
     start = np.empty((_LENGTHS, _LENGTHS), np.int64)
     for previous in range(_LENGTHS):
         for length in range(_LENGTHS):
@@ -144,16 +144,17 @@ def _length_tables():
 
 @compiled
 def encode_counts(counts, state, data):
-    """Encode counts (tables, symbols) below 2^31: the bits of each, learned from its neighbor, and then its value."""
-    seen = _length_tables()
+    """Encode counts (tables, symbols) below 2^31: for each its bit length, by the previous one, and its value."""
+    frequencies = _initial_frequencies()
     for row in counts:
         previous = 0
         for count in row:
             length = 0
             while count >> length:
                 length += 1
-            _shrink(state, data, seen[previous, :length].sum(), seen[previous, length], seen[previous].sum())
-            seen[previous, length] += _INCREMENT
+            table = frequencies[previous]
+            _shrink(state, data, table[:length].sum(), table[length], table.sum())
+            table[length] += _INCREMENT
             if length > 1:
                 half = 1 << length - 1
                 _shrink(state, data, count - half, 1, half)
@@ -162,23 +163,23 @@ def encode_counts(counts, state, data):
 
 @compiled
 def decode_counts(counts, most, state, data):
-    """Decode into counts (tables, symbols); returns whether their sum is `most`, and stops when it is above."""
-    seen = _length_tables()
+    """Decode into `counts` (tables, symbols); return whether their sum is `most`. Decoding stops when it is larger."""
+    frequencies = _initial_frequencies()
     left = most
     for row in counts:
         previous = 0
         for i in range(len(row)):
-            total = seen[previous].sum()
+            total = frequencies[previous].sum()
             target = _target(state, total)
             length = 0
             below = 0
-            while length < _LENGTHS and below + seen[previous, length] <= target:
-                below += seen[previous, length]
+            while length < _LENGTHS and below + frequencies[previous, length] <= target:
+                below += frequencies[previous, length]
                 length += 1
             if length == _LENGTHS:
                 return False
-            _advance(state, data, below, seen[previous, length], total)
-            seen[previous, length] += _INCREMENT
+            _advance(state, data, below, frequencies[previous, length], total)
+            frequencies[previous, length] += _INCREMENT
             row[i] = length
             if length > 1:
                 half = 1 << length - 1
@@ -196,16 +197,16 @@ def decode_counts(counts, most, state, data):
 
 @compiled
 def encode_symbols(symbols, contexts, following, left, counts, state, data):
-    """Encode symbols, each by the table of its context and of a state machine.
+    """Encode symbols, each with the table of its context and of the present state of a state machine.
 
     Args:
-        symbols: (n,) integers; those of a machine with several states are 2 * symbol + lowest bit of the state.
+        symbols: (n,) integers; with a state machine, 2 * symbol + lowest bit of the state.
         contexts: (n,) integers.
-        following: (states, 2): the state after a symbol, by the symbol's lowest bit. One state: no machine.
-        left: of `Tables`, (contexts, or 2 * contexts, leaves).
-        counts: of `Tables`.
-        state: of the coder.
-        data: of the coder.
+        following: (states, 2) next state by the lowest bit of the symbol; a single state means no state machine.
+        left: field of `CountTrees`, (contexts, leaves), or (2 * contexts, leaves) with a state machine.
+        counts: field of `CountTrees`.
+        state: field of the `Coder`.
+        data: field of the `Coder`.
     """
     machine = 1 if len(following) > 1 else 0
     leaves = left.shape[1]
@@ -232,7 +233,7 @@ def encode_symbols(symbols, contexts, following, left, counts, state, data):
 
 @compiled
 def decode_symbols(symbols, contexts, following, left, counts, state, data):
-    """Decode what `encode_symbols` encoded into `symbols`; returns whether nothing was wrong."""
+    """Decode the result of `encode_symbols` into `symbols`; return whether the stream is valid."""
     machine = 1 if len(following) > 1 else 0
     leaves = left.shape[1]
     now = 0

@@ -1,4 +1,4 @@
-"""The shape of an encoded weight: how many rows, samples and coefficients, and in how many bits. No torch."""
+"""The shape of an encoded weight and its size in a file. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from enum import StrEnum
 
 from tenreo.sizes import bit_width, packed_size
 
-MOST_MEMORY = 8  # of a trellis: 256 states
+MOST_MEMORY = 8  # bits of a trellis: 256 states
 MOST_VALUES = 4096  # samples of a curve of one row, which is a table of values
-CODED_HEADER = 5  # bytes before coded positions; where coding gains nothing, packed bits follow
-_BAND = 64  # coefficients that share a scale, at least
-_MOST_BANDS = 16  # scales per row, at most
+CODED_HEADER = 5  # bytes before coded positions
+_BAND = 64  # minimum number of coefficients that share a scale
+_MOST_BANDS = 16  # maximum number of scales per row
 
 
 class Positions(StrEnum):
-    """How positions lie in a file: as int32, as packed bits, or entropy-coded."""
+    """The storage of positions in a file: int32, packed bits, or an entropy-coded stream."""
 
     INT32 = "int32"
     PACKED = "packed"
@@ -33,7 +33,7 @@ class Precision(StrEnum):
 
     @property
     def bits(self) -> int:
-        """Bits of one coefficient, without its share of a scale."""
+        """Bits per coefficient, not counting scales."""
         return {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int6": 6}[self]
 
     @property
@@ -44,18 +44,18 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class CurveShape:
-    """The numbers that an encoded weight consists of; the columns are those of its weight.
+    """The shape and precision of an encoded weight; its number of columns depends on the weight.
 
     >>> shape = CurveShape(groups=4, length=4096, coefficients_per_row=256, precision=Precision.INT8)
     >>> shape.columns(64 * 64 * 9), shape.position_bits, shape.bytes(64 * 64 * 9)
     (9216, 12, 14880)
 
     Attributes:
-        groups: rows of the reshaped weight, the paper's g.
-        length: samples on the curve, the paper's n.
-        coefficients_per_row: low frequencies that are kept, the paper's n / r.
+        groups: rows of the reshaped weight (g in the paper).
+        length: samples on the curve (n in the paper).
+        coefficients_per_row: low frequencies per row (n / r in the paper).
         precision: number format of the coefficients in a file.
-        memory: of the trellis that the positions are a path of (`tenreo.codec.trellis`); 0 where they are free.
+        memory: bits of memory of the trellis (`tenreo.codec.trellis`) whose path the positions are; 0: no trellis.
     """
 
     groups: int
@@ -85,30 +85,30 @@ class CurveShape:
         return bit_width(self.length)
 
     def columns(self, numel: int) -> int:
-        """Columns of a weight of `numel` elements, each with a position."""
+        """Return the number of columns, and of positions, of a weight with `numel` elements."""
         return numel // self.groups
 
     def bytes(self, numel: int, itemsize: int = 4) -> int:
-        """Bytes of packed positions, coefficients and scales in a file.
+        """Return the bytes of packed positions, coefficients and scales in a file.
 
         Args:
-            numel: elements of the weight.
-            itemsize: bytes of one of its elements, which coefficients in full precision take as well.
+            numel: number of elements of the weight.
+            itemsize: bytes per element; coefficients of precision float32 have the dtype of the weight.
         """
         return packed_size(self.columns(numel), self.position_bits) + self.coefficient_bytes(itemsize)
 
     def coefficient_bytes(self, itemsize: int = 4) -> int:
-        """Bytes of coefficients and scales in a file.
+        """Return the bytes of coefficients and scales in a file.
 
         Args:
-            itemsize: bytes of a coefficient in full precision.
+            itemsize: bytes per element of the weight; coefficients of precision float32 have its dtype.
         """
         bits = 8 * itemsize if self.precision == Precision.FLOAT32 else self.precision.bits
         return packed_size(self.coefficients, bits) + 2 * self.scales
 
 
 def bands(coefficients_per_row: int) -> int:
-    """Bands of neighboring frequencies that have a scale of their own.
+    """Return the number of scales, each for a band of neighboring frequencies, per row of integer coefficients.
 
     >>> bands(63), bands(200), bands(10_000)
     (1, 3, 16)

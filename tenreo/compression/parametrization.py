@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenreo.codec.decoding import (
-    Sorted,
+    SortedColumns,
     decode_columns,
     folded_index,
     is_tracing,
@@ -57,7 +57,7 @@ class CurveWeight(nn.Module):
         self.shape = encoded.shape
         self.errors = errors
         self._index = folded_index(encoded.positions, encoded.length)  # (columns,)
-        self._sorted: Sorted | None = None
+        self._sorted: SortedColumns | None = None
         self._lent: Tensor | None = None
         self._initial: Tensor | None = encoded.coefficients
 
