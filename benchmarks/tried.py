@@ -28,13 +28,7 @@ from tenreo.correction.noise import noise_images
 from tenreo.training.digits import calibration_images, digits, top1
 
 ROUNDS = 4
-# How far beyond a fit the next round starts, and how much of the last move is added; names are those of the notes.
-STARTS = {
-    "the fit itself": (1.0, 0.0), "1.5 times as far": (1.5, 0.0), "2.2 times as far": (2.2, 0.0),
-    "the fit and 0.8 of its last move": (1.0, 0.8), "1.5 times, and 0.6 of the last move": (1.5, 0.6),
-    "2.2 times, and 0.6 of the last move": (2.2, 0.6), "3 times, and 0.5": (3.0, 0.5),
-    "1.8 times, and 0.7": (1.8, 0.7),
-}  # fmt: skip
+STARTS = ((1, 0), (1.5, 0), (2.2, 0), (1, 0.8), (1.5, 0.6), (2.2, 0.6), (3, 0.5), (1.8, 0.7))  # step, momentum
 SWEPT = (
     (4, 589_824, 25), (4, 262_144, 17), (4, 147_456, 13), (4, 65_536, 9), (4, 36_864, 5), (4, 36_864, 25),
     (3, 147_456, 9), (3, 147_456, 16), (2, 147_456, 25), (2, 147_456, 100), (8, 73_728, 25),
@@ -136,10 +130,13 @@ def compare_starts(layers: tuple[tuple[int, int, int], ...] = ((4, 73_728, 13), 
     table("next start", *(f"g = {g}, n = {n:,}, rate {rate}" for g, n, rate in layers))
     weights = [laplace(g, n) for g, n, _ in layers]
     papers = [tenreo.encode(w, g, n // rate) for w, (g, n, rate) in zip(weights, layers, strict=True)]
-    for name, (step, momentum) in STARTS.items():
+    for step, momentum in STARTS:
         descent = Descent(step, momentum, sweep_ratios={})  # all from the chain
         better = [refined(weight, paper, 12, descent=descent) for weight, paper in zip(weights, papers, strict=True)]
-        row(name, *(f"{snr(weight, tenreo.decode(e)):.2f}" for weight, e in zip(weights, better, strict=True)))
+        row(
+            f"step {step}, momentum {momentum}",
+            *(f"{snr(weight, tenreo.decode(e)):.2f}" for weight, e in zip(weights, better, strict=True)),
+        )
 
 
 def compare_sweeps() -> None:
