@@ -1,10 +1,10 @@
-"""Slow, obvious formulas."""
+"""Slow but obvious implementations, with which tests compare the package."""
 
 import numpy as np
 
 
 def chain(matrix):
-    """The nearest-neighbour chain by looking at every column every time."""
+    """Return the nearest-neighbor chain by brute force."""
     matrix = np.asarray(matrix, np.float32)
 
     def squares(rows):
@@ -25,7 +25,7 @@ def chain(matrix):
 
 
 def cosine_matrix(length):
-    """(length, length): row k is the k-th orthonormal DCT-II basis vector."""
+    """Return the (length, length) matrix whose row k is the k-th orthonormal DCT-II basis vector."""
     k = np.arange(length)[:, None]
     x = np.arange(length)[None, :]
     basis = np.sqrt(2 / length) * np.cos(np.pi * k * (2 * x + 1) / (2 * length))

@@ -22,9 +22,9 @@ def points(kind, g, n, seed):
         matrix *= random.random((g, n)) < 0.1
     elif kind == "duplicate":
         matrix = matrix[:, random.integers(0, max(1, n // 5), n)]
-    elif kind == "tiny":  # squares underflow: different points at distance zero
+    elif kind == "tiny":  # squares underflow, so different points are at distance zero
         matrix *= 1e-24
-    elif kind == "huge":  # squares overflow: everything at distance infinity
+    elif kind == "huge":  # squares overflow, so all points are at distance infinity
         matrix *= 1e30
     return matrix.astype(np.float32)
 
@@ -40,12 +40,12 @@ def test_equals_brute_force(kind, g, n, seed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equals_brute_force_where_the_tree_is_deep_and_rebuilt(kind):
+def test_equals_brute_force_with_a_deep_tree_that_is_rebuilt(kind):
     matrix = points(kind, 4, 3000, 0)
     np.testing.assert_array_equal(chain(matrix), oracle.chain(matrix))
 
 
-def test_does_not_change_or_need_a_contiguous_matrix():
+def test_the_matrix_is_not_changed_and_need_not_be_contiguous():
     matrix = points("random", 8, 300, 1)
     copy = matrix.copy()
     np.testing.assert_array_equal(chain(matrix[::2]), oracle.chain(matrix[::2]))
@@ -64,12 +64,12 @@ def test_releases_the_gil():
 
 
 @pytest.mark.parametrize("bad", [np.zeros((0, 3)), np.zeros((3, 0)), np.zeros(3)])
-def test_refuses_other_shapes(bad):
+def test_rejects_other_shapes(bad):
     with pytest.raises(TenreoError, match=r"needs \(rows, columns\)"):
         chain(bad)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_refuses_what_is_not_finite(bad):
+def test_rejects_values_that_are_not_finite(bad):
     with pytest.raises(TenreoError, match="contains NaN or infinity"):
         chain(np.array([[0, bad]], np.float32))

@@ -23,7 +23,7 @@ def test_equals_the_literal_cosine_matrix(size):
 
 
 @pytest.mark.parametrize("length", [4096, 9973, 36864])
-def test_float32_is_as_good_as_scipy(length):
+def test_float32_agrees_with_scipy(length):
     x = torch.randn(4, length)
     exact = scipy.fft.dct(x.double().numpy(), norm="ortho")
     np.testing.assert_allclose(dct(x), exact, atol=2e-5)
@@ -44,7 +44,7 @@ def test_gradients(length, count):
     assert torch.autograd.gradcheck(lambda s: dct(s, count), x)
     assert torch.autograd.gradcheck(lambda c: idct(c, length), y)
     assert torch.autograd.gradgradcheck(lambda c: idct(c, length).square(), y)
-    # <dct x, y> == <x, idct y>: exact adjoints
+    # The adjoints are exact: <dct x, y> == <x, idct y>.
     torch.testing.assert_close((dct(x, count) * y).sum(), (x * idct(y, length)).sum())
 
 
@@ -63,6 +63,6 @@ def test_gradients_after_inference_mode():
 
 
 @pytest.mark.parametrize("count", [0, 9])
-def test_refuses_impossible_sizes(count):
+def test_rejects_impossible_sizes(count):
     with pytest.raises(TenreoError, match=f"given {count} coefficients for 8 samples"):
         dct(torch.ones(8), count)

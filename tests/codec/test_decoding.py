@@ -1,4 +1,4 @@
-"""Decoding and its adjoint, against dense matrices made column by column."""
+"""Decoding and its adjoint, compared with dense matrices."""
 
 import oracle
 import pytest
@@ -17,11 +17,11 @@ from tenreo.codec.decoding import (
 from tenreo.codec.encode import EncodedWeight, decode
 
 PERMUTED = torch.randperm(12, generator=torch.Generator().manual_seed(0)).int()
-SHARED = torch.tensor([3, 3, 0, 11, 3, 7, 7, 1, 5, 0, 9, 2, 2, 10], dtype=torch.int32)  # 4, 6 and 8: no column
+SHARED = torch.tensor([3, 3, 0, 11, 3, 7, 7, 1, 5, 0, 9, 2, 2, 10], dtype=torch.int32)  # no column at 4, 6 and 8
 
 
 def matrix(positions, per_row=5, length=12):
-    """(columns, per_row): what decoding multiplies a row of coefficients by, from the literal cosines."""
+    """Return the (columns, per_row) matrix of decoding, from the definition of the DCT."""
     cosines = torch.as_tensor(oracle.cosine_matrix(length))  # (frequency, sample)
     return cosines[:per_row].T[positions.long()].double()
 
@@ -39,7 +39,7 @@ def test_gradients_are_the_adjoint(positions):
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 256, 257, 32768, 32769])
-def test_the_index_is_as_small_as_it_can_be_and_holds_the_positions(length):
+def test_the_index_has_the_smallest_dtype_and_preserves_the_positions(length):
     positions = torch.arange(length, dtype=torch.int32).flip(0)
     index = folded_index(positions, length)
     assert torch.equal(unfolded_positions(index, length), positions)
@@ -60,8 +60,8 @@ def test_columns_are_sorted_by_sample():
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck's own
 @pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
-def test_torch_finds_nothing_wrong_with_the_operations(positions):
-    """Schema, fake tensors and tracing, as torch checks them for operations of one's own."""
+def test_the_custom_operators_pass_opcheck(positions):
+    """torch checks the schema, fake tensors and tracing."""
     index = folded_index(positions, 12)
     torch.library.opcheck(gather_samples, (torch.randn(3, 5), index, 12))
     torch.library.opcheck(gather_adjoint, (torch.randn(3, len(positions)), index, *sort_columns(index, 12), 12, 5))
@@ -69,7 +69,7 @@ def test_torch_finds_nothing_wrong_with_the_operations(positions):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own
 @pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
-def test_transforms_of_torch_func_are_those_of_the_dense_matrix(positions):
+def test_transforms_of_torch_func_agree_with_the_dense_matrix(positions):
     index, c = folded_index(positions, 12), torch.randn(3, 5, dtype=torch.float64)
 
     def f(c):
@@ -92,7 +92,7 @@ def test_transforms_of_torch_func_are_those_of_the_dense_matrix(positions):
     torch.testing.assert_close(sums(c, weights), expected)
 
 
-def test_the_gpus_segment_sum_is_that_of_a_loop():
+def test_segment_sum_agrees_with_a_loop():
     order, starts = sort_columns(folded_index(SHARED, 12), 12)
     w = torch.randn(3, len(SHARED), dtype=torch.float64)
     expected = torch.zeros(3, 12, dtype=torch.float64)
@@ -112,9 +112,9 @@ def test_a_compressed_model_compiles_as_one_graph(backend):
     net = compressed()
     plain = compressed()
     expected = gradients(plain, plain)
-    found = gradients(net, torch.compile(net, backend=backend, fullgraph=True))
+    compiled_gradients = gradients(net, torch.compile(net, backend=backend, fullgraph=True))
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name])
+        torch.testing.assert_close(compiled_gradients[name], expected[name])
 
 
 def test_decoding_stays_in_float32_under_autocast():
@@ -126,7 +126,7 @@ def test_decoding_stays_in_float32_under_autocast():
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
-def test_cuda_sums_like_the_cpu_and_always_alike(positions):
+def test_cuda_agrees_with_the_cpu_and_is_deterministic(positions):
     w = torch.randn(3, len(positions), dtype=torch.float64)
     index = folded_index(positions, 12).cuda()
     first, again = (gather_adjoint(w.cuda(), index, *sort_columns(index, 12), 12, 5) for _ in range(2))

@@ -28,13 +28,13 @@ def test_equals_the_reference_implementation(golden):
         torch.testing.assert_close(y, tensors[f"{name}.output"], atol=2e-4, rtol=1e-4)
 
 
-def test_every_frequency_kept_is_exact():
+def test_encoding_with_all_frequencies_is_exact():
     weight = torch.randn(12, 8, 3, 3, dtype=torch.float64)
     encoded = tenreo.encode(weight, 4, 216)
     torch.testing.assert_close(tenreo.decode(encoded), weight)
 
 
-def test_positions_undo_the_order_and_error_is_the_energy_cut_off():
+def test_positions_are_a_permutation_and_the_error_is_the_energy_that_is_cut_off():
     weight = torch.randn(16, 16, dtype=torch.float64)
     whole, half = tenreo.encode(weight, 2, 128), tenreo.encode(weight, 2, 64)
     assert sorted(half.positions.tolist()) == list(range(128))
@@ -65,20 +65,20 @@ def test_decode_has_the_exact_adjoint():
     ("groups", "per_row", "match"),
     [(7, 1, "groups=7"), (0, 1, "groups=0"), (4, 0, "coefficients_per_row=0"), (4, 26, "coefficients_per_row=26")],
 )
-def test_refuses_what_does_not_fit(groups, per_row, match):
+def test_rejects_arguments_that_do_not_fit_the_weight(groups, per_row, match):
     with pytest.raises(TenreoError, match=match):
         tenreo.encode(torch.randn(10, 10), groups, per_row)
 
 
 @pytest.mark.cuda
-def test_cuda_decodes_as_the_cpu():
+def test_cuda_decodes_like_the_cpu():
     encoded = tenreo.encode(torch.randn(64, 32, 3, 3), 4, 500)
     there = tenreo.EncodedWeight(encoded.coefficients.cuda(), encoded.positions.cuda(), encoded.length, encoded.shape)
     torch.testing.assert_close(tenreo.decode(there).cpu(), tenreo.decode(encoded), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e-25, 1.0, 1e30])
-def test_the_size_of_the_numbers_changes_nothing(factor):
+def test_the_relative_error_does_not_depend_on_the_scale_of_the_weight(factor):
     weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     plain, scaled = (tenreo.encode(w, 4, 256, refine=4) for w in (weight, weight * factor))
     ratio = [
@@ -90,7 +90,7 @@ def test_the_size_of_the_numbers_changes_nothing(factor):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("value", [260.0, 3e-7])
-def test_sixteen_bits_inside_what_they_hold(dtype, value):
+def test_16_bit_weights_within_the_range_of_their_dtype(dtype, value):
     weight = torch.full((64, 64), value, dtype=dtype)
     decoded = tenreo.decode(tenreo.encode(weight, 4, 64, refine=2))
     assert decoded.dtype == dtype
@@ -106,12 +106,12 @@ def test_sixteen_bits_inside_what_they_hold(dtype, value):
     ],
     ids=["constant", "signs", "float32"],
 )
-def test_a_curve_that_leaves_the_range_is_refused(weight):
+def test_rejects_a_weight_whose_curve_exceeds_the_range(weight):
     with pytest.raises(TenreoError, match="whose curve exceeds the range of"):
         tenreo.encode(weight, 4, 256)
 
 
-def test_refining_sixteen_bits_never_loses():
+def test_refining_16_bit_weights_never_increases_the_error():
     signs = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)).sign().bfloat16()
     for weight in (signs, torch.randn(256, 256, generator=torch.Generator().manual_seed(1)).bfloat16()):
         paper = tenreo.encode(weight, 4, 4096)

@@ -1,4 +1,4 @@
-"""Compiled code where nothing can be kept. Real processes ."""
+"""The cache of compiled functions, without a writable folder and with damaged files, in separate processes."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import sys
 import pytest
 from processes import ROOT
 
-# Root may write anywhere, unless it gives up that right.
+# Root can write to any folder unless it drops its capabilities.
 LIMITED = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"] if os.getuid() == 0 else []
 pytestmark = pytest.mark.skipif(bool(LIMITED) and not shutil.which("setpriv"), reason="root without setpriv")
 CODE = """
@@ -19,8 +19,8 @@ print(unpack(pack(torch.arange(100), 7), 7, 100).sum().item())
 """
 
 
-def run(folder, **environment):
-    """Compress in a copy of the package, as somebody who may write nowhere."""
+def run_code(folder, **environment):
+    """Run CODE with a copy of the package, as a user who cannot write to any folder."""
     plain = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(folder),
@@ -34,7 +34,7 @@ def run(folder, **environment):
 
 @pytest.fixture
 def package(tmp_path):
-    """A copy of tenreo that nobody can write to, with neither compiled code nor byte code in it."""
+    """Return the parent folder of a read-only copy of tenreo without cached code."""
     shutil.copytree(ROOT / "tenreo", tmp_path / "tenreo", ignore=shutil.ignore_patterns("__pycache__"))
     folders = [tmp_path, *(f for f in tmp_path.rglob("*") if f.is_dir())]
     for folder in folders:
@@ -45,19 +45,19 @@ def package(tmp_path):
 
 
 @pytest.mark.parametrize("places", [{}, {"NUMBA_CACHE_DIR": "/proc/nowhere"}])
-def test_without_a_place_to_keep_it_code_is_compiled(package, places):
-    done = run(package, **places)
+def test_code_is_compiled_without_a_writable_folder(package, places):
+    done = run_code(package, **places)
     assert (done.returncode, done.stdout, done.stderr) == (0, "4950\n", "")
     assert not list(package.rglob("*.nbi"))
 
 
-def test_what_was_kept_and_is_damaged_is_compiled_again(package, tmp_path_factory):
-    kept = tmp_path_factory.mktemp("kept")
-    assert run(package, NUMBA_CACHE_DIR=str(kept)).returncode == 0
-    files = [*kept.rglob("*.nbi"), *kept.rglob("*.nbc")]
+def test_code_is_compiled_again_if_the_cache_is_damaged(package, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    assert run_code(package, NUMBA_CACHE_DIR=str(cache)).returncode == 0
+    files = [*cache.rglob("*.nbi"), *cache.rglob("*.nbc")]
     assert files
     for i, file in enumerate(files):
         data = file.read_bytes()
         file.write_bytes([b"", data[: len(data) // 2], b"\x80\x05garbage"][i % 3])
-    done = run(package, NUMBA_CACHE_DIR=str(kept))
+    done = run_code(package, NUMBA_CACHE_DIR=str(cache))
     assert (done.returncode, done.stdout, done.stderr) == (0, "4950\n", "")

@@ -12,8 +12,8 @@ from tenreo.errors import TenreoError
 from tenreo.sizes import bit_width, packed_size
 
 
-def drawn(kind, columns, length, row, seed, memory=0):
-    """Positions of some distribution; with a trellis, moved to the nearest that its state allows."""
+def random_positions(kind, columns, length, row, seed, memory=0):
+    """Return random positions; with a trellis, each is moved to an allowed position nearby."""
     random = np.random.default_rng(seed)
     scale = np.repeat(np.exp(random.normal(size=-(-columns // row))), row)[:columns]
     x = {
@@ -41,7 +41,7 @@ KINDS = ["uniform", "laplace", "constant", "permutation", "rare"]
 )  # fmt: skip
 def test_round_trip(kind, columns, length, row, seed, memory):
     length = max(2, length) if memory else length
-    positions = drawn(kind, columns, length, row, seed, memory)
+    positions = random_positions(kind, columns, length, row, seed, memory)
     stream = encode_positions(positions, length, row, memory)
     assert stream.dtype == torch.uint8
     assert len(stream) <= 5 + packed_size(columns, bit_width(length))
@@ -50,47 +50,47 @@ def test_round_trip(kind, columns, length, row, seed, memory):
 
 
 def entropy(positions):
-    """Bits of all positions at their empirical entropy."""
+    """Return the number of positions times their empirical entropy, in bits."""
     counts = np.unique(positions, return_counts=True)[1]
     return -(counts * np.log2(counts / counts.sum())).sum()
 
 
 @pytest.mark.parametrize("length", [8, 50, 500])
-def test_one_table_is_within_a_percent_of_the_entropy(length):
-    positions = drawn("laplace", 60_000, length, 60_000, 0)
+def test_one_class_is_within_one_percent_of_the_entropy(length):
+    positions = random_positions("laplace", 60_000, length, 60_000, 0)
     assert 8 * len(encode_positions(positions, length, 60_000)) <= 1.01 * entropy(positions)
 
 
-def test_blocks_of_different_scales_are_shorter_than_one_table():
-    positions = drawn("laplace", 60_000, 40, 100, 0)
+def test_blocks_of_different_scales_take_fewer_bits_than_their_common_entropy():
+    positions = random_positions("laplace", 60_000, 40, 100, 0)
     rows, columns = positions.reshape(-1, 100), positions.reshape(-1, 100).T.contiguous()
-    for given_positions, row in ((rows, 100), (columns, 600)):  # classes of output channels, of input channels
+    for given_positions, row in ((rows, 100), (columns, 600)):  # classes of output channels, then of input channels
         stream = encode_positions(given_positions.reshape(-1), 40, row)
         assert 8 * len(stream) < 0.97 * entropy(positions)
         assert torch.equal(decode_positions(stream, 60_000, 40, row), given_positions.reshape(-1))
 
 
-def test_a_permutation_takes_the_logarithm_of_their_number():
-    stream = encode_positions(drawn("permutation", 4096, 4096, 64, 0), 4096, 64)
+def test_a_permutation_takes_about_log2_of_n_factorial_bits():
+    stream = encode_positions(random_positions("permutation", 4096, 4096, 64, 0), 4096, 64)
     assert 8 * len(stream) == pytest.approx(math.lgamma(4097) / math.log(2), abs=500)
     assert len(stream) < 0.9 * packed_size(4096, 12)
 
 
-def test_a_trellis_makes_a_bit_less_of_every_position():
-    positions = drawn("uniform", 20_000, 64, 100, 0, memory=3)
+def test_a_trellis_saves_one_bit_per_position():
+    positions = random_positions("uniform", 20_000, 64, 100, 0, memory=3)
     assert len(encode_positions(positions, 64, 100, memory=3)) <= 5 + 0.86 * packed_size(20_000, 6)
 
 
-def test_streams_of_before_are_read():
+def test_streams_of_earlier_versions_can_be_read():
     stream = torch.tensor(list(bytes.fromhex("0039dbc07b735b7c795298b8ae424ebd0e5da589")), dtype=torch.uint8)
-    assert torch.equal(decode_positions(stream, 40, 12, 10), drawn("laplace", 40, 12, 10, 3))
+    assert torch.equal(decode_positions(stream, 40, 12, 10), random_positions("laplace", 40, 12, 10, 3))
 
 
 @settings(deadline=None, max_examples=400)
 @given(st.integers(0, 10**9), st.integers(1, 3), st.sampled_from([0, 3]), st.sampled_from(["flip", "cut", "longer"]))
-def test_a_damaged_stream_is_refused_or_means_the_same(seed, count, memory, how):
+def test_a_damaged_stream_is_rejected_or_decoded_correctly(seed, count, memory, how):
     random = np.random.default_rng(seed)
-    positions = drawn("laplace", 500, 30, 20, seed % 10, memory)
+    positions = random_positions("laplace", 500, 30, 20, seed % 10, memory)
     data = encode_positions(positions, 30, 20, memory).numpy().copy()
     if how == "flip":
         for _ in range(count):
@@ -107,7 +107,7 @@ def test_a_damaged_stream_is_refused_or_means_the_same(seed, count, memory, how)
 
 @settings(deadline=None, max_examples=400)
 @given(st.binary(max_size=200), st.integers(1, 300), st.integers(1, 40), st.integers(1, 40))
-def test_any_bytes_give_positions_or_an_error(data, columns, length, row):
+def test_arbitrary_bytes_give_positions_or_an_error(data, columns, length, row):
     stream = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
     try:
         positions = decode_positions(stream, columns, length, row)
@@ -117,7 +117,7 @@ def test_any_bytes_give_positions_or_an_error(data, columns, length, row):
 
 
 @pytest.mark.parametrize(("columns", "length", "row"), [(499, 30, 20), (501, 30, 20), (500, 9, 20), (500, 30, 21)])
-def test_other_numbers_than_those_encoded_are_refused(columns, length, row):
-    stream = encode_positions(drawn("laplace", 500, 30, 20, 0), 30, 20)
+def test_rejects_other_numbers_of_columns_or_samples(columns, length, row):
+    stream = encode_positions(random_positions("laplace", 500, 30, 20, 0), 30, 20)
     with pytest.raises(TenreoError, match="the file is damaged"):
         decode_positions(stream, columns, length, row)

@@ -15,7 +15,7 @@ def spectrum(per_row, seed=0):
 
 @pytest.mark.parametrize("precision", Precision)
 @pytest.mark.parametrize("per_row", [1, 2, 63, 200, 3000])
-def test_what_is_packed_is_what_fake_quantizing_gives_and_twice_changes_nothing(precision, per_row):
+def test_packing_agrees_with_fake_quantizing_and_quantizing_twice_changes_nothing(precision, per_row):
     coefficients = spectrum(per_row)
     coefficients[0] = 0
     once = fake_quantize(coefficients, precision)
@@ -28,7 +28,7 @@ def test_what_is_packed_is_what_fake_quantizing_gives_and_twice_changes_nothing(
 
 
 @pytest.mark.parametrize("bits", [6, 8])
-def test_integers_are_at_most_half_a_step_off_unless_cut(bits):
+def test_integers_are_rounded_to_the_nearest_step_unless_clipped(bits):
     coefficients = spectrum(1000)
     codes, scales = quantize_bands(coefficients, bits)
     top = 2 ** (bits - 1) - 1
@@ -41,7 +41,7 @@ def test_integers_are_at_most_half_a_step_off_unless_cut(bits):
         assert (gap <= 0.5001 * scale[:, None])[inside].all()
 
 
-def test_clipping_loses_less_than_scaling_to_the_largest():
+def test_clipping_has_a_smaller_error_than_scaling_to_the_largest_value():
     coefficients = spectrum(1000)
     naive_scale = coefficients.abs().amax() / 31
     naive = (coefficients / naive_scale).round() * naive_scale
@@ -49,7 +49,7 @@ def test_clipping_loses_less_than_scaling_to_the_largest():
     assert error(fake_quantize(coefficients, Precision.INT6)) < error(naive) / 4
 
 
-def test_positions_are_assigned_once_more_to_the_quantized_curve():
+def test_columns_move_to_the_nearest_sample_of_the_quantized_curve():
     weight = torch.from_numpy(np.random.default_rng(0).laplace(size=(4, 4000)).astype(np.float32))
     quantized = tenreo.encode(weight, 4, 300, refine=4, length=1024, precision="int6")
     curve = tenreo.decode(
@@ -62,7 +62,7 @@ def test_positions_are_assigned_once_more_to_the_quantized_curve():
     assert torch.equal(paper.positions, tenreo.encode(weight, 4, 300).positions)
 
 
-def test_short_curves_cost_little_and_stay_in_range():
+def test_shorter_curves_have_a_similar_error():
     weight = torch.from_numpy(np.random.default_rng(0).laplace(size=(4, 20_000)).astype(np.float32))
     snr = lambda e: 10 * torch.log10(weight.square().sum() / (weight - tenreo.decode(e)).square().sum())  # noqa: E731
     short = tenreo.encode(weight, 4, 1000, refine=6, length=4096)
@@ -74,10 +74,10 @@ def test_short_curves_cost_little_and_stay_in_range():
         tenreo.encode(weight, 4, 11, length=10)
 
 
-def test_refuses_what_does_not_fit():
+def test_rejects_values_outside_the_range_and_unknown_precisions():
     with pytest.raises(TenreoError, match="does not fit into float16; choose bfloat16"):
         fake_quantize(torch.tensor([[1e6]]), Precision.FLOAT16)
     with pytest.raises(TenreoError, match="is too large for int6"):
-        tenreo.encode(torch.full((64, 64), 3e38), 4, 8, precision="int6")  # its mean alone overflows
+        tenreo.encode(torch.full((64, 64), 3e38), 4, 8, precision="int6")  # even the mean overflows
     with pytest.raises(TenreoError, match="given precision 'int5', needs one of float32"):
         tenreo.encode(torch.randn(8, 8), 4, 4, precision="int5")

@@ -22,7 +22,7 @@ def error(weight, encoded):
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(2, 90), st.floats(0, 1), st.booleans())
-def test_the_error_never_rises_with_the_rounds(seed, groups, columns, share, tied):
+def test_no_round_increases_the_error(seed, groups, columns, share, tied):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(groups, columns, dtype=torch.float64, generator=generator)
     weight = weight.round() if tied else weight
@@ -57,8 +57,8 @@ def test_fit_is_the_least_squares_solution(per_row):
     positions = torch.randint(0, 64, (400,), dtype=torch.int32)
     basis = cosine_matrix(64)[:per_row, positions.numpy()].T  # (columns, per_row)
     wanted = np.linalg.lstsq(basis, matrix.numpy().T, rcond=None)[0].T
-    found = fit(matrix, positions, torch.zeros(3, per_row, dtype=torch.float64), 64, iterations=300)
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    solution = fit(matrix, positions, torch.zeros(3, per_row, dtype=torch.float64), 64, iterations=300)
+    np.testing.assert_allclose(solution, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("samples_per_tree", [1 << 20, 1000])
@@ -80,7 +80,7 @@ def test_trees_and_brute_force_agree_with_torch(samples_per_tree):
             torch.testing.assert_close(gaps, wanted.values, rtol=1e-4, atol=1e-5)
 
 
-def test_assigning_keeps_a_position_that_is_as_near():
+def test_assigning_keeps_a_position_that_is_equally_near():
     matrix, coefficients = torch.zeros(2, 3), torch.zeros(2, 1)
     assert assign(matrix, coefficients, 5, torch.tensor([4, 0, 2], dtype=torch.int32)).tolist() == [4, 0, 2]
 
@@ -96,7 +96,7 @@ def test_degenerate_layers(weight, per_row):
         torch.testing.assert_close(tenreo.decode(better), weight, atol=1e-5, rtol=1e-5)
 
 
-def test_no_rounds_is_the_paper_and_more_gain_decibels():
+def test_0_rounds_give_the_paper_and_12_rounds_reduce_the_error():
     weight = torch.from_numpy(np.random.default_rng(0).laplace(size=(4, 9000)).astype(np.float32))
     paper, none = tenreo.encode(weight, 4, 700), tenreo.encode(weight, 4, 700, refine=0)
     assert torch.equal(paper.positions, none.positions) and torch.equal(paper.coefficients, none.coefficients)
@@ -108,7 +108,7 @@ def test_no_rounds_is_the_paper_and_more_gain_decibels():
     assert torch.equal(better.coefficients, again.coefficients)
 
 
-def test_rows_of_long_curves_one_by_one_give_the_same(monkeypatch):
+def test_transforming_long_curves_row_by_row_gives_the_same_error(monkeypatch):
     weight = torch.from_numpy(np.random.default_rng(0).laplace(size=(4, 9000)).astype(np.float32))
     wanted = error(weight, tenreo.encode(weight, 4, 700, refine=3))
     for module in ("cosine", "refine"):
@@ -116,7 +116,7 @@ def test_rows_of_long_curves_one_by_one_give_the_same(monkeypatch):
     assert error(weight, tenreo.encode(weight, 4, 700, refine=3)) == pytest.approx(wanted, rel=0.01)
 
 
-def test_refuses_negative_rounds():
+def test_rejects_negative_rounds():
     with pytest.raises(TenreoError, match="given -1 rounds"):
         tenreo.encode(torch.randn(8, 8), 4, 4, refine=-1)
 

@@ -1,4 +1,4 @@
-"""The numbers that an encoded weight consists of, against tensors that hold them."""
+"""The sizes of an encoded weight, compared with those of its tensors."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def test_bands_are_at_least_64_wide_and_at_most_16():
 
 @pytest.mark.parametrize("precision", Precision)
 @pytest.mark.parametrize(("groups", "length", "per_row"), [(1, 1, 1), (4, 1000, 130), (8, 4097, 4097)])
-def test_bytes_are_those_of_the_packed_tensors(precision, groups, length, per_row):
+def test_bytes_agree_with_the_packed_tensors(precision, groups, length, per_row):
     shape = CurveShape(groups, length, per_row, precision)
     columns = 5003
     positions = pack(torch.arange(columns) % length, shape.position_bits)
@@ -26,12 +26,12 @@ def test_bytes_are_those_of_the_packed_tensors(precision, groups, length, per_ro
     assert shape.scales == (0 if scales is None else scales.numel())
 
 
-def test_coefficients_in_full_precision_are_as_wide_as_the_weight():
+def test_full_precision_coefficients_have_the_size_of_the_weights_dtype():
     full, half = (CurveShape(2, 10, 5, precision) for precision in (Precision.FLOAT32, Precision.FLOAT16))
     assert full.bytes(20, itemsize=8) - full.bytes(20) == 2 * 5 * 4
     assert half.bytes(20, itemsize=8) == half.bytes(20)
 
 
-def test_every_precision_says_its_bits():
+def test_bits_of_every_precision():
     assert {p: p.bits for p in Precision} == {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int6": 6}
     assert [p for p in Precision if p.is_integer] == ["int8", "int6"]

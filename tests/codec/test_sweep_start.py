@@ -17,7 +17,7 @@ def laplace(groups, columns):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 7, 64, 100, 999, 1000])
-def test_parts_are_equally_large_and_halve_each_other(parts):
+def test_parts_have_equal_sizes_and_do_not_overlap(parts):
     points = np.random.default_rng(0).standard_normal((1000, 3)).astype(np.float32)
     order = partition(points.copy(), parts)
     assert sorted(order) == list(range(1000))
@@ -25,7 +25,7 @@ def test_parts_are_equally_large_and_halve_each_other(parts):
     boxes = [(points[order[a:b]].min(0), points[order[a:b]].max(0)) for a, b in pairwise(bounds)]
     for i, (low, high) in enumerate(boxes):
         for other_low, other_high in boxes[:i]:
-            assert (low > other_high).any() or (high < other_low).any()  # they do not overlap
+            assert (low > other_high).any() or (high < other_low).any()
 
 
 @pytest.mark.parametrize("groups", [2, 3, 4])
@@ -42,8 +42,8 @@ def test_positions_are_near_the_columns(groups, length):
     assert nearest <= own < 2.2 * nearest + 0.01 and own < shuffled / 4
 
 
-def test_a_line_through_every_cell():
-    """Columns that lie on straight lines are met by a sweep each."""
+def test_each_sweep_passes_through_one_cell():
+    """If the columns are on parallel lines, each sweep follows one of them."""
     centers = torch.tensor([[-3.0, -1.0, 1.0, 3.0]])
     heights = torch.linspace(-5, 5, 25)
     matrix = torch.stack([heights.repeat(4), centers[0].repeat_interleave(25)])
@@ -71,8 +71,8 @@ def test_refinement_from_sweeps_has_a_smaller_error(groups, columns, per_row, ga
     assert snr(refined(weight, paper, 12)) > snr(from_chain) + gain
 
 
-def test_structured_weights_lose_nothing():
-    """A curve that decodes columns on a circle exactly is not given up for sweeps."""
+def test_sweeps_never_increase_the_error_of_structured_weights():
+    """The chain represents columns on a circle exactly, so refinement must not prefer sweeps."""
     angles = torch.linspace(0, 2 * torch.pi, 6000)
     weight = torch.stack([angles.cos(), angles.sin()])[
         :, torch.randperm(6000, generator=torch.Generator().manual_seed(0))
@@ -82,7 +82,7 @@ def test_structured_weights_lose_nothing():
     assert error(better) <= error(paper)
 
 
-def test_parts_of_repeated_values_are_pure():
+def test_splits_avoid_runs_of_repeated_values():
     points = np.random.default_rng(0).standard_normal((64_000, 8)).astype(np.float32)
     points[np.abs(points) < 1] = 0
     mixed = []

@@ -8,35 +8,35 @@ from tenreo.codec.trellis import cheapest_path, following
 
 
 @pytest.mark.parametrize("memory", range(2, MOST_MEMORY + 1))
-def test_two_ways_lead_to_every_state_and_every_state_is_reached(memory):
+def test_two_transitions_lead_to_every_state_and_every_state_is_reachable(memory):
     machine = following(memory)
     assert (np.bincount(machine.reshape(-1)) == 2).all()
     assert (machine[:, 0] != machine[:, 1]).all()
-    assert machine[::2].max() < 2**memory // 2 <= machine[1::2].min()  # as the search takes for granted
+    assert machine[::2].max() < 2**memory // 2 <= machine[1::2].min()  # the search relies on this
     reached = {0}
     for _ in range(2 * memory):
         reached |= set(machine[sorted(reached)].reshape(-1).tolist())
     assert len(reached) == 2**memory
 
 
-# Squared free distance of Ungerboeck's codes for amplitudes, in squared distances of neighboring samples.
+# Squared free distance of Ungerboeck's codes for amplitude modulation, in squared distances of adjacent samples.
 FREE = {2: 9, 3: 10, 4: 11, 5: 13, 6: 14, 7: 16, 8: 16}
 
 
 @pytest.mark.parametrize("memory", FREE)
-def test_paths_that_part_are_as_far_apart_as_ungerboeck_says(memory):
+def test_the_free_distance_is_that_of_ungerboecks_codes(memory):
     machine = following(memory)
     states = len(machine)
-    apart = np.array([0, 1, 4, 1])  # squared distance of two subsets by the difference of their numbers
+    squared = np.array([0, 1, 4, 1])  # squared distance of two subsets by the difference of their numbers
     distance = {(0, int(machine[0, 1])): 4}
-    best = 16  # of parallel ways: samples of the same subset
-    # Linear code: all pairs of paths are as far apart as some path is from the one of zeros, by differences of subsets.
+    best = 16  # parallel transitions: samples of the same subset
+    # The code is linear, so it is enough to compare every path with the path of zeros.
     for _ in range(40):
         after = {}
         for (_, state), total in distance.items():
             for half in range(2):
                 then = int(machine[state, half])
-                reached = total + apart[2 * half + state % 2]
+                reached = total + squared[2 * half + state % 2]
                 if then == 0:
                     best = min(best, reached)
                 elif reached < after.get((0, then), best):
@@ -52,8 +52,8 @@ def test_no_path_is_cheaper(memory):
     values, samples = random.normal(size=5).astype(np.float32), np.linspace(-2, 2, 9, dtype=np.float32)
     prices = random.random((2, 9)).astype(np.float32)
     contexts = np.array([0, 1, 1, 0, 1], np.uint8)
-    found = np.empty(5, np.int32)
-    cheapest_path(values, samples, prices, contexts, machine, found)
+    path = np.empty(5, np.int32)
+    cheapest_path(values, samples, prices, contexts, machine, path)
 
     def cost(positions):
         state, total = 0, 0.0
@@ -64,18 +64,18 @@ def test_no_path_is_cheaper(memory):
             state = machine[state, p // 2 % 2]
         return total
 
-    assert cost(found) == pytest.approx(min(cost(p) for p in itertools.product(range(9), repeat=5)), abs=1e-5)
+    assert cost(path) == pytest.approx(min(cost(p) for p in itertools.product(range(9), repeat=5)), abs=1e-5)
 
 
-def test_long_paths_continue_from_block_to_block():
+def test_a_path_of_several_blocks_is_continuous():
     values = np.random.default_rng(0).normal(size=200_000).astype(np.float32)
     samples, machine = np.linspace(-4, 4, 33, dtype=np.float32), following(3)
-    found = np.empty(len(values), np.int32)
-    cheapest_path(values, samples, np.zeros((1, 33), np.float32), np.zeros(len(values), np.uint8), machine, found)
+    path = np.empty(len(values), np.int32)
+    cheapest_path(values, samples, np.zeros((1, 33), np.float32), np.zeros(len(values), np.uint8), machine, path)
     state = 0
-    for p in found.tolist():
+    for p in path.tolist():
         assert p % 2 == state % 2
         state = machine[state, p // 2 % 2]
-    # The samples are 0.25 apart, each set 0.5: freely chosen it would have an error of 0.5^2 / 12, and 4 dB less.
-    error = np.mean((values - samples[found]) ** 2)
+    # The samples of each set are 0.5 apart: free choice within a set would have an error of 0.5^2 / 12.
+    error = np.mean((values - samples[path]) ** 2)
     assert 10 * np.log10(0.5**2 / 12 / error) > 0.9
