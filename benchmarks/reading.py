@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2
 
 from tenreo.data.batches import Batches, Loading
-from tenreo.data.images import open_pictures
+from tenreo.data.images import open_unlabeled
 from tenreo.files.records import Preprocess
 
 IMAGES = 160
@@ -36,7 +36,7 @@ def copies(folder: Path) -> None:
 
 
 def go_through(folder: Path, workers: int, network: nn.Module | None) -> float:
-    images = open_pictures(str(folder), ".", Preprocess())
+    images = open_unlabeled(str(folder), ".", Preprocess())
 
     def work() -> None:
         for batch, _ in Batches(images, Loading(32, workers), torch.device("cpu")):

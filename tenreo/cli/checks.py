@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import DenseModel, Layout, ModelFile
-from tenreo.data.layouts import DIGITS, WHOLE, find_pictures, has_split, locate
+from tenreo.data.layouts import DIGITS, ROOT_SPLIT, find_unlabeled, has_split, locate
 from tenreo.errors import TenreoError, shown
 from tenreo.files.atomic import check_writable
 from tenreo.files.header import is_pickle, read_header
@@ -109,7 +109,7 @@ def check_data(data: str, splits: Iterable[str]) -> None:
         if find_spec("sklearn") is None:
             raise TenreoError("digits: needs scikit-learn; install tenreo[demo]")
         return
-    for split in (WHOLE, *splits):
+    for split in (ROOT_SPLIT, *splits):
         place, _ = locate(data, split)
         if not os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)):
             raise TenreoError(f"{place}: cannot be read: permission denied; choose another folder")
@@ -123,7 +123,7 @@ def check_pictures(data: str) -> None:
     """
     check_data(data, [])
     if data != DIGITS and not has_split(data, "train"):
-        find_pictures(data, "train")
+        find_unlabeled(data, "train")
 
 
 def check_layout(data: str, layout: Layout) -> None:

@@ -1,4 +1,4 @@
-"""How training images are varied. This module does not import torch."""
+"""Kinds of augmentation of training images. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from enum import StrEnum
 
 
 class Augmentation(StrEnum):
-    """How training images are varied.
+    """How training images are varied at random.
 
-    "none" resizes and takes the center, as the paper; "standard" takes a random part of a photograph, flipped or not,
-    and moves, turns and scales a digit a little. "randaugment" does that and RandAugment (arXiv 1909.13719: two of 14
-    operations, of magnitude 9).
+    "none" resizes and crops the center, as in the paper. "standard" takes a random resized crop of a photograph and
+    flips half of them; digits are shifted, rotated and scaled slightly instead. "randaugment" adds RandAugment
+    (arXiv 1909.13719: two of 14 operations with magnitude 9).
     """
 
     NONE = "none"

@@ -1,4 +1,4 @@
-"""Images prepared for a model: data sets in any layout of `sources.py`, and scikit-learn's handwritten digits."""
+"""Images prepared for a model, opened from data sets in any layout of `layouts.py` or from scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -14,54 +14,58 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tenreo.data.augmentation import Augmentation
-from tenreo.data.classes import check_count, labels_of
-from tenreo.data.folders import listed
-from tenreo.data.image_files import beginning_of, name_of, read_picture, size_of
-from tenreo.data.labels import read_class_map
-from tenreo.data.layouts import DIGITS, Labeling, find_labeled, find_pictures, has_labels, locate
-from tenreo.data.layouts import class_names as known_names
-from tenreo.data.transforms import preparation
+from tenreo.data.image_sources import decode_image, first_bytes, source_path, source_size
+from tenreo.data.label_files import LabelFiles, read_class_map
+from tenreo.data.labels import abbreviate, assign_labels, check_class_count
+from tenreo.data.layouts import DIGITS, find_labeled, find_unlabeled, has_labels, locate, split_class_names
+from tenreo.data.transforms import image_transform
 from tenreo.errors import TenreoError
 from tenreo.files.records import Preprocess
 
 _DIGIT_NAMES = tuple("0123456789")
-# Of a fingerprint: files whose size is looked at, those that are read, and how much of each.
-_SIZES, _CONTENTS, _BYTES = 10_000, 100, 2**20
+# A fingerprint includes the sizes of 10,000 files and the first MiB of 100 files, so that it takes seconds.
+_FINGERPRINT_SIZES, _FINGERPRINT_FILES, _FINGERPRINT_BYTES = 10_000, 100, 2**20
 
 
 @dataclass(frozen=True)
-class Broken:
-    """Stands for an image that could not be read; raised as an error where batches are used."""
+class BrokenImage:
+    """An image that cannot be read. `Batches` raises an error or skips it.
+
+    Attributes:
+        path: path of its file.
+        why: reason.
+    """
 
     path: str
     why: str
 
 
-class Read(NamedTuple):
+class DecodedImage(NamedTuple):
     """An image that was read.
 
     Attributes:
         image: (3, crop, crop) float32.
-        label: its class, -1 without one.
-        path: of its file; empty where it has none.
-        warned: what was wrong with its file, though not enough to break it.
+        label: index of the model's output; -1 if unknown.
+        path: path of its file; empty for an array.
+        warnings: texts of Pillow's warnings.
     """
 
     image: Tensor
     label: int
     path: str
-    warned: list[str]
+    warnings: list[str]
 
 
 class Images(Dataset[Any]):
-    """Labeled images, prepared for a model.
+    """Images and their labels, prepared for a model.
 
     Args:
-        samples: (path, member of a tar file, or array (height, width) uint8; label).
-        classes: number of different labels.
-        prepare: PIL image -> (3, crop, crop) float32.
-        class_names: of the labels; empty where they are not known.
-        doubt: what the labels may be wrong about; empty where they are certain.
+        samples: (source, label) of every image; a source is a path, a member of a tar file or an array (height, width)
+            uint8.
+        classes: number of classes; 0 for images without labels.
+        prepare: transform from a PIL image to (3, crop, crop) float32.
+        class_names: class names in the order of the labels; empty if unknown.
+        doubt: what may be wrong with the labels; empty if they are certain.
     """
 
     def __init__(
@@ -81,61 +85,61 @@ class Images(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, int] | Broken:
-        read = self.read(i)
-        return read if isinstance(read, Broken) else read[:2]
+    def __getitem__(self, i: int) -> tuple[Tensor, int] | BrokenImage:
+        result = self.read(i)
+        return result if isinstance(result, BrokenImage) else result[:2]
 
-    def read(self, i: int) -> Read | Broken:
-        """An image with all that is known of it; one that takes too much memory is broken as well."""
+    def read(self, i: int) -> DecodedImage | BrokenImage:
+        """Read an image. An image that needs too much memory counts as broken."""
         source, label = self.samples[i]
         try:
-            picture, warned = read_picture(source)
-            return Read(self.prepare(picture), label, name_of(source), warned)
-        except Exception as error:  # a damaged image can fail in any way
+            picture, warnings = decode_image(source)
+            return DecodedImage(self.prepare(picture), label, source_path(source), warnings)
+        except Exception as error:  # decoders raise errors of many types for damaged images
             why = str(error).strip().splitlines()
-            return Broken(str(source), why[0] if why else type(error).__name__)
+            return BrokenImage(str(source), why[0] if why else type(error).__name__)
 
     @property
     def labeled(self) -> bool:
-        """Whether the images have labels; loose ones have -1."""
+        """Whether the images have labels."""
         return self.classes > 0
 
     def limited(self, limit: int | None) -> Images:
-        """At most `limit` images, spread evenly over all of them."""
+        """Return at most `limit` of the images, evenly spaced."""
         if limit is None or limit >= len(self):
             return self
-        few = copy(self)
-        few.samples = [self.samples[i] for i in spread(len(self), limit)]
-        return few
+        subset = copy(self)
+        subset.samples = [self.samples[i] for i in _evenly_spaced(len(self), limit)]
+        return subset
 
-    def labeled_by(self, labels: Mapping[str, int]) -> Images:
-        """The same images with other labels, by path; those without one can not be read and keep -1.
+    def with_labels(self, labels: Mapping[str, int]) -> Images:
+        """Return the same images with other labels, by path. An image without a new label gets -1.
 
-        The labels are no part of what the images are: `classes` and names stay as they were.
+        The number of classes and their names stay the same, because they are part of a fingerprint.
         """
-        others = copy(self)
-        others.samples = [(source, labels.get(name_of(source), -1)) for source, _ in self.samples]
-        return others
+        result = copy(self)
+        result.samples = [(source, labels.get(source_path(source), -1)) for source, _ in self.samples]
+        return result
 
     def fingerprint(self) -> str:
-        """A short text that other images do not have, wherever they lie.
+        """Return a hash that identifies the images independently of the folder that contains them.
 
-        It says the names of all classes and files in their order, the sizes of ten thousand files, and what is in
-        a hundred of them.
+        The hash covers the names of all classes and files in their order, the sizes of 10,000 files and the content of
+        100 files.
         """
         digest = sha256(repr((self.classes, self.class_names, len(self))).encode())
         for source, label in self.samples:
-            name = os.path.basename(name_of(source))
+            name = os.path.basename(source_path(source))
             digest.update(f"\n{label} {name}".encode(errors="replace"))
-        for i in spread(len(self), min(_SIZES, len(self))):
-            digest.update(str(size_of(self.samples[i][0])).encode())
-        for i in spread(len(self), min(_CONTENTS, len(self))):
-            digest.update(beginning_of(self.samples[i][0], _BYTES) or b"-")
+        for i in _evenly_spaced(len(self), min(_FINGERPRINT_SIZES, len(self))):
+            digest.update(str(source_size(self.samples[i][0])).encode())
+        for i in _evenly_spaced(len(self), min(_FINGERPRINT_FILES, len(self))):
+            digest.update(first_bytes(self.samples[i][0], _FINGERPRINT_BYTES) or b"-")
         return digest.hexdigest()[:16]
 
 
-def spread(total: int, count: int) -> list[int]:
-    """`count` of the numbers below `total`, evenly spaced."""
+def _evenly_spaced(total: int, count: int) -> list[int]:
+    """Return `count` evenly spaced indices below `total`."""
     return [int(i) for i in np.linspace(0, total - 1, count).round()]
 
 
@@ -146,125 +150,124 @@ def open_images(
     classes: int | None,
     augment: Augmentation = Augmentation.NONE,
     class_names: tuple[str, ...] = (),
-    labeling: Labeling = Labeling(),
+    label_files: LabelFiles = LabelFiles(),
     erase: float = 0.0,
 ) -> Images:
-    """Open one split of a data set; `find_labeled` says how it may be laid out.
+    """Open one labeled split of a data set; `find_labeled` describes the layouts.
 
-    Labels are the places of the classes' names among those of the model. Where its file does not say these, they are
-    those of `train/`, or of the split itself, sorted as text, as torchvision sorts them. Classes that are numbers are
-    labels as they are.
+    The label of an image is the index of its class name among the model's class names. If these are unknown, the class
+    names of `train/`, or else of the split itself, are sorted as text, as in torchvision. Classes that are numbers are
+    used as labels directly.
 
     Args:
-        data: a folder with `train/` and `val/`, each with one folder per class; a tar file; or "digits".
+        data: path of a folder with `train/` and `val/`, each with one folder per class; path of a tar file; or
+            "digits".
         split: train, val (or validation), the name of another folder, or "." for the folder itself.
-        preprocess: how the model wants its images.
-        classes: outputs of the model; None for images whose labels are not looked at.
-        augment: how images are varied, for training.
-        class_names: of the model's outputs; a split may then have some of them alone.
-        labeling: files that say the classes.
-        erase: share of the images of which a random part is erased, for training.
+        preprocess: the model's preprocessing.
+        classes: number of outputs of the model; None if labels are not used.
+        augment: augmentation, for training.
+        class_names: names of the model's outputs; the split may then contain a subset of the classes.
+        label_files: files that give the classes.
+        erase: probability of random erasing, for training.
 
     Raises:
-        TenreoError: when a folder is missing or empty, or the classes are not the model's; the message names the path.
+        TenreoError: if a folder is missing or empty, or the classes are not the model's.
     """
-    prepare = preparation(preprocess, augment, data == DIGITS, erase)
+    prepare = image_transform(preprocess, augment, data == DIGITS, erase)
     if data == DIGITS:
-        check_count(DIGITS, 10, classes)
+        check_class_count(DIGITS, 10, classes)
         doubt = ""
         if class_names and class_names != _DIGIT_NAMES:
-            doubt = f"digits: the labels are 0 to 9; the model's file names its classes {listed(class_names)}"
-        return Images(_digits(split), 10, prepare, doubt=doubt)
-    found = find_labeled(data, split, labeling.labels)
-    trained = () if classes is None or split == "train" else known_names(data, "train")
-    class_map = None if labeling.class_map is None else read_class_map(labeling.class_map)
-    labels = labels_of(found, classes, class_names, trained, class_map)
-    samples = [(source, label) for (source, _), label in zip(found.samples, labels.labels, strict=True)]
-    return Images(samples, labels.classes, prepare, labels.names, labels.doubt)
+            doubt = f"digits: the labels are 0 to 9, but the model's file names its classes {abbreviate(class_names)}"
+        return Images(_load_digits(split), 10, prepare, doubt=doubt)
+    images = find_labeled(data, split, label_files.labels)
+    train_names = () if classes is None or split == "train" else split_class_names(data, "train")
+    class_map = None if label_files.class_map is None else read_class_map(label_files.class_map)
+    labels = assign_labels(images, classes, class_names, train_names, class_map)
+    samples = [(source, label) for (source, _), label in zip(images.samples, labels.labels, strict=True)]
+    return Images(samples, labels.class_count, prepare, labels.class_names, labels.doubt)
 
 
-def open_pictures(
+def open_unlabeled(
     data: str, split: str, preprocess: Preprocess, augment: Augmentation = Augmentation.NONE, erase: float = 0.0
 ) -> Images:
-    """Open images without labels: those of a split, or of any folder without that split.
+    """Open the images of a split, or of the whole folder if it has no such split, with labels -1.
 
     Args:
-        data: a folder with images anywhere below it, a tar file, or "digits".
-        split: train, val or another one, where the folder has it.
-        preprocess: how the model wants its images.
-        augment: how images are varied, for training.
-        erase: share of the images of which a random part is erased.
-
-    Returns:
-        The images, with labels -1.
+        data: path of a folder that contains images at any depth, path of a tar file, or "digits".
+        split: train, val or another name.
+        preprocess: the model's preprocessing.
+        augment: augmentation, for training.
+        erase: probability of random erasing, for training.
 
     Raises:
-        TenreoError: when there is no such folder, or no image in it.
+        TenreoError: if there is no such folder or it contains no image.
     """
-    prepare = preparation(preprocess, augment, data == DIGITS, erase)
+    prepare = image_transform(preprocess, augment, data == DIGITS, erase)
     if data == DIGITS:
-        return Images([(image, -1) for image, _ in _digits(split)], 0, prepare)
-    return Images([(source, -1) for source, _ in find_pictures(data, split).samples], 0, prepare)
+        return Images([(image, -1) for image, _ in _load_digits(split)], 0, prepare)
+    return Images([(source, -1) for source, _ in find_unlabeled(data, split).samples], 0, prepare)
 
 
-def held_out(train: Images, val: Images) -> tuple[Images, Images]:
-    """The same images, divided: nine tenths to learn from, every tenth to evaluate on.
-
-    Args:
-        train: all images, varied.
-        val: the same, not varied.
-
-    Raises:
-        TenreoError: when there are fewer than four.
-    """
-    if len(train) < 4:
-        raise TenreoError(f"given {len(train)} images, needs at least 4: some to learn from, some to evaluate on")
-    step = min(10, len(train) // 2)
-    train, val = copy(train), copy(val)
-    train.samples = [each for i, each in enumerate(train.samples) if i % step]
-    val.samples = val.samples[::step]
-    return train, val
-
-
-def open_photographs(
+def open_optionally_labeled(
     data: str,
     preprocess: Preprocess,
     classes: int | None,
     class_names: tuple[str, ...] = (),
     *,
     split: str = "val",
-    labeling: Labeling = Labeling(),
+    label_files: LabelFiles = LabelFiles(),
 ) -> Images:
-    """Open images to compare models on: a labeled split where there is one, or any folder of loose images.
+    """Open a split with its labels if it has labels, or else all images of the folder without labels.
 
     Args:
-        data: a folder with `val/`, one with images anywhere below it, a tar file, or "digits".
-        preprocess: how the model wants its images.
-        classes: outputs of the model; None skips the check.
-        class_names: of these outputs, as `open_images` takes them.
-        split: which one, as of `open_images`.
-        labeling: as of `open_images`.
+        data: path of a folder with `val/`, path of a folder that contains images at any depth, path of a tar file, or
+            "digits".
+        preprocess: the model's preprocessing.
+        classes: number of outputs of the model; None skips the comparison.
+        class_names: names of these outputs, as in `open_images`.
+        split: name of the split, as in `open_images`.
+        label_files: files that give the classes, as in `open_images`.
 
     Returns:
-        The images; their labels are -1 where nothing says them.
+        The images, with labels -1 if their classes are unknown.
 
     Raises:
-        TenreoError: when the folder is missing, or a split of another name than val, or it holds no image.
+        TenreoError: if the folder, or a split with another name than val, is missing or contains no image.
     """
     if split != "val" and data != DIGITS:
-        locate(data, split)  # was asked for by its name: not any picture instead
-    if data == DIGITS or labeling.labels is not None or has_labels(data, split):
-        return open_images(data, split, preprocess, classes, class_names=class_names, labeling=labeling)
-    return open_pictures(data, split, preprocess)
+        locate(data, split)  # a split that the user chose must exist; other images do not replace it
+    if data == DIGITS or label_files.labels is not None or has_labels(data, split):
+        return open_images(data, split, preprocess, classes, class_names=class_names, label_files=label_files)
+    return open_unlabeled(data, split, preprocess)
 
 
-def _digits(split: str) -> list[tuple[Any, int]]:
+def train_val_split(train: Images, val: Images) -> tuple[Images, Images]:
+    """Divide images into nine tenths for training and every tenth image for evaluation.
+
+    Args:
+        train: all images, with augmentation.
+        val: the same images without augmentation.
+
+    Raises:
+        TenreoError: if there are fewer than four images.
+    """
+    if len(train) < 4:
+        raise TenreoError(f"given {len(train)} images, needs at least 4 to divide them into training and evaluation")
+    step = min(10, len(train) // 2)
+    train, val = copy(train), copy(val)
+    train.samples = [sample for i, sample in enumerate(train.samples) if i % step]
+    val.samples = val.samples[::step]
+    return train, val
+
+
+def _load_digits(split: str) -> list[tuple[Any, int]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise TenreoError("digits: needs scikit-learn; install tenreo[demo]") from error
     digits = load_digits()
-    images = (digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
+    images = (digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), originally from 0 to 16
     shuffled = np.random.RandomState(0).permutation(len(images))
     chosen = shuffled[:360] if split == "val" else shuffled[360:]
     return [(images[i], int(digits.target[i])) for i in chosen]

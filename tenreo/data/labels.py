@@ -1,200 +1,182 @@
-"""Text files that say the classes of images: lists of labels, metadata, and maps from one set of classes to another.
-
-No torch.
-"""
+"""From the data's classes to labels, the indices of a model's outputs. This module does not import torch."""
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+from tenreo.data.label_files import ClassLabel, infer_class_names
+from tenreo.data.layouts import ImageList
 from tenreo.errors import TenreoError, shown
-from tenreo.files.paths import check_readable
 
-Class = str | int | None  # the name of a class, the number of the model's output, or not known
-METADATA = ("metadata.csv", "metadata.jsonl")
-_MOST_BYTES = 2**30  # of a file: ImageNet's training images take 100 MB
-_NUMBER = re.compile(r"[0-9]{1,6}")
+# Maximum number of names in a message.
+_MAX_NAMES = 5
+_NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
 
-@cache
-def imagenet_ids() -> tuple[str, ...]:
-    """The WordNet ids of ImageNet's 1,000 classes, in the order of the outputs of torchvision's and timm's models.
+class Labels(NamedTuple):
+    """Labels of images.
 
-    >>> len(imagenet_ids()), imagenet_ids()[0]
-    (1000, 'n01440764')
+    Attributes:
+        labels: one label per image, in the order of the images.
+        class_count: number of classes.
+        class_names: names of all classes in the order of the labels; empty if unknown.
+        doubt: what may be wrong with the labels; empty if they are certain.
     """
-    return tuple(Path(__file__).with_name("imagenet_ids.txt").read_text("ascii").split())
+
+    labels: list[int]
+    class_count: int
+    class_names: tuple[str, ...]
+    doubt: str
 
 
-def implied_names(classes: int | None, found: Iterable[str]) -> tuple[str, ...]:
-    """The names of a model's classes that nobody said: ImageNet's, where all that were found are among its 1,000."""
-    found = set(found)
-    return imagenet_ids() if found and classes == len(imagenet_ids()) and found <= set(imagenet_ids()) else ()
-
-
-def class_of(text: str) -> Class:
-    """The class that a text says: a number is the model's output.
-
-    >>> class_of("17"), class_of("n01440764"), class_of(" ")
-    (17, 'n01440764', None)
-    """
-    text = text.strip()
-    return int(text) if _NUMBER.fullmatch(text) else text or None
-
-
-def read_labels(path: Path, files: Sequence[Path]) -> list[Class]:
-    """The classes of files, by a list of labels.
-
-    A line is a file's name (with its ending or without) and its class, with a comma, tab or blanks between; or every
-    line is the class alone, as a number, in the order of the sorted names. The header that Kaggle's list of ImageNet
-    has is left out, and so are its boxes.
+def assign_labels(
+    images: ImageList,
+    class_count: int | None,
+    model_names: tuple[str, ...] = (),
+    train_names: tuple[str, ...] = (),
+    class_map: Mapping[str, str | int] | None = None,
+) -> Labels:
+    """Assign a label to every image.
 
     Args:
-        path: of the list.
-        files: images, sorted.
+        images: images and their classes.
+        class_count: number of outputs of the model; None skips the comparison with the model.
+        model_names: class names in the order of the model's outputs; empty if its file does not contain them.
+        train_names: class names of the training split, which give the order if the model's file does not.
+        class_map: mapping from the data's classes to the model's classes.
 
     Raises:
-        TenreoError: when the list can not be read, or does not say the class of a file.
+        TenreoError: if a class is not one of the model's.
     """
-    lines = [line for line in _text(path).splitlines() if line.strip()]
-    if all(_NUMBER.fullmatch(line.strip()) for line in lines):
-        if len(lines) != len(files):
-            raise TenreoError(f"{path}: has {len(lines)} labels for {len(files)} images; give one for each")
-        return [int(line) for line in lines]
-    boxes = bool(lines) and lines[0].split(",") == ["ImageId", "PredictionString"]
-    said: dict[str, Class] = {}
-    for line in lines[boxes:]:
-        name, text = _pair(path, line)
-        said[Path(name).name] = class_of(text.split()[0] if boxes and text.split() else text)
-    found: list[Class] = []
-    for file in files:
-        known = said.get(file.name, said.get(file.stem))
-        if known is None:
-            raise TenreoError(f"{path}: says no class of {file.name}; give a line for every image")
-        found.append(known)
-    return found
-
-
-def read_metadata(folder: Path) -> list[tuple[Path, Class]] | None:
-    """The images and classes that `metadata.csv` or `metadata.jsonl` of a folder names; None where there is neither.
-
-    The columns are those of Hugging Face's image folders: `file_name`, below the folder, and `label`, if there is one.
-
-    Raises:
-        TenreoError: when the file can not be read, or names a file outside the folder.
-    """
-    path = next((folder / name for name in METADATA if (folder / name).is_file()), None)
-    if path is None:
-        return None
-    rows = list(_rows(path))
-    found: list[tuple[Path, Class]] = []
-    for row in rows:
-        name, said = row.get("file_name"), row.get("label")
-        if not isinstance(name, str) or not name:
-            raise TenreoError(f"{path}: needs the columns file_name and label, found {shown(list(row)[:5])}")
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise TenreoError(f"{path}: names {shown(name)}, which is not in its folder; name files below it")
-        found.append((folder / name, None if said is None else class_of(str(said))))
-    if not found:
-        raise TenreoError(f"{path}: names no image")
-    return found
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    text = _text(path)
-    try:
-        if path.suffix == ".csv":
-            yield from csv.DictReader(text.splitlines())
-            return
-        for line in text.splitlines():
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError("a line is no JSON object")
-                yield row
-    except (ValueError, csv.Error, RecursionError) as error:
-        raise TenreoError(f"{path}: can not be read: {shown(str(error))}; repair it") from error
-
-
-def read_class_map(path: Path) -> dict[str, str | int]:
-    """Which class of the model each class of the data is.
-
-    A line is the data's class, such as the name of a folder, and the model's, by number or name, with a comma, tab or
-    blanks between. JSON is an object of the same; or the usual `imagenet_class_index.json`,
-    `{"0": ["n01440764", "tench"], ...}`, which maps WordNet ids to numbers. The `meta.mat` of ImageNet's devkit maps
-    its numbers to WordNet ids; SciPy reads it.
-
-    Raises:
-        TenreoError: when it can not be read, or says two things of one class.
-    """
-    pairs = _devkit_pairs(path) if path.suffix == ".mat" else _text_pairs(path, _text(path))
-    found: dict[str, str | int] = {}
-    for name, said in pairs:
-        if said is None or found.setdefault(name, said) != said:
-            raise TenreoError(f"class_map: {path} does not say one class of {shown(name)}; give a line for each")
-    if not found:
-        raise TenreoError(f"class_map: {path} is empty; give a line per class")
-    return found
-
-
-def _text_pairs(path: Path, text: str) -> list[tuple[str, Class]]:
-    if text.lstrip().startswith("{"):
-        return _json_pairs(path, text)
-    return [(name, class_of(said)) for name, said in (_pair(path, x) for x in text.splitlines() if x.strip())]
-
-
-def _devkit_pairs(path: Path) -> list[tuple[str, Class]]:
-    """The devkit's number and the WordNet id of every class in its `meta.mat`."""
-    check_readable(path)
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
+    classes = [each for _, each in images.samples]
+    location, names = images.location, images.class_names
+    if class_map is not None:
+        classes = _map_classes(images, class_map)
+        names = tuple(sorted({each for each in classes if isinstance(each, str)}))
+        model_names = model_names or infer_class_names(class_count, names)
+        if names and not model_names:
+            raise TenreoError(
+                f"class_map: maps to names, for example {shown(names[0])}, but the model's file contains no class "
+                "names; map to numbers"
+            )
+    numbers = [each for each in classes if isinstance(each, int)]
+    if numbers and names:
         raise TenreoError(
-            f"class_map: {path} needs SciPy to be read; install scipy, or give lines of the devkit's number and the "
-            "WordNet id or output"
-        ) from error
-    try:
-        synsets = loadmat(path, squeeze_me=True)["synsets"]
-        pairs = zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist(), strict=True)
-        return [(str(int(number)), str(said)) for number, said in pairs]
-    except Exception as error:  # a damaged file can fail in any way
+            f"{location}: identifies some classes by name ({abbreviate(names)}) and some by number; use one of them"
+        )
+    if numbers or not names:
+        return _number_labels(location, numbers, class_count, model_names, class_map is not None)
+    doubt = ""
+    if class_count is not None or class_map is not None:
+        names, doubt = _ordered_names(location, names, class_count, model_names, train_names)
+    index = {name: i for i, name in enumerate(names)}
+    return Labels([index[str(each)] for each in classes], len(names), names, doubt)
+
+
+def _map_classes(images: ImageList, class_map: Mapping[str, str | int]) -> list[ClassLabel]:
+    missing = sorted({str(each) for _, each in images.samples} - set(class_map))
+    if missing:
+        raise TenreoError(f"class_map: lacks the classes {abbreviate(missing)} of {images.location}; add them")
+    return [class_map[str(each)] for _, each in images.samples]
+
+
+def _number_labels(
+    location: str, numbers: list[int], class_count: int | None, model_names: tuple[str, ...], certain: bool
+) -> Labels:
+    """Use numbers as labels."""
+    highest = max(numbers)
+    if class_count is not None and highest >= class_count:
         raise TenreoError(
-            f"class_map: {path} is no meta.mat of ImageNet's devkit ({shown(str(error))}); repair it, or give lines "
-            "of the devkit's number and the WordNet id or output"
-        ) from error
+            f"{location}: has the label {highest}, counted from 0, but the model has {class_count} classes; ImageNet's "
+            "devkit counts from 1 in an order of its own: give a class map, or other labels"
+        )
+    doubt = ""
+    if min(numbers) > 0 and len(set(numbers)) > 1 and not certain:
+        doubt = f"{location}: labels start at {min(numbers)} and are used as indices of the model's outputs, from 0"
+    return Labels(numbers, class_count or highest + 1, model_names, doubt)
 
 
-def _json_pairs(path: Path, text: str) -> list[tuple[str, Class]]:
-    try:
-        values = json.loads(text)
-        if all(isinstance(value, list) for value in values.values()):
-            return [(str(value[0]), int(number)) for number, value in values.items()]
-        return [(name, class_of(str(value))) for name, value in values.items()]
-    except (ValueError, IndexError, RecursionError) as error:
-        raise TenreoError(f"class_map: {path} can not be read as JSON: {shown(str(error))}; repair it") from error
+def _ordered_names(
+    location: str,
+    data_names: tuple[str, ...],
+    class_count: int | None,
+    model_names: tuple[str, ...],
+    train_names: tuple[str, ...],
+) -> tuple[tuple[str, ...], str]:
+    """Return the names of all classes in the order of their labels, and what may be wrong with this order."""
+    if model_names:
+        check_class_count("the model's file", len(model_names), class_count)
+        _check_known_classes(location, data_names, model_names, "the model's file")
+        return model_names, ""
+    if len(train_names) == class_count:
+        _check_known_classes(location, data_names, train_names, "train")
+        data_names = train_names
+    elif inferred := infer_class_names(class_count, data_names):
+        doubt = f"{location}: WordNet ids are assumed to be outputs of a model of ImageNet's 1,000 classes, in order"
+        return inferred, doubt if len(data_names) < len(inferred) else ""
+    check_class_count(location, len(data_names), class_count)
+    doubt = ""
+    if text_order_differs(data_names):
+        doubt = (
+            f"{location}: the class names are numbers, and labels follow their order as text "
+            f"({abbreviate(data_names)}), as in torchvision; the model's file does not contain an order"
+        )
+    return data_names, doubt
 
 
-def _pair(path: Path, line: str) -> tuple[str, str]:
-    """The two parts of a line."""
-    separator = next((s for s in ("\t", ",") if s in line), None)
-    first, *rest = line.strip().split(separator, 1)
-    if not rest or not first.strip():
-        raise TenreoError(f"{path}: a line is {shown(line)}, needs a name and a class")
-    return first.strip(), rest[0].strip()
+def check_class_count(location: str, count: int, class_count: int | None) -> None:
+    """Check that data have as many classes as the model; None skips the check.
+
+    Raises:
+        TenreoError: if the numbers differ.
+    """
+    if class_count is not None and count != class_count:
+        raise TenreoError(
+            f"{location}: has {count} classes, the model has {class_count}; give the data it was trained on, or a "
+            "class map"
+        )
 
 
-def _text(path: Path) -> str:
-    check_readable(path)
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise TenreoError(f"{path}: is too long for a list of labels; give at most 1 GB")
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise TenreoError(f"{path}: can not be read as text: {why}; give a file of UTF-8") from error
+def _check_known_classes(location: str, names: Sequence[str], known: Sequence[str], source: str) -> None:
+    """Check that every class of the data is known.
+
+    Args:
+        location: where the data are.
+        names: names of the data's classes.
+        known: names of the classes that have labels.
+        source: where the known names come from.
+
+    Raises:
+        TenreoError: if a class is unknown; the message lists the differences.
+    """
+    unknown, unused = sorted(set(names) - set(known)), sorted(set(known) - set(names))
+    if unknown:
+        missing = f"; {abbreviate(unused)} of these are missing" if unused else ""
+        raise TenreoError(
+            f"{location}: has the classes {abbreviate(unknown)}, which are not among the {len(known)} of "
+            f"{source}{missing}; give data that match the model, or rename the folders"
+        )
+
+
+def abbreviate(names: Sequence[str]) -> str:
+    """Join the first names, followed by the total number if names are omitted.
+
+    >>> abbreviate(["cat", "dog"]), abbreviate([str(i) for i in range(12)])
+    ('cat, dog', '0, 1, 2, 3, 4, ... (12)')
+    """
+    rest = f", ... ({len(names)})" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + rest
+
+
+def text_order_differs(names: Sequence[str]) -> bool:
+    """Return whether names are numbers, optionally after a common prefix, and their order as text is not numeric.
+
+    >>> text_order_differs(["0", "1", "10", "2"]), text_order_differs(["00", "01", "10"])
+    (True, False)
+    """
+    parts = [_NUMBERED.fullmatch(name) for name in names]
+    if not all(parts) or len({part[1] for part in parts if part}) != 1:
+        return False
+    return sorted(names) != sorted(names, key=lambda name: int(name[len(parts[0][1]) :]))  # type: ignore[index]

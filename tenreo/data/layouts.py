@@ -1,7 +1,7 @@
-"""Where images lie and what classes they are said to have, in every layout that data sets come in. No torch.
+"""Layouts of data sets: where the images are and which classes they have. This module does not import torch.
 
-A layout becomes samples, each a picture's place and its class; what comes after does not know the layout. `classes.py`
-makes the model's labels of the classes.
+Every layout is converted to a list of image sources and classes; later stages do not depend on the layout. `labels.py`
+converts the classes to the model's labels.
 """
 
 from __future__ import annotations
@@ -11,104 +11,92 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from tenreo.data.folders import class_folders, image_files
-from tenreo.data.labels import METADATA, Class, read_labels, read_metadata
-from tenreo.data.shards import Member, read_shards
+from tenreo.data.folders import class_folders, find_image_files
+from tenreo.data.label_files import METADATA_FILES, ClassLabel, read_labels, read_metadata
+from tenreo.data.shards import TarMember, read_shards
 from tenreo.errors import TenreoError
 
-# What a split's folder may be called.
-_SPLITS = {"val": ("val", "validation")}
-DIGITS = "digits"  # names the data set of handwritten digits that scikit-learn ships
-WHOLE = "."  # names the folder itself as a split
+DIGITS = "digits"  # name of the data set of handwritten digits that scikit-learn contains
+ROOT_SPLIT = "."  # name of the split that is the data folder itself
+# Folder names of a split that may have several.
+_SPLIT_FOLDERS = {"val": ("val", "validation")}
 
 
-class Labeling(NamedTuple):
-    """Files that say the classes of images, besides the names of their folders.
-
-    Attributes:
-        labels: list of file names and classes, for a flat folder; `read_labels` has the format.
-        class_map: classes of the data and those of the model; `read_class_map` has the format.
-    """
-
-    labels: Path | None = None
-    class_map: Path | None = None
-
-
-class Found(NamedTuple):
-    """Images that were found.
+class ImageList(NamedTuple):
+    """Images of a data set and their classes.
 
     Attributes:
-        where: in words.
-        samples: the place of every picture, and its class.
-        classes: names of the classes, in the order of their labels unless the model knows better; empty where classes
-            are numbers.
+        location: path of the folder or tar file, for messages.
+        samples: source and class of every image.
+        class_names: names of the classes, sorted; empty if classes are numbers or unknown.
     """
 
-    where: str
-    samples: list[tuple[Path | Member, Class]]
-    classes: tuple[str, ...]
+    location: str
+    samples: list[tuple[Path | TarMember, ClassLabel]]
+    class_names: tuple[str, ...]
 
 
-def find_labeled(data: str, split: str, labels: Path | None = None) -> Found:
-    """The images of a split with their classes.
+def find_labeled(data: str, split: str, labels: Path | None = None) -> ImageList:
+    """List the images of a split with their classes.
 
-    These are the names of folders; or what `metadata.csv`, `metadata.jsonl`, a list of labels or shards say.
+    The classes are the names of folders, or they come from shards, a list of labels, `metadata.csv` or
+    `metadata.jsonl`.
 
     Args:
-        data: a folder with one per split in it, or a tar file.
-        split: train, val (or validation), another folder's name, or "." for the folder itself.
-        labels: list of labels of a flat folder.
+        data: path of a folder that contains one folder per split, or of a tar file.
+        split: train, val (or validation), the name of another folder, or "." for the folder itself.
+        labels: path of the list of labels of a folder without class folders.
 
     Raises:
-        TenreoError: when there is no such split, or something in it has no class.
+        TenreoError: if there is no such split or an image has no class.
     """
-    place, shards = locate(data, split)
+    path, shards = locate(data, split)
     if shards:
-        samples: list[tuple[Path | Member, Class]] = [*read_shards(shards)]
+        samples: list[tuple[Path | TarMember, ClassLabel]] = [*read_shards(shards)]
     elif labels is not None:
-        files = image_files(place)
+        files = find_image_files(path)
         samples = [*zip(files, read_labels(labels, files), strict=True)]
-    elif (listed := read_metadata(place)) is not None:
-        samples = [*listed]
+    elif (metadata := read_metadata(path)) is not None:
+        samples = [*metadata]
     else:
-        folders = class_folders(place)
-        samples = [(file, name) for name, folder in folders.items() for file in image_files(folder)]
-        return Found(str(place), samples, tuple(folders))
-    for source, said in samples:
-        if said is None:
-            raise TenreoError(f"{source}: nothing says its class; give labels, or do what needs none")
-    return Found(str(place), samples, _named(said for _, said in samples))
+        folders = class_folders(path)
+        samples = [(file, name) for name, folder in folders.items() for file in find_image_files(folder)]
+        return ImageList(str(path), samples, tuple(folders))
+    for source, label in samples:
+        if label is None:
+            raise TenreoError(f"{source}: has no class; give labels, or use a command that needs none")
+    return ImageList(str(path), samples, _names(label for _, label in samples))
 
 
-def find_pictures(data: str, split: str) -> Found:
-    """The images of a split, or of any folder without that split, whatever their classes are.
+def find_unlabeled(data: str, split: str) -> ImageList:
+    """List the images of a split, or of the whole folder if it has no such split, ignoring their classes.
 
     Raises:
-        TenreoError: when there is no such folder, or no image in it.
+        TenreoError: if there is no such folder or it contains no image.
     """
-    place, shards = locate(data, split if has_split(data, split) else WHOLE)
+    path, shards = locate(data, split if has_split(data, split) else ROOT_SPLIT)
     if shards:
-        return Found(str(place), [(member, None) for member, _ in read_shards(shards)], ())
-    return Found(str(place), [(file, None) for file in image_files(place)], ())
+        return ImageList(str(path), [(member, None) for member, _ in read_shards(shards)], ())
+    return ImageList(str(path), [(file, None) for file in find_image_files(path)], ())
 
 
-def class_names(data: str, split: str) -> tuple[str, ...]:
-    """The names of the classes of a split of class folders; empty where there is none or it is laid out otherwise."""
+def split_class_names(data: str, split: str) -> tuple[str, ...]:
+    """Return the class names of a split; empty if there is no such split or it consists of shards."""
     if not has_split(data, split):
         return ()
-    place, shards = locate(data, split)
+    path, shards = locate(data, split)
     if shards:
         return ()
-    listed = read_metadata(place)
-    return tuple(class_folders(place)) if listed is None else _named(said for _, said in listed)
+    metadata = read_metadata(path)
+    return tuple(class_folders(path)) if metadata is None else _names(label for _, label in metadata)
 
 
-def _named(said: Iterable[Class]) -> tuple[str, ...]:
-    return tuple(sorted({each for each in said if isinstance(each, str)}))
+def _names(labels: Iterable[ClassLabel]) -> tuple[str, ...]:
+    return tuple(sorted({label for label in labels if isinstance(label, str)}))
 
 
 def has_split(data: str, split: str) -> bool:
-    """Whether a folder has a split of this name."""
+    """Return whether a data set has a split of this name."""
     try:
         locate(data, split)
     except TenreoError:
@@ -117,45 +105,45 @@ def has_split(data: str, split: str) -> bool:
 
 
 def has_labels(data: str, split: str) -> bool:
-    """Whether something says the classes of a split's images: folders, metadata, or shards, which usually do."""
+    """Return whether a split has class folders, a metadata file, or shards, which usually contain labels."""
     if not has_split(data, split):
         return False
-    place, shards = locate(data, split)
-    if shards or any((place / name).is_file() for name in METADATA):
+    path, shards = locate(data, split)
+    if shards or any((path / name).is_file() for name in METADATA_FILES):
         return True
     try:
-        return bool(class_folders(place))
+        return bool(class_folders(path))
     except TenreoError:
         return False
 
 
 def locate(data: str, split: str) -> tuple[Path, list[Path]]:
-    """The folder of a split, and its shards if it has any; of a tar file, the file.
+    """Return the folder of a split and its shards, if any. For a tar file, both are the file itself.
 
     Raises:
-        TenreoError: when there is no such folder.
+        TenreoError: if there is no such folder.
     """
     root = Path(data)
     try:
         if root.suffix == ".tar" and root.is_file():
             return root, [root]
-        names = (split,) if split == WHOLE else _SPLITS.get(split, (split,))
+        names = (split,) if split == ROOT_SPLIT else _SPLIT_FOLDERS.get(split, (split,))
         for name in names:
             folder = root / name
             if folder.is_dir():
                 return folder, _tar_files(folder)
         word = re.compile(rf"(^|[^a-z])({'|'.join(map(re.escape, names))})([^a-z]|$)", re.IGNORECASE)
         shards = [file for file in _tar_files(root) if word.search(file.stem)] if root.is_dir() else []
-    except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered
+    except (OSError, ValueError) as error:  # for example, a name that is too long or a folder without permission
         why = getattr(error, "strerror", None) or error
         raise TenreoError(f"{root}: no such folder: {why}") from error
     if shards:
         return root, shards
-    wanted = root if split == WHOLE else root / split
-    shown = "val" if split == WHOLE else split
+    expected = root if split == ROOT_SPLIT else root / split
+    example = "val" if split == ROOT_SPLIT else split
     raise TenreoError(
-        f"{wanted}: no such folder; data are laid out as {root}/{shown}/<class>/*.JPEG, or give digits; a split may "
-        "have another name, and . is the folder itself"
+        f"{expected}: no such folder; the expected layout is {root}/{example}/<class>/*.JPEG, or give digits; a split "
+        "may have another name, and . is the folder itself"
     )
 
 

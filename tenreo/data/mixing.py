@@ -1,4 +1,4 @@
-"""Mixing the images of a batch: mixup and CutMix, as torchvision has them."""
+"""Mixing the images of a batch with torchvision's mixup and CutMix."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from collections.abc import Callable
 from torch import Tensor
 from torchvision.transforms import v2
 
-Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def mixing(mixup: float, cutmix: float, classes: int) -> Mix | None:
-    """What mixes the images of a batch, by torch's random numbers; None where nothing does.
+def batch_mixer(mixup: float, cutmix: float, classes: int) -> Mixer | None:
+    """Return a function that mixes the images of a batch, or None if both methods are off.
+
+    If both methods are on, each batch uses one of them at random. The function draws from torch's global generator.
 
     Args:
-        mixup: alpha of the Beta distribution by which images are blended (arXiv 1710.09412); 0 does not.
-        cutmix: alpha of that of the part which is put into another image (arXiv 1905.04899); 0 does not.
-        classes: outputs of the model; without labels 0.
+        mixup: alpha of the Beta distribution of the blending weight (arXiv 1710.09412); 0 turns mixup off.
+        cutmix: alpha of the Beta distribution of the pasted area (arXiv 1905.04899); 0 turns CutMix off.
+        classes: number of outputs of the model; 0 for images without labels.
 
     Returns:
-        (images (batch, 3, height, width), labels (batch,)) -> the same images mixed, and the shares of the classes
-        (batch, classes); without labels, these as they are.
+        A function from images (batch, 3, height, width) and labels (batch,) to the mixed images and the class
+        probabilities (batch, classes). Without labels, the function returns the labels unchanged.
     """
     count = max(classes, 1)
     chosen = [
@@ -33,8 +35,8 @@ def mixing(mixup: float, cutmix: float, classes: int) -> Mix | None:
 
     def mixed(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if classes:
-            together: tuple[Tensor, Tensor] = mix(images, labels)
-            return together
+            result: tuple[Tensor, Tensor] = mix(images, labels)
+            return result
         return mix(images, labels.clamp(min=0))[0], labels
 
     return mixed

@@ -1,8 +1,8 @@
-"""Images in tar files of the WebDataset layout: `key.jpg` beside `key.cls` or `key.json`. No torch.
+"""Images in tar files with the WebDataset layout: `key.jpg` with `key.cls` or `key.json`. No torch import.
 
-A shard is not read as a stream: its headers say where every image lies, and an image is read from there. So images are
-shuffled over all shards, a few of them are chosen, and a run is resumed as with plain files, which a stream can not do.
-For that, shards must be uncompressed files.
+Shards are not streamed: the headers give the offset of every image, and an image is read from its offset. Images can
+therefore be shuffled over all shards, a subset can be chosen and a run can be resumed, as with separate files. This
+requires uncompressed shards.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from tenreo.data.folders import EXTENSIONS
-from tenreo.data.labels import Class, class_of
+from tenreo.data.label_files import ClassLabel, parse_class
 from tenreo.errors import TenreoError
 from tenreo.files.paths import check_readable
 
-_MOST_LABEL = 2**20  # bytes of what says a label
-_LABELS = ("cls", "json")
+# Maximum size in bytes of a member that contains a label; larger ones are ignored.
+_MAX_LABEL_SIZE = 2**20
+# Extensions of members that contain a label; if a key has both, the first one is used.
+_LABEL_EXTENSIONS = ("cls", "json")
 
 
 @dataclass(frozen=True)
-class Member:
+class TarMember:
     """An image in a tar file.
 
     Attributes:
-        shard: the file.
-        name: in it.
-        offset: where its bytes begin.
-        size: how many they are.
+        shard: path of the tar file.
+        name: name of the image in the tar file.
+        offset: position of its first byte in the tar file.
+        size: number of bytes.
     """
 
     shard: Path
@@ -43,48 +45,50 @@ class Member:
     def __str__(self) -> str:
         return f"{self.shard}/{self.name}"
 
-    def read(self, most: int | None = None) -> bytes:
-        """Its bytes, at most so many.
+    def read(self, limit: int | None = None) -> bytes:
+        """Read the image's bytes, at most `limit` of them.
 
         Raises:
-            OSError: when the file can not be read.
-            ValueError: when it ends before the image does.
+            OSError: if the tar file cannot be read.
+            ValueError: if the tar file ends before the image does.
         """
-        wanted = self.size if most is None else min(self.size, most)
+        wanted = self.size if limit is None else min(self.size, limit)
         with self.shard.open("rb") as file:
             file.seek(self.offset)
-            found = file.read(wanted)
-        if len(found) < wanted:
+            content = file.read(wanted)
+        if len(content) < wanted:
             raise ValueError("its tar file has become shorter")
-        return found
+        return content
 
 
-def read_shards(shards: Iterable[Path]) -> list[tuple[Member, Class]]:
-    """All images of shards with their classes, in the order of the shards; None where nothing says the class.
+def read_shards(shards: Iterable[Path]) -> list[tuple[TarMember, ClassLabel]]:
+    """List the images of shards with their classes, in the order of the shards.
 
-    The class is the text of `key.cls`, or the entry `label` or `cls` of `key.json`; a number is the model's output.
+    The class is the text of `key.cls`, or the value of `label` or `cls` in `key.json`. A number is the index of the
+    model's output. The class is None if neither exists.
 
     Raises:
-        TenreoError: when a shard is no uncompressed tar file, or holds no image.
+        TenreoError: if a shard is not an uncompressed tar file or contains no image.
     """
-    found: list[tuple[Member, Class]] = []
+    samples: list[tuple[TarMember, ClassLabel]] = []
     for shard in shards:
         check_readable(shard)
-        before = len(found)
+        before = len(samples)
         try:
-            found += _read_shard(shard)
+            samples += _read_shard(shard)
         except (OSError, ValueError, tarfile.TarError, EOFError, RecursionError) as error:
             raise TenreoError(
-                f"{shard}: can not be read as a tar file ({error}); give uncompressed ones of the WebDataset layout"
+                f"{shard}: cannot be read as a tar file ({error}); give uncompressed tar files with the WebDataset "
+                "layout"
             ) from error
-        if len(found) == before:
-            raise TenreoError(f"{shard}: holds no image ({', '.join(EXTENSIONS)})")
-    return found
+        if len(samples) == before:
+            raise TenreoError(f"{shard}: contains no image ({', '.join(EXTENSIONS)})")
+    return samples
 
 
-def _read_shard(shard: Path) -> list[tuple[Member, Class]]:
-    images: dict[str, Member] = {}
-    labels: dict[str, dict[str, Class]] = {}
+def _read_shard(shard: Path) -> list[tuple[TarMember, ClassLabel]]:
+    images: dict[str, TarMember] = {}
+    labels: dict[str, dict[str, ClassLabel]] = {}
     length = shard.stat().st_size
     with tarfile.open(shard, "r:") as archive:
         for entry in archive:
@@ -93,28 +97,28 @@ def _read_shard(shard: Path) -> list[tuple[Member, Class]]:
             if not entry.isreg() or entry.sparse is not None:
                 continue
             folder, name = os.path.split(entry.name)
-            stem, _, ending = name.partition(".")
-            if not stem:  # hidden
+            stem, _, extension = name.partition(".")
+            if not stem:  # a hidden file
                 continue
-            key, member = f"{folder}/{stem}", Member(shard, entry.name, entry.offset_data, entry.size)
+            key, member = f"{folder}/{stem}", TarMember(shard, entry.name, entry.offset_data, entry.size)
             if os.path.splitext(name)[1].lower() in EXTENSIONS:
                 images.setdefault(key, member)
-            elif ending in _LABELS and entry.size <= _MOST_LABEL:
-                labels.setdefault(key, {})[ending] = _label(member, ending)
-    return [(member, _first(labels.get(key, {}))) for key, member in images.items()]
+            elif extension in _LABEL_EXTENSIONS and entry.size <= _MAX_LABEL_SIZE:
+                labels.setdefault(key, {})[extension] = _read_label(member, extension)
+    return [(member, _preferred(labels.get(key, {}))) for key, member in images.items()]
 
 
-def _first(found: dict[str, Class]) -> Class:
-    return next((found[ending] for ending in _LABELS if found.get(ending) is not None), None)
+def _preferred(labels: dict[str, ClassLabel]) -> ClassLabel:
+    return next((labels[each] for each in _LABEL_EXTENSIONS if labels.get(each) is not None), None)
 
 
-def _label(member: Member, ending: str) -> Class:
+def _read_label(member: TarMember, extension: str) -> ClassLabel:
     text = member.read().decode("utf-8", "replace").strip()
-    if ending == "cls":
-        return class_of(text)
+    if extension == "cls":
+        return parse_class(text)
     try:
         values: Any = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    said = values.get("label", values.get("cls")) if isinstance(values, dict) else None
-    return class_of(str(said)) if isinstance(said, (int, str)) and not isinstance(said, bool) else None
+    label = values.get("label", values.get("cls")) if isinstance(values, dict) else None
+    return parse_class(str(label)) if isinstance(label, (int, str)) and not isinstance(label, bool) else None

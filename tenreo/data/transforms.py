@@ -1,4 +1,4 @@
-"""Pictures to the inputs of a model: torchvision's resize, center crop and normalization, and augmentation."""
+"""Transforms from PIL images to model inputs: torchvision's classification preset and augmentation."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from torchvision.transforms import functional as F
 from tenreo.data.augmentation import Augmentation
 from tenreo.files.records import Preprocess
 
-# Beyond this many times the crop, only the part of a resized picture that the crop needs is computed: a thin one of
-# 1 x 60,000 pixels would take gigabytes.
-_LONGEST = 8
+# If the longer side of the resized image exceeds this multiple of the crop, only the part that the crop needs is
+# resized: resizing the whole of an image of 1 x 60,000 pixels would take gigabytes.
+_MAX_SIDE_PER_CROP = 8
 
 
-def preparation(
+def image_transform(
     preprocess: Preprocess, augment: Augmentation, digits: bool, erase: float = 0.0
 ) -> Callable[[Any], Tensor]:
-    """What makes an input of a picture.
+    """Return the transform from a PIL image to a model's input.
 
     Args:
-        preprocess: how the model wants its images.
-        augment: how they are varied.
-        digits: whether they are digits, which are not cropped or flipped.
-        erase: share of the images of which a random rectangle becomes the mean color.
+        preprocess: the model's preprocessing.
+        augment: augmentation.
+        digits: whether the images are digits, which are not cropped or flipped.
+        erase: probability that a random rectangle of an image is replaced by the mean color.
 
     Returns:
-        PIL image -> (3, crop, crop) float32.
+        A function from a PIL image to (3, crop, crop) float32.
     """
-    plain = _Plain(preprocess)
-    steps: list[Callable[[Any], Any]] = [plain]
+    preset = _ClassificationPreset(preprocess)
+    steps: list[Callable[[Any], Any]] = [preset]
     if augment != Augmentation.NONE and digits:
         steps.insert(0, v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=InterpolationMode.BILINEAR))
     elif augment != Augmentation.NONE:
         steps = [
-            v2.RandomResizedCrop(preprocess.crop, interpolation=plain.interpolation, antialias=True),
+            v2.RandomResizedCrop(preprocess.crop, interpolation=preset.interpolation, antialias=True),
             v2.RandomHorizontalFlip(),
             *([v2.Grayscale()] if preprocess.channels == 1 else []),
             v2.PILToTensor(),
@@ -53,8 +53,8 @@ def preparation(
     return steps[0] if len(steps) == 1 else v2.Compose(steps)
 
 
-class _Plain:
-    """Resize, center crop, normalize, as torchvision's own preset for classification does."""
+class _ClassificationPreset:
+    """Resize, crop the center and normalize, as torchvision's preset ImageClassification does."""
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
@@ -69,19 +69,19 @@ class _Plain:
         return normalized
 
     def _resized(self, picture: Image.Image) -> Image.Image:
-        """The picture of the right size, or of a thin one the middle that the crop needs."""
+        """Resize the shorter side of an image; for a very long image, only the center that the crop needs."""
         resize, crop = self.preprocess.resize, self.preprocess.crop
         short = min(picture.size)
-        size = [int(resize * side / short) for side in picture.size]  # width and height, as torchvision rounds
-        if max(size) <= _LONGEST * max(resize, crop):
+        size = [int(resize * side / short) for side in picture.size]  # (width, height), rounded as in torchvision
+        if max(size) <= _MAX_SIDE_PER_CROP * max(resize, crop):
             return F.resize(picture, [resize], self.interpolation, antialias=True)  # type: ignore[no-any-return]
         needed = [min(side, crop) for side in size]
         starts = [round((side - part) / 2) for side, part in zip(size, needed, strict=True)]
-        scales = [own / side for own, side in zip(picture.size, size, strict=True)]
+        scales = [original / side for original, side in zip(picture.size, size, strict=True)]
         left, top = (start * scale for start, scale in zip(starts, scales, strict=True))
         right, bottom = (
-            min((start + part) * scale, own)
-            for start, part, scale, own in zip(starts, needed, scales, picture.size, strict=True)
+            min((start + part) * scale, original)
+            for start, part, scale, original in zip(starts, needed, scales, picture.size, strict=True)
         )
-        how = Image.Resampling[self.interpolation.name]
-        return picture.resize((needed[0], needed[1]), how, (left, top, right, bottom))
+        resampling = Image.Resampling[self.interpolation.name]
+        return picture.resize((needed[0], needed[1]), resampling, (left, top, right, bottom))

@@ -1,1 +1,1 @@
-"""Measuring models: accuracy, agreement with the dense model, predictions."""
+"""Evaluation of models: accuracy, agreement with the dense model, predictions, and compression to a target."""

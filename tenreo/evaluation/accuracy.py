@@ -1,4 +1,4 @@
-"""Accuracy, loss and speed of a model on labeled images, and its agreement with another one on any images."""
+"""Accuracy, loss and speed of a model on labeled images."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
 from tenreo.data.batches import Batches
-from tenreo.devices import half, peak_memory
+from tenreo.devices import half_dtype, peak_memory
 from tenreo.errors import TenreoError
 
-_NORMAL_95 = 1.959963984540054  # a standard normal number is smaller in absolute value with probability 0.95
+# The 97.5 % quantile of the standard normal distribution, for two-sided 95 % confidence intervals.
+_NORMAL_QUANTILE = 1.959963984540054
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured.
+    """Accuracy, loss and speed of a model.
 
     Attributes:
-        top1: percent.
-        top5: percent; None with five classes or fewer.
+        top1: top-1 accuracy in percent.
+        top5: top-5 accuracy in percent; None for models with at most five classes.
         loss: mean cross-entropy in nats.
-        images: how many.
-        seconds: for all of them, reading included.
-        reading_seconds: of these, spent on waiting for images, which the model did not hide by computing.
-        peak_memory: bytes, of the GPU or else of the process.
+        images: number of images.
+        seconds: total time, including the time for reading images.
+        reading_seconds: part of this time in which the model waited for images.
+        peak_memory: peak memory in bytes, of the GPU or else of the process.
     """
 
     top1: float
@@ -45,21 +46,21 @@ class Evaluation:
 
     @property
     def top1_interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of top-1, in percent."""
+        """95 % confidence interval of the top-1 accuracy, in percent."""
         return wilson_interval(round(self.top1 * self.images / 100), self.images)
 
     @property
     def images_per_second(self) -> float:
-        """Images per second, reading included."""
+        """Images per second, including the time for reading them."""
         return self.images / self.seconds
 
     @property
     def model_images_per_second(self) -> float:
-        """Images per second without the time spent on waiting for them."""
+        """Images per second, excluding the time in which the model waited for them."""
         return self.images / max(self.seconds - self.reading_seconds, 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return values that can be written as JSON."""
         speed = {
             "images_per_second": self.images_per_second,
             "model_images_per_second": self.model_images_per_second,
@@ -68,19 +69,19 @@ class Evaluation:
 
 
 def wilson_interval(correct: int, images: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share, in percent (E. B. Wilson, JASA 22, 1927, 209-212).
+    """Return the 95 % Wilson score interval of a proportion, in percent (E. B. Wilson, JASA 22, 1927, 209-212).
 
     >>> [round(bound, 2) for bound in wilson_interval(900, 1000)]
     [87.98, 91.71]
 
     Args:
-        correct: of the images.
-        images: how many, at least 1.
+        correct: number of correct images.
+        images: number of images, at least 1.
     """
-    z2, share = _NORMAL_95**2, correct / images
-    middle = (share + z2 / (2 * images)) / (1 + z2 / images)
-    half_width = _NORMAL_95 / (1 + z2 / images) * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2))
-    return 100 * max(0.0, middle - half_width), 100 * min(1.0, middle + half_width)
+    z, p, n = _NORMAL_QUANTILE, correct / images, images
+    center = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half_width = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return 100 * max(0.0, center - half_width), 100 * min(1.0, center + half_width)
 
 
 def evaluate(
@@ -92,50 +93,54 @@ def evaluate(
     each: Callable[[Tensor, Tensor], None] | None = None,
     total: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> Evaluation:
-    """Measure a model; compressed weights are decoded once, and every image counts once over all processes.
+    """Measure a model's accuracy, loss and speed. Compressed weights are decoded once.
 
     Args:
-        model: on the batches' device; its mode is put back afterwards.
-        batches: what to measure it on.
-        amp: autocast to `half`.
-        progress: called with the number of images done.
-        each: called with logits (batch, classes) float32 and labels (batch,) of every batch, such as `Predictions.add`.
-        total: adds a tensor up over all processes.
+        model: model on the batches' device; its training mode is restored afterwards.
+        batches: labeled images.
+        amp: whether to autocast to `half_dtype`.
+        progress: function that is called with the number of images of every batch.
+        each: function that is called with the logits (batch, classes) float32 and labels (batch,) of every batch, for
+            example `Predictions.add`.
+        total: function that sums a tensor over all processes of a distributed run.
 
     Raises:
-        TenreoError: when no image can be read, an output is not finite, or a label has no output.
+        TenreoError: if no image can be read, an output is not finite, or a label has no output.
     """
     device = batches.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     was_training = model.training
     model.eval()
-    autocast = torch.autocast(device.type, half(device)) if amp else nullcontext()
-    # Top-1, top-5, loss, images, batches of many classes: float64 holds such numbers exactly.
+    autocast = torch.autocast(device.type, half_dtype(device)) if amp else nullcontext()
+    # The sums of `_batch_sums` over all batches. float64 represents the counts exactly; MPS does not support it.
     sums = torch.zeros(5, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
     start, reading = time.perf_counter(), 0.0
     with torch.inference_mode(), parametrize.cached(), autocast:
         for images, labels in batches:
-            reading += batches.waited
+            reading += batches.wait_seconds
             logits = model(images).float()
-            _check_outputs(logits, batches.highest)
-            sums += _figures(logits, labels).to(sums)
+            _check_outputs(logits, batches.max_label)
+            sums += _batch_sums(logits, labels).to(sums)
             if each is not None:
                 each(logits, labels)
             if progress is not None:
                 progress(len(labels))
-    top1, top5, loss, seen, many = total(sums).tolist()  # waits for the device
+    # `tolist` waits for the device, so the time includes all computations.
+    top1, top5, loss, count, many = total(sums).tolist()
     seconds = time.perf_counter() - start
     model.train(was_training)
-    if not seen:
+    if not count:
         raise TenreoError("no image to evaluate on; give at least one that can be read")
     if not math.isfinite(loss):
-        raise TenreoError("an output of the model is not finite, so it has no accuracy or loss; inspect its file")
+        raise TenreoError(
+            "an output of the model is not finite, so its accuracy and loss are undefined; inspect its file"
+        )
     return Evaluation(
-        top1=100 * top1 / seen,
-        top5=100 * top5 / seen if many else None,
-        loss=loss / seen,
-        images=int(seen),
+        top1=100 * top1 / count,
+        top5=100 * top5 / count if many else None,
+        loss=loss / count,
+        images=int(count),
         seconds=seconds,
         reading_seconds=reading,
         peak_memory=peak_memory(device),
@@ -143,18 +148,26 @@ def evaluate(
 
 
 def _check_outputs(logits: Tensor, highest: int) -> None:
-    """Raise unless a model has an output (batch, classes) for every label up to the highest."""
+    """Check that the logits (batch, classes) have a column for every label up to the highest.
+
+    Raises:
+        TenreoError: if they do not.
+    """
     if logits.ndim != 2 or logits.shape[1] <= highest:
         raise TenreoError(
-            f"an image has the label {highest}, counted from 0, the model's outputs are {list(logits.shape[1:])}; "
-            "give the data it was trained on"
+            f"an image has the label {highest}, counted from 0, but the model's outputs have the shape "
+            f"{list(logits.shape[1:])}; give the data it was trained on"
         )
 
 
-def _figures(logits: Tensor, labels: Tensor) -> Tensor:
-    """What a batch adds to the sums: (5,), of logits (batch, classes) and labels (batch,).
+def _batch_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sums of a batch over its images, (5,): top-1 hits, top-5 hits, loss, images, more than 5 classes.
 
-    The loss is not finite where any of the logits is not, also where the labels do not meet it.
+    Args:
+        logits: (batch, classes).
+        labels: (batch,).
+
+    If any of the logits is not finite, the loss is NaN, even if no label selects that logit.
     """
     top = logits.topk(min(5, logits.shape[1])).indices  # (batch, 5)
     hits = top == labels[:, None]

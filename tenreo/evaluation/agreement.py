@@ -1,4 +1,4 @@
-"""Agreement of two models' outputs on images that need no labels."""
+"""Agreement of the outputs of two models on images, which need no labels."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 from torch.nn.utils import parametrize
 
-from tenreo.devices import half
+from tenreo.devices import half_dtype
 from tenreo.errors import TenreoError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far a model's outputs are from those of a reference on the same images.
+    """Agreement of a model's outputs with those of a reference model on the same images.
 
     Attributes:
-        agreement: images of which both models name the same class first, in percent.
+        agreement: percentage of the images for which both models predict the same class.
         kl: mean Kullback-Leibler divergence KL(reference, model) of the softmax outputs, in nats.
-        images: how many.
-        top1: accuracy of the model in percent; None without labels.
-        reference_top1: accuracy of the reference in percent; None without labels.
+        images: number of images.
+        top1: top-1 accuracy of the model in percent; None without labels.
+        reference_top1: top-1 accuracy of the reference model in percent; None without labels.
     """
 
     agreement: float
@@ -37,12 +37,12 @@ class Agreement:
 
 
 class ImageBatches(Protocol):
-    """Batches of images and labels on a device; labels are -1 where there are none."""
+    """Batches of images and labels on a device; unknown labels are -1."""
 
     device: torch.device
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (batch, channels, height, width) and labels (batch,)."""
+        """Yield images (batch, channels, height, width) and labels (batch,)."""
 
 
 def compare(
@@ -53,47 +53,47 @@ def compare(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> Agreement:
-    """Compare the outputs of two models, which needs no labels; `Agreement` says in what.
+    """Compare the outputs of two models on the same images.
 
     Args:
-        model: on the batches' device, in evaluation mode.
-        reference: likewise, with outputs of the same classes; the dense model, for one.
-        batches: of images; without labels where these are -1.
-        amp: autocast to `half`.
-        progress: called with the number of images done.
+        model: model on the batches' device, in evaluation mode.
+        reference: model with the same classes, on the same device and in evaluation mode; usually the dense model.
+        batches: images; unknown labels are -1.
+        amp: whether to autocast to `half_dtype`.
+        progress: function that is called with the number of images of every batch.
 
     Raises:
-        TenreoError: when no image can be read, or an output is not finite.
+        TenreoError: if no image can be read, the shapes of the outputs differ, or an output is not finite.
     """
     device = batches.device
-    autocast = torch.autocast(device.type, half(device)) if amp else nullcontext()
+    autocast = torch.autocast(device.type, half_dtype(device)) if amp else nullcontext()
     sums = torch.zeros(4, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
-    seen, labeled = 0, True
+    count, labeled = 0, True
     with torch.inference_mode(), parametrize.cached(), autocast:
         for images, labels in batches:
             own, other = model(images).float(), reference(images).float()
             if own.shape != other.shape:
                 raise TenreoError(
-                    f"the outputs are {list(own.shape[1:])} of one model and {list(other.shape[1:])} of the other; "
-                    "compare models of the same classes"
+                    f"the outputs have the shape {list(own.shape[1:])} in one model and {list(other.shape[1:])} in the "
+                    "other; compare models with the same classes"
                 )
-            first, second = own.argmax(1), other.argmax(1)
+            predicted, expected = own.argmax(1), other.argmax(1)
             divergence = kl_div(own.log_softmax(1), other.log_softmax(1), reduction="sum", log_target=True)
-            hits = [(first == second).sum(), (first == labels).sum(), (second == labels).sum()]
+            hits = [(predicted == expected).sum(), (predicted == labels).sum(), (expected == labels).sum()]
             sums += torch.stack([divergence, *hits]).to(sums)
-            seen += len(images)
+            count += len(images)
             labeled &= bool((labels >= 0).all())
             if progress is not None:
                 progress(len(images))
-    if not seen:
+    if not count:
         raise TenreoError("no image to compare on; give at least one that can be read")
     kl, agree, top1, reference_top1 = sums.tolist()
     if not math.isfinite(kl):
         raise TenreoError("an output of one of the models is not finite; inspect both files")
     return Agreement(
-        agreement=100 * agree / seen,
-        kl=max(kl / seen, 0.0),
-        images=seen,
-        top1=100 * top1 / seen if labeled else None,
-        reference_top1=100 * reference_top1 / seen if labeled else None,
+        agreement=100 * agree / count,
+        kl=max(kl / count, 0.0),
+        images=count,
+        top1=100 * top1 / count if labeled else None,
+        reference_top1=100 * reference_top1 / count if labeled else None,
     )

@@ -1,4 +1,4 @@
-"""What a model says of every image: classes that it knows badly, which it takes for which, and rows of a CSV."""
+"""Predictions of a model for single images: accuracy per class, confusion matrix and CSV files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenreo.data.batches import Batches
-from tenreo.devices import half
+from tenreo.devices import half_dtype
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import atomic_write
 
@@ -23,13 +23,13 @@ COLUMNS = ("path", "label", "predicted", "confidence", "correct")
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """How often the images of one class are recognized.
+    """Accuracy on the images of one class.
 
     Attributes:
-        name: of the class, or its number.
-        images: how many it has.
-        top1: of these, in percent.
-        mistaken_for: the class that most of the others were taken for; None where there are none.
+        name: name or number of the class.
+        images: number of its images.
+        top1: top-1 accuracy on them, in percent.
+        mistaken_for: class that is most often predicted wrongly for them; None if every prediction is correct.
     """
 
     name: str
@@ -40,12 +40,12 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many images of each class were taken for each.
+    """Confusion matrix.
 
     Attributes:
-        labels: names of the classes that images have, the rows.
-        predicted: names of those and of all that the model named first, the columns.
-        counts: (labels, predicted) whole numbers.
+        labels: names of the rows: all classes of the images.
+        predicted: names of the columns: the same classes and all other predicted ones.
+        counts: number of images per label and predicted class, (labels, predicted) int64.
     """
 
     labels: list[str]
@@ -53,21 +53,24 @@ class Confusion:
     counts: Tensor
 
     def write_csv(self, path: Path) -> None:
-        """Write a row per class, with the class in the column `label`.
+        """Write one row per class, with its name in the column `label`.
 
         Raises:
-            TenreoError: when the file can not be written.
+            TenreoError: if the file cannot be written.
         """
         rows = ([name, *row] for name, row in zip(self.labels, self.counts.tolist(), strict=True))
         _write(path, ["label", *self.predicted], rows)
 
 
 class Predictions:
-    """The class that a model names first, and how sure it is, for every image of batches.
+    """Predicted class and its probability for every image of batches.
 
     Args:
-        batches: that are gone through.
-        class_names: of the model's outputs; empty where they are not known.
+        batches: batches that the model is evaluated on.
+        class_names: names of the model's outputs; empty if unknown.
+
+    Attributes:
+        paths: paths of the images; empty for images without a file.
     """
 
     def __init__(self, batches: Batches, class_names: Sequence[str] = ()) -> None:
@@ -76,10 +79,10 @@ class Predictions:
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Include the latest batch: logits (batch, classes) float32 and labels (batch,), -1 without one."""
+        """Add the latest batch: logits (batch, classes) float32 and labels (batch,), -1 if unknown."""
         confidence, predicted = logits.softmax(1).max(1)
         self.paths += self.batches.paths
-        self._parts.append((labels, predicted, confidence))  # on their device: copying would wait for it
+        self._parts.append((labels, predicted, confidence))  # still on their device: copying would wait for it
 
     def _columns(self) -> tuple[list[int], list[int], list[float]]:
         if not self._parts:
@@ -88,49 +91,50 @@ class Predictions:
         return labels.tolist(), predicted.tolist(), confidence.tolist()
 
     def name(self, label: int) -> str:
-        """The name of a class, or its number where it is not known."""
+        """Return the name of a class, or its number if the name is unknown."""
         return self.class_names[label] if label < len(self.class_names) else str(label)
 
     def classes(self) -> list[ClassAccuracy]:
-        """The accuracy of every class that images have, in the order of the labels."""
+        """Return the accuracy on every class that occurs among the labels, in the order of the labels."""
         labels, predicted, _ = self._columns()
         images, hits = Counter(labels), Counter(a for a, b in zip(labels, predicted, strict=True) if a == b)
         mistakes: dict[int, Counter[int]] = {}
         for label, other in zip(labels, predicted, strict=True):
             if label != other:
                 mistakes.setdefault(label, Counter())[other] += 1
-        found = []
+        classes = []
         for label in sorted(images):
             most = min(mistakes[label].items(), key=lambda item: (-item[1], item[0]))[0] if label in mistakes else None
             name = None if most is None else self.name(most)
-            found.append(ClassAccuracy(self.name(label), images[label], 100 * hits[label] / images[label], name))
-        return found
+            classes.append(ClassAccuracy(self.name(label), images[label], 100 * hits[label] / images[label], name))
+        return classes
 
     def confusion(self) -> Confusion:
-        """The confusion matrix of the classes that occur."""
+        """Return the confusion matrix of the classes that occur."""
         labels, predicted, _ = self._columns()
         rows = sorted(set(labels))
         columns = sorted({*labels, *predicted})
-        at_row, at_column = ({label: i for i, label in enumerate(each)} for each in (rows, columns))
+        row_of, column_of = ({label: i for i, label in enumerate(each)} for each in (rows, columns))
         counts = torch.zeros(len(rows), len(columns), dtype=torch.int64)
         for (label, other), count in Counter(zip(labels, predicted, strict=True)).items():
-            counts[at_row[label], at_column[other]] = count
+            counts[row_of[label], column_of[other]] = count
         return Confusion([self.name(each) for each in rows], [self.name(each) for each in columns], counts)
 
     def write_csv(self, path: Path) -> None:
-        """Write a row per image: path, label, predicted class, its probability, and whether it is right (1 or 0).
+        """Write one row per image: path, label, predicted class, its probability, and whether it is correct (1 or 0).
 
-        An image without a file has the number of its row, from 1; one without a label leaves two cells empty.
+        An image without a file has the number of its row, from 1, as path. For an image without a label, the cells
+        `label` and `correct` are empty.
 
         Raises:
-            TenreoError: when the file can not be written.
+            TenreoError: if the file cannot be written.
         """
         rows = []
-        for i, (source, label, predicted, sure) in enumerate(zip(self.paths, *self._columns(), strict=True)):
-            known = label >= 0
+        for i, (source, label, predicted, confidence) in enumerate(zip(self.paths, *self._columns(), strict=True)):
+            labeled = label >= 0
             rows.append([
-                source or f"#{i + 1}", self.name(label) if known else "", self.name(predicted), f"{sure:.6f}",
-                int(label == predicted) if known else "",
+                source or f"#{i + 1}", self.name(label) if labeled else "", self.name(predicted), f"{confidence:.6f}",
+                int(label == predicted) if labeled else "",
             ])  # fmt: skip
         _write(path, COLUMNS, rows)
 
@@ -142,19 +146,19 @@ def predict(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Go through batches that need no labels.
+    """Predict the classes of images, which need no labels.
 
     Args:
-        model: on the batches' device, in evaluation mode.
-        predictions: of the batches, to be filled.
-        amp: autocast to `half`.
-        progress: called with the number of images done.
+        model: model on the batches' device, in evaluation mode.
+        predictions: object that the predictions for its batches are added to.
+        amp: whether to autocast to `half_dtype`.
+        progress: function that is called with the number of images of every batch.
 
     Raises:
-        TenreoError: when no image can be read.
+        TenreoError: if no image can be read.
     """
     device = predictions.batches.device
-    autocast = torch.autocast(device.type, half(device)) if amp else nullcontext()
+    autocast = torch.autocast(device.type, half_dtype(device)) if amp else nullcontext()
     with torch.inference_mode(), parametrize.cached(), autocast:
         for images, labels in predictions.batches:
             predictions.add(model(images).float(), labels)
@@ -164,16 +168,16 @@ def predict(
         raise TenreoError("no image to predict; give at least one that can be read")
 
 
-def answers(model: nn.Module, batches: Batches, amp: bool = False) -> dict[str, int]:
-    """The class that a model names first for every file, by its path.
+def predict_labels(model: nn.Module, batches: Batches, amp: bool = False) -> dict[str, int]:
+    """Return the predicted class of every image file, by its path.
 
     Args:
-        model: on the batches' device, in evaluation mode.
-        batches: of images that have files.
-        amp: autocast to `half`.
+        model: model on the batches' device, in evaluation mode.
+        batches: images that have files.
+        amp: whether to autocast to `half_dtype`.
 
     Raises:
-        TenreoError: when no image can be read.
+        TenreoError: if no image can be read.
     """
     predictions = Predictions(batches)
     predict(model, predictions, amp)
@@ -181,7 +185,7 @@ def answers(model: nn.Module, batches: Batches, amp: bool = False) -> dict[str, 
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Names that are all different: ImageNet has two classes named crane."""
+    """Append the number to names that occur twice: ImageNet has two classes named crane."""
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({i})" for i, name in enumerate(names)]
 

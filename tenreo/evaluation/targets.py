@@ -1,4 +1,4 @@
-"""Compressing to an accuracy: the smallest file whose outputs are near enough to those of the dense model."""
+"""Compression to a target accuracy: the smallest file whose outputs agree well enough with the dense model's."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from tenreo.planning.recipe import Recipe
 
 _FINEST = math.log(4) * 0.1  # of the logarithm of the price: a tenth of a bit per weight
 _WIDEST = math.log(4) * 12  # from where the search begins
-_NOISE = 64  # images to judge by, where there are no others
-_NOISE_SEED = 1  # not that of the noise that statistics are matched on
-_BATCH = 32
+_NOISE_IMAGES = 64  # number of noise images to compare outputs on if no images are given
+_NOISE_SEED = 1  # differs from the seed of the noise that statistics are matched on
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Reached:
-    """What was found.
+class TargetResult:
+    """Result of compressing to a target accuracy.
 
     Attributes:
-        plan: with the price that was found.
-        report: of the compression.
-        correction: of the statistics.
-        agreement: of the outputs with those of the dense model.
-        judged_on: images that the outputs were compared on, in words.
+        plan: plan with the price that reaches the target.
+        report: report of the compression.
+        correction: correction of the statistics.
+        agreement: agreement of the outputs with those of the dense model.
+        compared_on: number and kind of the images that the outputs were compared on, for messages.
     """
 
     plan: Plan
     report: Report
     correction: Correction
     agreement: Agreement
-    judged_on: str
+    compared_on: str
 
 
 def compress_to_(
@@ -58,52 +58,52 @@ def compress_to_(
     jobs: int | None = None,
     source: str = "images",
     progress: Callable[[str], None] = lambda text: None,
-) -> Reached:
-    """Compress a model in place, as far as the outputs stay as near to those of the dense model as the recipe says.
+) -> TargetResult:
+    """Compress a model in place as far as its outputs still meet the recipe's target.
 
-    Statistics are matched after each trial, as they will be in use.
+    Statistics are corrected in every trial, so that the outputs are those of the finished file.
 
     Args:
-        model: a classifier, dense, in evaluation mode.
-        recipe: with the rate `TargetKl` or `TargetAgreement`.
-        images: (batch, channels, height, width), to match statistics on and to compare outputs on; None takes noise for
-            both, which says less.
-        size: side in pixels of the noise.
-        jobs: layers encoded at a time.
-        source: what the images are, for the report.
-        progress: is told of every trial.
+        model: dense classifier in evaluation mode.
+        recipe: recipe or plan with the rate `TargetKl` or `TargetAgreement`.
+        images: images (batch, channels, height, width) to match statistics and to compare outputs on; None uses noise
+            for both, which predicts the agreement on real images less reliably.
+        size: side in pixels, or shape, of the noise images.
+        jobs: number of layers that are encoded at the same time.
+        source: kind of the images, for the report.
+        progress: function that is called with a line of text after every trial.
 
     Raises:
-        TenreoError: as `resolve`, and when not even the finest encoding reaches the target.
+        TenreoError: as in `resolve`, and if even the finest encoding does not reach the target.
     """
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
     if not isinstance(plan.recipe.rate, OutputTarget):
         raise TenreoError(f"target: given {plan.recipe}, needs TargetKl or TargetAgreement")
     dense = deepcopy(model).eval()
-    shown = noise_images(_NOISE, *_channels_and_size(model, size), seed=_NOISE_SEED) if images is None else images
-    shown = shown.to(next(model.parameters()))
+    inputs = images
+    if inputs is None:
+        channels, *_, side = input_shape(model, size)
+        inputs = noise_images(_NOISE_IMAGES, channels, side, seed=_NOISE_SEED)
+    inputs = inputs.to(next(model.parameters()))
 
     def trial(network: nn.Module, price: float) -> tuple[Report, Correction, Agreement]:
         report = compress_(network, replace(plan, price=price), jobs=jobs)
         correction = match_statistics_(network, dense, images, size=size, source=source)
-        found = compare(network, dense, _Unlabeled(shown))
-        progress(f"{report.after.bits_per_weight or 0:.2f} bits per weight: KL {found.kl:.4f}, {found.agreement:.1f} %")
-        return report, correction, found
+        agreement = compare(network, dense, _TensorBatches(inputs))
+        bits = report.after.bits_per_weight or 0
+        progress(f"{bits:.2f} bits per weight: KL {agreement.kl:.4f}, {agreement.agreement:.1f} %")
+        return report, correction, agreement
 
     price = _cheapest(lambda price: _holds(plan.recipe, trial(deepcopy(dense), price)[2]), plan.price)
     report, correction, agreement = trial(model.eval(), price)
-    where = f"{len(shown)} images of {'noise' if images is None else source}"
-    return Reached(replace(plan, price=price), report, correction, agreement, where)
+    compared_on = f"{len(inputs)} images of {'noise' if images is None else source}"
+    return TargetResult(replace(plan, price=price), report, correction, agreement, compared_on)
 
 
-def _channels_and_size(model: nn.Module, size: int | tuple[int, ...] | None) -> tuple[int, int]:
-    shape = input_shape(model, size)
-    return shape[0], shape[-1]
-
-
-def _holds(recipe: Recipe, found: Agreement) -> bool:
+def _holds(recipe: Recipe, agreement: Agreement) -> bool:
+    """Return whether an agreement meets the target of a recipe."""
     rate = recipe.rate
-    return found.kl <= rate.kl if isinstance(rate, TargetKl) else found.agreement >= rate.number
+    return agreement.kl <= rate.kl if isinstance(rate, TargetKl) else agreement.agreement >= rate.number
 
 
 def _cheapest(holds: Callable[[float], bool], start: float) -> float:
@@ -127,12 +127,12 @@ def _cheapest(holds: Callable[[float], bool], start: float) -> float:
     return math.exp(good)
 
 
-class _Unlabeled:
-    """Images in batches, as `compare` takes them, without labels."""
+class _TensorBatches:
+    """Batches of a tensor of images for `compare`, without labels."""
 
     def __init__(self, images: Tensor) -> None:
         self.images, self.device = images, images.device
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in torch.split(self.images, _BATCH):
+        for batch in torch.split(self.images, _BATCH_SIZE):
             yield batch, torch.full((len(batch),), -1, device=batch.device)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tenreo.data.batches import Share
 from tenreo.errors import TenreoError
 
 _T = TypeVar("_T")
@@ -29,11 +28,6 @@ class ProcessGroup:
 
     rank: int = 0
     size: int = 1
-
-    @property
-    def share(self) -> Share:
-        """This process's share of the images."""
-        return Share(self.rank, self.size)
 
     @property
     def is_main(self) -> bool:

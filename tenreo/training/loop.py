@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tenreo.compression.parametrization import quantized_coefficients
 from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import Images
-from tenreo.data.mixing import mixing
-from tenreo.devices import half, peak_memory
+from tenreo.data.mixing import batch_mixer
+from tenreo.devices import half_dtype, peak_memory
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import Evaluation, evaluate
 from tenreo.training.distributed import ALONE, ProcessGroup, local_gradients
@@ -130,8 +130,10 @@ class _Run:
         if settings.compile:
             self.engine = torch.compile(self.engine)  # type: ignore[assignment]
         self.optimizer = make_optimizer(model, settings)
-        self.half = half(self.device) if settings.amp_dtype == AmpType.AUTO else getattr(torch, settings.amp_dtype)
-        self.mix = mixing(settings.mixup, settings.cutmix, train.classes)
+        self.half = (
+            half_dtype(self.device) if settings.amp_dtype == AmpType.AUTO else getattr(torch, settings.amp_dtype)
+        )
+        self.mix = batch_mixer(settings.mixup, settings.cutmix, train.classes)
         scaled = settings.amp and self.half == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.average = ExponentialMovingAverage(model, settings.ema) if settings.ema else None
@@ -232,13 +234,15 @@ def _try_single_image(run: _Run) -> None:
 
 def _epoch(run: _Run) -> None:
     """The rest of an epoch, and its evaluation."""
-    progress, share = run.progress, run.group.share
-    batches = Batches(run.train, run.loading, run.device, seed=run.seed(), share=share, first=progress.step)
+    progress, group = run.progress, run.group
+    batches = Batches(
+        run.train, run.loading, run.device, seed=run.seed(), rank=group.rank, world_size=group.size, skip=progress.step
+    )
     if not batches.steps:
         raise TenreoError(
             f"no batch to train on: given {len(run.train)} images, needs at least 2 per process; give more"
         )
-    if run.state is not None and (progress.step > batches.steps or progress.seen != batches.left_out):
+    if run.state is not None and (progress.step > batches.steps or progress.seen != batches.skipped_images):
         raise TenreoError(
             f"{run.state.path}: is damaged (step {progress.step} of {batches.steps}, after {progress.seen} images); "
             "start again without resuming"
@@ -256,7 +260,7 @@ def _evaluation(run: _Run, epoch_of: Callable[[Evaluation, float], Epoch], *seen
         seen: the batches that it was trained on.
     """
     start = time.perf_counter()
-    val = Batches(run.val, run.evaluation_loading, run.device, share=run.group.share)
+    val = Batches(run.val, run.evaluation_loading, run.device, rank=run.group.rank, world_size=run.group.size)
     history = run.progress.history
     with run.evaluated_weights():
         measured = evaluate(
@@ -265,7 +269,7 @@ def _evaluation(run: _Run, epoch_of: Callable[[Evaluation, float], Epoch], *seen
         epoch = epoch_of(measured, time.perf_counter() - start)
         for path in sorted(run.group.union(set().union(*(b.broken for b in (*seen, val))))):
             run.observer.on_broken(path)
-        for path, text in sorted(run.group.union(set().union(*(b.warned for b in (*seen, val))))):
+        for path, text in sorted(run.group.union(set().union(*(b.warnings for b in (*seen, val))))):
             run.observer.on_warned(path, text)
         run.observer.on_epoch(epoch, all(epoch.top1 > earlier.top1 for earlier in history))
     run.progress = Progress(history=[*history, epoch])
@@ -296,7 +300,7 @@ def _steps(run: _Run, batches: Batches) -> None:
     s, progress = run.settings, run.progress
     training_mode(run.model, s.freeze, s.freeze_batchnorm)
     epoch, before = run.epochs_done + 1, time.perf_counter()
-    for (images, labels), total in zip(batches, batches.totals, strict=True):
+    for (images, labels), total in zip(batches, batches.global_sizes, strict=True):
         lr = run.set_lr(epoch - 1 + (progress.step + 1) / batches.steps)
         torch.manual_seed(run.seed(progress.step))
         loss, correct, stop = _step(run, images, labels, total)
@@ -304,7 +308,7 @@ def _steps(run: _Run, batches: Batches) -> None:
             raise TenreoError(f"the loss became {loss} in epoch {epoch}; try a smaller learning rate")
         now = time.perf_counter()
         seconds, before = now - before, now
-        progress.add_step(images=total, loss=loss, correct=correct, seconds=seconds, waited=batches.waited)
+        progress.add_step(images=total, loss=loss, correct=correct, seconds=seconds, waited=batches.wait_seconds)
         run.observer.on_step(
             Step(
                 epoch=epoch, step=progress.step, steps=batches.steps, images=total, lr=lr, loss=loss,

@@ -165,7 +165,7 @@ def test_what_goes_wrong_afterwards_is_exit_code_1(inside, compressed_file, fold
         assert "damaged.safetensors: cannot be read as safetensors" in refused(*typed, code=1)
     (folder / "val" / "class3" / "zz.JPEG").write_bytes(b"not an image")
     told = refused("evaluate", compressed_file, "--data", folder, "--workers", 0, code=1)
-    assert "zz.JPEG: can not be read as an image" in told and told.count("error: ") == 1
+    assert "zz.JPEG: cannot be read as an image" in told and told.count("error: ") == 1
 
 
 def test_debug_shows_the_traceback(monkeypatch):

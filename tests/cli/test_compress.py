@@ -81,7 +81,7 @@ def test_dry_run_shows_the_papers_row_and_writes_nothing(inside):
         (["-g", 4, "-r", 2.0, "--position-bits", 40], "position_bits: given 40, needs a whole number of 1 to 31"),
         (["-g", 4, "-r", 2.0, "--jobs", 0], "jobs: given 0, needs a whole number of at least 1 (-j/--jobs)"),
         (["-g", 4, "-r", 2.0, "--device", "gpu"], "device: given 'gpu', needs auto, cpu, cuda, cuda:N or mps"),
-        (["-g", 4, "-r", 2.0, "--calibrate", "nowhere"], "no such folder; data are laid out as"),
+        (["-g", 4, "-r", 2.0, "--calibrate", "nowhere"], "no such folder; the expected layout is"),
         (["-g", 4, "-r", 2.0, "--out", "no/such/folder.safetensors"], "there is no folder no/such; create it first"),
         (["-g", 4, "-r", 2.0, "--config", "none.yaml"], "none.yaml: can not be read as YAML"),
     ],

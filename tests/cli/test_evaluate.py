@@ -23,7 +23,7 @@ def test_evaluate(compressed_file):
 def test_bad_input_is_refused(compressed_file, inside):
     assert "no such folder" in refused("evaluate", compressed_file, "--data", "nowhere")
     job = ("evaluate", compressed_file, "--data", "digits")
-    assert "device: cuda:77 is not available here; choose cpu" in refused(*job, "--device", "cuda:77")
+    assert "device: cuda:77 is not available on this machine; choose cpu" in refused(*job, "--device", "cuda:77")
     assert "workers: given -1, needs a whole number of 0 to 1024 (--workers)" in refused(*job, "--workers", -1)
     assert "batch_size: given 0, needs a whole number of at least 1 (-b/--batch-size)" in refused(*job, "-b", 0)
 
@@ -52,7 +52,7 @@ def test_broken_images_can_be_skipped_in_every_command_that_reads_some(compresse
     bad.write_bytes(b"not an image")
     shutil.copytree(folder / "val", folder / "train")
     job = ("evaluate", compressed_file, "--data", folder)
-    assert "zz.png: can not be read as an image" in refused(*job, code=1)
+    assert "zz.png: cannot be read as an image" in refused(*job, code=1)
     done = here(*job, "--skip-broken", "--json")
     found = json.loads(done.stdout)
     assert (found["images"], found["skipped"]) == (40, [str(bad)])
@@ -61,7 +61,7 @@ def test_broken_images_can_be_skipped_in_every_command_that_reads_some(compresse
     said = here("sweep", *dense, "--data", folder, "--skip-broken", "--refine", 1, "--no-match-statistics").stderr
     assert f"skipped {bad}" in said and "skipped 1 broken images" in said
     calibrated = ("compress", *dense, "--calibrate", folder, "-o", "c.safetensors")
-    assert "zz.png: can not be read as an image" in refused(*calibrated, code=1)
+    assert "zz.png: cannot be read as an image" in refused(*calibrated, code=1)
     assert "skipped 1 broken images" in here(*calibrated, "--skip-broken").stderr
 
 
@@ -79,7 +79,7 @@ def test_numbered_folders_are_warned_of_unless_the_file_names_them(dense_file, f
     for i in range(10):
         (folder / "val" / f"class{i}").rename(folder / "val" / f"{i + 1}")
     job = ("evaluate", dense_file, "--data", folder)
-    assert "the classes are numbered, and labels follow their order as text (1, 10, 2" in here(*job).stderr
+    assert "the class names are numbers, and labels follow their order as text (1, 10, 2" in here(*job).stderr
     model, header = open_model(dense_file)
     save(model, inside / "named.safetensors", replace(header.info, class_names=tuple(map(str, range(1, 11)))))
     assert "numbered" not in here("evaluate", "named.safetensors", "--data", folder).stderr

@@ -42,7 +42,7 @@ def test_a_split_of_another_name_with_labels(job, folder, inside):
     rows = json.loads(here(*job, "--split", "holdout").stdout)["rows"]
     assert {"top1", "agreement"} <= set(rows[0])
     (folder / "map").write_text("class0 0")
-    assert "does not say which classes class1, " in refused(*job, "--split", "holdout", "--class-map", folder / "map")
+    assert "lacks the classes class1, " in refused(*job, "--split", "holdout", "--class-map", folder / "map")
     assert "top1" not in json.loads(here(*job).stdout)["rows"][0]  # loose pictures
     assert "test: no such folder" in refused(*job, "--split", "test")
 

@@ -88,7 +88,7 @@ def test_an_accuracy_is_reached_with_the_fewest_bytes(tmp_path):
         kl = (p.exp() * (p - q)).sum(1).mean().item()
         assert reached.agreement.kl == pytest.approx(kl, rel=1e-3, abs=1e-7)
         holds = kl <= rate.kl if isinstance(rate, tenreo.TargetKl) else reached.agreement.agreement == 100
-        assert holds and "64 images" in reached.judged_on
+        assert holds and "64 images" in reached.compared_on
         sizes.append(reached.report.after.bytes)
     assert sizes[0] < sizes[1]
     with pytest.raises(TenreoError, match=r"call tenreo\.compress_to_ instead"):

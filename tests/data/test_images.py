@@ -1,4 +1,4 @@
-"""Digits and folders of images, prepared and varied."""
+"""Opening, decoding, preprocessing and augmentation of images."""
 
 import os
 import resource
@@ -16,16 +16,16 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from tenreo.data.batches import Batches, Loading
-from tenreo.data.folders import in_doubt
-from tenreo.data.images import Broken, Images, open_images
-from tenreo.data.transforms import preparation
+from tenreo.data.images import BrokenImage, Images, open_images
+from tenreo.data.labels import text_order_differs
+from tenreo.data.transforms import image_transform
 from tenreo.errors import TenreoError
 from tenreo.files.records import Preprocess
 
 SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def test_digits_are_split_once_and_for_all(digits, small):
+def test_digits_have_a_fixed_split(digits, small):
     val = digits[1]
     train = open_images("digits", "train", small, 10)
     assert (len(train), len(val)) == (1437, 360)
@@ -34,46 +34,47 @@ def test_digits_are_split_once_and_for_all(digits, small):
     assert -1 <= image.min() < image.max() <= 1
 
 
-def test_photographs_are_cropped_and_flipped(folder, small):
+def test_augmentation_varies_an_image(folder, small):
     images = open_images(str(folder), "val", small, 10, "standard")
     first, second = images[0][0], images[0][0]
     assert first.shape == (3, 32, 32) and first.dtype == torch.float32
     assert not torch.equal(first, second)
 
 
-def test_folders_that_are_not_right(folder, small):
-    with pytest.raises(TenreoError, match="train: no such folder; data are laid out as"):
+def test_wrong_folders_are_rejected(folder, small):
+    with pytest.raises(TenreoError, match="train: no such folder; the expected layout is"):
         open_images(str(folder), "train", small, 10)
     with pytest.raises(TenreoError, match="val: has 10 classes, the model has 1000"):
         open_images(str(folder), "val", small, 1000)
     (folder / "val" / "empty").mkdir()
-    with pytest.raises(TenreoError, match="empty: holds no image"):
+    with pytest.raises(TenreoError, match="empty: contains no image"):
         open_images(str(folder), "val", small, 11)
 
 
-def test_damage_anywhere_in_an_image_is_no_traceback(folder, small):
+def test_damaged_images_raise_no_error(folder, small):
     path = next((folder / "val" / "class3").iterdir())
-    whole, dice = path.read_bytes(), np.random.default_rng(0)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
     images = open_images(str(folder), "val", small, 10)
-    at = [source for source, _ in images.samples].index(path)
+    index = [source for source, _ in images.samples].index(path)
     for k in range(60):
-        cut = int(dice.integers(len(whole)))
+        cut = int(rng.integers(len(whole)))
         path.write_bytes(whole[:cut] if k % 2 else whole[:cut] + bytes([whole[cut] ^ 0x5A]) + whole[cut + 1 :])
-        images[at]  # an image, or what stands for a broken one
+        images[index]  # an image or a BrokenImage
 
 
-def test_folders_without_classes_and_fewer_images(folder, small, tmp_path):
+def test_limited_images_and_folders_without_classes(folder, small, tmp_path):
     (tmp_path / "none" / "val").mkdir(parents=True)
-    with pytest.raises(TenreoError, match="val: holds no class folder"):
+    with pytest.raises(TenreoError, match="val: contains no class folder"):
         open_images(str(tmp_path / "none"), "val", small, None)
     images = open_images(str(folder), "val", small, 10)
-    few = images.limited(5)
-    assert len(few) == 5 and few.samples[0] == images.samples[0] and few.samples[-1] == images.samples[-1]
+    subset = images.limited(5)
+    assert len(subset) == 5
+    assert (subset.samples[0], subset.samples[-1]) == (images.samples[0], images.samples[-1])
     assert images.limited(None) is images is images.limited(40)
 
 
 def test_an_image_is_resized_cropped_and_normalized():
-    """A uniform image stays uniform, in the units that the model wants."""
+    """A uniform image stays uniform and has the normalized value in every channel."""
     images = open_images("digits", "val", Preprocess(40, 36, (0.25, 0.5, 0.75), (0.5, 0.25, 1.0)), 10)
     images.samples[0] = (np.full((8, 8), 51, np.uint8), 3)
     image, label = images[0]
@@ -82,12 +83,12 @@ def test_an_image_is_resized_cropped_and_normalized():
         torch.testing.assert_close(channel, torch.full((36, 36), (0.2 - mean) / std))
 
 
-def test_a_broken_image_stands_for_itself(folder, small):
+def test_a_broken_image_is_returned_as_such(folder, small):
     bad = folder / "val" / "class3" / "zz.JPEG"
     bad.write_bytes(b"not an image")
     images = open_images(str(folder), "val", small, 10)
     found = [images[i] for i in range(len(images))]
-    assert [x.path for x in found if isinstance(x, Broken)] == [str(bad)]
+    assert [x.path for x in found if isinstance(x, BrokenImage)] == [str(bad)]
 
 
 def save(image, path):
@@ -96,7 +97,7 @@ def save(image, path):
 
 
 def picture_of(path, preprocess=SMALL):
-    """The pixels of the only image below a folder, from 0 to 255."""
+    """Return the pixels of the only image below a folder, from 0 to 255."""
     image, _ = open_images(str(path), "val", preprocess, None)[0]
     return (image * 0.5 + 0.5) * 255
 
@@ -105,7 +106,7 @@ GRAY = np.arange(0, 256, dtype=np.uint8)[None].repeat(32, 0)[:, ::8].copy()  # (
 
 
 def tiff_of_12_bits(path):
-    """A raw TIFF of GRAY * 16, with the bits written by hand: 12 per sample, two samples in three bytes."""
+    """Write GRAY * 16 as an uncompressed TIFF with 12 bits per sample, two samples in three bytes."""
     values = (GRAY.astype(np.uint16) << 4).reshape(-1, 2)
     packed = np.stack([values[:, 0] >> 4, ((values[:, 0] & 15) << 4) | (values[:, 1] >> 8), values[:, 1] & 255], 1)
     data = packed.astype(np.uint8).tobytes()
@@ -117,7 +118,7 @@ def tiff_of_12_bits(path):
     path.write_bytes(struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + directory)
 
 
-def test_gray_of_16_and_12_bits_is_what_8_bits_are(tmp_path):
+def test_gray_images_of_16_and_12_bits_equal_those_of_8_bits(tmp_path):
     wide = GRAY.astype(np.uint16)
     save(Image.fromarray(GRAY), tmp_path / "8" / "val" / "a" / "x.png")
     save(Image.fromarray(wide * 257), tmp_path / "png" / "val" / "a" / "x.png")
@@ -132,9 +133,9 @@ def test_gray_of_16_and_12_bits_is_what_8_bits_are(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
-def test_other_modes_are_what_torchvision_makes_of_them(tmp_path, mode):
-    dice = np.random.default_rng(0)
-    image = Image.fromarray(dice.integers(0, 256, (32, 32, 4), np.uint8), "RGBA").convert(mode)
+def test_other_modes_equal_pillows_conversion_to_rgb(tmp_path, mode):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (32, 32, 4), np.uint8), "RGBA").convert(mode)
     path = tmp_path / "val" / "a" / ("x.tiff" if mode in ("CMYK", "YCbCr") else "x.png")
     save(image, path)
     with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
@@ -143,15 +144,17 @@ def test_other_modes_are_what_torchvision_makes_of_them(tmp_path, mode):
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
-def test_pixels_without_a_known_white_are_refused(tmp_path, kind):
+def test_pixels_without_a_known_white_value_are_rejected(tmp_path, kind):
     save(Image.fromarray(GRAY.astype(kind)), tmp_path / "val" / "a" / "x.tiff")
     found = open_images(str(tmp_path), "val", SMALL, None)[0]
-    assert isinstance(found, Broken) and "no known white" in found.why
+    assert isinstance(found, BrokenImage) and "value of white is unknown" in found.why
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_warnings_are_told_with_the_image(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)  # Pillow warns above it, and refuses above twice as much
+def test_warnings_are_recorded_with_the_image(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 600
+    )  # Pillow warns above this number and fails above twice this number
     for name, side in (("fine", 16), ("large", 32), ("bomb", 64)):
         save(Image.fromarray(GRAY).resize((side, side)), tmp_path / "val" / "a" / f"{name}.png")
     palette = Image.fromarray(GRAY[:16, :16]).convert("P")
@@ -159,7 +162,7 @@ def test_warnings_are_told_with_the_image(tmp_path, monkeypatch, workers):
     images = open_images(str(tmp_path), "val", SMALL, None)
     batches = Batches(images, Loading(4, workers, skip_broken=True), torch.device("cpu"))
     assert sum(len(y) for _, y in batches) == 3
-    ((path, text),) = batches.warned
+    ((path, text),) = batches.warnings
     assert path.endswith("large.png") and "decompression bomb" in text
     assert [os.path.basename(path) for path in batches.broken] == ["bomb.png"]
 
@@ -172,31 +175,34 @@ def test_thin_pictures_are_what_torchvision_makes_of_them(size, how):
     theirs = ImageClassification(
         crop_size=32, resize_size=40, mean=preprocess.mean, std=preprocess.std, interpolation=InterpolationMode(how)
     )
-    images = Images([(pixels, 0)], 1, preparation(preprocess, "none", False))
+    images = Images([(pixels, 0)], 1, image_transform(preprocess, "none", False))
     expected = theirs(Image.fromarray(pixels).convert("RGB"))
-    off = (images[0][0] - expected).abs() * 127.5
-    # Pillow may take the two directions in another order and round in between; another place would be off by tens.
-    assert off.mean() < (5 if how == "nearest" else 1.5) and (how != "bilinear" or off.max() < 2.1)
+    difference = (images[0][0] - expected).abs() * 127.5
+    # Pillow may resize the two directions in another order, which changes the rounding. A shifted crop would differ by
+    # tens.
+    assert difference.mean() < (5 if how == "nearest" else 1.5) and (how != "bilinear" or difference.max() < 2.1)
 
 
-def test_a_thin_picture_takes_little_memory(tmp_path):
-    """At 32 pixels, 1 x 20,000,000 would be 61 GB when it is resized."""
+def test_a_very_long_image_needs_little_memory(tmp_path):
+    """Resizing the whole image of 1 x 20,000,000 pixels to a height of 32 would take 61 GB."""
     save(Image.fromarray(np.full((1, 20_000_000), 51, np.uint8)), tmp_path / "val" / "a" / "x.tiff")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     torch.testing.assert_close(picture_of(tmp_path), torch.full((3, 32, 32), 51.0), atol=1e-3, rtol=0)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
 
 
-def test_what_is_no_file_is_named_and_not_waited_for(folder):
+def test_entries_that_are_not_regular_files_are_reported_without_blocking(folder):
     os.mkfifo(folder / "val" / "class3" / "pipe.png")
     os.symlink("nowhere", folder / "val" / "class3" / "lost.png")
     (folder / "val" / "class4" / "folder.png").mkdir()
     images = open_images(str(folder), "val", SMALL, 10)
-    found = {os.path.basename(b.path): b.why for b in map(images.read, range(len(images))) if isinstance(b, Broken)}
-    assert found == {"pipe.png": "it is no regular file", "lost.png": ANY} and "No such file" in found["lost.png"]
+    found = {
+        os.path.basename(b.path): b.why for b in map(images.read, range(len(images))) if isinstance(b, BrokenImage)
+    }
+    assert found == {"pipe.png": "it is not a regular file", "lost.png": ANY} and "No such file" in found["lost.png"]
 
 
-def test_links_are_followed_once_and_hidden_names_are_no_data(folder, tmp_path_factory):
+def test_links_are_followed_once_and_hidden_files_are_ignored(folder, tmp_path_factory):
     plain = [source.name for source, _ in open_images(str(folder), "val", SMALL, 10).samples]
     away = tmp_path_factory.mktemp("away")
     val, real = folder / "val", away / "class3"
@@ -214,7 +220,7 @@ def test_links_are_followed_once_and_hidden_names_are_no_data(folder, tmp_path_f
 
 @pytest.fixture
 def deep(folder):
-    """A class with an image 1,200 folders below it, which nothing else can remove."""
+    """Create an image 1,200 folders below a class folder; shutil.rmtree cannot remove such a folder."""
     here = os.getcwd()
     os.chdir(folder / "val" / "class3")
     for _ in range(1200):
@@ -226,46 +232,48 @@ def deep(folder):
     subprocess.run(["rm", "-r", str(folder / "val" / "class3")], check=True)
 
 
-def test_folders_may_be_nested_deeper_than_the_stack(deep):
+def test_folders_may_be_nested_deeper_than_the_recursion_limit(deep):
     assert len(open_images(str(deep), "val", SMALL, 10)) == 41
 
 
-def names_of(images):
+def labels_by_class(images):
     return {os.path.basename(os.path.dirname(source)): label for source, label in images.samples}
 
 
-def test_labels_are_those_of_the_names_that_the_file_says(folder):
+def test_labels_follow_the_class_names_of_the_models_file(folder):
     order = tuple(f"class{i}" for i in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7))
     images = open_images(str(folder), "val", SMALL, 10, class_names=order)
-    assert names_of(images) == {name: i for i, name in enumerate(order)} and images.classes == 10
+    assert labels_by_class(images) == {name: i for i, name in enumerate(order)} and images.classes == 10
     shutil.rmtree(folder / "val" / "class4")
-    assert names_of(open_images(str(folder), "val", SMALL, 10, class_names=order))["class0"] == 3
+    assert labels_by_class(open_images(str(folder), "val", SMALL, 10, class_names=order))["class0"] == 3
     (folder / "val" / "class0").rename(folder / "val" / "katze")
-    with pytest.raises(TenreoError, match=r"val: has the classes katze, .* the model's file; without class0, class4"):
+    with pytest.raises(
+        TenreoError, match=r"val: has the classes katze, .* the model's file; class0, class4 of these are missing"
+    ):
         open_images(str(folder), "val", SMALL, 10, class_names=order)
 
 
-def test_splits_whose_classes_differ_in_names_alone_are_refused(folder):
+def test_splits_with_different_class_names_are_rejected(folder):
     shutil.copytree(folder / "val", folder / "train")
-    assert names_of(open_images(str(folder), "val", SMALL, 10))["class9"] == 9
+    assert labels_by_class(open_images(str(folder), "val", SMALL, 10))["class9"] == 9
     (folder / "val" / "class3").rename(folder / "val" / "katze")
-    with pytest.raises(TenreoError, match=r"val: has the classes katze, .*train; without class3"):
+    with pytest.raises(TenreoError, match=r"val: has the classes katze, .*train; class3 of these are missing"):
         open_images(str(folder), "val", SMALL, 10)
 
 
-def test_numbers_in_the_order_of_text_are_in_doubt(tmp_path):
+def test_numbers_sorted_as_text_raise_doubt(tmp_path):
     for i in range(12):
         save(Image.fromarray(GRAY), tmp_path / "val" / str(i) / "x.png")
     images = open_images(str(tmp_path), "val", SMALL, 12)
-    assert names_of(images)["2"] == 4 and "order as text (0, 1, 10, 11, 2, ... (12))" in images.doubt
+    assert labels_by_class(images)["2"] == 4 and "order as text (0, 1, 10, 11, 2, ... (12))" in images.doubt
     numbers = tuple(map(str, range(12)))
     images = open_images(str(tmp_path), "val", SMALL, 12, class_names=numbers)
-    assert names_of(images) == {name: int(name) for name in numbers} and not images.doubt
-    assert in_doubt(["class1", "class10", "class2"]) and not in_doubt(["a", "b10", "b2"])
-    assert not in_doubt(sorted(f"{i:02}" for i in range(12)))
+    assert labels_by_class(images) == {name: int(name) for name in numbers} and not images.doubt
+    assert text_order_differs(["class1", "class10", "class2"]) and not text_order_differs(["a", "b10", "b2"])
+    assert not text_order_differs(sorted(f"{i:02}" for i in range(12)))
 
 
-def test_a_fingerprint_is_of_the_content_wherever_it_lies(folder, tmp_path_factory):
+def test_a_fingerprint_depends_on_the_content_and_not_on_the_folder(folder, tmp_path_factory):
     def fingerprint():
         return open_images(str(folder), "val", SMALL, 10).fingerprint()
 

@@ -17,21 +17,21 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from tenreo.data.batches import Batches, Loading
 from tenreo.data.folders import EXTENSIONS
-from tenreo.data.images import Broken, open_images, open_photographs, open_pictures
-from tenreo.data.layouts import Labeling
+from tenreo.data.images import BrokenImage, open_images, open_optionally_labeled, open_unlabeled
+from tenreo.data.label_files import LabelFiles
 from tenreo.errors import TenreoError
 from tenreo.files.records import Preprocess
 
 SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def pictures(images):
-    """(name of the file, label) -> pixels."""
+def images_by_key(images):
+    """Map (file name, label) to pixels."""
     return {(Path(str(source)).name, label): images[i][0] for i, (source, label) in enumerate(images.samples)}
 
 
-def same(images, expected):
-    own, other = pictures(images), expected if isinstance(expected, dict) else pictures(expected)
+def assert_same(images, expected):
+    own, other = images_by_key(images), expected if isinstance(expected, dict) else images_by_key(expected)
     assert own.keys() == other.keys() and all(torch.equal(own[key], other[key]) for key in own)
 
 
@@ -41,21 +41,21 @@ def files_of(folder):
 
 @pytest.fixture
 def plain(folder):
-    """The images of class folders, before a test lays them out otherwise."""
+    """Return the images of class folders, before a test changes the layout."""
     return open_images(str(folder), "val", SMALL, 10)
 
 
 @pytest.fixture
 def flat(folder, tmp_path_factory):
-    """flat/ with the images of all classes, and nothing else."""
-    there = tmp_path_factory.mktemp("flat")
+    """Create a folder that contains the images of all classes directly."""
+    target = tmp_path_factory.mktemp("flat")
     for path in files_of(folder):
-        shutil.copy(path, there)
-    return there
+        shutil.copy(path, target)
+    return target
 
 
 def write_shard(path, files, kind):
-    """A tar file of the WebDataset layout, some keys with several parts."""
+    """Write a tar file with the WebDataset layout."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
 
@@ -66,68 +66,66 @@ def write_shard(path, files, kind):
 
         for file in files:
             label = int(file.parent.name.removeprefix("class"))
-            said = {"cls": str(label), "name": file.parent.name, "json": json.dumps({"label": label, "w": 64})}[kind]
+            text = {"cls": str(label), "name": file.parent.name, "json": json.dumps({"label": label, "w": 64})}[kind]
             add(f"a/{file.name}", file.read_bytes())
-            if kind:
-                add(f"a/{file.stem}.{'json' if kind == 'json' else 'cls'}", said.encode())
+            add(f"a/{file.stem}.{'json' if kind == 'json' else 'cls'}", text.encode())
 
 
 def test_extensions_are_those_of_torchvision():
     assert EXTENSIONS == IMG_EXTENSIONS
 
 
-def test_a_split_has_several_names(folder, plain):
-    plain = pictures(plain)
+def test_a_split_may_have_another_folder_name(folder, plain):
+    plain = images_by_key(plain)
     (folder / "val").rename(folder / "validation")
-    found = open_images(str(folder), "val", SMALL, 10)
-    same(found, plain)
+    assert_same(open_images(str(folder), "val", SMALL, 10), plain)
     (folder / "validation").rename(folder / "holdout")
-    same(open_images(str(folder), "holdout", SMALL, 10), plain)
-    same(open_images(str(folder / "holdout"), ".", SMALL, 10), plain)
+    assert_same(open_images(str(folder), "holdout", SMALL, 10), plain)
+    assert_same(open_images(str(folder / "holdout"), ".", SMALL, 10), plain)
     with pytest.raises(TenreoError, match="val: no such folder"):
         open_images(str(folder), "val", SMALL, 10)
 
 
 @pytest.mark.parametrize("line", ["{file.name} {label}", "{file.stem},{name}", "{file.name}\t{name}"])
-def test_a_flat_folder_with_a_list_of_labels(folder, plain, flat, tmp_path, line):
+def test_flat_folder_with_a_list_of_labels(folder, plain, flat, tmp_path, line):
     rows = [
         line.format(file=f, name=f.parent.name, label=f.parent.name.removeprefix("class")) for f in files_of(folder)
     ]
     (tmp_path / "labels.txt").write_text("\n".join([*rows, "absent.png 3"]) + "\n")
-    images = open_images(str(flat), ".", SMALL, 10, labeling=Labeling(tmp_path / "labels.txt"))
-    same(images, plain)
+    images = open_images(str(flat), ".", SMALL, 10, label_files=LabelFiles(tmp_path / "labels.txt"))
+    assert_same(images, plain)
     (tmp_path / "labels.txt").write_text("\n".join(rows[1:]))
-    with pytest.raises(TenreoError, match=r"labels.txt: says no class of 0\.png; give a line for every image"):
-        open_images(str(flat), ".", SMALL, 10, labeling=Labeling(tmp_path / "labels.txt"))
+    with pytest.raises(TenreoError, match=r"labels.txt: contains no class for 0\.png; add a line for every image"):
+        open_images(str(flat), ".", SMALL, 10, label_files=LabelFiles(tmp_path / "labels.txt"))
 
 
-def test_a_list_of_numbers_is_in_the_order_of_the_names(folder, plain, flat, tmp_path):
-    labels = Labeling(tmp_path / "truth.txt")
+def test_list_of_numbers_follows_the_sorted_file_names(folder, plain, flat, tmp_path):
+    labels = LabelFiles(tmp_path / "truth.txt")
     numbers = [int(f.parent.name.removeprefix("class")) for f in files_of(folder)]
     labels.labels.write_text("\n".join(map(str, numbers)))
-    same(open_images(str(flat), ".", SMALL, 10, labeling=labels), plain)
+    assert_same(open_images(str(flat), ".", SMALL, 10, label_files=labels), plain)
     labels.labels.write_text("\n".join(str(n + 1) for n in numbers))
     with pytest.raises(TenreoError, match=r"has the label 10, counted from 0, .*devkit counts from 1"):
-        open_images(str(flat), ".", SMALL, 10, labeling=labels)
-    assert "labels begin at 1" in open_images(str(flat), ".", SMALL, 11, labeling=labels).doubt
+        open_images(str(flat), ".", SMALL, 10, label_files=labels)
+    assert "labels start at 1" in open_images(str(flat), ".", SMALL, 11, label_files=labels).doubt
     labels.labels.write_text("1\n2\n")
     with pytest.raises(TenreoError, match="has 2 labels for 40 images"):
-        open_images(str(flat), ".", SMALL, 10, labeling=labels)
+        open_images(str(flat), ".", SMALL, 10, label_files=labels)
 
 
-def test_kaggles_list_of_imagenet(flat, tmp_path):
+def test_kaggles_list_of_imagenet_labels(flat, tmp_path):
     for path in list(flat.iterdir())[2:]:
         path.unlink()
     first, second = sorted(path.stem for path in flat.iterdir())
     rows = ["ImageId,PredictionString", f"{first},n02 85 1 499 272", f"{second},n01 1 2 3 4 n01 5 6 7 8"]
     (tmp_path / "l.csv").write_text("\n".join(rows))
-    images = open_images(str(flat), ".", SMALL, 2, labeling=Labeling(tmp_path / "l.csv"))
+    images = open_images(str(flat), ".", SMALL, 2, label_files=LabelFiles(tmp_path / "l.csv"))
     assert [label for _, label in images.samples] == [1, 0] and images.class_names == ("n01", "n02")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 @pytest.mark.parametrize("numbers", [False, True])
-def test_hugging_faces_image_folder(folder, plain, kind, numbers):
+def test_hugging_face_image_folder(folder, plain, kind, numbers):
     names = {f: f.parent.name.removeprefix("class") if numbers else f.parent.name for f in files_of(folder)}
     rows = [(str(f.relative_to(folder / "val")), name) for f, name in names.items()]
     if kind == "csv":
@@ -136,44 +134,44 @@ def test_hugging_faces_image_folder(folder, plain, kind, numbers):
         values = ({"file_name": f, "label": int(name) if numbers else name, "caption": "x"} for f, name in rows)
         text = "\n".join(map(json.dumps, values))
     (folder / "val" / f"metadata.{kind}").write_text(text)
-    same(open_images(str(folder), "val", SMALL, 10), plain)
+    assert_same(open_images(str(folder), "val", SMALL, 10), plain)
     (folder / "val" / f"metadata.{kind}").write_text("file_name,label\n../x.png,1" if kind == "csv" else '{"a": 1}')
-    with pytest.raises(TenreoError, match=r"which is not in its folder|needs the columns file_name and label"):
+    with pytest.raises(TenreoError, match=r"which is outside its folder|needs file_name and label"):
         open_images(str(folder), "val", SMALL, 10)
 
 
 @pytest.mark.parametrize("kind", ["cls", "name", "json"])
 @pytest.mark.parametrize("layout", ["val/0.tar", "digits-val-000{}.tar", "{}.tar"])
 def test_shards(folder, plain, tmp_path_factory, kind, layout):
-    there, files = tmp_path_factory.mktemp("shards"), files_of(folder)
+    target, files = tmp_path_factory.mktemp("shards"), files_of(folder)
     for i, part in enumerate((files,) if "{}" not in layout else (files[:25], files[25:])):
-        write_shard(there / layout.format(i), part, kind)
-    images = open_images(str(there), "." if layout == "{}.tar" else "val", SMALL, 10)
-    same(images, plain)
-    for workers in (0, 1):  # they travel to other processes, shuffled
+        write_shard(target / layout.format(i), part, kind)
+    images = open_images(str(target), "." if layout == "{}.tar" else "val", SMALL, 10)
+    assert_same(images, plain)
+    for workers in (0, 1):  # shuffled, and with 1 sent to a worker process
         batches = Batches(images, Loading(7, workers), torch.device("cpu"), seed=3)
         assert sum(len(y) for _, y in batches) == 40 and not batches.broken
-    one = there / layout.format(0)
-    count = len(open_images(str(one), "val", SMALL, None))
+    shard = target / layout.format(0)
+    count = len(open_images(str(shard), "val", SMALL, None))
     assert count == (40 if "{}" not in layout else 25)
     first = images.fingerprint()
-    whole = one.read_bytes()
+    whole = shard.read_bytes()
     at = images.samples[0][0].offset + 60
-    one.write_bytes(whole[:at] + b"?" + whole[at + 1 :])
+    shard.write_bytes(whole[:at] + b"?" + whole[at + 1 :])
     assert images.fingerprint() != first
-    one.write_bytes(whole[: images.samples[-1][0].offset + 3] if "{}" not in layout else whole[:2000])
-    assert isinstance(images.read(len(images) - 1 if "{}" not in layout else 24), Broken)
-    with pytest.raises(TenreoError, match="can not be read as a tar file"):
-        open_images(str(there), "." if layout == "{}.tar" else "val", SMALL, 10)
+    shard.write_bytes(whole[: images.samples[-1][0].offset + 3] if "{}" not in layout else whole[:2000])
+    assert isinstance(images.read(len(images) - 1 if "{}" not in layout else 24), BrokenImage)
+    with pytest.raises(TenreoError, match="cannot be read as a tar file"):
+        open_images(str(target), "." if layout == "{}.tar" else "val", SMALL, 10)
 
 
-def test_what_is_no_shard_is_refused(tmp_path):
+def test_damaged_and_compressed_tar_files_are_rejected(tmp_path):
     (tmp_path / "x.tar").write_bytes(os.urandom(5000))
-    with pytest.raises(TenreoError, match=r"x\.tar: can not be read as a tar file .*uncompressed"):
+    with pytest.raises(TenreoError, match=r"x\.tar: cannot be read as a tar file .*uncompressed"):
         open_images(str(tmp_path / "x.tar"), "val", SMALL, 10)
     with tarfile.open(tmp_path / "x.tar", "w:gz"):
         pass
-    with pytest.raises(TenreoError, match="can not be read as a tar file"):
+    with pytest.raises(TenreoError, match="cannot be read as a tar file"):
         open_images(str(tmp_path / "x.tar"), "val", SMALL, 10)
 
 
@@ -189,50 +187,52 @@ INDEX = {str(i): [f"class{9 - i}", f"word {i}"] for i in range(10)}
     ],
     ids=["imagenet_class_index", "object", "blanks", "commas"],
 )  # fmt: skip
-def test_classes_of_a_subset_are_mapped(folder, plain, tmp_path, text):
-    """As Imagenette's WordNet ids are to the 1,000 outputs of a model."""
+def test_class_map_to_output_numbers(folder, plain, tmp_path, text):
+    """A subset of the classes is mapped to a model with 1,000 outputs, as Imagenette needs it."""
     path = tmp_path / "map"
     path.write_text(text)
     shutil.rmtree(folder / "val" / "class3")
-    images = open_images(str(folder), "val", SMALL, 1000, labeling=Labeling(class_map=path))
+    images = open_images(str(folder), "val", SMALL, 1000, label_files=LabelFiles(class_map=path))
     names = {(Path(str(s)).parent.name, label) for s, label in images.samples}
     assert names == {(f"class{i}", 9 - i) for i in range(10) if i != 3} and images.classes == 1000 and not images.doubt
     (folder / "val" / "other").mkdir()
     shutil.copy(files_of(folder)[0], folder / "val" / "other")
-    with pytest.raises(TenreoError, match=r"class_map: does not say which classes other of .* are"):
-        open_images(str(folder), "val", SMALL, 1000, labeling=Labeling(class_map=path))
+    with pytest.raises(TenreoError, match=r"class_map: lacks the classes other of .*; add them"):
+        open_images(str(folder), "val", SMALL, 1000, label_files=LabelFiles(class_map=path))
 
 
-def test_classes_are_mapped_to_the_models_names(folder, tmp_path):
+def test_class_map_to_the_models_class_names(folder, tmp_path):
     path = tmp_path / "map"
     path.write_text("\n".join(f"class{i}\tname {i}" for i in range(10)))
     known = tuple(f"name {9 - i}" for i in range(10))
-    images = open_images(str(folder), "val", SMALL, 10, class_names=known, labeling=Labeling(class_map=path))
+    images = open_images(str(folder), "val", SMALL, 10, class_names=known, label_files=LabelFiles(class_map=path))
     assert {(Path(str(s)).parent.name, label) for s, label in images.samples} == {
         (f"class{i}", 9 - i) for i in range(10)
     }
-    with pytest.raises(TenreoError, match="class_map: gives names such as 'name 0', and the model's file names no"):
-        open_images(str(folder), "val", SMALL, 10, labeling=Labeling(class_map=path))
+    with pytest.raises(
+        TenreoError, match="class_map: maps to names, for example 'name 0', but the model's file contains no class"
+    ):
+        open_images(str(folder), "val", SMALL, 10, label_files=LabelFiles(class_map=path))
     path.write_text("class1 2\nclass1 3")
-    with pytest.raises(TenreoError, match="does not say one class of 'class1'"):
-        open_images(str(folder), "val", SMALL, 10, labeling=Labeling(class_map=path))
+    with pytest.raises(TenreoError, match="does not give exactly one class for 'class1'"):
+        open_images(str(folder), "val", SMALL, 10, label_files=LabelFiles(class_map=path))
 
 
-def renamed(folder, names):
-    """The class folders of val/ under other names: the number of each -> its name."""
+def rename_classes(folder, names):
+    """Rename the class folders of val/: class i gets the name names[i]."""
     for i, name in enumerate(names):
         (folder / "val" / f"class{i}").rename(folder / "val" / name)
 
 
-def test_wordnet_ids_are_classes_of_imagenet(folder):
-    """Imagenette, in the order of a model that knows no names."""
+def test_wordnet_ids_are_labels_of_imagenet(folder):
+    """Imagenette's class folders get the labels of an ImageNet model whose file contains no class names."""
     known = ImageNetInfo("imagenet-1k").label_names()
     places = [701, 0, 217, 482, 491, 497, 566, 569, 571, 999]
-    renamed(folder, [known[place] for place in places])
+    rename_classes(folder, [known[place] for place in places])
     images = open_images(str(folder), "val", SMALL, 1000)
     assert {(Path(str(s)).parent.name, label) for s, label in images.samples} == {(known[p], p) for p in places}
-    assert list(images.class_names) == known and "WordNet ids are taken for the outputs" in images.doubt
-    for classes in (12, 21843):  # of a model that is not ImageNet's
+    assert list(images.class_names) == known and "WordNet ids are assumed to be outputs" in images.doubt
+    for classes in (12, 21843):  # models of other data sets
         with pytest.raises(TenreoError, match=f"has 10 classes, the model has {classes}"):
             open_images(str(folder), "val", SMALL, classes)
     own = tuple(reversed(known))
@@ -243,12 +243,13 @@ def test_wordnet_ids_are_classes_of_imagenet(folder):
         open_images(str(folder), "val", SMALL, 1000)
 
 
-DEVKIT = np.random.default_rng(0).permutation(1000)  # the output of every number of the devkit, which counts from 1
+# DEVKIT[number - 1]: output of a class number of the devkit, which counts from 1.
+DEVKIT = np.random.default_rng(0).permutation(1000)
 
 
 @pytest.fixture
 def devkit(tmp_path_factory):
-    """A meta.mat with ImageNet's classes in an order of its own, and two groups of them."""
+    """Write a meta.mat with ImageNet's classes in another order, and two groups of classes."""
     ids = [ImageNetInfo("imagenet-1k").label_names()[i] for i in DEVKIT] + ["n00001740", "n00001930"]
     kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
     rows = [(i + 1, name, f"word {i}, other", "", 0 if i < 1000 else 2) for i, name in enumerate(ids)]
@@ -257,40 +258,42 @@ def devkit(tmp_path_factory):
     return path
 
 
-def test_the_devkits_numbers(flat, devkit, tmp_path):
+def test_class_numbers_of_the_devkit(flat, devkit, tmp_path):
     numbers = np.random.default_rng(1).integers(1, 1001, 40).tolist()
     (tmp_path / "truth.txt").write_text("\n".join(map(str, numbers)))
-    labeling = Labeling(tmp_path / "truth.txt", devkit)
-    images = open_images(str(flat), ".", SMALL, 1000, labeling=labeling)
+    label_files = LabelFiles(tmp_path / "truth.txt", devkit)
+    images = open_images(str(flat), ".", SMALL, 1000, label_files=label_files)
     assert [label for _, label in images.samples] == [DEVKIT[number - 1] for number in numbers]
     devkit.write_bytes(devkit.read_bytes()[:300])
-    with pytest.raises(TenreoError, match=r"class_map: .* is no meta.mat of ImageNet's devkit .* give lines of"):
-        open_images(str(flat), ".", SMALL, 1000, labeling=labeling)
+    with pytest.raises(
+        TenreoError, match=r"class_map: .* is not the meta.mat of ImageNet's devkit .* give a text file"
+    ):
+        open_images(str(flat), ".", SMALL, 1000, label_files=label_files)
 
 
-def test_the_devkit_without_scipy(flat, devkit, tmp_path, monkeypatch):
+def test_devkit_requires_scipy(flat, devkit, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     (tmp_path / "truth.txt").write_text("1\n" * 40)
-    with pytest.raises(TenreoError, match=r"needs SciPy to be read; install scipy, or give lines of the devkit's"):
-        open_images(str(flat), ".", SMALL, 1000, labeling=Labeling(tmp_path / "truth.txt", devkit))
+    with pytest.raises(TenreoError, match=r"requires SciPy; install scipy, or give a text file that maps the devkit's"):
+        open_images(str(flat), ".", SMALL, 1000, label_files=LabelFiles(tmp_path / "truth.txt", devkit))
 
 
-def test_a_split_of_a_name_is_not_replaced_by_any_picture(folder):
-    assert open_photographs(str(folder), SMALL, 10).labeled
+def test_missing_named_split_is_not_replaced_by_other_images(folder):
+    assert open_optionally_labeled(str(folder), SMALL, 10).labeled
     (folder / "val").rename(folder / "holdout")
-    assert open_photographs(str(folder), SMALL, 10, split="holdout").labeled
-    assert not open_photographs(str(folder), SMALL, 10).labeled
+    assert open_optionally_labeled(str(folder), SMALL, 10, split="holdout").labeled
+    assert not open_optionally_labeled(str(folder), SMALL, 10).labeled
     with pytest.raises(TenreoError, match="test: no such folder"):
-        open_photographs(str(folder), SMALL, 10, split="test")
+        open_optionally_labeled(str(folder), SMALL, 10, split="test")
 
 
-def test_images_without_labels_are_enough_where_none_is_needed(folder, flat, tmp_path_factory):
+def test_unlabeled_images_in_any_layout(folder, flat, tmp_path_factory):
     for data, split in ((flat, "train"), (folder, "val"), (folder, "train")):
-        images = open_pictures(str(data), split, SMALL)
+        images = open_unlabeled(str(data), split, SMALL)
         assert len(images) == 40 and not images.labeled and images[0][1] == -1
-    there = tmp_path_factory.mktemp("flatval")
-    shutil.copytree(flat, there / "val")
-    assert not open_photographs(str(there), SMALL, 10).labeled
-    assert open_photographs(str(folder), SMALL, 10).labeled
-    with pytest.raises(TenreoError, match="holds no class folder"):
-        open_images(str(there), "val", SMALL, 10)
+    target = tmp_path_factory.mktemp("flatval")
+    shutil.copytree(flat, target / "val")
+    assert not open_optionally_labeled(str(target), SMALL, 10).labeled
+    assert open_optionally_labeled(str(folder), SMALL, 10).labeled
+    with pytest.raises(TenreoError, match="contains no class folder"):
+        open_images(str(target), "val", SMALL, 10)

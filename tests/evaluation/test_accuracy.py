@@ -1,4 +1,4 @@
-"""Accuracy and loss, counted by hand; devices."""
+"""Accuracy, loss and speed compared with direct computations; devices."""
 
 import time
 
@@ -8,16 +8,16 @@ from networks import digits_classifier
 from scipy import stats
 from torch import nn
 
-from tenreo.data.batches import Batches, Loading, Share
+from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import Images
-from tenreo.devices import choose_device, memory_named
+from tenreo.devices import choose_device, explain_out_of_memory
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import evaluate, wilson_interval
 
 CPU = torch.device("cpu")
 
 
-def test_evaluation_counts_as_counting_by_hand(digits):
+def test_accuracy_and_loss_equal_a_direct_computation(digits):
     net, val = digits_classifier(), digits[1]
     measured = evaluate(net, Batches(val, Loading(100), CPU))
     x, y = zip(*(val[i] for i in range(len(val))), strict=True)
@@ -32,47 +32,50 @@ def test_evaluation_counts_as_counting_by_hand(digits):
     assert measured.loss == pytest.approx(-logp[torch.arange(360), y].mean().item(), rel=1e-5)
 
 
-def test_evaluation_puts_the_mode_back(digits):
+def test_evaluation_restores_the_training_mode(digits):
     net = digits_classifier().train()
     evaluate(net, Batches(digits[1].limited(10), Loading(5), CPU))
     assert net.training
 
 
 @pytest.mark.parametrize(
-    ("name", "match"), [("gpu", "given 'gpu'"), ("cuda:99", "not available here"), ("meta", "not available")]
+    ("name", "match"), [("gpu", "given 'gpu'"), ("cuda:99", "not available on this machine"), ("meta", "not available")]
 )
-def test_devices_that_are_not_there(name, match):
+def test_unavailable_devices_are_rejected(name, match):
     with pytest.raises(TenreoError, match=match):
         choose_device(name)
 
 
-def test_shares_of_the_images_add_up(digits):
-    """Two processes see every image once; the sums of both are those of one."""
+def test_sums_over_processes_equal_those_of_one_process(digits):
+    """Two processes evaluate every image once."""
     net, val = digits_classifier(), digits[1].limited(50)
     whole = evaluate(net, Batches(val, Loading(8), CPU))
     sums = []
     for rank in range(2):
-        evaluate(net, Batches(val, Loading(8), CPU, share=Share(rank, 2)), total=lambda s: sums.append(s) or s)
-    top1, top5, loss, seen, _ = sum(sums).tolist()
-    assert seen == whole.images == 50
+        evaluate(net, Batches(val, Loading(8), CPU, rank=rank, world_size=2), total=lambda s: sums.append(s) or s)
+    top1, top5, loss, count, _ = sum(sums).tolist()
+    assert count == whole.images == 50
     assert (100 * top1 / 50, 100 * top5 / 50) == (whole.top1, whole.top5)
     assert loss / 50 == pytest.approx(whole.loss)
 
 
-def test_few_classes_have_no_top5(digits):
+def test_five_classes_have_no_top5(digits):
     net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 5))
     few = digits[1].limited(40)
     few.samples = [(image, label % 5) for image, label in few.samples]
     assert evaluate(net, Batches(few, Loading(16), CPU)).top5 is None
 
 
-def test_too_little_memory_names_a_smaller_batch():
-    with pytest.raises(TenreoError, match="not enough memory for batch size 30; try batch size 15"), memory_named(30):
+def test_out_of_memory_on_the_gpu_suggests_a_smaller_batch():
+    with (
+        pytest.raises(TenreoError, match="does not have enough memory for batch size 30; try batch size 15"),
+        explain_out_of_memory(30),
+    ):
         raise torch.OutOfMemoryError
 
 
 class Outputs(nn.Module):
-    """The same outputs for every image."""
+    """Return the same outputs for every image."""
 
     def __init__(self, *values):
         super().__init__()
@@ -85,7 +88,7 @@ class Outputs(nn.Module):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("at", [0, 9])
 def test_outputs_that_are_not_finite_are_an_error(digits, value, at):
-    """Wherever they are: no image of this batch has the label 9."""
+    """Output 9 is checked although no image has the label 9."""
     few = digits[1].limited(40)
     few.samples = [(image, label % 9) for image, label in few.samples]
     values = [0.0] * 10
@@ -95,22 +98,25 @@ def test_outputs_that_are_not_finite_are_an_error(digits, value, at):
 
 
 def test_labels_without_an_output_are_an_error(digits):
-    with pytest.raises(TenreoError, match=r"an image has the label 9, .* outputs are \[9\]"):
+    with pytest.raises(TenreoError, match=r"an image has the label 9, .* outputs have the shape \[9\]"):
         evaluate(Outputs(*[0.0] * 9), Batches(digits[1], Loading(360), CPU))
 
 
-def test_too_little_memory_of_the_machine_is_told():
-    with pytest.raises(TenreoError, match="the machine has not enough memory for batch size 9"), memory_named(9):
+def test_out_of_memory_on_the_machine_is_explained():
+    with (
+        pytest.raises(TenreoError, match="the machine does not have enough memory for batch size 9"),
+        explain_out_of_memory(9),
+    ):
         torch.empty(2**50, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(("correct", "images"), [(0, 10), (3, 10), (10, 10), (900, 1000), (1, 1)])
-def test_the_interval_is_that_of_scipy(correct, images):
-    theirs = stats.binomtest(correct, images).proportion_ci(0.95, "wilson")
-    assert wilson_interval(correct, images) == pytest.approx((100 * theirs.low, 100 * theirs.high), abs=1e-9)
+def test_confidence_interval_equals_scipys(correct, images):
+    expected = stats.binomtest(correct, images).proportion_ci(0.95, "wilson")
+    assert wilson_interval(correct, images) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-9)
 
 
-def test_the_time_of_reading_is_told_apart(digits):
+def test_time_spent_reading_is_measured_separately(digits):
     class Slow(Images):
         def read(self, i):
             time.sleep(0.02)

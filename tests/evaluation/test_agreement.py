@@ -1,4 +1,4 @@
-"""How far a model's outputs are from those of another one."""
+"""Agreement of two models' outputs compared with direct computations."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from scipy.special import log_softmax
 from torch import nn
 
 from tenreo.data.batches import Batches, Loading
-from tenreo.data.images import open_images, open_photographs
+from tenreo.data.images import open_images, open_optionally_labeled
 from tenreo.errors import TenreoError
 from tenreo.evaluation.agreement import compare
 from tenreo.files.records import Preprocess
@@ -27,26 +27,26 @@ def outputs(model, images):
         return model(torch.stack([images[i][0] for i in range(len(images))])).double().numpy()
 
 
-def test_agreement_and_divergence_are_their_formulas():
+def test_agreement_and_divergence_equal_their_formulas():
     images = open_images("digits", "val", SMALL, 10).limited(50)
     model, reference = linear(0), linear(1)
-    found = compare(model, reference, Batches(images, Loading(16), CPU))
+    agreement = compare(model, reference, Batches(images, Loading(16), CPU))
     q, p = log_softmax(outputs(model, images), 1), log_softmax(outputs(reference, images), 1)
     labels = np.array([label for _, label in images.samples])
-    assert found.images == 50
-    assert found.kl == pytest.approx((np.exp(p) * (p - q)).sum(1).mean(), rel=1e-4)
-    assert found.agreement == pytest.approx(100 * (p.argmax(1) == q.argmax(1)).mean())
-    assert found.top1 == pytest.approx(100 * (q.argmax(1) == labels).mean())
-    assert found.reference_top1 == pytest.approx(100 * (p.argmax(1) == labels).mean())
+    assert agreement.images == 50
+    assert agreement.kl == pytest.approx((np.exp(p) * (p - q)).sum(1).mean(), rel=1e-4)
+    assert agreement.agreement == pytest.approx(100 * (p.argmax(1) == q.argmax(1)).mean())
+    assert agreement.top1 == pytest.approx(100 * (q.argmax(1) == labels).mean())
+    assert agreement.reference_top1 == pytest.approx(100 * (p.argmax(1) == labels).mean())
 
 
 def test_a_model_agrees_with_itself():
     batches = Batches(open_images("digits", "val", SMALL, 10).limited(20), Loading(8), CPU)
-    found = compare(linear(0), linear(0), batches)
-    assert found.agreement == 100 and found.kl == pytest.approx(0, abs=1e-6)
+    agreement = compare(linear(0), linear(0), batches)
+    assert agreement.agreement == 100 and agreement.kl == pytest.approx(0, abs=1e-6)
 
 
-def test_outputs_that_are_not_finite_are_refused():
+def test_outputs_that_are_not_finite_are_rejected():
     broken = linear(0)
     with torch.no_grad():
         broken[1].bias[0] = torch.nan
@@ -55,16 +55,16 @@ def test_outputs_that_are_not_finite_are_refused():
         compare(broken, linear(0), batches)
 
 
-def test_loose_photographs_need_no_labels(tmp_path):
+def test_images_without_labels_are_compared(tmp_path):
     for name in ("a.png", "deeper/b.png", ".hidden.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / name)
-    images = open_photographs(str(tmp_path), SMALL, 10)
+    images = open_optionally_labeled(str(tmp_path), SMALL, 10)
     assert len(images) == 2 and not images.labeled
-    found = compare(linear(0), linear(1), Batches(images, Loading(2), CPU))
-    assert found.top1 is None and found.reference_top1 is None and found.images == 2
+    agreement = compare(linear(0), linear(1), Batches(images, Loading(2), CPU))
+    assert agreement.top1 is None and agreement.reference_top1 is None and agreement.images == 2
     with pytest.raises(TenreoError, match="no such folder"):
-        open_photographs(str(tmp_path / "nowhere"), SMALL, 10)
+        open_optionally_labeled(str(tmp_path / "nowhere"), SMALL, 10)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TenreoError, match="holds no image"):
-        open_photographs(str(tmp_path / "empty"), SMALL, 10)
+    with pytest.raises(TenreoError, match="contains no image"):
+        open_optionally_labeled(str(tmp_path / "empty"), SMALL, 10)

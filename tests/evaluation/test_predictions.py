@@ -1,4 +1,4 @@
-"""What a model says of every image, compared with scikit-learn's counts."""
+"""Predictions for single images compared with scikit-learn's metrics."""
 
 import csv
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def predicted(digits):
-    """(predictions, labels, predicted labels, confidence) of 100 digits without any 7."""
+    """Return (predictions, labels, predicted labels, confidence) for digits other than 7."""
     few = digits[1].limited(100)
     few.samples = [(image, label) for image, label in few.samples if label != 7]
     net = digits_classifier()
@@ -32,14 +32,14 @@ def predicted(digits):
     return predictions, np.array([label for _, label in few.samples]), names.numpy(), confidence.numpy()
 
 
-def test_classes_and_confusion_are_those_of_sklearn(predicted):
+def test_class_accuracy_and_confusion_equal_sklearns(predicted):
     predictions, labels, names, _ = predicted
-    found = predictions.confusion()
+    confusion = predictions.confusion()
     columns = sorted({*labels, *names})
     full = confusion_matrix(labels, names, labels=columns)
-    assert found.predicted == [str(i) for i in columns]
-    assert found.labels == [str(i) for i in range(10) if i != 7]
-    assert found.counts.tolist() == full[[columns.index(int(i)) for i in found.labels]].tolist()
+    assert confusion.predicted == [str(i) for i in columns]
+    assert confusion.labels == [str(i) for i in range(10) if i != 7]
+    assert confusion.counts.tolist() == full[[columns.index(int(i)) for i in confusion.labels]].tolist()
     classes = predictions.classes()
     recall = recall_score(labels, names, labels=range(10), average=None, zero_division=0)
     assert [c.top1 for c in classes] == pytest.approx([100 * recall[int(c.name)] for c in classes])
@@ -49,7 +49,7 @@ def test_classes_and_confusion_are_those_of_sklearn(predicted):
         assert c.mistaken_for is None if not wrong else wrong.count(int(c.mistaken_for)) == max(map(wrong.count, wrong))
 
 
-def test_a_row_per_image(predicted, tmp_path):
+def test_csv_has_one_row_per_image(predicted, tmp_path):
     predictions, labels, names, confidence = predicted
     predictions.write_csv(tmp_path / "p.csv")
     rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
@@ -59,7 +59,7 @@ def test_a_row_per_image(predicted, tmp_path):
     assert [r["correct"] == "1" for r in rows] == (labels == names).tolist()
 
 
-def test_names_with_commas_and_of_two_classes_stay_apart(tmp_path):
+def test_csv_quotes_commas_and_distinguishes_equal_names(tmp_path):
     class Third(nn.Module):
         def forward(self, images):
             return torch.tensor([[0.0, 0.0, 9.0]]).expand(len(images), -1)

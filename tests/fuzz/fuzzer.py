@@ -41,7 +41,7 @@ from tenreo.cli.app import app  # noqa: E402
 from tenreo.cli.commands.compress import Output  # noqa: E402
 from tenreo.cli.shared_options import DenseModel  # noqa: E402
 from tenreo.cli.yaml_files import read_yaml  # noqa: E402
-from tenreo.data.images import Broken, open_images  # noqa: E402
+from tenreo.data.images import BrokenImage, open_images  # noqa: E402
 from tenreo.errors import MOST_CHARACTERS, TenreoError  # noqa: E402
 from tenreo.files.header import read_header  # noqa: E402
 from tenreo.files.records import Preprocess  # noqa: E402
@@ -345,7 +345,7 @@ def pictures(random: Random, inputs: Inputs) -> None:
         old.unlink()
     (folder / f"x.{ending}").write_bytes(bent(random, data))
     found = open_images(str(inputs.folder / "images"), "val", SMALL, None)[0]
-    assert isinstance(found, Broken) or found[0].shape == (3, 8, 8), found
+    assert isinstance(found, BrokenImage) or found[0].shape == (3, 8, 8), found
 
 
 SMALL = Preprocess(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

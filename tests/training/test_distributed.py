@@ -82,7 +82,7 @@ def test_a_failing_process_ends_the_run_with_its_message(digits_folder, tmp_path
     shutil.copytree(digits_folder, data)
     next((data / "train" / "class3").iterdir()).write_bytes(b"not an image")
     code, _, err = torchrun(TINY_RUN, data, tmp_path, "--batch", 8)
-    assert code == 1 and "can not be read as an image" in err and "of 2: error: " in err
+    assert code == 1 and "cannot be read as an image" in err and "of 2: error: " in err
     own = [line for line in err.splitlines() if line.startswith("process ")]
     assert len(own) <= 2  # of the one that failed, and of the one that was left alone
     assert "Traceback" not in err.split("elastic/multiprocessing")[0]

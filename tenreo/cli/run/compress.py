@@ -19,8 +19,10 @@ from tenreo.codec.jit import on_compile
 from tenreo.compression.compress_model import compress_
 from tenreo.compression.report import Report
 from tenreo.correction.statistics import match_statistics_
-from tenreo.data.batches import Loading, Unlabeled, lost_workers_named, unlabeled
-from tenreo.data.images import open_pictures
+from tenreo.data.batches import Loading
+from tenreo.data.images import open_unlabeled
+from tenreo.data.unlabeled import UnlabeledBatches
+from tenreo.data.workers import explain_worker_loss
 from tenreo.devices import choose_device
 from tenreo.errors import TenreoError
 from tenreo.evaluation.targets import compress_to_
@@ -52,33 +54,33 @@ def compress_and_save(
     else:
         report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
     if images is not None:
-        note_images(images.batches.broken, images.batches.warned)
+        note_images(images.batches.broken, images.batches.warnings)
     info = replace(info, corrections=corrections)
     save(model, path, info, plan.recipe)
     _show_report(report, plan, path, info, output.json)
 
 
-def _images(statistics: Statistics, info: ModelInfo, seed: int) -> Unlabeled | None:
+def _images(statistics: Statistics, info: ModelInfo, seed: int) -> UnlabeledBatches | None:
     """The batches to calibrate on, if any."""
     if statistics.calibrate is None:
         return None
-    opened = open_pictures(statistics.calibrate, "train", info.preprocess)
+    opened = open_unlabeled(statistics.calibrate, "train", info.preprocess)
     loading = Loading(64, choose_workers(None, statistics.calibrate), statistics.skip_broken)
-    return unlabeled(opened, statistics.calibrate_batches, loading, seed)
+    return UnlabeledBatches(opened, statistics.calibrate_batches, loading, seed)
 
 
 def _compress(
     model: nn.Module,
     plan: Plan,
     statistics: Statistics,
-    images: Unlabeled | None,
+    images: UnlabeledBatches | None,
     noise: int | tuple[int, ...],
     jobs: int | None,
 ) -> tuple[Report, tuple[Correction, ...]]:
     """Compress a model in place and correct its statistics."""
     dense = deepcopy(model) if statistics.match_statistics or images is not None else None
     report = compress_shown(model, plan, jobs)
-    with lost_workers_named(), progress_bar("statistics, images", None) as advance:
+    with explain_worker_loss(), progress_bar("statistics, images", None) as advance:
         if dense is None:
             return report, ()
         try:
@@ -95,17 +97,17 @@ def _compress_to(
     model: nn.Module,
     plan: Plan,
     statistics: Statistics,
-    images: Unlabeled | None,
+    images: UnlabeledBatches | None,
     noise: int | tuple[int, ...],
     jobs: int | None,
 ) -> tuple[Plan, Report, tuple[Correction, ...]]:
     """Compress a model in place to an accuracy, and say on what it was judged."""
-    with lost_workers_named():
+    with explain_worker_loss():
         shown = None if images is None else torch.cat(list(images))
     source = statistics.calibrate or "noise"
     reached = compress_to_(model, plan, shown, size=noise, jobs=jobs, source=source, progress=note)
     found = reached.agreement
-    note(f"on {reached.judged_on}: KL {found.kl:.4f} nats, agreement {found.agreement:.2f} %")
+    note(f"on {reached.compared_on}: KL {found.kl:.4f} nats, agreement {found.agreement:.2f} %")
     return reached.plan, reached.report, (reached.correction,)
 
 

@@ -17,10 +17,11 @@ from tenreo.cli.terminal.console import note, note_images, progress_bar, show, s
 from tenreo.cli.terminal.pictures import plot_confusion
 from tenreo.cli.terminal.tables import agreement_table, classes_table, evaluations_table, number
 from tenreo.compression.parametrization import expand_
-from tenreo.data.batches import Batches, Loading, lost_workers_named
-from tenreo.data.images import Images, open_images, open_photographs
-from tenreo.data.layouts import Labeling
-from tenreo.devices import choose_device, memory_named
+from tenreo.data.batches import Batches, Loading
+from tenreo.data.images import Images, open_images, open_optionally_labeled
+from tenreo.data.label_files import LabelFiles
+from tenreo.data.workers import explain_worker_loss
+from tenreo.devices import choose_device, explain_out_of_memory
 from tenreo.evaluation.accuracy import Evaluation, evaluate
 from tenreo.evaluation.agreement import Agreement, compare
 from tenreo.evaluation.predictions import Predictions, predict
@@ -37,7 +38,7 @@ def evaluate_files(
         device = choose_device(computing.device)
     loading = Loading(data.batch_size, choose_workers(computing.workers, data.data), data.skip_broken)
     job = _Job(data, layout, device, loading, output)
-    with memory_named(data.batch_size), lost_workers_named():
+    with explain_out_of_memory(data.batch_size), explain_worker_loss():
         for file in files.each:
             job.measure(file)
     note_images(job.broken, job.warned)
@@ -114,19 +115,21 @@ class _Job:
 
     def _met(self, batches: Batches) -> None:
         self.broken |= batches.broken
-        self.warned |= batches.warned
+        self.warned |= batches.warnings
 
     def _images(self, info: ModelInfo) -> Images:
         """The images to measure on, which may be loose ones where no label is needed."""
         loose = self.data.against is not None or self.wanted.predictions is not None
-        split, labeling = self.layout.split, Labeling(self.layout.labels, self.layout.class_map)
+        split, label_files = self.layout.split, LabelFiles(self.layout.labels, self.layout.class_map)
         data, names = self.data.data, info.class_names
         with usage():
             if loose:
-                images = open_photographs(data, info.preprocess, info.classes, names, split=split, labeling=labeling)
+                images = open_optionally_labeled(
+                    data, info.preprocess, info.classes, names, split=split, label_files=label_files
+                )
             else:
                 images = open_images(
-                    data, split, info.preprocess, info.classes or 1000, class_names=names, labeling=labeling
+                    data, split, info.preprocess, info.classes or 1000, class_names=names, label_files=label_files
                 )
         if images.doubt and not self.found:
             note(images.doubt)

@@ -16,12 +16,14 @@ from tenreo.cli.run.training import Job, train
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note
 from tenreo.cli.terminal.stopping import Stop, stoppable
-from tenreo.data.batches import Batches, Loading, lost_workers_named
-from tenreo.data.images import Images, held_out, open_images, open_photographs, open_pictures
-from tenreo.data.layouts import DIGITS, Labeling, has_labels, has_split, locate
-from tenreo.devices import choose_device, memory_named
+from tenreo.data.batches import Batches, Loading
+from tenreo.data.images import Images, open_images, open_optionally_labeled, open_unlabeled, train_val_split
+from tenreo.data.label_files import LabelFiles
+from tenreo.data.layouts import DIGITS, has_labels, has_split, locate
+from tenreo.data.workers import explain_worker_loss
+from tenreo.devices import choose_device, explain_out_of_memory
 from tenreo.errors import TenreoError
-from tenreo.evaluation.predictions import answers
+from tenreo.evaluation.predictions import predict_labels
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
 from tenreo.models.heads import new_head_
@@ -59,8 +61,8 @@ def finetune_file(
     with (
         stoppable() as stop,
         process_group(device) as group,
-        memory_named(settings.batch_size),
-        lost_workers_named(),
+        explain_out_of_memory(settings.batch_size),
+        explain_worker_loss(),
     ):
         resources = Resources(device, choose_workers(computing.workers, data.data), group)
         if teacher is not None and not splits[1].labeled:
@@ -90,33 +92,35 @@ def _splits(info: ModelInfo, data: TrainingData, layout: Layout, settings: Setti
     root, preprocess, classes, names = data.data, info.preprocess, info.classes or 1000, info.class_names
     loose = settings.distill and root != DIGITS
     if loose and not has_split(root, data.train_split):
-        return held_out(
-            open_pictures(root, data.train_split, preprocess, settings.augment, settings.erase),
-            open_pictures(root, data.train_split, preprocess),
+        return train_val_split(
+            open_unlabeled(root, data.train_split, preprocess, settings.augment, settings.erase),
+            open_unlabeled(root, data.train_split, preprocess),
         )
-    labeling = Labeling(None, layout.class_map)
+    label_files = LabelFiles(None, layout.class_map)
     if loose and not has_labels(root, data.train_split):
-        train = open_pictures(root, data.train_split, preprocess, settings.augment, settings.erase)
+        train = open_unlabeled(root, data.train_split, preprocess, settings.augment, settings.erase)
     else:
         train = open_images(
-            root, data.train_split, preprocess, classes, settings.augment, names, labeling, settings.erase
+            root, data.train_split, preprocess, classes, settings.augment, names, label_files, settings.erase
         )
     if data.train_split != "train":  # which the order of the labels is taken from otherwise
         names = names or train.class_names
-    labeling = labeling._replace(labels=layout.labels)
+    label_files = label_files._replace(labels=layout.labels)
     if loose:
         locate(root, layout.split)  # rather than any picture, which could be one to learn from
-        return train, open_photographs(root, preprocess, classes, names, split=layout.split, labeling=labeling)
-    return train, open_images(root, layout.split, preprocess, classes, class_names=names, labeling=labeling)
+        return train, open_optionally_labeled(
+            root, preprocess, classes, names, split=layout.split, label_files=label_files
+        )
+    return train, open_images(root, layout.split, preprocess, classes, class_names=names, label_files=label_files)
 
 
 def _taught(images: Images, teacher: nn.Module, settings: Settings, resources: Resources) -> Images:
     """Images whose labels are the teacher's answers, so that top-1 is the agreement with it."""
     batches = Batches(images, Loading(settings.batch_size, resources.workers, settings.skip_broken), resources.device)
-    found = answers(teacher.eval(), batches, settings.amp)
+    found = predict_labels(teacher.eval(), batches, settings.amp)
     if resources.group.is_main:
         note("no labels: top-1 is the agreement with the dense model")
-    return images.labeled_by(found)
+    return images.with_labels(found)
 
 
 def _leave(job: Job, resources: Resources, stop: Stop) -> None:

@@ -23,10 +23,12 @@ from tenreo.compression.layer_encoding import Orders
 from tenreo.compression.parametrization import expand_
 from tenreo.compression.serialization import written_size
 from tenreo.correction.statistics import match_statistics_
-from tenreo.data.batches import Batches, Loading, lost_workers_named
-from tenreo.data.images import Images, open_photographs
-from tenreo.data.layouts import Labeling
-from tenreo.devices import choose_device, memory_named
+from tenreo.data.batches import Batches, Loading
+from tenreo.data.images import Images, open_optionally_labeled
+from tenreo.data.label_files import LabelFiles
+from tenreo.data.layouts import DIGITS
+from tenreo.data.workers import explain_worker_loss
+from tenreo.devices import choose_device, explain_out_of_memory
 from tenreo.errors import TenreoError
 from tenreo.evaluation.agreement import compare
 from tenreo.files.counts import Counts
@@ -62,7 +64,7 @@ def sweep_recipes(
         plans = [resolve(recipe, model, info.class_names) for recipe in recipes]  # every check before anything slow
     if images is not None and images.doubt:
         note(images.doubt)
-    loading = Loading(data.batch_size, choose_workers(None, data.data or "digits"), data.skip_broken)
+    loading = Loading(data.batch_size, choose_workers(None, data.data or DIGITS), data.skip_broken)
     job = _Sweep(model.to(device), info, images, loading, matching.match_statistics, encoding.jobs)
     rows = job.rows(plans)
     note_images(job.broken, job.warned)
@@ -77,9 +79,9 @@ def _images(data: SweepData, layout: Layout, info: ModelInfo) -> Images | None:
     """The images to measure on, if any."""
     if not data.data:
         return None
-    images = open_photographs(
+    images = open_optionally_labeled(
         data.data, info.preprocess, info.classes, info.class_names, split=layout.split,
-        labeling=Labeling(layout.labels, layout.class_map),
+        label_files=LabelFiles(layout.labels, layout.class_map),
     )  # fmt: skip
     return images.limited(data.limit)
 
@@ -138,10 +140,10 @@ class _Sweep:
             return {}
         device: torch.device = next(model.parameters()).device
         batches = Batches(self.images, self.loading, device)
-        with memory_named(self.loading.batch_size), lost_workers_named():
+        with explain_out_of_memory(self.loading.batch_size), explain_worker_loss():
             found = compare(model, self.model, batches)
         self.broken |= batches.broken
-        self.warned |= batches.warned
+        self.warned |= batches.warnings
         top1 = {"top1": found.top1} if self.images.labeled else {}
         return {**top1, "agreement": found.agreement, "kl": found.kl}
 

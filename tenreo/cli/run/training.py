@@ -17,8 +17,9 @@ from tenreo.cli.terminal.stopping import Stop
 from tenreo.cli.terminal.tables import evaluations_table, megabytes, number
 from tenreo.compression.serialization import write_model
 from tenreo.correction.statistics import calibrate_
-from tenreo.data.batches import Batches, Loading, unlabeled
+from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import Images
+from tenreo.data.unlabeled import UnlabeledBatches
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import Evaluation, evaluate
 from tenreo.files.header import Header, read_header
@@ -224,7 +225,7 @@ class _Reporter(_Follower):
     def on_broken(self, path: str) -> None:
         """Name the image, once."""
         if path not in self.broken:
-            note(f"skipped {path}: can not be read as an image")
+            note(f"skipped {path}: cannot be read as an image")
         super().on_broken(path)
 
 
@@ -257,7 +258,7 @@ def _calibrate(
 ) -> ModelInfo:
     """Estimate the model's statistics on images; the info with what was done."""
     s, group = job.settings, resources.group
-    images = unlabeled(splits[0], job.data.calibrate, _loading(job, resources), s.seed)
+    images = UnlabeledBatches(splits[0], job.data.calibrate, _loading(job, resources), s.seed)
     with progress_bar("calibrate, images", job.data.calibrate * s.batch_size, shown=group.is_main) as advance:
 
         def progress(count: int) -> None:
@@ -267,7 +268,7 @@ def _calibrate(
 
         done = calibrate_(model, images, source=job.data.data, progress=progress)
     follower.broken |= images.batches.broken
-    follower.warned |= images.batches.warned
+    follower.warned |= images.batches.warnings
     if group.is_main:
         note(f"calibrated {done}")
         if done.images < ENOUGH_IMAGES:
@@ -282,10 +283,11 @@ def _measure(job: Job, model: nn.Module, images: Images, resources: Resources, f
         if follower.stop():
             raise KeyboardInterrupt
 
-    batches = Batches(images, _loading(job, resources), resources.device, share=resources.group.share)
-    measured = evaluate(model, batches, job.settings.amp, progress=stop_at_once, total=resources.group.sum)
-    follower.broken |= resources.group.union(batches.broken)
-    follower.warned |= resources.group.union(batches.warned)
+    group = resources.group
+    batches = Batches(images, _loading(job, resources), resources.device, rank=group.rank, world_size=group.size)
+    measured = evaluate(model, batches, job.settings.amp, progress=stop_at_once, total=group.sum)
+    follower.broken |= group.union(batches.broken)
+    follower.warned |= group.union(batches.warnings)
     return measured
 
 

@@ -50,7 +50,7 @@ def note_images(broken: Collection[str], warned: Collection[tuple[str, str]]) ->
         warned: paths and texts.
     """
     for path in sorted(broken)[:_NAMED]:
-        note(f"skipped {path}: can not be read as an image")
+        note(f"skipped {path}: cannot be read as an image")
     if broken:
         note(f"skipped {len(broken)} broken images")
     if warned:
