@@ -136,7 +136,7 @@ def run_script(folder, size=None, what="evaluate"):
     code = [sys.executable, "-c", SCRIPT, str(folder), what]
     if size:
         code = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"', "sh", *code]
-    done = subprocess.run(code, capture_output=True, text=True, timeout=60, env={
+    done = subprocess.run(code, capture_output=True, text=True, timeout=200, env={
         **os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1",
     })  # fmt: skip
     assert done.returncode == (-signal.SIGINT if what == "interrupt" else 1), done.stderr
