@@ -1,12 +1,13 @@
-"""Bytes against error, every bit counted: tenreo beside the ISO codec, groupwise integers and k-means, in one run.
+"""Compare bytes and error of tenreo, the ISO codec, groupwise integers and k-means in one run; every bit is counted.
 
 OMP_NUM_THREADS=1 .venv/bin/python benchmarks/size.py laplace [--elements 524288] [--plot docs/size.png]
-OMP_NUM_THREADS=1 .venv/bin/python benchmarks/size.py network [--network lite0] [--points 18,20,22,24,28] [--plot FILE]
+OMP_NUM_THREADS=1 .venv/bin/python benchmarks/size.py network [--network lite0] [--points 18,20,22,24,28]
+    [--plot docs/codecs.png] [--plot-files docs/agreement.png]
 
-`laplace` encodes one layer of Laplace-distributed weights; `network` the large layers of EfficientNet-Lite, and
-measures the outputs on photographs, with each codec as it comes and with tenreo's correction of BatchNorm statistics.
-tenreo gets the bytes that the ISO codec takes at each quantization parameter. The ISO codec is nncodec (ISO/IEC
-15938-17): pip install nncodec. Seconds are of the processor, in one thread.
+`laplace` encodes one layer of Laplace-distributed weights. `network` encodes the large layers of EfficientNet-Lite and
+measures the outputs on photographs, both with the decoded weights alone and after tenreo's correction of BatchNorm
+statistics. tenreo is given the number of bytes that the ISO codec needs at each quantization parameter. The ISO codec
+is nncodec (ISO/IEC 15938-17): pip install nncodec. Seconds are processor time of one thread.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from tenreo.codec.rate_distortion import quantize_uniformly, trellis_quantize
 from tenreo.compression.price_search import search_price
 
 Weights = dict[str, Tensor]
+Points = dict[str, list[tuple[float, float]]]  # of a line in a picture, by its label
 CLIPS = tuple(0.6 + 0.025 * i for i in range(17))
 POINTS = {"laplace": "1,3,5,10", "network": "18,20,22,24,28"}  # about 2 to 4 bits per weight
 CODEBOOKS = {"laplace": (64, 256, 1024, 4096), "network": (64, 256, 1024)}
@@ -44,7 +46,7 @@ SHANNON = 0.63  # dB: the bound of Laplace-distributed weights is 6.02 R + 0.63
 
 @dataclass
 class Coded:
-    """What a codec made of some weights: which and how, bytes, decoded weights, seconds of encoding and of decoding."""
+    """The result of a codec: its name and setting, bytes, decoded weights, and seconds of encoding and decoding."""
 
     kind: str
     setting: str
@@ -55,7 +57,7 @@ class Coded:
 
 
 def iso(weights: Weights, parameter: int) -> Coded:
-    """The ISO codec at a quantization parameter; it is given matrices and kernels by the names of layers."""
+    """Encode with the ISO codec at a quantization parameter; it receives the weights under their layers' names."""
     from nncodec.nn import decode, encode
 
     arrays = {f"{name}.weight": weight.numpy() for name, weight in weights.items()}
@@ -108,7 +110,7 @@ def _decoded(weight: Tensor, encoded: EncodedWeight, stream: Tensor) -> Tensor:
 
 
 def groupwise(weights: Weights, bits: int, size: int = 64) -> Coded:
-    """Symmetric integers in groups with a 16-bit scale, the best of 17 clips for each group."""
+    """Quantize to symmetric integers in groups with a 16-bit scale; the best of 17 clipping thresholds per group."""
     top = 2 ** (bits - 1) - 1
 
     def coded(weight: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ def groupwise(weights: Weights, bits: int, size: int = 64) -> Coded:
 
 
 def kmeans(weights: Weights, codewords: int, elements: int = 4) -> Coded:
-    """scikit-learn's k-means on pieces of some weights, with a codebook of 16-bit numbers for every layer."""
+    """Cluster pieces of `elements` weights with scikit-learn's k-means; every layer has a 16-bit codebook."""
     from sklearn.cluster import KMeans
 
     taken, decoded = 0, {}
@@ -146,7 +148,7 @@ def kmeans(weights: Weights, codewords: int, elements: int = 4) -> Coded:
 
 
 def every_codec(weights: Weights, parameters: list[int], codebooks: tuple[int, ...]) -> Iterator[Coded]:
-    """All codecs at all their settings."""
+    """Yield the results of all codecs at all their settings."""
     for parameter in parameters:
         theirs = iso(weights, parameter)
         yield theirs
@@ -158,17 +160,17 @@ def every_codec(weights: Weights, parameters: list[int], codebooks: tuple[int, .
 
 
 def quality(weights: Weights, coded: Coded) -> tuple[float, float]:
-    """Bits per weight, and the SNR of all layers together in dB."""
+    """Return bits per weight and the SNR of all layers together in dB."""
     numel = sum(w.numel() for w in weights.values())
     norm = sum(w.double().square().sum().item() for w in weights.values())
     error = sum((weights[n] - w).double().square().sum().item() for n, w in coded.weights.items())
     return 8 * coded.size / numel, decibels(norm, error)
 
 
-def measure_laplace(elements: int, parameters: list[int]) -> dict[str, list[tuple[float, float]]]:
-    """Print the table of one layer; return bits and dB by kind of codec."""
+def measure_laplace(elements: int, parameters: list[int]) -> Points:
+    """Print the table of one layer; return the points (bits per weight, dB) of every codec."""
     weights = {"layer": laplace(512, elements // 512)}
-    points: dict[str, list[tuple[float, float]]] = {}
+    points: Points = {}
     table("codec", "bits per weight", "SNR in dB", "dB below Shannon's bound", "encoding s", "decoding s")
 
     def measured(coded: Coded) -> None:
@@ -192,7 +194,7 @@ def measure_laplace(elements: int, parameters: list[int]) -> dict[str, list[tupl
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """The weights that tenreo compresses by its rule for models that it does not know."""
+    """Return the weights that tenreo compresses by its general rule."""
     plan = tenreo.resolve(tenreo.Recipe(1, tenreo.Uniform(2.0)), model)
     return {layer.name: model.get_submodule(layer.name).weight.detach() for layer in plan.compressed}
 
@@ -207,7 +209,7 @@ class Network:
     pixels: int
 
     def outputs(self, weights: Weights) -> tuple[tuple[float, float], tuple[float, float]]:
-        """KL and agreement with some weights replaced: as they come, and with corrected statistics."""
+        """Return KL and agreement with the given weights, without and with correction of the statistics."""
         model = copy.deepcopy(self.dense)
         with torch.no_grad():
             for name, weight in weights.items():
@@ -217,8 +219,13 @@ class Network:
         return raw, divergence(self.wanted, logits(model, self.images))
 
 
-def measure_network(name: str, parameters: list[int], each: int) -> dict[str, list[tuple[float, float]]]:
-    """Print the table of a network; return bits and KL by kind of codec, as it comes and corrected."""
+def measure_network(name: str, parameters: list[int], each: int) -> tuple[Points, Points]:
+    """Print the table of a network.
+
+    Returns:
+        The points (bits per weight, KL) of every codec without and with correction, and the points (MB, agreement in %)
+        of whole files: tenreo with correction, as `tenreo compress` writes it, and the other codecs without.
+    """
     dense, pixels = network(name), SIZES[name]
     images = crops(each, pixels)
     measured = Network(dense, images, logits(dense, images), pixels)
@@ -228,7 +235,9 @@ def measure_network(name: str, parameters: list[int], each: int) -> dict[str, li
         "codec", "bits per weight", "SNR in dB", "KL", "agreement %", "KL, corrected", "agreement %, corrected",
         "encoding s", "decoding s",
     )  # fmt: skip
-    points: dict[str, list[tuple[float, float]]] = {}
+    points: Points = {}
+    files: Points = {}
+    other_weights = sum(p.numel() for p in dense.state_dict().values()) - sum(w.numel() for w in weights.values())
     for coded in every_codec(weights, parameters, CODEBOOKS["network"]):
         bits, snr = quality(weights, coded)
         raw, corrected = measured.outputs(coded.weights)
@@ -243,19 +252,22 @@ def measure_network(name: str, parameters: list[int], each: int) -> dict[str, li
         )
         points.setdefault(coded.kind, []).append((bits, raw[0]))
         points.setdefault(f"{coded.kind}, corrected", []).append((bits, corrected[0]))
+        agreement = corrected[1] if coded.kind == "tenreo" else raw[1]
+        size = coded.size + 2 * other_weights  # all other tensors in float16
+        files.setdefault(coded.kind, []).append((size / 1e6, agreement))
     corrected = points["tenreo, corrected"]
     for kind in ("ISO codec", "ISO codec, corrected"):
         ratios = [ours / theirs for (_, ours), (_, theirs) in zip(corrected, points[kind], strict=True)]
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
         print(f"KL of tenreo, corrected / {kind}: {' '.join(f'{r:.2f}' for r in ratios)}, mean {mean:.2f}")
-    return points
+    return points, files
 
 
-def draw(points: dict[str, list[tuple[float, float]]], picture: Path, label: str, scale: str) -> None:
-    """Draw a quantity against bits per weight."""
+def draw(points: Points, picture: Path, title: str, axes: dict[str, str]) -> None:
+    """Draw a line for every codec; the legend is below the picture."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.8, 4.4), layout="constrained")
+    figure = Figure(figsize=(6.8, 4.8), layout="constrained")
     axis = figure.subplots()
     colors = dict.fromkeys(kind.partition(", corrected")[0] for kind in points)
     for i, kind in enumerate(colors):
@@ -263,9 +275,9 @@ def draw(points: dict[str, list[tuple[float, float]]], picture: Path, label: str
             if name in points:
                 alone = f"{kind}, corrected" not in points
                 axis.plot(*zip(*sorted(points[name]), strict=True), "o-" if alone else style, color=f"C{i}", label=name)
-    axis.set(xlabel="bits per weight", ylabel=label, yscale=scale)
+    axis.set(title=title, **axes)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="x-small")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(picture, dpi=110)
 
 
@@ -276,21 +288,24 @@ def main() -> None:
     parser.add_argument("--points", help="quantization parameters of the ISO codec, negative")
     parser.add_argument("--each", type=int, default=6, help="crops of a photograph")
     parser.add_argument("--elements", type=int, default=2**19)
-    parser.add_argument("--plot", type=Path, help="PNG")
+    parser.add_argument("--plot", type=Path, help="PNG: error against bits per weight")
+    parser.add_argument("--plot-files", type=Path, help="PNG: agreement against the size of the file")
     arguments = parser.parse_args()
     parameters = [int(p) for p in (arguments.points or POINTS[arguments.what]).split(",")]
     small = {"layer": laplace(64, 64)}
     ours(small, 1500), iso(small, 4)  # compiles, and loads libraries
-    measures: dict[str, Callable[[], dict[str, list[tuple[float, float]]]]] = {
-        "laplace": lambda: measure_laplace(arguments.elements, parameters),
-        "network": lambda: measure_network(arguments.network, parameters, arguments.each),
-    }
-    points = measures[arguments.what]()
+    if arguments.what == "laplace":
+        points, files = measure_laplace(arguments.elements, parameters), {}
+        title, axes = "One layer of Laplace-distributed weights", {"ylabel": "SNR in dB"}
+    else:
+        points, files = measure_network(arguments.network, parameters, arguments.each)
+        title = f"EfficientNet-{arguments.network.capitalize()} on {20 * arguments.each} crops of photographs"
+        axes = {"ylabel": "KL from the dense model in nats", "yscale": "log"}
     if arguments.plot:
-        label, scale = {"laplace": ("SNR in dB", "linear"), "network": ("KL from the dense model in nats", "log")}[
-            arguments.what
-        ]
-        draw(points, arguments.plot, label, scale)
+        draw(points, arguments.plot, title, {"xlabel": "bits per weight", **axes})
+    if arguments.plot_files:
+        agreement = "first class equal to the dense model's, % of images"
+        draw(files, arguments.plot_files, title, {"xlabel": "MB of the whole file", "ylabel": agreement})
 
 
 if __name__ == "__main__":
