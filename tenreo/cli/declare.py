@@ -58,14 +58,14 @@ def add_command(app: typer.Typer, body: Callable[..., None], yaml: bool = False)
     app.command(cls=Command)(run)
 
 
-def _option_classes(hint: Any) -> tuple[type, ...]:
+def option_classes(hint: Any) -> tuple[type, ...]:
     """The dataclasses whose fields are the options of a parameter."""
     cls = get_args(hint)[0] if get_origin(hint) is list else hint
     return (RateOptions, Recipe) if cls is Recipe else (cls,)
 
 
 def _parameters(hint: Any) -> Iterator[inspect.Parameter]:
-    for cls in _option_classes(hint):
+    for cls in option_classes(hint):
         known = options_of(cls)
         for field in fields(cls):
             if field.name in known:
@@ -86,19 +86,19 @@ def _parameter(cls: type, field: Field[Any], option: Option, repeatable: bool) -
     elif get_origin(kind) in (tuple, dict):
         kind = list[str] if default is inspect.Parameter.empty else list[str] | None
     if option.positional:
-        declared: Any = typer.Argument(help=_help(option), metavar=metavar)
+        declared: Any = typer.Argument(help=help_of(option), metavar=metavar)
     else:
         flag = field.name.replace("_", "-")
         names = [f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}", *([option.short] if option.short else [])]
         declared = typer.Option(
-            *names, help=_help(option), metavar=metavar, rich_help_panel=getattr(cls, "panel", _OTHER_PANEL),
+            *names, help=help_of(option), metavar=metavar, rich_help_panel=getattr(cls, "panel", _OTHER_PANEL),
             autocompletion=_completion(option), show_default=default is not None and not isinstance(default, bool),
         )  # fmt: skip
     annotation = Annotated.__class_getitem__((kind, declared))  # type: ignore[attr-defined]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _help(option: Option) -> str:
+def help_of(option: Option) -> str:
     """The help sentence with the range of a number; the range of a 64-bit seed is left out."""
     if not option.range or abs(option.least or 0) >= 2**31:
         return option.help
@@ -111,7 +111,7 @@ def _completion(option: Option) -> Callable[[str], Iterable[str]] | None:
 
 
 def _config_parameter(hints: list[Any]) -> inspect.Parameter:
-    classes = [cls for hint in hints for cls in _option_classes(hint)]
+    classes = [cls for hint in hints for cls in option_classes(hint)]
 
     def configure(context: typer.Context, path: Path | None) -> Path | None:
         if path is not None:

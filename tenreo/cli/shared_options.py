@@ -166,7 +166,7 @@ class Encoding(Options):
 
     device: str = option("auto", _DEVICE, metavar="NAME", completion=_devices)
     jobs: int | None = option(
-        None, "Number of layers that are encoded in parallel; the result does not depend on it. Default: one per core.",
+        None, "Number of layers that are encoded in parallel, by default one per core. It does not change the result.",
         least=1, ceiling=_MOST_TASKS, short="-j",
     )  # fmt: skip
 
@@ -177,7 +177,7 @@ class Computing(Options):
 
     device: str = option("auto", _DEVICE, metavar="NAME", completion=_devices)
     workers: int | None = option(
-        None, "Number of processes that decode images. Default: one per core, or none for digits.",
+        None, "Number of processes that decode images; by default one per core, or none for digits.",
         least=0, most=_MOST_TASKS,
     )  # fmt: skip
 

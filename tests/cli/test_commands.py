@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -179,6 +180,17 @@ def bad_with_traceback(*typed):
     return done
 
 
+def test_the_documented_tables_are_those_of_the_options():
+    """`python docs/cli_tables.py` rewrites them."""
+    tables = runpy.run_path(str(ROOT / "docs" / "cli_tables.py"))
+    text = DOCUMENT.read_text()
+    assert tables["rewritten"](text) == text
+    assert re.findall("<!-- options of (\\w+) -->", text) == list(COMMANDS)
+    for name in COMMANDS:
+        found = set(re.findall("`--(?!no-)([a-z-]+)`", tables["option_table"](name)))
+        assert found == {key.replace("_", "-") for key in params_of(name)} - {"file", "files"}
+
+
 def documented_keys():
     """Heading -> the keys at the beginning of the rows of its table."""
     found, heading = {}, None
@@ -220,7 +232,6 @@ def test_layers_are_always_a_list(objects):
         assert isinstance(layers, list) and all(isinstance(layer["name"], str) for layer in layers)
 
 
-@pytest.mark.skipif(not DOCUMENT.exists(), reason="docs/cli.md is not written yet")
 @pytest.mark.parametrize(
     "heading",
     ["compress --json", "compress --dry-run --json", "inspect --json", "evaluate --json", "finetune --json",
