@@ -1,4 +1,4 @@
-"""Dataclass fields that carry their help and range."""
+"""Dataclass fields with a help sentence and a range."""
 
 import math
 from contextlib import nullcontext
@@ -26,19 +26,19 @@ class Everything:
     yes: bool = option(True, "A flag.")
     color: Color = option(Color.RED, "A choice.")
     path: Path | None = option(None, "A file.")
-    words: tuple[str, ...] = option((), "Some words.")
+    words: tuple[str, ...] = option((), "A list of words.")
     weights: dict[str, float] = option(dict, "Words and numbers.", above=0)
-    other: int = 7  # no option
+    plain: int = 7  # a field that is not an option
 
     def __post_init__(self):
         check_options(self)
 
 
-def test_values_get_their_types():
-    made = Everything("x", real=1e-3, maybe=0, color="blue", path="a/b", words=["c"], weights={"d": 2})
-    assert (made.color, made.path, made.words, made.weights) == (Color.BLUE, Path("a/b"), ("c",), {"d": 2})
+def test_values_are_converted_to_the_type_of_their_field():
+    options = Everything("x", real=1e-3, maybe=0, color="blue", path="a/b", words=["c"], weights={"d": 2})
+    assert (options.color, options.path, options.words, options.weights) == (Color.BLUE, Path("a/b"), ("c",), {"d": 2})
     first, second = Everything("x").weights, Everything("y").weights
-    assert isinstance(made.color, Color) and first == second == {} and first is not second
+    assert isinstance(options.color, Color) and first == second == {} and first is not second
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_values_get_their_types():
         ({"weights": {1: 1}}, "weights: given {1: 1}, needs layer-name patterns and numbers"),
     ],
 )
-def test_other_values_are_refused_by_name(bad, message):
+def test_invalid_values_are_refused_with_the_name_of_the_field(bad, message):
     with pytest.raises(TenreoError) as error:
         Everything(**{"needed": "x", **bad})
     assert str(error.value).startswith(message)
 
 
-def test_fields_without_help_are_no_options():
+def test_fields_without_help_are_not_options():
     assert list(options_of(Everything)) == [
         "needed", "whole", "real", "maybe", "yes", "color", "path", "words", "weights",
     ]  # fmt: skip
@@ -86,22 +86,22 @@ def test_fields_without_help_are_no_options():
     [({}, ""), ({"least": 1, "most": 31}, "1 to 31"), ({"least": 0}, "at least 0"), ({"above": 0}, "above 0"),
      ({"least": 0, "below": 1}, "at least 0 and below 1")],
 )  # fmt: skip
-def test_ranges_in_words(bounds, text):
-    known = Option("", **bounds)
-    assert known.range == text
+def test_ranges_are_described_and_checked(bounds, text):
+    bounded = Option("", **bounds)
+    assert bounded.range == text
     for value in (-1.0, 0.0, 0.5, 1.0, 31.0, 32.0, math.inf, math.nan):
         inside = math.isfinite(value)
         inside &= value >= bounds.get("least", -math.inf) and value <= bounds.get("most", math.inf)
         inside &= value > bounds.get("above", -math.inf) and value < bounds.get("below", math.inf)
-        assert known.holds(value) == inside
+        assert bounded.holds(value) == inside
 
 
 @pytest.mark.parametrize("kind", [int, float])
 @pytest.mark.parametrize("value", [10**29, 10**400, 16**6000, -(10**400)], ids=["30", "401", "7225", "minus"])
-def test_numbers_without_end_are_refused_in_a_line(kind, value):
-    known = Option("", least=0, ceiling=9)
+def test_huge_numbers_are_refused_in_one_short_line(kind, value):
+    bounded = Option("", least=0, ceiling=9)
     with pytest.raises(TenreoError, match=r"n: given .*, needs a (whole )?number of at (most 9|least 0)$") as error:
-        check_number("n", value, whole=kind is int, option=known)
+        check_number("n", value, whole=kind is int, option=bounded)
     assert len(str(error.value)) < 100
     with pytest.raises(TenreoError, match="given") if abs(value) > 10**308 else nullcontext():
         check_number("n", value, whole=kind is int, option=Option(""))
@@ -109,12 +109,12 @@ def test_numbers_without_end_are_refused_in_a_line(kind, value):
 
 @pytest.mark.parametrize("text", ["", "a\0b", "\ud800", "x" * 5000])
 @pytest.mark.parametrize("name", ["path", "needed"])
-def test_what_can_not_be_the_name_of_a_file_is_refused(name, text):
+def test_strings_that_cannot_be_file_names_are_refused(name, text):
     with pytest.raises(TenreoError, match=rf"^{name}: given .*, needs a (path|word) that can be the name of a file"):
         Everything(**{"needed": "x", name: text})
 
 
-def test_messages_are_one_short_line_that_no_terminal_obeys():
+def test_messages_are_one_short_line_without_control_characters():
     for hostile in ("\x1b[31m\nwrote\r\x9b2J\u202e\ud800", "x" * 10**6, "\x1b" * 10**5, {1: ["\n" * 5000] * 5000}):
         for message in (str(TenreoError(hostile)), str(TenreoError(f"{shown(hostile)}: x"))):
             assert message.isprintable() and len(message) < 2100

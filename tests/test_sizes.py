@@ -1,4 +1,4 @@
-"""Bits, and amounts as people write them."""
+"""Sizes of packed integers, and amounts such as 2.5MB."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tenreo.errors import TenreoError
 from tenreo.sizes import amount, bit_width, packed_size
 
 
-def test_bits():
+def test_bit_widths_and_packed_sizes():
     assert [bit_width(n) for n in (1, 2, 3, 4, 5, 1024, 1025)] == [1, 1, 2, 2, 3, 10, 11]
     for count in range(1, 70):
         assert 2 ** bit_width(count) >= count and (count <= 2 or 2 ** (bit_width(count) - 1) < count)
@@ -18,11 +18,11 @@ def test_bits():
     [("2.5MB", "B", 2_500_000), ("800kB", "B", 800_000), ("1.5MiB", "B", 3 * 2**19), ("2.0M", "", 2_000_000),
      (3000, "B", 3000), ("7", "", 7), (" 12 GB ", "B", 12 * 10**9)],
 )  # fmt: skip
-def test_amounts(text, unit, value):
+def test_amounts_are_parsed(text, unit, value):
     assert amount(text, "size", unit) == value
 
 
 @pytest.mark.parametrize("text", ["much", "-3MB", "2.5XB", "", "0", "0.1", None, "1e6"])
-def test_refuses_what_is_no_amount(text):
+def test_other_texts_are_refused(text):
     with pytest.raises(TenreoError, match=r"target_size: given .*needs an amount such as 2\.5MB"):
         amount(text, "target_size", "B")

@@ -1,4 +1,4 @@
-"""Output paths: what is replaced, what never is, and what killed runs leave."""
+"""Atomic replacement: which paths are written, which are refused, and which temporary files are removed."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ import tenreo
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import atomic_write, check_writable
 
-root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make device nodes and mount")
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may create device nodes and mount file systems")
 
 
 def write(path, text="after"):
@@ -23,7 +23,7 @@ def write(path, text="after"):
         temporary.write_text(text)
 
 
-def left(folder):
+def hidden_files(folder):
     return [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
@@ -36,34 +36,34 @@ def pipe(path):
 
 
 def unix_socket(path):
-    where = Path.cwd()
-    os.chdir(path.parent)  # its address has some 100 characters at most
+    before = Path.cwd()
+    os.chdir(path.parent)  # the address of a socket has at most about 100 characters
     try:
         with socket.socket(socket.AF_UNIX) as bound:
             bound.bind(path.name)
     finally:
-        os.chdir(where)
+        os.chdir(before)
 
 
 def device(path):
     os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
 
 
-def dangling(path):
+def dangling_link(path):
     path.symlink_to("nowhere")
 
 
-def loop(path):
+def link_to_itself(path):
     path.symlink_to(path.name)
 
 
-def to_a_pipe(path):
+def link_to_a_pipe(path):
     os.mkfifo(path.with_name("pipe"))
     path.symlink_to("pipe")
 
 
 @pytest.mark.parametrize("make", [
-    folder, pipe, unix_socket, pytest.param(device, marks=root), dangling, loop, to_a_pipe,
+    folder, pipe, unix_socket, pytest.param(device, marks=root), dangling_link, link_to_itself, link_to_a_pipe,
 ])  # fmt: skip
 def test_only_regular_files_are_replaced(tmp_path, make):
     path = tmp_path / "m.safetensors"
@@ -73,10 +73,10 @@ def test_only_regular_files_are_replaced(tmp_path, make):
         with pytest.raises(TenreoError, match=r"m\.safetensors: cannot be written: it is a "):
             attempt(path)
     after = path.lstat()
-    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino) and not left(tmp_path)
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino) and not hidden_files(tmp_path)
 
 
-def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+def test_the_target_of_a_link_is_replaced_and_the_link_is_kept(tmp_path):
     (tmp_path / "real").mkdir()
     target, link = tmp_path / "real" / "a", tmp_path / "b"
     target.write_text("before")
@@ -95,7 +95,7 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path):
         (".", "a folder"),
     ],
 )  # fmt: skip
-def test_paths_that_can_not_be_written(tmp_path, name, why):
+def test_paths_that_cannot_be_written_are_refused(tmp_path, name, why):
     (tmp_path / "file").write_text("")
     for attempt in (check_writable, write):
         with pytest.raises(TenreoError, match=rf"cannot be written: .*{why}"):
@@ -103,15 +103,15 @@ def test_paths_that_can_not_be_written(tmp_path, name, why):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_long_names_are_written(tmp_path):
+def test_files_with_long_names_are_written(tmp_path):
     path = tmp_path / ("é" * 120 + "x" * 15)
     check_writable(path)
     write(path)
-    assert path.read_text() == "after" and not left(tmp_path)
+    assert path.read_text() == "after" and not hidden_files(tmp_path)
 
 
-def test_folders_that_can_not_be_written_to(tmp_path):
-    """In a process without root's rights, which look at no permissions."""
+def test_read_only_folders_are_refused(tmp_path):
+    """The check runs in a process of another user, because permissions do not restrict root."""
     tmp_path.chmod(0o555)
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom tenreo.files.atomic import check_writable\n"
@@ -124,12 +124,12 @@ def test_folders_that_can_not_be_written_to(tmp_path):
 
 
 @root
-def test_a_read_only_file_system(tmp_path):
+def test_read_only_file_systems_are_refused(tmp_path):
     check = "from pathlib import Path; from tenreo.files.atomic import check_writable as c; c(Path('x'))"
     code = f'mount -t tmpfs -o ro none {tmp_path} && cd {tmp_path} && exec {sys.executable} -c "{check}"'
     done = subprocess.run(["unshare", "-m", "sh", "-c", code], capture_output=True, text=True)
     if "x: cannot be written" not in done.stderr:
-        pytest.skip("the system mounts nothing here")
+        pytest.skip("this system does not allow mounting")
     assert "x: cannot be written: Read-only file system; choose another path" in done.stderr
 
 
@@ -144,27 +144,27 @@ with atomic_write(Path(sys.argv[1])) as temporary:
 """
 
 
-def test_what_killed_runs_leave_is_removed_and_what_living_ones_hold_stays(tmp_path):
+def test_temporary_files_of_killed_processes_are_removed_and_those_of_running_ones_are_kept(tmp_path):
     path = tmp_path / "m.safetensors"
-    strangers = [".m.safetensors.settings", ".n.safetensors.abcdefgh.unfinished"]  # somebody's own; of another output
-    for name in strangers:
+    unrelated = [".m.safetensors.settings", ".n.safetensors.abcdefgh.unfinished"]  # a user's file; another target's
+    for name in unrelated:
         (tmp_path / name).write_text("")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    killed, living = (subprocess.Popen([sys.executable, "-c", HOLD, str(path)], **pipes) for _ in range(2))
-    for process in (killed, living):
+    killed, running = (subprocess.Popen([sys.executable, "-c", HOLD, str(path)], **pipes) for _ in range(2))
+    for process in (killed, running):
         assert process.stdout.readline() == "ready\n"
-    assert len(left(tmp_path)) == 4
+    assert len(hidden_files(tmp_path)) == 4
     killed.kill()
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     write(path)
-    assert len(left(tmp_path)) == 3 and path.read_text() == "after"
-    living.communicate()
-    assert living.returncode == 0 and path.read_text() == "half"
-    assert sorted(left(tmp_path)) == strangers
+    assert len(hidden_files(tmp_path)) == 3 and path.read_text() == "after"
+    running.communicate()
+    assert running.returncode == 0 and path.read_text() == "half"
+    assert sorted(hidden_files(tmp_path)) == unrelated
 
 
-def test_a_name_of_another_format_is_refused(tmp_path):
+def test_endings_of_other_formats_are_refused(tmp_path):
     for name in ("x.pth", "x.PT", "x.onnx", "x.json"):
         with pytest.raises(TenreoError, match=rf"{name}: the name .* the safetensors format; use x\.safetensors"):
             tenreo.save(torch.nn.Linear(3, 3), tmp_path / name)

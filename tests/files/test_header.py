@@ -1,4 +1,4 @@
-"""Headers and the files behind them: what is damaged or hostile is refused by name."""
+"""Headers of safetensors files: damaged and hostile files are refused, and the message names the fault."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def metadata_of(path):
         return dict(file.metadata())
 
 
-def test_files_of_version_1_load():
+def test_files_of_version_1_are_loaded():
     path = DATA / "version1.safetensors"
     tensors, header = load_file(path), read_header(path)
     skeleton = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 128))
@@ -44,16 +44,16 @@ def set_version(tensors, metadata):
     metadata["tenreo.version"] = "4"
 
 
-def other_positions(metadata, bits):
-    """Positions of fc that are not coded, as earlier versions have them."""
+def store_uncoded_positions(metadata, bits):
+    """Describe the positions of fc as packed or int32, as in earlier versions."""
     layers = json.loads(metadata["tenreo.layers"])
     del layers["fc"]["positions"]
     layers["fc"]["position_bits"] = bits
     metadata["tenreo.layers"] = json.dumps(layers)
 
 
-def leave_range(tensors, metadata):
-    other_positions(metadata, 9)
+def positions_out_of_range(tensors, metadata):
+    store_uncoded_positions(metadata, 9)
     tensors["fc.weight.positions"] = torch.full((448 * 9 // 8,), 255, dtype=torch.uint8)  # all positions are 511
 
 
@@ -73,21 +73,9 @@ def long_positions(tensors, metadata):
     tensors["fc.weight.positions"] = torch.zeros(600, dtype=torch.uint8)
 
 
-def old_and_negative(tensors, metadata):
-    other_positions(metadata, 32)
+def negative_int32_positions(tensors, metadata):
+    store_uncoded_positions(metadata, 32)
     tensors["fc.weight.positions"] = torch.full((448,), -1, dtype=torch.int32)
-
-
-def wrong_bits(tensors, metadata):
-    layers = json.loads(metadata["tenreo.layers"])
-    layers["fc"]["position_bits"] = 10
-    metadata["tenreo.layers"] = json.dumps(layers)
-
-
-def unknown_precision(tensors, metadata):
-    layers = json.loads(metadata["tenreo.layers"])
-    layers["fc"]["precision"] = "int5"
-    metadata["tenreo.layers"] = json.dumps(layers)
 
 
 def wide_positions(tensors, metadata):
@@ -98,40 +86,20 @@ def not_finite(tensors, metadata):
     tensors["layer1.0.bn1.running_var"][0] = torch.inf
 
 
-def lose_positions(tensors, metadata):
+def remove_positions(tensors, metadata):
     del tensors["fc.weight.positions"]
 
 
-def lose_dense(tensors, metadata):
+def remove_dense_tensor(tensors, metadata):
     del tensors["fc.bias"]
 
 
-def extra(tensors, metadata):
+def add_tensor(tensors, metadata):
     tensors["fc.extra"] = torch.zeros(1)
 
 
 def cut_coefficients(tensors, metadata):
     tensors["fc.weight.coefficients"] = tensors["fc.weight.coefficients"][:, :-1].clone()
-
-
-def wrong_layer(tensors, metadata):
-    layers = json.loads(metadata["tenreo.layers"])
-    layers["fc"]["shape"] = [512, 7]
-    metadata["tenreo.layers"] = json.dumps(layers)
-
-
-def broken_json(tensors, metadata):
-    metadata["tenreo.layers"] = "{"
-
-
-def huge_curve(tensors, metadata):
-    layers = json.loads(metadata["tenreo.layers"])
-    layers["fc"]["length"] = 10**12
-    metadata["tenreo.layers"] = json.dumps(layers)
-
-
-def strange_classes(tensors, metadata):
-    metadata["tenreo.model"] = json.dumps({"arch": "resnet18", "classes": "many"})
 
 
 def model_info(**values):
@@ -141,7 +109,7 @@ def model_info(**values):
     return attack
 
 
-def a_layer(**values):
+def layer_record(**values):
     def attack(tensors, metadata):
         layers = json.loads(metadata["tenreo.layers"])
         layers["fc"] |= values
@@ -150,31 +118,13 @@ def a_layer(**values):
     return attack
 
 
-def deep_json(tensors, metadata):
-    metadata["tenreo.recipe"] = "[" * 100_000
-
-
 def long_version(tensors, metadata):
     metadata["tenreo.version"] = "1" * 5000
 
 
-def info_json(text):
+def json_text(key, text):
     def attack(tensors, metadata):
-        metadata["tenreo.model"] = text
-
-    return attack
-
-
-def recipe_json(text):
-    def attack(tensors, metadata):
-        metadata["tenreo.recipe"] = text
-
-    return attack
-
-
-def layers_json(text):
-    def attack(tensors, metadata):
-        metadata["tenreo.layers"] = text
+        metadata[f"tenreo.{key}"] = text
 
     return attack
 
@@ -184,15 +134,15 @@ def preprocess(**values):
 
 
 def corrected(**values):
-    said = {"source": "noise", "images": 512, "batchnorms": 3, "biases": 0, **values}
-    return model_info(corrections=[said])
+    correction = {"source": "noise", "images": 512, "batchnorms": 3, "biases": 0, **values}
+    return model_info(corrections=[correction])
 
 
 def nested(depth, inside="1"):
     return "[" * depth + inside + "]" * depth
 
 
-def odd_name(tensors, metadata):
+def name_with_control_characters(tensors, metadata):
     tensors["fc.\x1b[2Jbias"] = tensors.pop("fc.bias")
 
 
@@ -208,11 +158,11 @@ def float8(tensors, metadata):
     tensors["fc.bias"] = tensors["fc.bias"].to(torch.float8_e4m3fn)
 
 
-def whole_numbers(tensors, metadata):
+def integer_weight(tensors, metadata):
     tensors["conv1.weight"] = tensors["conv1.weight"].to(torch.int8)
 
 
-def unnamed_layer(tensors, metadata):
+def undescribed_layer(tensors, metadata):
     layers = json.loads(metadata["tenreo.layers"])
     del layers["fc"]
     metadata["tenreo.layers"] = json.dumps(layers)
@@ -222,42 +172,42 @@ def unnamed_layer(tensors, metadata):
     ("attack", "match"),
     [
         (set_version, "has format version '4', but this tenreo reads versions up to 3"),
-        (leave_range, r"fc.weight.positions leaves \[0, 448\)"),
+        (positions_out_of_range, r"fc.weight.positions leaves \[0, 448\)"),
         (flip_a_byte, r"fc\.weight: positions: .*damaged"),
         (cut_positions, r"fc\.weight: positions: .*damaged"),
         (flip_the_checksum, r"fc\.weight: positions: .*damaged"),
         (long_positions, r"fc\.weight\.positions is U8 \[600\], needs U8 at most \[509\]"),
-        (a_layer(memory=1), "fc: memory 1, needs a whole number of 2 to 8"),
-        (a_layer(memory=3), "fc: impossible layer"),
-        (a_layer(positions="squeezed"), "fc: positions 'squeezed', needs one of coded"),
-        (wrong_bits, "fc: impossible layer"),
-        (unknown_precision, "metadata cannot be understood: fc: precision 'int5'"),
-        (old_and_negative, r"fc.weight.positions leaves \[0, 448\)"),
+        (layer_record(memory=1), "fc: memory 1, needs a whole number of 2 to 8"),
+        (layer_record(memory=3), "fc: impossible layer"),
+        (layer_record(positions="squeezed"), "fc: positions 'squeezed', needs one of coded"),
+        (layer_record(position_bits=10), "fc: impossible layer"),
+        (layer_record(precision="int5"), "metadata cannot be understood: fc: precision 'int5'"),
+        (negative_int32_positions, r"fc.weight.positions leaves \[0, 448\)"),
         (wide_positions, "fc.weight.positions is I64"),
         (not_finite, "layer1.0.bn1.running_var holds NaN or infinity"),
-        (lose_positions, "fc.weight.positions is missing"),
-        (lose_dense, "missing: fc.bias"),
-        (extra, "not expected: fc.extra"),
+        (remove_positions, "fc.weight.positions is missing"),
+        (remove_dense_tensor, "missing: fc.bias"),
+        (add_tensor, "not expected: fc.extra"),
         (cut_coefficients, r"fc.weight.coefficients is F32 .* needs"),
-        (wrong_layer, r"no layer fc of shape \[512, 7\]"),
-        (huge_curve, "fc: impossible layer"),
-        (strange_classes, "metadata cannot be understood: classes 'many'"),
+        (layer_record(shape=[512, 7]), r"no layer fc of shape \[512, 7\]"),
+        (layer_record(length=10**12), "fc: impossible layer"),
+        (model_info(classes="many"), "metadata cannot be understood: classes 'many'"),
         (model_info(classes=10**7), "metadata cannot be understood: classes 10000000"),
         (model_info(classes=True), "metadata cannot be understood: classes True"),
         (model_info(preprocess={"std": [0, 0, 0]}), "metadata cannot be understood: std 0, needs a number"),
         (model_info(preprocess={"interpolation": "foo"}), "metadata cannot be understood: interpolation 'foo'"),
-        (a_layer(groups=float("inf")), "metadata cannot be understood"),
-        (a_layer(snr=-1e5), "metadata cannot be understood: fc: snr -100000.0, needs"),
-        (a_layer(signal=float("nan")), "metadata cannot be understood: NaN is not a finite number"),
-        (deep_json, "metadata cannot be understood"),
+        (layer_record(groups=float("inf")), "metadata cannot be understood"),
+        (layer_record(snr=-1e5), "metadata cannot be understood: fc: snr -100000.0, needs"),
+        (layer_record(signal=float("nan")), "metadata cannot be understood: NaN is not a finite number"),
+        (json_text("recipe", "[" * 100_000), "metadata cannot be understood"),
         (long_version, "format version '1111"),
-        (broken_json, "metadata cannot be understood"),
-        (unnamed_layer, "fc has coefficients and positions, but is not in tenreo.layers"),
-        (odd_name, r"the name .* is not printable"),
+        (json_text("layers", "{"), "metadata cannot be understood"),
+        (undescribed_layer, "fc has coefficients and positions, but is not in tenreo.layers"),
+        (name_with_control_characters, r"the name .* is not printable"),
         (long_name, r"the name 'xxx.*xxx' is not printable, or has more than 1,000 characters"),
         (negative_variance, "layer1.0.bn1.running_var holds a negative variance"),
         (float8, "fc.bias has dtype F8_E4M3, needs one of"),
-        (whole_numbers, "conv1.weight is torch.int8, the model's is torch.float32"),
+        (integer_weight, "conv1.weight is torch.int8, the model's is torch.float32"),
         (model_info(arch="resnet18\nwrote x"), r"no classification architecture 'resnet18\\+nwrote x'"),
         (model_info(arch="\x1b[2J" * 10), r"no classification architecture '\\+x1b\[2J"),
         (model_info(arch="\ud800"), r"no classification architecture '\\+ud800'"),
@@ -288,39 +238,39 @@ def unnamed_layer(tensors, metadata):
         (corrected(images=True), "images True, needs a whole number"),
         (corrected(images=-1), "images -1, needs a whole number"),
         (corrected(note="x" * 9000), "note 'xxx.*needs a string of at most 5,000"),
-        (info_json('{"corrections": [{"source": ' + nested(970) + "}]}"), "is nested "),
-        (info_json('{"classes": ' + "9" * 4200 + "}"), "a number has 4,200 digits, needs at most 20"),
-        (info_json('{"classes": -' + "9" * 5000 + "}"), "a number has 5,001 digits"),
-        (info_json('{"classes": 1e999}'), "classes inf, needs a whole number"),
-        (info_json("[]"), r"\[\] is not an object"),
-        (info_json('{"arch": "resnet18", "\\u001b[2J": 1}'), "is not printable"),
-        (recipe_json(nested(970)), "is nested "),
-        (recipe_json(nested(20)), "nested deeper than 8 levels"),
-        (recipe_json('{"groups": ' + "9" * 4200 + "}"), "a number has 4,200 digits, needs at most 20"),
-        (recipe_json("3"), "are not a JSON object"),
-        (recipe_json('{"groups": "\\u001b[2J", "uniform": 2.0}'), "groups: given"),
-        (layers_json("[]"), "are not a JSON object"),
-        (layers_json('{"fc": []}'), r"fc: \[\] is not an object"),
-        (a_layer(signal=1e300, snr=-999), "fc: snr -999, needs a number of -400 to 400"),
-        (a_layer(signal=1e300), r"fc: signal 1e\+300, needs a number of 0 to 1e\+200"),
-        (a_layer(signal=-1), "fc: signal -1, needs"),
-        (a_layer(snr=True), "fc: snr True, needs"),
-        (a_layer(snr="3"), "fc: snr '3', needs"),
-        (a_layer(shape=[int("9" * 4200)]), "a number has 4,200 digits, needs at most 20"),
-        (a_layer(shape=[2**39] * 8), "fc: impossible layer"),
-        (a_layer(shape=[512.0, 7]), "fc: shape 512.0, needs a whole number"),
-        (a_layer(shape=[True, 7]), "fc: shape True, needs"),
-        (a_layer(shape=[1] * 1000), "needs a list of at most 8"),
-        (a_layer(shape="77"), "fc: shape '77', needs a list"),
-        (a_layer(groups=0), "fc: groups 0, needs a whole number"),
-        (a_layer(groups="8"), "fc: groups '8', needs"),
-        (a_layer(kept=0), "fc: kept 0, needs"),
-        (a_layer(kept=10**6), "fc: impossible layer"),
-        (a_layer(position_bits=9.0), "fc: position_bits 9.0, needs"),
-        (a_layer(precision=["int8"]), "fc: precision .'int8'., needs one of"),
+        (json_text("model", '{"corrections": [{"source": ' + nested(970) + "}]}"), "is nested "),
+        (json_text("model", '{"classes": ' + "9" * 4200 + "}"), "a number has 4,200 digits, needs at most 20"),
+        (json_text("model", '{"classes": -' + "9" * 5000 + "}"), "a number has 5,001 digits"),
+        (json_text("model", '{"classes": 1e999}'), "classes inf, needs a whole number"),
+        (json_text("model", "[]"), r"\[\] is not an object"),
+        (json_text("model", '{"arch": "resnet18", "\\u001b[2J": 1}'), "is not printable"),
+        (json_text("recipe", nested(970)), "is nested "),
+        (json_text("recipe", nested(20)), "nested deeper than 8 levels"),
+        (json_text("recipe", '{"groups": ' + "9" * 4200 + "}"), "a number has 4,200 digits, needs at most 20"),
+        (json_text("recipe", "3"), "are not a JSON object"),
+        (json_text("recipe", '{"groups": "\\u001b[2J", "uniform": 2.0}'), "groups: given"),
+        (json_text("layers", "[]"), "are not a JSON object"),
+        (json_text("layers", '{"fc": []}'), r"fc: \[\] is not an object"),
+        (layer_record(signal=1e300, snr=-999), "fc: snr -999, needs a number of -400 to 400"),
+        (layer_record(signal=1e300), r"fc: signal 1e\+300, needs a number of 0 to 1e\+200"),
+        (layer_record(signal=-1), "fc: signal -1, needs"),
+        (layer_record(snr=True), "fc: snr True, needs"),
+        (layer_record(snr="3"), "fc: snr '3', needs"),
+        (layer_record(shape=[int("9" * 4200)]), "a number has 4,200 digits, needs at most 20"),
+        (layer_record(shape=[2**39] * 8), "fc: impossible layer"),
+        (layer_record(shape=[512.0, 7]), "fc: shape 512.0, needs a whole number"),
+        (layer_record(shape=[True, 7]), "fc: shape True, needs"),
+        (layer_record(shape=[1] * 1000), "needs a list of at most 8"),
+        (layer_record(shape="77"), "fc: shape '77', needs a list"),
+        (layer_record(groups=0), "fc: groups 0, needs a whole number"),
+        (layer_record(groups="8"), "fc: groups '8', needs"),
+        (layer_record(kept=0), "fc: kept 0, needs"),
+        (layer_record(kept=10**6), "fc: impossible layer"),
+        (layer_record(position_bits=9.0), "fc: position_bits 9.0, needs"),
+        (layer_record(precision=["int8"]), "fc: precision .'int8'., needs one of"),
     ],
 )
-def test_refuses_damaged_files(saved_file, tmp_path, attack, match):
+def test_damaged_files_are_refused(saved_file, tmp_path, attack, match):
     tensors, metadata = load_file(saved_file[2]), metadata_of(saved_file[2])
     attack(tensors, metadata)
     save_file(tensors, tmp_path / "bad.safetensors", metadata)
@@ -329,13 +279,13 @@ def test_refuses_damaged_files(saved_file, tmp_path, attack, match):
     assert str(caught.value).isprintable() and len(str(caught.value)) < 2500
 
 
-def test_class_names_come_back_as_they_are():
+def test_class_names_are_read_back_unchanged():
     names = ("a\u3000b", "c\u200cd", "e\udcff")
     info = ModelInfo(classes=3, class_names=names)
     assert ModelInfo.from_dict(json.loads(json.dumps(info.to_dict()))) == info
 
 
-def test_texts_of_a_header_are_only_shown(saved_file, tmp_path):
+def test_strings_of_a_header_are_made_printable(saved_file, tmp_path):
     tensors, metadata = load_file(saved_file[2]), metadata_of(saved_file[2])
     corrected(source="/a\x1b[2J\nb", note="\x9b1m")(tensors, metadata)
     metadata["tenreo.recipe"] = json.dumps({"groups": 4, "uniform": 2.0, "include": ["\x1b]0;x\x07"]})
@@ -345,7 +295,7 @@ def test_texts_of_a_header_are_only_shown(saved_file, tmp_path):
     assert header.recipe["include"] == [r"\x1b]0;x\x07"]
 
 
-def test_long_headers_are_not_read(tmp_path):
+def test_long_headers_are_refused(tmp_path):
     path = tmp_path / "m.safetensors"
     text = json.dumps(
         {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_000)}
@@ -355,7 +305,7 @@ def test_long_headers_are_not_read(tmp_path):
         read_header(path)
 
 
-def test_what_is_no_regular_file_is_not_opened(tmp_path):
+def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, why in (
         (tmp_path / "pipe", "a pipe"),
@@ -368,14 +318,14 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\x00" * 100, b"{}", b"PK\x03\x04"])
-def test_refuses_what_is_no_file_of_ours(tmp_path, content):
+def test_files_of_other_formats_are_refused(tmp_path, content):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(TenreoError, match=r"x\.safetensors: cannot be read"):
         tenreo.load(path)
 
 
-def test_truncated_file(saved_file, tmp_path):
+def test_truncated_files_are_refused(saved_file, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(saved_file[2].read_bytes()[:-100])
     with pytest.raises(TenreoError, match="cannot be read as safetensors"):

@@ -1,4 +1,4 @@
-"""State dicts of torch's own files: what wraps them is understood, what is hostile is refused at once."""
+"""State dicts in torch's own files: common checkpoints are read, and hostile files are refused quickly."""
 
 import argparse
 import collections
@@ -22,7 +22,7 @@ def prefixed(prefix):
 
 
 class Options(argparse.Namespace):
-    """Not the class that is allowed, but one of somebody's own."""
+    """A subclass of the class that is allowed, with code of its own."""
 
 
 @pytest.mark.parametrize("values", [
@@ -43,12 +43,12 @@ class Options(argparse.Namespace):
     },
 ])  # fmt: skip
 @pytest.mark.parametrize("legacy", [False, True])
-def test_what_training_programs_write(tmp_path, values, legacy):
+def test_checkpoints_of_training_programs_are_read(tmp_path, values, legacy):
     torch.save(values, tmp_path / "m.pth", _use_new_zipfile_serialization=not legacy)
-    found = read_pickle(tmp_path / "m.pth")
-    assert list(found) == list(STATE)
+    state = read_pickle(tmp_path / "m.pth")
+    assert list(state) == list(STATE)
     if "n_averaged" not in values:
-        assert all(torch.equal(found[key], value) for key, value in STATE.items())
+        assert all(torch.equal(state[key], value) for key, value in STATE.items())
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_pickles_without_a_state_dict_are_refused(tmp_path, values):
         ({"model": STATE, "args": Options(lr=0.1)}, r"Options"),
     ],
 )
-def test_objects_that_need_code_are_named(tmp_path, values, named):
+def test_objects_that_require_code_are_refused_with_their_name(tmp_path, values, named):
     torch.save(values, tmp_path / "m.pth")
     with pytest.raises(TenreoError, match=rf"an object of .*{named}, .* save model\.state_dict\(\)") as caught:
         read_pickle(tmp_path / "m.pth")
@@ -76,7 +76,7 @@ def test_objects_that_need_code_are_named(tmp_path, values, named):
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
-def test_an_archive_of_code_is_named(tmp_path):
+def test_torchscript_archives_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "m.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
             archive.writestr(f"m/{name}", "x" * 100)
@@ -94,25 +94,25 @@ def test_an_archive_of_code_is_named(tmp_path):
     lambda: torch.zeros(1).expand(4_000_000_000), lambda: torch.zeros(3).expand(10**6, 10**4, 3),
     lambda: torch.zeros(6).as_strided((10**5, 10**5), (0, 0)),
 ])  # fmt: skip
-def test_tensors_of_other_kinds_are_refused(tmp_path, make):
+def test_unsupported_tensors_are_refused(tmp_path, make):
     torch.save({**STATE, "a.weight": make()}, tmp_path / "m.pth")
     with pytest.raises(TenreoError, match=r"m\.pth: a\.weight (\[.*an expanded view|is .*, needs a dense tensor)"):
         read_pickle(tmp_path / "m.pth")
 
 
-NEST = b"K\x01\x85q\x00" + b"h\x00h\x00\x86q\x00" * 60  # a tuple of 2^60 elements by references to itself
-STEP = 2**61 - 1  # whole numbers that differ by it have one hash
-ALIKE = b"".join(b"\x8a\x0c" + (STEP * k).to_bytes(12, "little") + b"K\x01" for k in range(10**6, 10**6 + 50_000))
+NESTED = b"K\x01\x85q\x00" + b"h\x00h\x00\x86q\x00" * 60  # a tuple of 2^60 elements, by repeated references
+STEP = 2**61 - 1  # integers that differ by a multiple of it have the same hash in Python
+SAME_HASH = b"".join(b"\x8a\x0c" + (STEP * k).to_bytes(12, "little") + b"K\x01" for k in range(10**6, 10**6 + 50_000))
 
 
 @pytest.mark.parametrize("body", [
-    b"}" + NEST + b"K\x01s", b"}(" + NEST + b"K\x01u", b"cbuiltins\nset\n]" + NEST + b"a\x85R",
-    b"ccollections\nOrderedDict\n]" + NEST + b"K\x01\x86a\x85R", b"}K\x01" + b"\x85" * 1_000_000 + b"K\x01s",
-    b"]" * 1_000_000, b"}(" + ALIKE + b"u", b"}q\x00X\x05\x00\x00\x00modelh\x00s", b"t", b"h\x05", b"",
+    b"}" + NESTED + b"K\x01s", b"}(" + NESTED + b"K\x01u", b"cbuiltins\nset\n]" + NESTED + b"a\x85R",
+    b"ccollections\nOrderedDict\n]" + NESTED + b"K\x01\x86a\x85R", b"}K\x01" + b"\x85" * 1_000_000 + b"K\x01s",
+    b"]" * 1_000_000, b"}(" + SAME_HASH + b"u", b"}q\x00X\x05\x00\x00\x00modelh\x00s", b"t", b"h\x05", b"",
     b"cbuiltins\nbytearray\n\x8a\x08" + (2**62).to_bytes(8, "little") + b"\x85R", b"cos\nsystem\n)R",
     b"cbuiltins\neval\n\x1b[2J\n",
 ])  # fmt: skip
-def test_hostile_pickles_are_refused_at_once(tmp_path, body):
+def test_hostile_pickles_are_refused_quickly(tmp_path, body):
     with zipfile.ZipFile(tmp_path / "m.pth", "w") as archive:
         archive.writestr("m/data.pkl", b"\x80\x02" + body + b".")
         archive.writestr("m/version", "3\n")
@@ -124,7 +124,7 @@ def test_hostile_pickles_are_refused_at_once(tmp_path, body):
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500
 
 
-def test_archives_that_unpack_to_more_than_they_are_are_refused(tmp_path):
+def test_compressed_archives_are_refused(tmp_path):
     torch.save({"a": torch.zeros(10**6)}, tmp_path / "m.pth")
     with (
         zipfile.ZipFile(tmp_path / "m.pth") as whole,
@@ -136,7 +136,7 @@ def test_archives_that_unpack_to_more_than_they_are_are_refused(tmp_path):
         read_pickle(tmp_path / "n.pth")
 
 
-def test_what_is_no_regular_file_is_not_opened(tmp_path):
+def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for path, why in (

@@ -1,4 +1,4 @@
-"""Tensors in and out of files, whole or not at all."""
+"""Writing and reading tensors: equal content gives equal bytes, and errors leave existing files unchanged."""
 
 import copy
 import os
@@ -16,7 +16,7 @@ from tenreo.files.atomic import atomic_write
 from tenreo.files.safetensors import DTYPES, read_tensors, record, write_tensors
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path):
+def test_a_full_disk_gives_one_line_and_leaves_no_file(tmp_path):
     code = (
         "import resource, tenreo, torch\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
@@ -28,30 +28,30 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_every_dtype_comes_back_and_the_same_content_is_the_same_bytes(tmp_path):
+def test_every_dtype_is_read_back_and_equal_content_gives_equal_bytes(tmp_path):
     tensors = {name: torch.ones(3, 2, dtype=dtype) for dtype, name in DTYPES.items()}
-    said = {f"key{i}": str(i) for i in range(20)}
+    metadata = {f"key{i}": str(i) for i in range(20)}
     for path in ("a", "b"):
-        write_tensors(tmp_path / path, tensors, dict(reversed(said.items())) if path == "b" else said)
+        write_tensors(tmp_path / path, tensors, dict(reversed(metadata.items())) if path == "b" else metadata)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    found = read_tensors(tmp_path / "a")
+    tensors_read = read_tensors(tmp_path / "a")
     for name, tensor in tensors.items():
-        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+        assert torch.equal(tensors_read[name], tensor) and tensors_read[name].dtype == tensor.dtype
     with safe_open(tmp_path / "a", "pt") as file:
-        assert file.metadata() == said
+        assert file.metadata() == metadata
         for name in tensors:
-            part = file.get_slice(name)
-            assert (part.get_dtype(), tuple(part.get_shape())) == (name, (3, 2))
+            view = file.get_slice(name)
+            assert (view.get_dtype(), tuple(view.get_shape())) == (name, (3, 2))
             assert record(tensors[name]).dtype == name
 
 
-def test_tensors_that_share_memory_are_written(tmp_path):
-    whole = torch.arange(6.0).reshape(2, 3)
-    write_tensors(tmp_path / "m", {"a": whole, "b": whole[0], "c": whole.T}, {})
-    assert torch.equal(read_tensors(tmp_path / "m")["c"], whole.T)
+def test_tensors_with_shared_memory_are_written(tmp_path):
+    base = torch.arange(6.0).reshape(2, 3)
+    write_tensors(tmp_path / "m", {"a": base, "b": base[0], "c": base.T}, {})
+    assert torch.equal(read_tensors(tmp_path / "m")["c"], base.T)
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path):
     path = tmp_path / "x"
     path.write_text("before")
     with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
@@ -79,7 +79,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     lambda: torch.zeros(2, device="meta"), lambda: torch.zeros(2).to(torch.float8_e4m3fn),
     lambda: torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8),
 ])  # fmt: skip
-def test_tensors_that_files_do_not_have_are_refused_and_leave_the_file(tmp_path, make):
+def test_unsupported_tensors_are_refused_and_leave_the_file_unchanged(tmp_path, make):
     write_tensors(tmp_path / "m", {"a": torch.zeros(2)}, {})
     before = (tmp_path / "m").read_bytes()
     with pytest.raises(TenreoError, match=r"m: cannot be written: mask is .*, needs a dense tensor"):
@@ -89,7 +89,7 @@ def test_tensors_that_files_do_not_have_are_refused_and_leave_the_file(tmp_path,
     assert (tmp_path / "m").read_bytes() == before
 
 
-def test_buffers_hold_what_they_hold_and_parameters_are_finite(tmp_path):
+def test_buffers_may_contain_any_values_and_parameters_must_be_finite(tmp_path):
     def make():
         model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64))
         model.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))

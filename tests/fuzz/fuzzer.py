@@ -1,8 +1,8 @@
-"""Throw hostile input at tenreo: every case ends well, in a TenreoError or with an exit code, in seconds.
+"""Fuzzer: every hostile input must end with success, a TenreoError or an exit code within seconds.
 
 python tests/fuzz/fuzzer.py [--cases 100000] [--seed 7] [--target headers] [--only 123]
 
-A case is a function of seed, target and number, so what the last line says repeats a failing one alone.
+A case depends only on seed, target and number. For a fault, the fuzzer prints the arguments that repeat the case.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ from tenreo.training.observer import Epoch  # noqa: E402
 from tenreo.training.settings import Settings  # noqa: E402
 from tenreo.training.state import Progress, load_state, save_state  # noqa: E402
 
-SECONDS = 20  # of one case
-GIGABYTES = 6  # of address space beyond what the imports take
+SECONDS = 20  # time limit of a case
+GIGABYTES = 6  # limit of the address space, in addition to that of the imports
 WORDS = (
     "", "a", "fc", "*", "[", "[/x]", "\x1b[31m", "\n", "\ud800", "\0", "..", ".", "/dev/zero", "/dev/full", "x" * 300,
     "x" * 5000, "none", "nan", "inf", "1e400", "-1", "0", "9" * 30, "0x" + "f" * 40, "resnet18", "mobilenet_v2",
@@ -65,12 +65,12 @@ NUMBERS = (
 )  # fmt: skip
 
 
-class TooLong(BaseException):
-    """A case took more than its seconds."""
+class TimedOut(BaseException):
+    """A case has exceeded its time limit."""
 
 
-def value(random: Random, depth: int = 0):
-    """A hostile value, as JSON and YAML have them."""
+def hostile_value(random: Random, depth: int = 0):
+    """Return a random hostile value of the types that JSON and YAML have."""
     kind = random.randrange(9 if depth < 3 else 5)
     if kind < 2:
         return random.choice(NUMBERS)
@@ -82,23 +82,23 @@ def value(random: Random, depth: int = 0):
         return nested(random.choice((3, 50, 970)))
     count = random.choice((0, 1, 2, 3, 5))
     if kind == 6:
-        return {random.choice(WORDS): value(random, depth + 1) for _ in range(count)}
-    return [value(random, depth + 1) for _ in range(count)]
+        return {random.choice(WORDS): hostile_value(random, depth + 1) for _ in range(count)}
+    return [hostile_value(random, depth + 1) for _ in range(count)]
 
 
 def nested(depth: int):
-    """A list in a list in a list."""
-    made: list = []
+    """Return nested lists."""
+    outer: list = []
     for _ in range(depth):
-        made = [made]
-    return made
+        outer = [outer]
+    return outer
 
 
-def mutated(random: Random, thing, hostile: Callable = value):
-    """A copy of a tree of dictionaries and lists of which some values, keys or items are others."""
-    thing = copy.deepcopy(thing)
+def mutated(random: Random, tree, hostile: Callable = hostile_value):
+    """Return a copy of a tree of dictionaries and lists with a few random changes."""
+    tree = copy.deepcopy(tree)
     for _ in range(random.choice((1, 1, 2, 4))):
-        place = thing
+        place = tree
         while True:
             keys = list(place) if isinstance(place, dict) else list(range(len(place)))
             if not keys:
@@ -109,11 +109,11 @@ def mutated(random: Random, thing, hostile: Callable = value):
                 continue
             change(random, place, key, hostile)
             break
-    return thing
+    return tree
 
 
 def change(random: Random, place, key, hostile: Callable) -> None:
-    """Replace, remove, rename or double one entry."""
+    """Replace, remove or rename an entry, or insert one."""
     how = random.randrange(6)
     if how < 3:
         place[key] = hostile(random)
@@ -125,33 +125,33 @@ def change(random: Random, place, key, hostile: Callable) -> None:
         place.insert(key, hostile(random))
 
 
-def bent(random: Random, data: bytes, start: int = 0, end: int | None = None) -> bytes:
-    """Bytes of which some are others, missing or doubled, between start and end."""
-    made = bytearray(data)
+def corrupted(random: Random, data: bytes, start: int = 0, end: int | None = None) -> bytes:
+    """Return a copy of bytes with random changes, deletions and repetitions between start and end."""
+    changed = bytearray(data)
     for _ in range(random.choice((1, 1, 2, 8, 32))):
-        end = min(len(made), len(data) if end is None else end)
+        end = min(len(changed), len(data) if end is None else end)
         if end <= start:
             break
         at = random.randrange(start, end)
         size = random.choice((1, 1, 4, 8, 64))
         how = random.randrange(6)
         if how == 0:
-            made[at] ^= 1 << random.randrange(8)
+            changed[at] ^= 1 << random.randrange(8)
         elif how == 1:
-            made[at : at + size] = random.randbytes(size)
+            changed[at : at + size] = random.randbytes(size)
         elif how == 2:
-            made[at : at + size] = random.choice((b"\0", b"\xff")) * size
+            changed[at : at + size] = random.choice((b"\0", b"\xff")) * size
         elif how == 3:
-            del made[at : at + size]
+            del changed[at : at + size]
         elif how == 4:
-            made[at:at] = made[at : at + size]
+            changed[at:at] = changed[at : at + size]
         else:
-            del made[at:]
-    return bytes(made)
+            del changed[at:]
+    return bytes(changed)
 
 
 class Inputs:
-    """What the cases start from, made once, and a folder for the files of one case."""
+    """Valid inputs that the cases modify, created once, and a folder for the files of a case."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -163,24 +163,24 @@ class Inputs:
         self.settings |= {"processes": 1, "images": 12}
         save_state(self.path("state"), trained(), self.settings, DONE)
         self.state = self.path("state").read_bytes()
-        # Once: torch remembers the sparse tensors of a damaged file, and refuses the next good one for them.
+        # Loaded only once: after a damaged file with sparse tensors, torch would refuse the next valid file.
         self.values = torch.load(self.path("state"), weights_only=True)
 
     def path(self, name: str, data: bytes | None = None) -> Path:
-        """A file of the case."""
+        """Return the path of a file of the case, after writing the data if they are given."""
         path = self.folder / name
         if data is not None:
             path.write_bytes(data)
         return path
 
 
-# An epoch has one of everything, whatever that is.
+# A valid epoch: every field has the value 1.
 EPOCH = Epoch(**{f.name: 1 if f.type == "int" else 1.0 for f in fields(Epoch)})
 DONE = Progress(3, 1.5, 7, 12, 2.0, 0.5, [EPOCH])
 
 
 def trained() -> dict:
-    """A small model and its optimizer after a step."""
+    """Return a small model and its optimizer after one step."""
     torch.manual_seed(0)
     model = nn.Linear(4, 3)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
@@ -190,37 +190,37 @@ def trained() -> dict:
 
 
 def images() -> list[tuple[str, bytes]]:
-    """Small pictures in several formats and modes: ending and bytes."""
+    """Return small images in several formats and modes as pairs of ending and bytes."""
     noise = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
-    made = []
+    files = []
     for mode, ending in (("RGB", "png"), ("RGBA", "png"), ("L", "png"), ("P", "png"), ("I;16", "png"), ("1", "png"),
                          ("RGB", "jpg"), ("CMYK", "jpg"), ("RGB", "bmp"), ("RGB", "ppm"), ("RGB", "tiff"),
                          ("F", "tiff"), ("RGB", "webp"), ("P", "gif")):  # fmt: skip
-        first = Image.fromarray(noise).convert("RGB")
-        picture = first.convert("L").convert("I;16") if mode == "I;16" else first.convert(mode)
+        rgb = Image.fromarray(noise).convert("RGB")
+        picture = rgb.convert("L").convert("I;16") if mode == "I;16" else rgb.convert(mode)
         buffer = io.BytesIO()
         picture.save(buffer, {"jpg": "jpeg"}.get(ending, ending))
-        made.append((ending, buffer.getvalue()))
-    return made
+        files.append((ending, buffer.getvalue()))
+    return files
 
 
 def headers(random: Random, inputs: Inputs) -> None:
-    """Files of tenreo: what the header says, or its bytes, are others."""
+    """Load files of tenreo with changed headers."""
     data = random.choice(inputs.models)
     length = int.from_bytes(data[:8], "little")
     if random.random() < 0.25:
-        data = bent(random, data, 0, 8 + length)
+        data = corrupted(random, data, 0, 8 + length)
     else:
         header = json.loads(data[8 : 8 + length])
-        said = {k: json.loads(v) if k in JSONS else v for k, v in header["__metadata__"].items()}
-        which = random.random()
-        if which < 0.75:
-            said = mutated(random, said)
-        if which > 0.65:
+        metadata = {k: json.loads(v) if k in JSONS else v for k, v in header["__metadata__"].items()}
+        kind = random.random()
+        if kind < 0.75:
+            metadata = mutated(random, metadata)
+        if kind > 0.65:
             header = mutated(random, header)
         if isinstance(header.get("__metadata__"), dict):
             header["__metadata__"] = {
-                k: json.dumps(v) if k in JSONS or not isinstance(v, str) else v for k, v in said.items()
+                k: json.dumps(v) if k in JSONS or not isinstance(v, str) else v for k, v in metadata.items()
             }
         text = json.dumps(header).encode()
         data = len(text).to_bytes(8, "little") + text + data[8 + length :]
@@ -239,7 +239,7 @@ JSONS = ("tenreo.model", "tenreo.layers", "tenreo.recipe")
 
 
 def tensor(random: Random):
-    """A tensor that a state dict rarely holds."""
+    """Return a random tensor of a kind that state dicts rarely contain."""
     shape = random.choice(((), (0,), (1,), (3,), (2, 3), (64, 3, 3, 3), (1, 1, 1, 1, 1)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -255,33 +255,35 @@ def tensor(random: Random):
 
 
 def pickles(random: Random, inputs: Inputs) -> None:
-    """Torch's own files: names and tensors of no model, or damaged bytes."""
+    """Load files in torch's format with unusual names and tensors, or with damaged bytes."""
     names = ("foo.index", ".index", "features.0.index", "features.0.0.weight", "conv1.weight", "fc.weight", "fc.bias",
              "layer1.0.conv1.index", "layer1.0.conv1.weight", "classifier.1.weight", "classifier.1.index",
              "module.fc.weight", "_orig_mod.fc.weight", "n_averaged", *WORDS)  # fmt: skip
     state: dict = {}
     for _ in range(random.choice((0, 1, 2, 5))):
         key = random.choice(names) if random.random() < 0.95 else random.choice((1, ("a",), (("b", 1), 2), None))
-        state[key] = tensor(random) if random.random() < 0.8 else value(random)
-    wrapped = random.choice((state, state, {"state_dict": state}, {"model": state, "epoch": 1}, [state], value(random)))
+        state[key] = tensor(random) if random.random() < 0.8 else hostile_value(random)
+    wrapped = random.choice(
+        (state, state, {"state_dict": state}, {"model": state, "epoch": 1}, [state], hostile_value(random))
+    )
     buffer = io.BytesIO()
     try:
         torch.save(wrapped, buffer, _use_new_zipfile_serialization=random.random() < 0.8)
-    except Exception:  # torch does not write everything
+    except Exception:  # torch cannot write all values
         return
     data = buffer.getvalue()
-    path = inputs.path("m.pth", bent(random, data) if random.random() < 0.4 else data)
+    path = inputs.path("m.pth", corrupted(random, data) if random.random() < 0.4 else data)
     how = random.randrange(6)
     if how < 3:
-        opened(path)
+        compress_dry_run(path)
     elif how < 5:
         read_reference(path)
     else:
         tenreo.load(path, golden())
 
 
-def opened(path: Path) -> None:
-    """As `tenreo compress --weights` takes a file."""
+def compress_dry_run(path: Path) -> None:
+    """Pass a file to `tenreo compress --weights`, which only plans."""
     typed = ["compress", "-a", "resnet18", "-g", "4", "-r", "2", "--dry-run", "--weights", str(path)]
     done = CliRunner().invoke(app, typed)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
@@ -291,12 +293,12 @@ def opened(path: Path) -> None:
 
 
 def states(random: Random, inputs: Inputs) -> None:
-    """States of runs: values that are others, or damaged bytes."""
+    """Load states of training runs with changed values or damaged bytes."""
     data = inputs.state
     if random.random() < 0.3:
-        data = bent(random, data)
+        data = corrupted(random, data)
     else:
-        values = mutated(random, inputs.values, lambda r: tensor(r) if r.random() < 0.3 else value(r))
+        values = mutated(random, inputs.values, lambda r: tensor(r) if r.random() < 0.3 else hostile_value(r))
         buffer = io.BytesIO()
         try:
             torch.save(values, buffer)
@@ -307,7 +309,7 @@ def states(random: Random, inputs: Inputs) -> None:
 
 
 def configurations(random: Random, inputs: Inputs) -> None:
-    """YAML: keys and values, marks of YAML itself, damaged bytes."""
+    """Read YAML files with changed keys and values, YAML syntax in wrong places, or damaged bytes."""
     marks = ("&a ", "*a", "!!int ", "!!bool ", "!!timestamp ", "!!python/name:os.system ", "- ", "? ", ": ", "| ",
              "> ", "[", "]", "{", "}", "#", "---\n", "...\n", "%YAML 9.9\n", "<<: ", "= ", "\t", "2001-99-99", "'",
              "1:30:59", "0b1", "1_000", "[" * 3000, "9" * 5000, "0x" + "f" * 5000, ".nan",
@@ -316,7 +318,7 @@ def configurations(random: Random, inputs: Inputs) -> None:
     if how < 0.4:
         try:
             text = yaml.safe_dump(mutated(random, yaml.safe_load(random.choice(inputs.yaml))), allow_unicode=True)
-        except RecursionError:  # PyYAML's own
+        except RecursionError:  # raised by PyYAML when it writes deeply nested values
             return
     elif how < 0.7:
         keys = [*KEYS, *random.sample(WORDS, 5)]
@@ -328,7 +330,7 @@ def configurations(random: Random, inputs: Inputs) -> None:
             at = random.randrange(len(text) + 1)
             text = text[:at] + random.choice(marks) + text[at:]
     data = text.encode("utf-8", "surrogatepass")
-    path = inputs.path("c.yaml", bent(random, data) if random.random() < 0.2 else data)
+    path = inputs.path("c.yaml", corrupted(random, data) if random.random() < 0.2 else data)
     read_yaml(path, [DenseModel, RateOptions, Recipe, Output])
 
 
@@ -337,22 +339,22 @@ KEYS = ("groups", "rate", "uniform", "progressive", "refine", "include", "import
 
 
 def pictures(random: Random, inputs: Inputs) -> None:
-    """Damaged images."""
+    """Load damaged images."""
     ending, data = random.choice(inputs.images)
     folder = inputs.folder / "images" / "val" / "a"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
-    (folder / f"x.{ending}").write_bytes(bent(random, data))
-    found = open_images(str(inputs.folder / "images"), "val", SMALL, None)[0]
-    assert isinstance(found, BrokenImage) or found[0].shape == (3, 8, 8), found
+    (folder / f"x.{ending}").write_bytes(corrupted(random, data))
+    image = open_images(str(inputs.folder / "images"), "val", SMALL, None)[0]
+    assert isinstance(image, BrokenImage) or image[0].shape == (3, 8, 8), image
 
 
 SMALL = Preprocess(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def lines(random: Random, inputs: Inputs) -> None:
-    """Command lines, of commands that look at their input and do no work."""
+    """Run random command lines of commands that check their input and do no expensive work."""
     command = random.choice(("compress", "compress", "sweep", "inspect", "evaluate", "finetune", *WORDS))
     model = inputs.path("m.safetensors", random.choice(inputs.models))
     typed = {"compress": ["--dry-run"], "sweep": ["--dry-run"], "inspect": [str(model)],
@@ -366,13 +368,13 @@ def lines(random: Random, inputs: Inputs) -> None:
         typed += random.choice(([random.choice(named)], [random.choice(named), word], [word]))
     safe = [
         w.encode("utf-8", "replace").decode().replace("\0", "") for w in (command, *typed)
-    ]  # as the system has them
+    ]  # arguments of a process contain neither NUL bytes nor surrogates
     done = CliRunner().invoke(app, safe)
-    told = done.stderr
+    errors = done.stderr
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
-    assert done.exit_code in (0, 1, 2) and "Traceback" not in told, (safe, done.exit_code, told)
-    assert all(line.isprintable() for line in told.splitlines()) and len(told) < 10_000, (safe, told)
+    assert done.exit_code in (0, 1, 2) and "Traceback" not in errors, (safe, done.exit_code, errors)
+    assert all(line.isprintable() for line in errors.splitlines()) and len(errors) < 10_000, (safe, errors)
     if done.exit_code:
         sys.exit(done.exit_code)
 
@@ -389,7 +391,7 @@ TARGETS = {f.__name__: f for f in (headers, pickles, states, configurations, pic
 
 
 def outcome(case: Callable[[], None]) -> str:
-    """What came of a case: a word, or the traceback of what should not happen."""
+    """Run a case; return "success", "TenreoError" or "exit code", or a description of the fault."""
     try:
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         with warnings.catch_warnings():
@@ -401,21 +403,21 @@ def outcome(case: Callable[[], None]) -> str:
         message = str(error)
         if message and message.isprintable() and len(message) <= MOST_CHARACTERS + 50:
             return "TenreoError"
-        return f"a message that is empty, long or not printable: {message[:300]!r}"
+        return f"a message that is empty, too long or not printable: {message[:300]!r}"
     except SystemExit:
         return "exit code"
-    except (Exception, TooLong):
+    except (Exception, TimedOut):
         signal.setitimer(signal.ITIMER_REAL, 0)
         return traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def bounded() -> None:
-    """No case may take the machine's memory or run for ever."""
+def limit_resources() -> None:
+    """Limit the address space of the process, and raise TimedOut when the timer of a case expires."""
 
     def stop(*_) -> None:
-        raise TooLong
+        raise TimedOut
 
     signal.signal(signal.SIGALRM, stop)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -423,18 +425,18 @@ def bounded() -> None:
 
 
 def main() -> int:
-    """Run the cases; the exit code is 1 when one ended otherwise than it may."""
+    """Run the cases and print statistics; return 1 if there was a fault, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**9)
     parser.add_argument("--target", choices=TARGETS)
-    parser.add_argument("--only", type=int, help="the number of one case")
+    parser.add_argument("--only", type=int, help="number of the only case to run")
     a = parser.parse_args()
     torch.set_num_threads(1)
     print(f"seed {a.seed}", flush=True)
-    bounded()
+    limit_resources()
     names = [a.target] if a.target else list(TARGETS)
-    found: Counter = Counter()
+    outcomes: Counter = Counter()
     faults: Counter = Counter()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -442,20 +444,20 @@ def main() -> int:
         for number in range(a.cases) if a.only is None else [a.only]:
             name = names[number % len(names)]
             random = Random(f"{a.seed} {name} {number}")
-            came = outcome(lambda name=name, random=random: TARGETS[name](random, inputs))
-            if came in ("success", "TenreoError", "exit code"):
-                found[name, came] += 1
+            result = outcome(lambda name=name, random=random: TARGETS[name](random, inputs))
+            if result in ("success", "TenreoError", "exit code"):
+                outcomes[name, result] += 1
                 continue
-            where = came.strip().splitlines()[-1][:200]
-            faults[name, where] += 1
-            if faults[name, where] == 1:
-                print(came, f"\nagain: --seed {a.seed} {f'--target {a.target} ' * bool(a.target)}--only {number}",
-                      f"({name})", flush=True)  # fmt: skip
+            fault = result.strip().splitlines()[-1][:200]
+            faults[name, fault] += 1
+            if faults[name, fault] == 1:
+                target = f"--target {a.target} " if a.target else ""
+                print(result, f"\nrepeat with: --seed {a.seed} {target}--only {number} ({name})", flush=True)
         os.chdir("/")
-    for (name, came), count in sorted(found.items()):
-        print(f"{name:>16} {came:<12}{count:>7}")
-    for (name, where), count in faults.most_common():
-        print(f"{name:>16} FAULT {count:>4}: {where}")
+    for (name, result), count in sorted(outcomes.items()):
+        print(f"{name:>16} {result:<12}{count:>7}")
+    for (name, fault), count in faults.most_common():
+        print(f"{name:>16} FAULT {count:>4}: {fault}")
     return 1 if faults else 0
 
 
