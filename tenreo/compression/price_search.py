@@ -1,4 +1,4 @@
-"""Files of a given size: the price of a bit at which all layers together take so many bytes."""
+"""Files of a given size: the search for the price per bit at which the file has that size."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from collections.abc import Callable
 
 from tenreo.errors import TenreoError
 
-WITHIN = 0.01  # of the size that was asked for, from below
+WITHIN = 0.01  # a file this fraction smaller than requested is accepted
 _TRIALS = 12
-_STEEPER = 4.0  # slopes that are flatter by more than this are not believed
-_HALVING = 4.0  # a bit per weight costs a factor of four in squared error, 6.02 dB, and so in the price
+_MAX_FLATTENING = 4.0  # a slope is assumed to be at most this factor flatter than the previous one
+_PRICE_PER_BIT = 4.0  # one bit per weight divides the squared error, and so the price, by four (6.02 dB)
 
 
 def search_price(
     encode: Callable[[float], int], limit: int, weights: int, price: float, within: float = WITHIN
 ) -> float:
-    """Find the price of a bit at which a file has at most so many bytes, and hardly fewer.
+    """Find a price per bit at which a file is at most as large as a limit, and only slightly smaller.
+
+    This is the secant method on the logarithm of the price, because encoding is slow and bytes fall almost linearly
+    with it; where the secant leaves the bracket of known prices, the bracket is halved.
 
     Args:
-        encode: encodes all layers at a price and returns the bytes of the file; they fall as the price rises. Its last
-            call is at the price that is returned.
-        limit: bytes at most.
-        weights: elements of all layers.
-        price: where to begin.
-        within: how far below the limit is near enough, as a share of it.
+        encode: function that encodes all layers at a price and returns the bytes of the file, which fall as the price
+            rises. Its last call is at the returned price.
+        limit: maximum size in bytes.
+        weights: number of elements of all layers.
+        price: first price to try.
+        within: accepted distance below the limit, as a fraction of it.
 
     Raises:
-        TenreoError: when no price leads to so few bytes.
+        TenreoError: when the file is larger than the limit at every price.
     """
     target = limit * (1 - within / 2)
-    low, high = 0.0, math.inf  # prices that are too low, and low enough
-    slope = -weights / 8 / math.log(_HALVING)  # of bytes by the logarithm of the price
+    low, high = 0.0, math.inf  # the highest price known to be too low, and the lowest known to fit
+    slope = -weights / 8 / math.log(_PRICE_PER_BIT)  # bytes per unit of the logarithm of the price
     tried, before = price, None
     for _ in range(_TRIALS):
         tried, size = price, encode(price)
@@ -42,10 +45,10 @@ def search_price(
         else:
             high = min(high, tried)
         if before is not None and before[1] != size:
-            slope = min((size - before[1]) / math.log(tried / before[0]), slope / _STEEPER)
+            slope = min((size - before[1]) / math.log(tried / before[0]), slope / _MAX_FLATTENING)
         before = tried, size
         price = tried * math.exp((target - size) / slope)
-        if not low < price < high:  # the line has left what is known
+        if not low < price < high:
             price = math.sqrt(low * high) if low > 0 and high < math.inf else (2 * low or high / 2)
     if high == math.inf:
         raise TenreoError(f"target_size: no price leads to {limit:,} bytes; give more, or include more layers")

@@ -23,8 +23,9 @@ from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.rates import OutputTarget, TargetKl
 from tenreo.planning.recipe import Recipe
 
-_FINEST = math.log(4) * 0.1  # of the logarithm of the price: a tenth of a bit per weight
-_WIDEST = math.log(4) * 12  # from where the search begins
+_LOG_PRICE_OF_BIT = math.log(4)  # one bit per weight divides the squared error, and so the price, by four
+_TOLERANCE = 0.1 * _LOG_PRICE_OF_BIT
+_MAX_DISTANCE = 12 * _LOG_PRICE_OF_BIT  # from the first price
 _NOISE_IMAGES = 64  # number of noise images to compare outputs on if no images are given
 _NOISE_SEED = 1  # differs from the seed of the noise that statistics are matched on
 _BATCH_SIZE = 32
@@ -94,7 +95,7 @@ def compress_to_(
         progress(f"{bits:.2f} bits per weight: KL {agreement.kl:.4f}, {agreement.agreement:.1f} %")
         return report, correction, agreement
 
-    price = _cheapest(lambda price: _holds(plan.recipe, trial(deepcopy(dense), price)[2]), plan.price)
+    price = _highest_price(lambda price: _holds(plan.recipe, trial(deepcopy(dense), price)[2]), plan.price)
     report, correction, agreement = trial(model.eval(), price)
     compared_on = f"{len(inputs)} images of {'noise' if images is None else source}"
     return TargetResult(replace(plan, price=price), report, correction, agreement, compared_on)
@@ -106,24 +107,28 @@ def _holds(recipe: Recipe, agreement: Agreement) -> bool:
     return agreement.kl <= rate.kl if isinstance(rate, TargetKl) else agreement.agreement >= rate.number
 
 
-def _cheapest(holds: Callable[[float], bool], start: float) -> float:
-    """The highest price of a bit at which a target holds, to a tenth of a bit per weight.
+def _highest_price(holds: Callable[[float], bool], start: float) -> float:
+    """Return the highest price per bit at which a target holds, to a tenth of a bit per weight.
+
+    Args:
+        holds: whether the target holds at a price; true up to some price.
+        start: first price to try. Growing steps from there bracket the boundary, which bisection then narrows.
 
     Raises:
-        TenreoError: when it holds at none.
+        TenreoError: when the target holds at no price.
     """
-    first, step = math.log(start), math.log(4)
+    first, step = math.log(start), _LOG_PRICE_OF_BIT
     good, bad = (first, math.inf) if holds(start) else (-math.inf, first)
     while not (math.isfinite(good) and math.isfinite(bad)):
         trial = good + step if bad == math.inf else bad - step
-        if abs(trial - first) > _WIDEST:
+        if abs(trial - first) > _MAX_DISTANCE:
             break
         good, bad = (trial, bad) if holds(math.exp(trial)) else (good, trial)
         step *= 1.5
     if good == -math.inf:
         raise TenreoError("target: not even the finest encoding reaches it; ask for less")
     if bad < math.inf:
-        good = bisect(lambda log_price: holds(math.exp(log_price)), bad, good, tolerance=_FINEST)
+        good = bisect(lambda log_price: holds(math.exp(log_price)), bad, good, tolerance=_TOLERANCE)
     return math.exp(good)
 
 

@@ -25,7 +25,7 @@ from tenreo.files.records import ModelInfo
 from tenreo.models.identification import identify
 from tenreo.models.inputs import arguments_of, input_shape, takes_lists
 from tenreo.modules.ties import stored_state
-from tenreo.modules.wrappers import check_whole, unwrapped
+from tenreo.modules.wrappers import check_unsharded, unwrapped
 from tenreo.planning.recipe import DenseDtype
 
 _OPSET = 17  # of ONNX, that of torchvision's own tests or later
@@ -89,7 +89,7 @@ def export(
     path, model = Path(path), unwrapped(model)
     check_format(path)
     check_writable(path)
-    check_whole(model)
+    check_unsharded(model)
     if dtype not in list(DenseDtype):
         raise TenreoError(f"dtype: given {shown(dtype)}, needs one of {', '.join(DenseDtype)}")
     kind: torch.dtype = getattr(torch, dtype)

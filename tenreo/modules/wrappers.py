@@ -1,4 +1,4 @@
-"""What training programs put around a model: data parallelism, averages of weights, compilation."""
+"""Wrappers around a model: data parallelism, averaged weights, compilation and sharding."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ from torch.optim.swa_utils import AveragedModel
 
 from tenreo.errors import TenreoError
 
-_HOLDERS = (DataParallel, DistributedDataParallel, AveragedModel)
+_WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, without what is put around it, however often.
+    """Return the model inside any number of wrappers.
 
     >>> unwrapped(nn.DataParallel(AveragedModel(nn.Linear(3, 2))))
     Linear(in_features=3, out_features=2, bias=True)
     """
     while True:
-        compiled = model._modules.get("_orig_mod")  # torch.compile's; its class is not public
-        inner = model.module if isinstance(model, _HOLDERS) else compiled
+        # The class that torch.compile returns is not public, but the name of its child is fixed.
+        inner = model.module if isinstance(model, _WRAPPERS) else model._modules.get("_orig_mod")
         if not isinstance(inner, nn.Module):
             return model
         model = inner
 
 
 def require_replaceable(model: nn.Module) -> nn.Module:
-    """The model itself, where its parameters may be replaced.
+    """Return the unwrapped model after checking that its parameters may be replaced.
 
     Raises:
-        TenreoError: when DistributedDataParallel is around it, which keeps the parameters that it found, or processes
-            share its parameters.
+        TenreoError: when the model is in DistributedDataParallel, which keeps references to the parameters that it
+            was given, or when its parameters are sharded.
     """
-    check_whole(model)
+    check_unsharded(model)
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise TenreoError(
-            "model: is in DistributedDataParallel, which keeps the parameters that it found; compress or expand the "
-            "model first, and wrap it then"
+            "model: is in DistributedDataParallel, which keeps the parameters that it was given; compress or expand "
+            "the model before wrapping it"
         )
     return unwrapped(model)
 
 
-def check_whole(model: nn.Module) -> None:
-    """Raise where each process has a part of the parameters alone.
+def check_unsharded(model: nn.Module) -> None:
+    """Check that this process has all parameters completely.
 
     Raises:
-        TenreoError: naming one of them.
+        TenreoError: with the name of a parameter that is sharded over processes.
     """
     name = next((name for name, value in model.named_parameters() if is_sharded(value)), None)
     if name is not None:
         raise TenreoError(
             f"model: {name} is sharded over several processes; save the model with tenreo.save in each of them, and "
-            "use what tenreo.load gives"
+            "load that file"
         )
 
 
 def is_sharded(value: object) -> bool:
-    """Whether a tensor is a part of one that processes share (DTensor)."""
+    """Whether a tensor is sharded over processes (a DTensor)."""
     return hasattr(value, "full_tensor")
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """The whole tensor, where it is sharded over processes; each of them has to ask for it."""
+    """Return a tensor with all its shards; every process that has a shard must call this."""
     whole: Tensor = value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
     return whole

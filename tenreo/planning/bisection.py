@@ -11,7 +11,7 @@ def bisect(
     """Find the value nearest to `false` at which a monotone condition holds.
 
     >>> bisect(lambda x: x * x >= 2, 0.0, 2.0)
-    1.414213562373095
+    1.4142135623730951
 
     Args:
         holds: condition that changes at most once between `false` and `true`; it is not called at these two.

@@ -16,16 +16,16 @@ from tenreo.planning.rates import RATES, OutputTarget, Progressive, Rate, Target
 ROUNDS = 12  # docs/research/refinement.md shows the gain of refinement against its time
 DENSE = "dense"  # value of `Recipe.layers` that leaves a layer dense
 _LAYER_RATES = (Uniform.name, Progressive.name)
-_OF_LAYER = ("groups", *_LAYER_RATES, "position_bits", "precision", "refine")
+_LAYER_SETTINGS = ("groups", *_LAYER_RATES, "position_bits", "precision", "refine")
 _MAX_ROUNDS = 1000  # refinement converges and stops long before
 _MAX_GROUPS = 2**16  # torchvision's largest weight then has 1,568 columns
 _MAX_IMPORTANCE = 10**9  # beyond this ratio the smaller error is lost in float32
-# Keys of the file format whose names differ from the fields of today. The format is fixed, so these stay.
+# Field -> key in the file format, where they differ. Existing files have these keys, so they stay.
 _FILE_KEYS = {"precision": "coefficients", "dense_dtype": "other"}
 
 
 class Strategy(StrEnum):
-    """How the curves of all layers are chosen (`Recipe.strategy`)."""
+    """How the curves of all layers are chosen; `Recipe.strategy` decides it."""
 
     RATE = "a rate per layer"
     GROWTH = "smallest progressive growth"
@@ -33,7 +33,7 @@ class Strategy(StrEnum):
     PRICE = "one price per bit"
 
 
-_DISTRIBUTING = (Strategy.CANDIDATES, Strategy.PRICE)  # give every layer the bytes that serve best
+_DISTRIBUTING = (Strategy.CANDIDATES, Strategy.PRICE)  # distribute the bytes of the file over the layers
 
 
 class Pack(StrEnum):
@@ -57,7 +57,7 @@ class Recipe:
 
     >>> recipe = Recipe(groups=4, rate=rate_of("progressive", 0.5), exclude=("classifier*",))
     >>> print(recipe)
-    4 groups, progressive 0.5, 12 rounds of refinement at most, exclude classifier*
+    4 groups, progressive 0.5, at most 12 rounds of refinement, exclude classifier*
 
     Attributes:
         groups: rows of the reshaped weight (g in the paper); None with `TargetSize` lets the strategy choose.
@@ -137,7 +137,7 @@ class Recipe:
         parts = [
             f"{self.groups} groups" if self.groups else "groups chosen",
             f"{self.rate.name.replace('_', ' ')} {self.rate.number:,}",
-            f"{self.refine} rounds of refinement at most",
+            f"at most {self.refine} rounds of refinement",
             f"{self.position_bits} bits per position" if self.position_bits else "",
             f"{self.precision} coefficients" if self.precision else "",
             f"dense tensors {self.dense_dtype}" if self.dense_dtype != DenseDtype.FLOAT32 else "",
@@ -162,8 +162,8 @@ class Recipe:
         Raises:
             TenreoError: when a name is unknown, or a value is out of range.
         """
-        if not isinstance(own, Mapping) or not set(own) <= set(_OF_LAYER):
-            raise TenreoError(f"given {str(own)[:100]}, needs {DENSE}, or values of {', '.join(_OF_LAYER)}")
+        if not isinstance(own, Mapping) or not set(own) <= set(_LAYER_SETTINGS):
+            raise TenreoError(f"given {str(own)[:100]}, needs {DENSE}, or values of {', '.join(_LAYER_SETTINGS)}")
         rates = [rate_of(name, own[name]) for name in _LAYER_RATES if name in own]
         if len(rates) > 1 or (rates and self.strategy in _DISTRIBUTING):
             raise TenreoError(f"given {str(own)[:100]}, needs at most one rate, and none with a target size")
@@ -172,7 +172,7 @@ class Recipe:
 
     @property
     def strategy(self) -> Strategy:
-        """How the curves of all layers are chosen; this property is the only place that decides it.
+        """How the curves of all layers are chosen. Only this property decides it.
 
         | rate | refine | pack and groups | strategy |
         |:--|:--|:--|:--|

@@ -1,7 +1,6 @@
-"""Which weights are compressed, and the size that progressive rates refer to, by the model's class.
+"""Rules: which weights of a model class are compressed, and the reference size of its progressive rates.
 
-Rules are found by the qualified name of the class or of one it inherits from, so that asking for
-a rule never imports torchvision.
+A rule is looked up by the qualified names of the class and its base classes, so torchvision is never imported.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ from tenreo.modules.weights import Weight
 
 @dataclass(frozen=True)
 class Rule:
-    """A choice of weights.
+    """The choice of weights for a class of models.
 
     Attributes:
-        name: shown where a plan says why a weight is left dense.
+        name: name of the rule in a plan's reason to leave a weight dense.
         reference_numel: N_ref of progressive rates.
-        takes: (weight, name within the model that the rule is for, is it the first convolution) -> compress it?
+        takes: function of a weight, its layer's name relative to the model of the rule, and whether the layer is the
+            first convolution; returns whether the weight is compressed.
     """
 
     name: str
@@ -33,33 +33,33 @@ class Rule:
 
 @dataclass(frozen=True)
 class Choice:
-    """A rule and the module that it is for: the model, or what it wraps.
+    """A rule and the module that it applies to: the model or one of its submodules.
 
     Attributes:
-        rule: of the module's class.
-        prefix: the module's name and a dot; empty for the model itself.
+        rule: rule of the module's class.
+        prefix: name of the module followed by a dot; empty for the model itself.
     """
 
     rule: Rule
     prefix: str
 
     def takes(self, weight: Weight, first: bool) -> bool:
-        """Whether a weight is chosen; one outside the module goes by the general rule."""
+        """Whether a weight is compressed; the general rule applies outside the module."""
         inside = weight.name.startswith(self.prefix)
         rule = self.rule if inside else _GENERAL
         return rule.takes(weight, weight.name.removeprefix(self.prefix), first)
 
 
 def choice_for(model: nn.Module) -> Choice:
-    """The rule of the model's class, or of the one module in it that has a rule of its own; or the general one."""
-    found = [(path, rule) for path, module in model.named_modules() if (rule := _own_rule(module)) is not None]
-    if len(found) != 1:
+    """Return the rule of the only module in a model whose class has one, and the general rule otherwise."""
+    choices = [(path, rule) for path, module in model.named_modules() if (rule := _class_rule(module)) is not None]
+    if len(choices) != 1:
         return Choice(_GENERAL, "")
-    path, rule = found[0]
+    path, rule = choices[0]
     return Choice(rule, f"{path}." if path else "")
 
 
-def _own_rule(module: nn.Module) -> Rule | None:
+def _class_rule(module: nn.Module) -> Rule | None:
     names = (f"{cls.__module__}.{cls.__qualname__}" for cls in type(module).__mro__)
     return next((_BY_CLASS[name] for name in names if name in _BY_CLASS), None)
 
@@ -80,15 +80,15 @@ def _general(weight: Weight, name: str, first: bool) -> bool:
     layer = weight.module
     depthwise = isinstance(layer, CONVOLUTIONS) and layer.groups == layer.in_channels > 1
     large = weight.value.numel() >= 4096
-    return is_matrix(weight) and large and not depthwise and not first
+    return _is_matrix(weight) and large and not depthwise and not first
 
 
-def is_matrix(weight: Weight) -> bool:
-    """Whether a tensor multiplies inputs: of convolutions, linear layers and projections of attention."""
+def _is_matrix(weight: Weight) -> bool:
+    """Whether a weight multiplies inputs: that of a convolution, a linear layer or a projection of attention."""
     layer = weight.module
     if weight.tensor in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
         return isinstance(layer, nn.MultiheadAttention)
-    # Hugging Face's Conv1D is a linear layer whose weight is transposed; its package need not be installed.
+    # Hugging Face's Conv1D is a linear layer with a transposed weight. Its name avoids importing the package.
     kinds = (*CONVOLUTIONS, nn.Linear)
     transposed = any(c.__module__ == "transformers.pytorch_utils" for c in type(layer).__mro__)
     return weight.tensor == "weight" and (isinstance(layer, kinds) or transposed)

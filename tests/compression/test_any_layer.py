@@ -250,7 +250,7 @@ def test_layers_can_have_recipes_of_their_own(dense):
         ({"gru.*": "thick"}, r"layers: gru\.\*: given thick, needs dense, or values of groups"),
         ({"gru.*": {"rows": 4}}, r"given \{'rows': 4\}, needs dense, or values of groups, uniform"),
         ({"gru.*": {"groups": 0}}, r"layers: gru\.\*: groups: given 0"),
-        ({"gru.*": {"uniform": 2, "progressive": 1}}, "needs one rate at most"),
+        ({"gru.*": {"uniform": 2, "progressive": 1}}, "needs at most one rate"),
         ([], "needs layer-name patterns"),
     ],
 )

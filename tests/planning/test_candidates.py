@@ -13,13 +13,13 @@ from tenreo.planning.candidates import Candidate, candidates, choose
 from tenreo.planning.plan import resolve
 
 
-def test_a_size_out_of_reach_says_the_least():
+def test_the_error_for_an_unreachable_size_names_the_smallest_size():
     least = r"target_size: given 5,000, but the least is [\d,]+ bytes; give more, choose dense_dtype float16"
     with pytest.raises(TenreoError, match=least):
         resolve(tenreo.Recipe(None, tenreo.TargetSize(5000)), convolutional())
 
 
-def test_choosing_is_as_good_as_trying_everything():
+def test_the_choice_is_nearly_as_good_as_that_of_an_exhaustive_search():
     random, curve = np.random.default_rng(0), CurveShape(4, 1, 1, Precision.INT6)
     for _ in range(30):
         offered = [
@@ -35,7 +35,7 @@ def test_choosing_is_as_good_as_trying_everything():
         assert cost(chosen) <= 1.3 * cost(best)
 
 
-def test_candidates_keep_to_what_the_recipe_says():
+def test_candidates_respect_the_settings_of_the_recipe():
     recipe = tenreo.Recipe(4, tenreo.TargetSize(10**6), position_bits=9, precision="int8")
     assert {(c.curve.groups, c.curve.length, c.curve.precision) for c in candidates(8192, recipe)} == {(4, 512, "int8")}
     assert candidates(8191, tenreo.Recipe(None, tenreo.TargetSize(10**6))) == []

@@ -13,7 +13,7 @@ from tenreo.planning.rates import Progressive, Uniform
 from tenreo.planning.recipe import Recipe
 
 
-def test_dense_rows(paper_rows):
+def test_the_counts_of_dense_models_are_those_of_the_paper(paper_rows):
     for row in (r for r in paper_rows if r["groups"] is None):
         plan = resolve(Recipe(4, Uniform(2.0)), build(row["arch"], device="meta"))
         assert plan.before.parameters == row["other_parameters"] + row["batchnorm_statistics"]
@@ -54,8 +54,8 @@ def test_at_least_one_coefficient_per_row():
     assert all(layer.curve.coefficients_per_row == 1 for layer in plan.compressed)
 
 
-def odd(kind):
-    """A Linear whose weight can not be replaced."""
+def incompressible(kind):
+    """Return a Linear layer whose weight cannot be replaced."""
     layer = nn.Linear(64, 64)
     if kind == "weight_norm":
         return nn.utils.parametrizations.weight_norm(layer)
@@ -85,8 +85,8 @@ def odd(kind):
         ("lazy", "not initialized yet"),
     ],
 )
-def test_one_odd_layer_is_left_dense_unless_it_is_named(kind, reason):
-    model = nn.Sequential(nn.Linear(64, 64), odd(kind))
+def test_an_incompressible_layer_is_left_dense_unless_it_is_included(kind, reason):
+    model = nn.Sequential(nn.Linear(64, 64), incompressible(kind))
     plan = resolve(Recipe(4, Uniform(2.0)), model)
     assert [layer.name for layer in plan.compressed] == ["0"]
     assert re.search(reason, plan.layers[1].why_dense)
@@ -103,7 +103,7 @@ def test_tied_weights_are_left_dense_and_counted_once():
     assert plan.before.dense_parameters == sum(p.numel() for p in model.parameters())
 
 
-def test_what_get_extra_state_gives_is_not_counted():
+def test_results_of_get_extra_state_are_not_counted():
     class Extra(nn.Linear):
         def get_extra_state(self):
             return {"scale": 1.0}
@@ -111,7 +111,7 @@ def test_what_get_extra_state_gives_is_not_counted():
     assert resolve(Recipe(4, Uniform(2.0)), nn.Sequential(Extra(64, 64))).before.dense_parameters == 64 * 64 + 64
 
 
-def test_subclasses_keep_the_papers_rule():
+def test_subclasses_have_the_rule_of_their_base_class():
     class Mine(torchvision.models.ResNet):
         pass
 
@@ -136,10 +136,10 @@ def test_positions_of_few_bits_make_short_curves():
 
 
 def test_counts_add_up():
-    """Against the model's own tensors, and the formula of every layer."""
+    """Compare with the model's own tensors and with the formula of every layer."""
     model = small()
     plan = resolve(Recipe(4, Uniform(2.0), pack="plain"), model)
-    coded = resolve(Recipe(4, Uniform(2.0)), model)  # not known yet: five bytes a layer more at most
+    coded = resolve(Recipe(4, Uniform(2.0)), model)  # an upper bound: at most five bytes more per layer
     assert coded.after.weight_bytes == plan.after.weight_bytes + 5 * len(coded.compressed)
     weights = sum(x.numel for x in plan.compressed)
     elements = sum(p.numel() for p in model.parameters())

@@ -47,7 +47,7 @@ def test_rates():
         (lambda: TargetParameters(0), "target_params: given 0"),
     ],
 )
-def test_refuses_values_out_of_range(make, match):
+def test_values_out_of_range_are_errors(make, match):
     with pytest.raises(TenreoError, match=match):
         make()
 
@@ -65,15 +65,15 @@ def test_round_trip(recipe):
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
-def test_the_keys_of_files_are_those_that_files_always_had():
-    said = Recipe(4, Uniform(2.0), ("a",), precision="int6", dense_dtype="float16", pack="plain").to_dict()
-    assert said == {
+def test_the_keys_in_files_are_those_of_the_file_format():
+    values = Recipe(4, Uniform(2.0), ("a",), precision="int6", dense_dtype="float16", pack="plain").to_dict()
+    assert values == {
         "groups": 4, "include": ["a"], "exclude": [], "refine": 12, "position_bits": None, "coefficients": "int6",
         "other": "float16", "allocate": False, "importance": {}, "uniform": 2.0,
     }  # fmt: skip
 
 
-def test_words_become_enumerations():
+def test_texts_become_enumerations():
     recipe = Recipe(4, Uniform(2.0), ["a"], precision="int8")
     assert recipe.precision.bits == 8 and recipe.include == ("a",)
 
@@ -103,12 +103,12 @@ def test_targets_of_the_outputs_need_coded_positions_on_one_row(options):
 
 
 @pytest.mark.parametrize("rate", [Uniform(2.0), Progressive(0.5), TargetParameters(7), TargetSize(7)])
-def test_a_rate_is_its_name_and_number(rate):
+def test_a_rate_is_made_of_its_name_and_number(rate):
     assert rate_of(rate.name, rate.number) == rate
 
 
 @pytest.mark.parametrize(
-    ("said", "match"),
+    ("values", "match"),
     [
         ({"groups": 4}, "given 0 rates, needs one of uniform"),
         ({"groups": 4, "uniform": 2.0, "progressive": 1.0}, "given 2 rates"),
@@ -118,12 +118,12 @@ def test_a_rate_is_its_name_and_number(rate):
         ([4], "needs the keys groups"),
     ],
 )
-def test_a_files_recipe_that_makes_no_sense_is_refused(said, match):
-    header = Header(Path("m.safetensors"), "tenreo", {}, ModelInfo(), said, {}, 0)
+def test_an_invalid_recipe_in_a_file_is_an_error(values, match):
+    header = Header(Path("m.safetensors"), "tenreo", {}, ModelInfo(), values, {}, 0)
     with pytest.raises(TenreoError, match=rf"m\.safetensors: the metadata cannot be understood: .*{match}"):
         recipe_of(header)
 
 
-def test_files_from_before_there_was_refinement():
+def test_files_without_the_keys_of_refinement_and_packing():
     header = Header(Path("m.safetensors"), "tenreo", {}, ModelInfo(), {"groups": 4, "uniform": 2.0}, {}, 0)
     assert recipe_of(header) == Recipe(4, Uniform(2.0), refine=0, pack="plain")
