@@ -16,7 +16,7 @@ from common import compressed
 from torch import nn
 
 import tenreo
-from tenreo.models.architectures import build
+from tenreo.models.builders import build_model
 from tenreo.training.digits import digits, top1
 from tenreo.training.loop import finetune_
 from tenreo.training.settings import Settings
@@ -46,7 +46,7 @@ def main(settings_used: list[Settings]) -> None:
     train, val = digits()
     for settings in settings_used:
         torch.manual_seed(0)
-        start = build("mobilenet_v2", 10, "none")
+        start = build_model("torchvision:mobilenet_v2", {"num_classes": 10})
         dense = copy.deepcopy(start)
         finetune_(dense, train, val, settings)
         small = compressed(dense, 8, 8.0, refine=0)

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy, pad
 import tenreo
 from tenreo.compression.parametrization import CurveWeight, curves
 from tenreo.data.images import open_images
-from tenreo.models.architectures import build
+from tenreo.models.builders import build_model
 from tenreo.training.digits import PREPROCESS
 from tenreo.training.distributed import process_group
 from tenreo.training.loop import Resources, finetune_
@@ -171,7 +171,7 @@ def main() -> None:
         processes(arguments.runs)
     asked = {"decode", "step", "amp"} & set(arguments.what)
     for arch, groups, growth in MODELS if asked else ():
-        dense = build(arch, weights="none").to(arguments.device)
+        dense = build_model(f"torchvision:{arch}").to(arguments.device)
         for refine in (0, 1):  # refined positions are many-to-one, and cost a segment sum
             small = compressed(dense, groups, growth, refine)
             name = f"{arch} g={groups} r'={growth} {'refined' if refine else 'paper'}"

@@ -21,7 +21,7 @@ from common import row, table
 from torch import Tensor, nn
 
 import tenreo
-from tenreo.models.architectures import build
+from tenreo.models.builders import build_model
 
 KINDS = ("load", "inference", "training")
 LARGEST = {"inference": 1.1, "training": 1.3}
@@ -81,7 +81,7 @@ def compare(arch: str, batch: int) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        model = build(arch, weights="none")
+        model = build_model(f"torchvision:{arch}")
         dense, small = Path(folder) / "dense.safetensors", Path(folder) / "small.safetensors"
         tenreo.save(model, dense)
         tenreo.compress_(model, RECIPE)

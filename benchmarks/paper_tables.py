@@ -13,7 +13,7 @@ import yaml
 from common import row, table
 
 from tenreo.files.counts import Counts
-from tenreo.models.architectures import build
+from tenreo.models.builders import build_model
 from tenreo.planning.plan import resolve
 from tenreo.planning.rates import Progressive, Uniform
 from tenreo.planning.recipe import Recipe
@@ -43,7 +43,7 @@ def main() -> None:
     for arch, published in PUBLISHED.items():
         print()
         table(arch, "parameters", "trainable", "bytes", "top-1 % (published)", "top-5 % (published)")
-        model = build(arch, device="meta")
+        model = build_model(f"torchvision:{arch}", device="meta")
         show("dense", resolve(Recipe(4, Uniform(2.0)), model).before, *published[None])
         for setting, accuracy in published.items():
             if setting is not None:

@@ -24,7 +24,7 @@ from common import compressed, laplace, paired
 from torch.nn.functional import pad
 
 import tenreo
-from tenreo.models.architectures import build
+from tenreo.models.builders import build_model
 
 IMPORTS = [sys.executable, "-c", "import torch, torchvision"]
 
@@ -123,7 +123,7 @@ def iso() -> None:
     from tenreo.codec.encode import refined
 
     torch.set_num_threads(1)
-    model = build("resnet50", weights="none")
+    model = build_model("torchvision:resnet50")
     plan = tenreo.resolve(tenreo.Recipe(4, tenreo.Progressive(1.0)), model)
     weights = {layer.name: model.get_submodule(layer.name).weight.detach() for layer in plan.compressed}
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
@@ -204,7 +204,7 @@ def models() -> None:
 
 
 def evaluate() -> None:
-    dense = build("mobilenet_v2", weights="none")
+    dense = build_model("torchvision:mobilenet_v2")
     small = tenreo.expand_(compressed(dense, 4, 0.5, refine=0))
     x = torch.randn(16, 3, 224, 224)
     with torch.inference_mode():
@@ -215,7 +215,7 @@ def evaluate() -> None:
 def start() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "r.safetensors"
-        tenreo.save(compressed(build("resnet50", weights="none"), 4, 1.0, refine=0), path)
+        tenreo.save(compressed(build_model("torchvision:resnet50"), 4, 1.0, refine=0), path)
         for arguments in (["--help"], ["inspect", str(path)]):
             found = paired(partial(_run, [sys.executable, "-m", "tenreo", *arguments]), partial(_run, IMPORTS))
             print(f"tenreo {arguments[0]}: {found.ours:.2f} s, {found.ratio:.2f} of importing torch and torchvision")

@@ -15,7 +15,8 @@ from torch import nn
 import tenreo
 from tenreo.data.images import open_images
 from tenreo.files.records import ModelInfo, Preprocess
-from tenreo.models import architectures, model_files
+from tenreo.models import model_files
+from tenreo.models.builders import build_model
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core: threads would only fight for them
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -74,7 +75,7 @@ def dense_file(made_once):
     def make(path):
         torch.manual_seed(0)
         info = ModelInfo("mobilenet_v2", 10, "none", SMALL)
-        model_files.save(architectures.build("mobilenet_v2", 10, "none"), path, info)
+        model_files.save(build_model("torchvision:mobilenet_v2", {"num_classes": 10}), path, info)
 
     return made_once("dense/dense.safetensors", make)
 
@@ -91,7 +92,7 @@ def compressed_file(dense_file, made_once):
 def saved_file(tmp_path_factory):
     """(model, report, path) of a ResNet-18 of seven classes, some of its layers in the paper's encoding."""
     torch.manual_seed(0)
-    model = architectures.build("resnet18", 7, "none")
+    model = build_model("torchvision:resnet18", {"num_classes": 7})
     recipe = tenreo.Recipe(8, tenreo.Progressive(4.0), ("layer1.*", "layer2.0.*", "fc"), refine=0)
     report = tenreo.compress_(model, recipe)
     path = tmp_path_factory.mktemp("saved") / "m.safetensors"

@@ -14,12 +14,12 @@ from pathlib import Path
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import DenseModel, Layout, ModelFile
 from tenreo.data.layouts import DIGITS, ROOT_SPLIT, find_unlabeled, has_split, locate
-from tenreo.errors import TenreoError, shown
+from tenreo.errors import TenreoError
 from tenreo.files.atomic import check_writable
 from tenreo.files.header import is_pickle, read_header
 from tenreo.files.paths import check_readable
 from tenreo.files.records import Preprocess
-from tenreo.models.names import check_architecture, check_source, check_source_of, weight_names
+from tenreo.models.names import check_source, check_source_of
 from tenreo.planning.recipe import recipe_of
 
 
@@ -53,7 +53,9 @@ def require_plotting(option: str = "plot") -> None:
 
 
 def check_dense(dense: DenseModel) -> None:
-    """Raise unless the model and its weights exist and the options of its input are consistent.
+    """Raise unless the package of the model exists and the options of its input are consistent.
+
+    Names of models and weights are checked later, since this needs torch.
 
     Raises:
         TenreoError: naming the option.
@@ -63,25 +65,12 @@ def check_dense(dense: DenseModel) -> None:
         if dense.arch is not None:
             raise TenreoError("model: given together with an architecture; use only one of --arch and --model")
         check_source(dense.model)
-        names = weight_names(dense.model.partition(":")[2]) if dense.model.startswith("torchvision:") else ()
     else:
-        arch = dense.require_arch()
-        check_architecture(arch)
+        dense.require_arch()
         if dense.shape is not None and (len(dense.shape) != 3 or dense.shape[0] != 3):
             raise TenreoError(
                 f"input: given {dense.input}, but architectures of torchvision take 3 channels; use --model"
             )
-        names = weight_names(arch)
-    weights = dense.weights
-    if weights in (None, "none", "DEFAULT") or str(weights).rpartition(".")[2] in names:
-        return
-    try:
-        check_readable(Path(str(weights)))
-    except TenreoError as error:
-        if os.path.lexists(str(weights)[:4096]):
-            raise
-        known = f", nor one of {', '.join(names)}" if names else ""
-        raise TenreoError(f"weights: {shown(weights)} is neither a file, nor none{known}") from error
 
 
 def check_file(file: ModelFile) -> None:

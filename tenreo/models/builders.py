@@ -1,26 +1,34 @@
-"""Models by name: torchvision's of every task, timm's, and functions of one's own."""
+"""Building models by name: torchvision's, timm's, and those that a function returns."""
 
 from __future__ import annotations
 
 import importlib
-import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from tenreo.errors import TenreoError, shown
-from tenreo.files.records import INTERPOLATIONS, MOST_CLASSES, ModelInfo, Preprocess
-from tenreo.models.names import SAFE, check_builder, check_source, is_safe, see_working_folder
+from tenreo.files.records import MOST_CLASSES, ModelInfo
+from tenreo.models.names import add_working_folder, check_builder, check_known, check_source, is_safe
 
-# Arguments that would read files or the network, which a name out of a file must not.
+TRANSFORMING = ("googlenet", "inception_v3")  # architectures that have the argument `transform_input`
+# Parts of the names of arguments that read files or download, which a name in a file must not cause.
 _FETCHING = ("pretrained", "weights", "checkpoint", "cache", "path", "file", "url", "hub", "scriptable", "exportable")
 
 
-def build_model(builder: str, kwargs: Mapping[str, Any], device: str = "cpu", trusted: bool = False) -> nn.Module:
+def build_model(
+    builder: str, kwargs: Mapping[str, Any] | None = None, device: str = "cpu", trusted: bool = False
+) -> nn.Module:
     """Build a model with random weights, in evaluation mode.
 
     >>> build_model("torchvision:resnet18", {"num_classes": 10}, device="meta").fc
@@ -28,101 +36,115 @@ def build_model(builder: str, kwargs: Mapping[str, Any], device: str = "cpu", tr
 
     Args:
         builder: timm:NAME, torchvision:NAME, or package.module:function.
-        kwargs: arguments of the model, numbers, words and flags.
-        device: "meta" for shapes alone, where the model can be built so; a function of one's own always builds on
-            the CPU.
-        trusted: a function may be called; what it does is the business of who says so.
+        kwargs: arguments of the builder: numbers, strings, booleans, or lists of them.
+        device: "meta" if only the shapes are needed; functions, and models that cannot be built on this device, are
+            built on the CPU instead.
+        trusted: whether a function may be called.
 
     Raises:
-        TenreoError: when there is no such model, it can not be built so, or it may not be.
+        TenreoError: if there is no such model, it cannot be built with these arguments, or it may not be called.
     """
     check_builder(builder)
-    source = builder.partition(":")[0]
-    if source not in SAFE and not trusted:
-        raise TenreoError(
-            f"model: {builder} is a function, which a file alone is not allowed to call; where you trust it, "
-            f"say trust_builder=True in Python, or name it as the model"
-        )
-    if source in SAFE:
+    check_trusted(builder, trusted)
+    kwargs = kwargs or {}
+    attempts: list[AbstractContextManager[Any]] = [nullcontext()]
+    if is_safe(builder):
         _check_arguments(builder, kwargs)
-    try:
-        model = _called(builder, kwargs, device if source in SAFE else "cpu")
-    except NotImplementedError:  # some compute their widths with tensors, which on "meta" have no values
-        model = build_model(builder, kwargs, "cpu", trusted) if device == "meta" else None
-    except TenreoError:
-        raise
-    except Exception as error:  # code of others can fail in any way
-        if device == "meta" and source in SAFE and "meta" in str(error):
-            return build_model(builder, kwargs, "cpu", trusted)
-        raise TenreoError(f"model: {builder} can not be built: {_said(error)}") from error
+        attempts = [torch.device(device)]
+        if device == "meta":
+            attempts += [_registered_on_meta(), nullcontext()]
+    for attempt in attempts:
+        try:
+            with warnings.catch_warnings(), attempt:
+                warnings.simplefilter("ignore")
+                model = _call(builder, kwargs)
+            break
+        except TenreoError:
+            raise
+        except Exception as error:  # a package or function may raise any error
+            # Some models compute their widths from values of tensors, which the meta device does not have.
+            meta = isinstance(error, NotImplementedError) or "meta" in str(error)
+            if attempt is attempts[-1] or not meta:
+                raise TenreoError(f"model: {builder} cannot be built: {_reason(error)}") from error
     if not isinstance(model, nn.Module):
-        raise TenreoError(f"model: {builder} gave a {type(model).__name__}, needs a torch.nn.Module")
+        raise TenreoError(
+            f"model: {builder} returned an object of type {type(model).__name__}, needs a torch.nn.Module"
+        )
     return model.eval()
 
 
-def _check_arguments(builder: str, kwargs: Mapping[str, Any]) -> None:
-    """Raise where an argument, which a file may say, would read files or build without end.
+def build_info(info: ModelInfo, device: str = "cpu", trusted: bool = False) -> nn.Module:
+    """Build the model that an info describes, with random weights, in evaluation mode.
+
+    Args:
+        info: an info with an architecture or a builder.
+        device: "meta" if only the shapes are needed.
+        trusted: whether a builder that is a function may be called.
 
     Raises:
-        TenreoError: naming the argument.
+        TenreoError: as `build_model`.
     """
-    for key, value in kwargs.items():
-        if any(word in key for word in _FETCHING):
-            raise TenreoError(f"model: the argument {key} of {builder} may read files, and is not allowed")
-        numbers = [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, (int, float))]
-        if any(abs(number) > MOST_CLASSES for number in numbers):
-            raise TenreoError(f"model: the argument {key} of {builder} is {shown(value)}, at most {MOST_CLASSES:,}")
+    if info.arch is None:
+        return build_model(info.builder or "", info.kwargs, device, trusted)
+    kwargs: dict[str, Any] = {"num_classes": info.classes or 1000}
+    if info.arch in TRANSFORMING:
+        # Their random initialization takes seconds.
+        random = info.weights == "none"
+        kwargs |= {"transform_input": with_transform(info).transform_input, "aux_logits": False, "init_weights": random}
+    return build_model(f"torchvision:{info.arch}", kwargs, device)
 
 
-def _called(builder: str, kwargs: Mapping[str, Any], device: str) -> Any:
-    """What a builder gives, made on a device."""
-    source, _, name = builder.partition(":")
-    with warnings.catch_warnings(), torch.device(device):
-        warnings.simplefilter("ignore")
-        if source == "timm":
-            return _of_timm(name, kwargs)
-        if source == "torchvision":
-            return _of_torchvision(name, kwargs)
-        return find_function(builder)(**kwargs)
+def with_transform(info: ModelInfo, value: bool | None = None) -> ModelInfo:
+    """Set `transform_input` of an info whose architecture has this argument.
+
+    >>> with_transform(ModelInfo("googlenet", weights="IMAGENET1K_V1")).transform_input
+    True
+
+    Args:
+        info: info of a model.
+        value: the value; by default the one that the info has. Files of earlier versions contain none; it then follows
+            from the weights, because torchvision transforms the input for its own.
+    """
+    if info.arch not in TRANSFORMING:
+        return info
+    value = info.transform_input if value is None else value
+    return replace(info, transform_input=(info.weights or "").startswith("IMAGENET") if value is None else value)
 
 
-def _said(error: Exception) -> str:
-    """What an exception says, or what it is where it says nothing."""
-    return f"{type(error).__name__}: {error}" if isinstance(error, KeyError) or not str(error) else str(error)
+def check_trusted(builder: str, trusted: bool) -> None:
+    """Raise if a builder is a function that may not be called.
+
+    Raises:
+        TenreoError: naming the function.
+    """
+    if not is_safe(builder) and not trusted:
+        raise TenreoError(
+            f"model: {builder} is a function, which is not called because a file names it; if you trust it, "
+            "pass trust_builder=True in Python, or name it as the model"
+        )
 
 
 def check_model(builder: str) -> None:
-    """Raise unless there is a model of this name; a function's module is imported, but it is not called.
+    """Raise unless there is a model of this name; the module of a function is imported, the function not called.
 
     Raises:
-        TenreoError: naming some that there are.
+        TenreoError: naming similar models.
     """
     check_source(builder)
     source, _, name = builder.partition(":")
     if source == "timm":
-        _check_timm(name)
-    elif not is_safe(builder):
+        check_known("model: timm has no model", name, require_timm().list_models())
+    elif source == "torchvision":
+        check_known("model: torchvision has no model", name, torchvision.models.list_models())
+    else:
         find_function(builder)
 
 
-def _check_timm(name: str) -> Any:
-    timm = require_timm()
-    if not timm.is_model(name):
-        close = timm.list_models(f"{name[:6]}*")[:5] or timm.list_models("resnet1*")[:5]
-        raise TenreoError(f"model: timm has no model {name!r}; such as {', '.join(close)}")
-    return timm
-
-
-def _of_timm(name: str, kwargs: Mapping[str, Any]) -> Any:
-    timm = _check_timm(name)
-    return timm.create_model(name, pretrained=False, **kwargs)
-
-
 def require_timm() -> Any:
-    """The package timm.
+    """Return the package timm.
 
     Raises:
-        TenreoError: when it is not installed.
+        TenreoError: if it is not installed.
     """
     try:
         return importlib.import_module("timm")
@@ -131,27 +153,66 @@ def require_timm() -> Any:
 
 
 def pretrained_timm(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    """A model of timm with its weights, which are downloaded, in evaluation mode.
+    """Build a model of timm and download its weights.
 
     Raises:
-        TenreoError: when they can not be.
+        TenreoError: if the model does not exist or the weights cannot be downloaded.
     """
-    timm = _check_timm(name)
+    check_model(f"timm:{name}")
     _check_arguments(f"timm:{name}", kwargs)
     try:
-        model: nn.Module = timm.create_model(name, pretrained=True, **kwargs)
-    except Exception as error:  # of several packages that download
+        model: nn.Module = require_timm().create_model(name, pretrained=True, **kwargs)
+    except Exception as error:  # several packages take part in a download
         raise TenreoError(
-            f"weights: those of timm:{name} can not be downloaded ({error}); give a file, or none for random weights"
+            f"weights: those of timm:{name} cannot be downloaded ({error}); give a file, or none for random weights"
         ) from error
     return model.eval()
 
 
-def _of_torchvision(name: str, kwargs: Mapping[str, Any]) -> Any:
-    names = torchvision.models.list_models()
-    if name not in names:
-        close = [each for each in names if each[:5] == name[:5]][:5] or names[:5]
-        raise TenreoError(f"model: torchvision has no model {name!r}; such as {', '.join(close)}")
+def find_function(builder: str) -> Any:
+    """Import the module of a builder, which may be in the working folder, and return the function.
+
+    Raises:
+        TenreoError: if there is no such function.
+    """
+    module, _, name = builder.partition(":")
+    add_working_folder()
+    try:
+        function: Any = importlib.import_module(module)
+        for part in name.split("."):
+            function = getattr(function, part)
+    except Exception as error:  # importing runs the module, which may raise any error
+        raise TenreoError(f"model: {builder} cannot be imported: {_reason(error)}") from error
+    if not callable(function):
+        raise TenreoError(
+            f"model: {builder} is of type {type(function).__name__}, needs a function that returns a model"
+        )
+    return function
+
+
+def _check_arguments(builder: str, kwargs: Mapping[str, Any]) -> None:
+    """Raise if an argument, which a file may contain, would read files or build a model without bounds.
+
+    Raises:
+        TenreoError: naming the argument.
+    """
+    for key, value in kwargs.items():
+        if key != "init_weights" and any(word in key for word in _FETCHING):
+            raise TenreoError(f"model: the argument {key} of {builder} may read files, and is not allowed")
+        numbers = [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, (int, float))]
+        if any(abs(number) > MOST_CLASSES for number in numbers):
+            raise TenreoError(f"model: the argument {key} of {builder} is {shown(value)}, at most {MOST_CLASSES:,}")
+
+
+def _call(builder: str, kwargs: Mapping[str, Any]) -> Any:
+    """Call a builder."""
+    source, _, name = builder.partition(":")
+    if not is_safe(builder):
+        return find_function(builder)(**kwargs)
+    check_model(builder)
+    if source == "timm":
+        return require_timm().create_model(name, pretrained=False, **kwargs)
+    # Models of other tasks than classification would download the weights of their backbone.
     backbone = {} if hasattr(torchvision.models, name) else {"weights_backbone": None}
     try:
         return torchvision.models.get_model(name, weights=None, **backbone, **kwargs)
@@ -159,62 +220,25 @@ def _of_torchvision(name: str, kwargs: Mapping[str, Any]) -> Any:
         return torchvision.models.get_model(name, weights=None, **kwargs)
 
 
-def find_function(builder: str) -> Any:
-    """The function that a builder names; its module, which may lie in the current folder, is imported.
-
-    Raises:
-        TenreoError: when there is none.
-    """
-    module, _, name = builder.partition(":")
-    see_working_folder()
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # a module of somebody else can fail in any way
-        raise TenreoError(f"model: {builder} can not be imported: {_said(error)}") from error
-    if not callable(found):
-        raise TenreoError(f"model: {builder} is a {type(found).__name__}, needs a function that gives a model")
-    return found
+def _reason(error: Exception) -> str:
+    """Return the text of an exception, with its type if the text alone is not a sentence."""
+    return f"{type(error).__name__}: {error}" if isinstance(error, KeyError) or not str(error) else str(error)
 
 
-def builder_info(model: nn.Module, builder: str, kwargs: Mapping[str, Any]) -> ModelInfo:
-    """The info of a model that was built by name, with the preprocessing that its source states.
+@contextmanager
+def _registered_on_meta() -> Iterator[None]:
+    """Inside the context, each parameter and buffer moves to the meta device when a module registers it."""
 
-    Args:
-        model: as it was built.
-        builder: its name.
-        kwargs: arguments that it was built with.
-    """
-    source, _, name = builder.partition(":")
-    preprocess = Preprocess()
-    if source == "timm":
-        preprocess = _of_configuration(require_timm().data.resolve_model_data_config(model))
-    elif source == "torchvision":
-        preprocess = _of_weights(name)
-    classes = getattr(model, "num_classes", None) or kwargs.get("num_classes")
-    known = isinstance(classes, int) and classes > 0
-    return ModelInfo(
-        classes=classes if known else None, preprocess=preprocess, builder=builder, kwargs=dict(kwargs)
+    def moved(_: nn.Module, __: str, value: Tensor | None) -> Any:
+        if value is None or value.is_meta:
+            return None
+        return nn.Parameter(value.to("meta")) if isinstance(value, nn.Parameter) else value.to("meta")
+
+    handles = (
+        register_module_parameter_registration_hook(moved), register_module_buffer_registration_hook(moved),
     )  # fmt: skip
-
-
-def _of_configuration(config: Mapping[str, Any]) -> Preprocess:
-    """Of a timm configuration: the crop is a share of what images are resized to."""
-    channels, crop = int(config["input_size"][0]), int(config["input_size"][-1])
-    resize = math.floor(crop / config["crop_pct"])
-    how = config["interpolation"] if config["interpolation"] in INTERPOLATIONS else "bicubic"
-    mean, std = (tuple(map(float, config[key])) for key in ("mean", "std"))
-    return Preprocess(resize, crop, mean, std, how, channels)
-
-
-def _of_weights(name: str) -> Preprocess:
-    """Of torchvision's first weights of a classifier; the usual values for any other task."""
-    entry = next(iter(torchvision.models.get_model_weights(name)), None)
-    t: Any = entry.transforms() if entry is not None else None
-    if not all(hasattr(t, part) for part in ("resize_size", "crop_size", "mean", "std", "interpolation")):
-        return Preprocess()
-    resize, crop = (size[0] if isinstance(size, (list, tuple)) else size for size in (t.resize_size, t.crop_size))
-    if not isinstance(resize, int) or not isinstance(crop, int):
-        return Preprocess()
-    return Preprocess(resize, crop, tuple(t.mean), tuple(t.std), t.interpolation.value)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

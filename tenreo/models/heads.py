@@ -1,4 +1,4 @@
-"""A new last layer for other classes."""
+"""Replaces the last layer of a model by one with another number of outputs."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from tenreo.errors import TenreoError
 
 
 def new_head_(model: nn.Module, classes: int | None, wanted: int, seed: int = 0) -> None:
-    """Replace the last layer of a model by a random dense one, in place.
+    """Replace the last layer of a model by a dense one with random weights, in place.
 
     Args:
-        model: dense or compressed, whose last Linear or Conv2d makes its outputs.
-        classes: outputs that it has; None takes what the last layer says.
-        wanted: outputs that it shall have.
-        seed: of the new weights.
+        model: dense or compressed model whose last Linear or Conv2d computes its outputs.
+        classes: number of outputs of the model; None takes that of its last layer.
+        wanted: number of outputs of the new layer.
+        seed: seed of the new weights.
 
     Raises:
-        TenreoError: when its last layer does not make as many outputs.
+        TenreoError: if the last layer does not have `classes` outputs.
     """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     name, old = layers[-1] if layers else ("", None)
-    made = 0 if old is None else old.out_features if isinstance(old, nn.Linear) else old.out_channels
-    if old is None or made != (classes or made):
+    outputs = 0 if old is None else old.out_features if isinstance(old, nn.Linear) else old.out_channels
+    if old is None or outputs != (classes or outputs):
         raise TenreoError(
-            f"classes: the last layer of this model ({name or 'none'}) has {made} outputs, the model {classes}; give "
-            "a model that ends in a Linear or Conv2d"
+            f"classes: the last layer of this model ({name or 'none'}) has {outputs} outputs, the model {classes}; "
+            "give a model that ends in a Linear or Conv2d"
         )
     torch.manual_seed(seed)
     new: nn.Module
@@ -34,8 +34,8 @@ def new_head_(model: nn.Module, classes: int | None, wanted: int, seed: int = 0)
         new = nn.Linear(old.in_features, wanted, bias=old.bias is not None)
     else:
         new = nn.Conv2d(old.in_channels, wanted, 1, bias=old.bias is not None)
-    nn.init.normal_(new.weight, std=0.01)  # so that the first gradients are not those of wrong certainty
+    nn.init.normal_(new.weight, std=0.01)  # nearly equal logits: the first gradients come from no confident mistakes
     if new.bias is not None:
         nn.init.zeros_(new.bias)
-    parent, _, own = name.rpartition(".")
-    setattr(model.get_submodule(parent), own, new)
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, new)

@@ -18,7 +18,9 @@ from torch.utils._pytree import tree_leaves
 from tenreo.compression.parametrization import curves
 from tenreo.compression.tensor_checks import some
 from tenreo.files.records import ModelInfo
-from tenreo.models.architectures import TRANSFORMING, build_info, builder, classifier_name, default_info
+from tenreo.models.builders import TRANSFORMING, build_info
+from tenreo.models.model_info import classifier_name, model_info
+from tenreo.models.names import architecture_names
 from tenreo.modules.wrappers import unwrapped
 
 _SIZES = (96, 224)  # pixels to try, then those that the architecture was trained with
@@ -45,9 +47,10 @@ def resemble(model: nn.Module) -> ModelInfo:
     own = _weight_shapes(model)
     last = model.get_submodule(classifier_name(model))
     classes = int(last.out_features if isinstance(last, nn.Linear) else last.out_channels)  # type: ignore[arg-type]
-    for arch in torchvision.models.list_models(module=torchvision.models):
-        if builder(arch).__module__ == found.__module__:
-            info = replace(default_info(arch), classes=classes, weights=None, transform_input=None)
+    for arch in architecture_names():
+        if torchvision.models.get_model_builder(arch).__module__ == found.__module__:
+            info = model_info(f"torchvision:{arch}", {"num_classes": classes})
+            info = replace(info, weights=None, transform_input=None)
             if own == _weight_shapes(build_info(info, "meta")):
                 return info
     return ModelInfo(classes=classes)
@@ -78,22 +81,22 @@ def difference(model: nn.Module, info: ModelInfo) -> str:
     own, given = ({name: tuple(t.shape) for name, t in each.items()} for each in (plain.state_dict(), state))
     if own != given:
         other = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
-        return f"tensors of other names or shapes ({some(other)})"
+        return f"its tensors have other names or shapes ({some(other)})"
     if _has_hooks(model, plain):
-        return "no forward hooks, which a file does not hold"
+        return "it has forward hooks, which a file cannot store"
     if _dropout(model) != _dropout(plain):
-        return "other dropout"
+        return "it has other dropout"
     if any(value.is_meta for value in state.values()):
-        return "values, which nothing on the meta device has"
+        return "its tensors are on the meta device and have no values"
     try:
         versioned = OrderedDict(state)  # some layers (MNASNet) ask which version of themselves was saved
         versioned._metadata = plain.state_dict()._metadata  # type: ignore[attr-defined]
         plain.load_state_dict(versioned, assign=True)
         same = _same_outputs(model, plain, info.preprocess.crop)
         # What takes no images is known by its builder, and by names and shapes.
-        return "" if same or (same is None and info.arch is None) else "other outputs"
+        return "" if same or (same is None and info.arch is None) else "it has other outputs"
     except Exception as error:  # a model of somebody else can fail in any way
-        return f"outputs, where the model fails: {error}"
+        return f"it cannot be run: {error}"
 
 
 def _same_outputs(model: nn.Module, plain: nn.Module, crop: int) -> bool | None:

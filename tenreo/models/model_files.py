@@ -1,4 +1,4 @@
-"""Saving models and loading them, torchvision's without being told what they are."""
+"""Saving models to files and loading them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tenreo.files.header import Header, check_info, is_pickle, read_header
 from tenreo.files.paths import check_ending
 from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.files.safetensors import read_tensors
-from tenreo.models.architectures import build_info
-from tenreo.models.builders import build_model, builder_info
+from tenreo.models.builders import build_info, build_model, check_trusted
 from tenreo.models.identification import difference, identify
+from tenreo.models.model_info import model_info
 from tenreo.models.name_guesses import guess
 from tenreo.models.names import check_source_of, is_safe
-from tenreo.models.pretrained import built_with_weights, check_weights, fitting_arguments, with_weights
+from tenreo.models.pretrained import find_weights, fitting_arguments, with_weights
 from tenreo.models.reference import identify_paper, read_dense_pickle, read_reference
-from tenreo.models.uninitialized import Unfilled
+from tenreo.models.uninitialized import Uninitialized
 from tenreo.modules.wrappers import unwrapped
 from tenreo.planning.recipe import Recipe, recipe_of
 
@@ -39,7 +39,7 @@ def save(
     builder: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model, compressed or dense, to a safetensors file.
+    """Write a compressed or dense model to a safetensors file.
 
     >>> import tempfile
     >>> from tenreo import Uniform, compress_
@@ -51,57 +51,53 @@ def save(
     torch.Size([64, 64])
 
     Args:
-        model: any module, also in DataParallel and its kind; the architecture of torchvision's models is recognized
-            by what they put out. Where processes share it (fully_shard), all of them save, and write the same file.
-        path: of the file; replaced as a whole.
-        info: says what the model is, where it is not recognized or something should be added.
-        recipe: kept in the file for `inspect`.
-        builder: how to build the model: timm:NAME, torchvision:NAME, or package.module:function, which `load` calls
-            only where it is told to.
-        kwargs: arguments of the builder: numbers, words and flags.
+        model: any module, also inside DataParallel or a similar wrapper. Architectures of torchvision are recognized by
+            the model's outputs. If processes share the model (fully_shard), all of them must call this function, and
+            all write the same file.
+        path: path of the file, which is replaced atomically.
+        info: description of the model; by default it is recognized.
+        recipe: recipe to store in the file, for `inspect`.
+        builder: how to build the model: timm:NAME, torchvision:NAME, or package.module:function. `load` calls a
+            function only with `trust_builder=True`.
+        kwargs: arguments of the builder: numbers, strings, booleans, or lists of them.
 
     Raises:
-        TenreoError: when the file can not be written, or the model is not what the info or the builder says.
+        TenreoError: if the file cannot be written, or the model differs from what the info or the builder names.
     """
     path, model = Path(path), unwrapped(model)
     check_ending(path, ".safetensors")
     check_writable(path)
     if builder is not None:
-        built = build_model(builder, kwargs or {}, trusted=True)
-        info = replace(info or ModelInfo(), **_builder_fields(builder_info(built, builder, kwargs or {}), info))
+        named = model_info(builder, kwargs, build_model(builder, kwargs, trusted=True))
+        info = info or ModelInfo(classes=named.classes, preprocess=named.preprocess)
+        info = replace(info, arch=None, builder=builder, kwargs=dict(kwargs or {}))
     if info is None:
         info = identify(model)
     else:
         check_info(info)
-        why = difference(model, info) if info.name is not None else ""
-        if why:
-            classes = f" of {info.classes or 1000} classes" if info.arch is not None else ""
+        reason = difference(model, info) if info.name is not None else ""
+        if reason:
+            classes = f" with {info.classes or 1000} classes" if info.arch is not None else ""
             raise TenreoError(
-                f"save: the info says {info.name}{classes}, which with the model's weights has {why}; "
+                f"save: this model differs from {info.name}{classes}: {reason}; "
                 "save it with an info that names no architecture and no builder"
             )
     write_model(model, path, info, recipe)
-
-
-def _builder_fields(found: ModelInfo, given: ModelInfo | None) -> dict[str, Any]:
-    """What a builder says of a model; of classes and preprocessing only where nothing else does."""
-    fields: dict[str, Any] = {"arch": None, "builder": found.builder, "kwargs": found.kwargs}
-    return fields if given else {**fields, "classes": found.classes, "preprocess": found.preprocess}
 
 
 def load(path: str | Path, model: nn.Module | None = None, *, trust_builder: bool = False) -> nn.Module:
     """Read a model from a file of tenreo or of the reference implementation; `save` has an example.
 
     Args:
-        path: of the file.
-        model: a dense model to fill, where the file does not say how to build it.
-        trust_builder: call the function that the file names as its builder, which can be any code.
+        path: path of the file.
+        model: dense model to load the tensors into, if the file does not contain how to build it.
+        trust_builder: whether to call the function that the file names as its builder, which can run any code.
 
     Returns:
-        The model, in evaluation mode; compressed layers stay compressed.
+        The model in evaluation mode; compressed layers stay compressed.
 
     Raises:
-        TenreoError: when the file is damaged, does not fit, or needs `model`.
+        TenreoError: if the file is damaged, does not fit the model, or does not contain how to build it.
     """
     return open_model(Path(path), model, trust_builder)[0]
 
@@ -109,31 +105,33 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_builder: boo
 def open_model(
     path: Path, model: nn.Module | None = None, trust_builder: bool = False, builder: str | None = None
 ) -> tuple[nn.Module, Header]:
-    """As `load`, and what the file says of itself.
+    """Read a model like `load`, together with the file's header.
 
     Args:
-        path: of the file.
-        model: a dense model to fill.
-        trust_builder: call the function that the file names.
-        builder: how to build the model, which is trusted; must be that of the file, where it names one.
+        path: path of the file.
+        model: dense model to load the tensors into.
+        trust_builder: whether to call the function that the file names.
+        builder: how to build the model, which is trusted; must agree with the builder in the file, if there is one.
 
     Raises:
-        TenreoError: as `load`, and when the file names another builder.
+        TenreoError: as `load`, and if the file names another builder.
     """
     header, tensors = _read(path, named=model is not None or builder is not None)
-    recipe_of(header)  # refuses what makes no sense
+    recipe_of(header)  # raises if the recipe is invalid
     if builder is not None:
-        header = replace(header, info=_info_by(builder, header))
+        header = replace(header, info=_info_with(builder, header))
         trust_builder = True
     info = header.info
     if model is None:
         if info.name is None:
             raise TenreoError(
-                f"{path}: does not say how to build the model; name it, or in Python load it with "
+                f"{path}: does not contain how to build the model; name it, or in Python load it with "
                 "tenreo.load(path, model)"
             )
         _check_shapes(info, header)
-        model = _built(info, trust_builder)
+        # A function may also draw random numbers for values that the file does not contain.
+        with Uninitialized() if is_safe(info.source or "") else nullcontext():  # type: ignore[no-untyped-call]
+            model = build_info(info, trusted=trust_builder)
     try:
         restore_(unwrapped(model), header, tensors)
     except MisfitError as error:
@@ -141,45 +139,44 @@ def open_model(
     return model.eval(), header
 
 
-def _built(info: ModelInfo, trusted: bool) -> nn.Module:
-    """The model of an info, to be filled; what somebody's own function draws may be more than parameters."""
-    own = info.arch is None and not is_safe(info.builder or "")
-    with nullcontext() if own else Unfilled():  # type: ignore[no-untyped-call]
-        return build_info(info, trusted=trusted)
-
-
-def _info_by(builder: str, header: Header) -> ModelInfo:
-    """The info of a file whose builder somebody names.
+def _info_with(builder: str, header: Header) -> ModelInfo:
+    """Return the info of a file, completed with the builder if the file contains none.
 
     Raises:
-        TenreoError: when the file names another one.
+        TenreoError: if the file names another builder.
     """
     info = header.info
     check_source_of(header, builder)
     if info.source is not None:
         return info
     kwargs = fitting_arguments(builder, header.dense_shapes(), {}) if is_safe(builder) else {}
-    found = builder_info(build_model(builder, kwargs, "meta", trusted=True), builder, kwargs)
+    named = model_info(builder, kwargs, build_model(builder, kwargs, "meta", trusted=True))
     return replace(
-        info, builder=builder, kwargs=kwargs, classes=info.classes or found.classes,
-        preprocess=found.preprocess if info.preprocess == Preprocess() else info.preprocess,
+        info, builder=builder, kwargs=kwargs, classes=info.classes or named.classes,
+        preprocess=named.preprocess if info.preprocess == Preprocess() else info.preprocess,
     )  # fmt: skip
 
 
 def _check_shapes(info: ModelInfo, header: Header) -> None:
-    """Raise where what a file says would build a model of other shapes, before it takes memory.
+    """Raise if the model that a file names has other shapes than its tensors, before the model takes memory.
 
     Raises:
-        MisfitError: naming what does not fit.
+        MisfitError: naming the tensors that do not fit.
     """
-    if info.arch is None and info.builder is not None and is_safe(info.builder):
+    if info.arch is None and is_safe(info.builder or ""):
         own = {n: tuple(t.shape) for n, t in build_info(info, "meta").state_dict().items()}
         given = header.dense_shapes()
         check_fit(header.path, {n: s for n, s in own.items() if n in given}, given, ())
 
 
 def _read(path: Path, named: bool) -> tuple[Header, Mapping[str, Tensor]]:
-    """Header and tensors of any file; a dense one that does not say its architecture is recognized unless named."""
+    """Read header and tensors of any file.
+
+    Args:
+        path: path of the file.
+        named: whether the caller names the model; if not, a dense file without a model must be one of the paper's
+            architectures.
+    """
     if is_pickle(path):
         return read_dense_pickle(path) if named else read_reference(path)
     header = read_header(path)
@@ -191,55 +188,52 @@ def _read(path: Path, named: bool) -> tuple[Header, Mapping[str, Tensor]]:
 
 
 def dense_weights(header: Header, given: Path | None = None) -> str | None:
-    """The weights of the dense model that a file was compressed from, as `with_weights` takes them.
+    """Return the weights of the dense model that a file was compressed from, as `with_weights` takes them.
 
     Args:
-        header: of the file.
-        given: the dense model's file; without it one beside the compressed file of the name that this one gives, or
-            else those of torchvision or timm.
+        header: header of the compressed file.
+        given: file of the dense model; by default a file with the name that the header contains, in the folder of the
+            compressed file, or else torchvision's or timm's weights.
 
     Returns:
-        A path or a name; None where timm's weights are to be downloaded.
+        A path or a name; None if timm's weights are to be downloaded.
 
     Raises:
-        TenreoError: when the file does not name them, or there are none of that name.
+        TenreoError: if the header does not name the weights, or they do not exist.
     """
     info = header.info
-    # A name beside the file, so that a file can not point elsewhere.
+    # Only a bare file name is accepted, so that a file cannot refer to other folders.
     named = info.weights not in (None, "none") and Path(str(info.weights)).name == info.weights
-    if info.name is None or (given is None and not named):
-        raise TenreoError(f"{header.path} does not name the dense weights it comes from; give their file")
+    if info.source is None or (given is None and not named):
+        raise TenreoError(f"{header.path} does not name its dense weights; give their file")
     path = given or header.path.parent / str(info.weights)
     weights = str(path) if given or path.is_file() else str(info.weights)
-    if info.arch is not None:
-        check_weights(info.arch, weights)
+    if info.source.startswith("torchvision:"):
+        find_weights(info.source, weights)
     elif not given and not path.is_file():
-        if not str(info.builder).startswith("timm:") or path.suffix:
-            raise TenreoError(f"{path}: there is no such file, which the dense weights come from; give their file")
+        if not info.source.startswith("timm:") or path.suffix:
+            raise TenreoError(f"{path}: this file of the dense weights does not exist; give their file")
         return None
     return weights
 
 
 def open_dense(header: Header, given: Path | None = None, trust_builder: bool = False) -> nn.Module:
-    """The dense model that a file was compressed from; `dense_weights` says which.
+    """Open the dense model that a file was compressed from.
 
     Args:
-        header: of the file.
-        given: as of `dense_weights`.
-        trust_builder: call the function that the file names.
+        header: header of the compressed file.
+        given: file of the dense model, as in `dense_weights`.
+        trust_builder: whether to call the function that the file names.
 
     Raises:
-        TenreoError: as `dense_weights`, and when the model is compressed itself or has other classes.
+        TenreoError: as `dense_weights`, and if the dense model is itself compressed or has another number of classes.
     """
-    info = header.info
-    weights = dense_weights(header, given)
-    if info.arch is not None:
-        model, found = with_weights(info.arch, weights)
-    else:
-        build_info(info, "meta", trust_builder)  # which refuses a function that is not trusted
-        model, found = built_with_weights(str(info.builder), weights, kwargs=info.kwargs)
-    if found.classes not in (None, info.classes):
+    info, weights = header.info, dense_weights(header, given)
+    check_trusted(str(info.source), trust_builder)
+    model, dense = with_weights(str(info.source), weights, kwargs=info.kwargs)
+    if dense.classes not in (None, info.classes):
         raise TenreoError(
-            f"{weights}: has {found.classes} classes, the model has {info.classes}; give its own dense model"
+            f"{weights}: has {dense.classes} classes, the model has {info.classes}; give the file of its own dense "
+            "model"
         )
     return model

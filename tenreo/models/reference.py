@@ -1,4 +1,4 @@
-"""The reference implementation's checkpoints: everything follows from names and shapes."""
+"""Reading state dicts, including the reference implementation's, which are recognized by names and shapes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from tenreo.files.layout import COEFFICIENTS, POSITIONS
 from tenreo.files.pickles import read_pickle
 from tenreo.files.records import MOST_CLASSES, LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import record
-from tenreo.models.architectures import build, class_count, classifier_name, default_info
+from tenreo.models.builders import build_info
+from tenreo.models.model_info import classifier_name, model_info
 from tenreo.models.name_guesses import guess
 from tenreo.models.names import PAPER
 
-_UNCOUNTED = "num_batches_tracked"  # old torch versions do not write it
+_OPTIONAL = "num_batches_tracked"  # files of old torch versions do not contain it
 
 
 def read_reference(path: Path) -> tuple[Header, dict[str, Tensor]]:
@@ -29,10 +30,10 @@ def read_reference(path: Path) -> tuple[Header, dict[str, Tensor]]:
     Its keys are `X.index` (columns,) and `X.weight` (groups, coefficients_per_row) for a compressed layer X.
 
     Returns:
-        The header, as a file of tenreo's would have it, and tensors under tenreo's names.
+        The header that a file of tenreo would have, and the tensors under tenreo's names.
 
     Raises:
-        TenreoError: when it is no such checkpoint, naming what does not fit.
+        TenreoError: if the file is not such a checkpoint, naming the tensor that does not fit.
     """
     state = read_pickle(path)
     compressed = {key.removesuffix(".index") for key in state if key.endswith(".index")}
@@ -63,13 +64,13 @@ def read_reference(path: Path) -> tuple[Header, dict[str, Tensor]]:
 
 
 def read_dense_pickle(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    """Read a state dict of torch's own, of any dense model.
+    """Read a state dict of any dense model, or a checkpoint of the reference implementation.
 
     Returns:
-        The header, as a file of tenreo's would have it, and the tensors.
+        The header that a file of tenreo would have, and the tensors.
 
     Raises:
-        TenreoError: when it is none, or one of the reference implementation's, which say their architecture.
+        TenreoError: if the file is neither.
     """
     state = read_pickle(path)
     if any(key.endswith(".index") for key in state):
@@ -79,13 +80,13 @@ def read_dense_pickle(path: Path) -> tuple[Header, dict[str, Tensor]]:
 
 
 def _layer_record(shape: tuple[int, ...], coefficients: Tensor, index: Tensor) -> LayerRecord:
-    """The record of a compressed layer; ValueError when its tensors do not make a weight of the shape."""
+    """Return the record of a compressed layer; ValueError if its tensors do not make a weight of this shape."""
     columns = index.numel()
     if coefficients.dim() != 2 or coefficients.shape[0] * columns != torch.Size(shape).numel():
-        raise ValueError("rows and columns are not its elements")
+        raise ValueError("rows times columns is not the number of its elements")
     if index.is_floating_point() or index.dtype == torch.bool:
         raise ValueError(f"the index is {str(index.dtype).removeprefix('torch.')}, needs integers")
-    positions = index.to(torch.int64)  # what is beyond it becomes negative
+    positions = index.to(torch.int64)  # unsigned values beyond its range become negative and are refused below
     if not 0 <= int(positions.min()) <= int(positions.max()) < columns:
         raise ValueError(f"the index leaves [0, {columns})")
     curve = CurveShape(coefficients.shape[0], columns, coefficients.shape[1])
@@ -95,29 +96,30 @@ def _layer_record(shape: tuple[int, ...], coefficients: Tensor, index: Tensor) -
 def identify_paper(
     path: Path, shapes: Mapping[str, tuple[int, ...]], compressed: set[str]
 ) -> tuple[ModelInfo, nn.Module]:
-    """Find one of the paper's architectures whose names, and shapes of what is dense, agree.
+    """Find the architecture of the paper that has these names and, except for compressed weights, these shapes.
 
     Args:
-        path: of the file, for messages.
-        shapes: of the tensors, by state-dict name.
-        compressed: names of weights that have other shapes.
+        path: path of the file, for messages.
+        shapes: shapes of the tensors, by state-dict name.
+        compressed: names of compressed weights, which have other shapes.
 
     Returns:
         Its info, and a model of it on the meta device.
 
     Raises:
-        TenreoError: when there is none.
+        TenreoError: if there is no such architecture.
     """
-    names = {key for key in shapes if not key.endswith(_UNCOUNTED)}
+    names = {key for key in shapes if not key.endswith(_OPTIONAL)}
     for arch in PAPER:
-        skeleton = build(arch, device="meta")
+        skeleton = build_info(ModelInfo(arch), "meta")
         state, classifier = skeleton.state_dict(), classifier_name(skeleton)
         dense = {key for key in names - compressed if not key.startswith(classifier)}
-        same = names == {key for key in state if not key.endswith(_UNCOUNTED)}
+        same = names == {key for key in state if not key.endswith(_OPTIONAL)}
         if same and all(shapes[key] == tuple(state[key].shape) for key in dense):
-            classes = class_count(arch, shapes)
+            sizes = (shapes[key][0] for key in (f"{classifier}.bias", f"{classifier}.weight") if shapes.get(key))
+            classes = next(sizes, 1000)
             if not 1 <= classes <= MOST_CLASSES:
                 raise TenreoError(f"{path}: has {classes} classes, needs 1 to {MOST_CLASSES:,}")
-            info = replace(default_info(arch), classes=classes, weights=None)
-            return info, build(arch, classes, device="meta")
-    raise TenreoError(f"{path}: its names are those of none of {', '.join(PAPER)}{guess(shapes)}")
+            info = replace(model_info(f"torchvision:{arch}", {"num_classes": classes}), weights=None)
+            return info, build_info(info, "meta")
+    raise TenreoError(f"{path}: the names of its tensors are those of none of {', '.join(PAPER)}{guess(shapes)}")

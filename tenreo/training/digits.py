@@ -18,7 +18,7 @@ from tenreo.data.layouts import DIGITS
 from tenreo.evaluation.accuracy import evaluate
 from tenreo.evaluation.agreement import Agreement, compare
 from tenreo.files.records import Correction, ModelInfo, Preprocess
-from tenreo.models.architectures import build
+from tenreo.models.builders import build_model
 from tenreo.planning.recipe import Recipe
 from tenreo.training.loop import finetune_
 from tenreo.training.observer import Observer
@@ -61,7 +61,7 @@ def train_digits(arch: str, seed: int, observer: Observer | None = None) -> nn.M
         observer: is told of every step and epoch.
     """
     torch.manual_seed(seed)
-    model = build(arch, 10, "none")
+    model = build_model(f"torchvision:{arch}", {"num_classes": 10})
     settings = Settings(
         epochs=EPOCHS, batch_size=32, lr=0.05, weight_decay=0.005, seed=seed, schedule=Schedule.COSINE,
         warmup=0.2 * EPOCHS,

@@ -28,12 +28,6 @@ WRONG = {
     "compress": [
         ([], "rate: not given; use -r 2"),
         (["-g", "4", "-r", "2"], "arch: not given"),
-        ([*PAPER, "-a", "resnet51"], "no classification architecture 'resnet51'"),
-        ([*PAPER, "--weights", "IMAGENET1K_V3"], "neither a file, nor none, nor one of IMAGENET1K_V1, IMAGENET1K_V2"),
-        ([*PAPER, "--weights", "nowhere.pth"], "neither a file, nor none, nor one of"),
-        ([*PAPER, "--weights", "pipe"], "pipe: cannot be opened: it is a pipe"),
-        ([*PAPER, "--weights", "."], "cannot be opened: it is a folder"),
-        ([*PAPER, "--weights", LONG], "neither a file, nor none, nor one of"),
         ([*NONE, "--calibrate", "nowhere"], "nowhere: no such folder; the expected layout is"),
         ([*NONE, "--calibrate", "empty"], "empty: contains no image"),
         ([*NONE, "--calibrate", LONG], "no such folder"),
@@ -101,8 +95,6 @@ WRONG = {
                 (["/dev/zero"], "it is a device"), (["empty"], "it is a folder")],
     "sweep": [
         ([], "rate: not given"),
-        ([*NONE, "-a", "x"], "no classification architecture 'x'"),
-        ([*NONE, "--weights", "x"], "neither a file"),
         ([*NONE, "--data", "nowhere"], "nowhere: no such folder"),
         ([*NONE, "--plot", "x.pdf"], "x.pdf: the name does not suit the PNG format; use x.png"),
         ([*NONE, "--plot", "no/such.png"], "there is no folder no"),
@@ -128,6 +120,25 @@ def furnished(inside):
     for name in ("there", "run.csv"):
         (inside / name).write_text("mine")
     return inside
+
+
+@pytest.mark.parametrize("command", ["compress", "sweep"])
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["-a", "resnet51"], "architecture 'resnet51'; similar names: "),
+        (["--weights", "IMAGENET1K_V3"], "neither a file, nor none, nor one of IMAGENET1K_V1, IMAGENET1K_V2"),
+        (["--weights", "nowhere.pth"], "neither a file, nor none, nor one of"),
+        (["--weights", "pipe"], "it is a pipe"),
+        (["--weights", "."], "it is a folder"),
+        (["--weights", LONG], "neither a file, nor none, nor one of"),
+    ],
+)
+def test_wrong_names_and_weights_are_refused_before_any_work(furnished, command, typed, message):
+    before = sorted(furnished.rglob("*"))
+    error = refused(command, *PAPER, *typed)
+    assert message in error and error.count("\n") == 1
+    assert sorted(furnished.rglob("*")) == before
 
 
 @pytest.mark.parametrize("command", WRONG)

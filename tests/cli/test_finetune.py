@@ -50,7 +50,7 @@ def test_bad_options_are_refused(compressed_file, dense_file, inside):
     assert "say --distill as well" in refused(*job, "--teacher", dense_file)
     assert "neither a file, nor none" in refused(*job, "--distill")
     assert "nowhere.st: cannot be opened" in refused(*job, "--distill", "--teacher", "nowhere.st")
-    assert "is compressed already" in refused(*job, "--distill", "--teacher", compressed_file, code=1)
+    assert "is already compressed" in refused(*job, "--distill", "--teacher", compressed_file, code=1)
     assert "warmup: given 2.0 epochs, needs 0 to 1" in refused(*job, "--warmup", 2)
     (inside / "f.state").write_text("of a run that was cut off before its first epoch was done")
     assert "f.state: exists already" in refused(*job, "-o", "f.safetensors")

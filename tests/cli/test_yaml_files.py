@@ -17,7 +17,7 @@ from tenreo.cli.commands.finetune import TrainingData, TrainingOutput, finetune
 from tenreo.cli.shared_options import Computing, File
 from tenreo.cli.yaml_files import read_yaml
 from tenreo.errors import TenreoError
-from tenreo.models.architectures import build
+from tenreo.models.builders import build_model
 from tenreo.options import options_of
 from tenreo.planning.rates import RateOptions, TargetAgreement, TargetKl
 from tenreo.training.settings import Settings, default_lr
@@ -252,7 +252,7 @@ def test_every_shipped_configuration_gives_the_papers_integers(parsed, path, pap
     dense, recipe, *_ = parsed("compress", "--config", path)
     key = (dense.arch, recipe.groups, recipe.rate.number)
     row = next(r for r in paper_rows if (r["arch"], r["groups"], r["rate"]) == key)
-    plan = resolve(recipe, build(dense.arch, device="meta"))
+    plan = resolve(recipe, build_model(f"torchvision:{dense.arch}", device="meta"))
     assert plan.after.positions == row["index"]
     names = {"dense_parameters": "other_parameters"}
     assert {k: getattr(plan.after, k) for k in KEYS} == {k: row[names.get(k, k)] for k in KEYS}

@@ -8,7 +8,7 @@ from torch import nn
 
 import tenreo
 from tenreo.correction.noise import NOISE_PIXELS, noise_images
-from tenreo.models.architectures import build
+from tenreo.models.builders import build_model
 
 
 def test_noise_is_normalized_falls_with_frequency_and_follows_its_seed():
@@ -34,11 +34,11 @@ class Seen(Exception):
 
 @pytest.mark.parametrize(("arch", "pixels"), [("mobilenet_v2", 224), ("efficientnet_b1", 240)])
 def test_the_size_of_an_architectures_images_is_known(arch, pixels):
-    dense = build(arch, 10, "none")
+    dense = build_model(f"torchvision:{arch}", {"num_classes": 10})
 
     def look(_, inputs):
         raise Seen(tuple(inputs[0].shape))
 
     dense.register_forward_pre_hook(look)
     with pytest.raises(Seen, match=rf"\(32, 3, {pixels}, {pixels}\)"):
-        tenreo.match_statistics_(build(arch, 10, "none"), dense)
+        tenreo.match_statistics_(build_model(f"torchvision:{arch}", {"num_classes": 10}), dense)

@@ -312,7 +312,7 @@ def test_only_regular_files_are_opened(tmp_path):
         (tmp_path, "a folder"),
         (Path("/dev/zero"), "a device"),
     ):
-        for read in (read_header, tenreo.load, lambda p: with_weights("resnet18", str(p))):
+        for read in (read_header, tenreo.load, lambda p: with_weights("torchvision:resnet18", str(p))):
             with pytest.raises(TenreoError, match=f"cannot be opened: it is {why}; give the path of a file"):
                 read(path)
 

@@ -14,8 +14,9 @@ from torch.optim.swa_utils import AveragedModel
 import tenreo
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
-from tenreo.models.architectures import build, default_info, with_transform
+from tenreo.models.builders import build_model, with_transform
 from tenreo.models.identification import identify, resemble
+from tenreo.models.model_info import model_info
 
 X = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
 
@@ -89,8 +90,10 @@ def test_a_changed_model_claims_no_architecture(tmp_path, change):
     assert resemble(model).arch in ("resnet18", "resnet50")
     tenreo.save(model, tmp_path / "m.safetensors")
     assert read_header(tmp_path / "m.safetensors").info.arch is None
-    info = replace(default_info("resnet18"), classes=7)
-    with pytest.raises(TenreoError, match=r"save: the info says resnet18 of 7 classes, which .* names no architecture"):
+    info = model_info("torchvision:resnet18", {"num_classes": 7})
+    with pytest.raises(
+        TenreoError, match=r"save: this model differs from resnet18 with 7 classes: .* names no architecture"
+    ):
         tenreo.save(model, tmp_path / "n.safetensors", info)
     assert not (tmp_path / "n.safetensors").exists()
 
@@ -100,7 +103,7 @@ def test_a_changed_model_comes_back_into_one_of_its_own(tmp_path):
     tenreo.compress_(model, tenreo.Recipe(8, tenreo.Uniform(4.0), ("layer1.0.*",), refine=0))
     tenreo.save(model, tmp_path / "m.safetensors")
     with pytest.raises(
-        TenreoError, match=r"m\.safetensors: does not say how to build the model; .*tenreo\.load\(path, model\)"
+        TenreoError, match=r"m\.safetensors: does not contain how to build the model; .*tenreo\.load\(path, model\)"
     ):
         tenreo.load(tmp_path / "m.safetensors")
     again = tenreo.load(tmp_path / "m.safetensors", activations(resnet()))
@@ -124,7 +127,7 @@ def test_an_input_that_is_transformed_is_kept(tmp_path, transform):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_plain_models_are_recognized_in_every_dtype(dtype):
-    assert identify(build("mobilenet_v2", 10, "none").to(dtype)).arch == "mobilenet_v2"
+    assert identify(build_model("torchvision:mobilenet_v2", {"num_classes": 10}).to(dtype)).arch == "mobilenet_v2"
 
 
 def test_what_hides_a_change_does_not_hide_it():
@@ -164,13 +167,13 @@ def test_wrapped_models_are_saved_as_what_is_in_them(tmp_path, wrap):
 
 
 def test_an_info_that_a_file_can_not_say_is_refused(tmp_path):
-    info = replace(default_info("resnet18"), classes=7)
+    info = model_info("torchvision:resnet18", {"num_classes": 7})
     big = replace(info.preprocess, crop=50_000)
     for wrong, match in (
         (replace(info, preprocess=big), "info: crop 50000, needs a whole number of 1 to 1,024"),
         (replace(info, classes=True), "info: classes True"),
-        (replace(info, classes=8), r"tensors of other names or shapes \(fc.bias, fc.weight\)"),
-        (replace(info, arch="resnet99"), "no classification architecture 'resnet99'"),
+        (replace(info, classes=8), r"its tensors have other names or shapes \(fc.bias, fc.weight\)"),
+        (replace(info, arch="resnet99"), "torchvision has no model 'resnet99'"),
     ):
         with pytest.raises(TenreoError, match=match):
             tenreo.save(resnet(), tmp_path / "m.safetensors", wrong)

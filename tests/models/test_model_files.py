@@ -1,6 +1,5 @@
 """Saving and loading models: what is written is read back."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,10 @@ from torch import nn
 import tenreo
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
-from tenreo.models.architectures import build, default_info
+from tenreo.models.builders import build_model
 from tenreo.models.identification import identify
 from tenreo.models.model_files import save
+from tenreo.models.model_info import model_info
 
 X = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
 
@@ -45,16 +45,16 @@ def test_saving_twice_gives_the_same_bytes(saved_file, tmp_path):
 
 
 def test_layers_that_ask_for_their_version_load(tmp_path):
-    info = default_info("mnasnet0_5")
-    model = build("mnasnet0_5", 1000, "none")
+    info = model_info("torchvision:mnasnet0_5")
+    model = build_model("torchvision:mnasnet0_5")
     save(model, tmp_path / "m.safetensors", info)
     again = tenreo.load(tmp_path / "m.safetensors")
     assert all(torch.equal(a, again.state_dict()[k]) for k, a in model.state_dict().items())
 
 
 def test_the_recipe_and_the_info_are_kept(tmp_path):
-    model, recipe = build("resnet18", 7, "none"), tenreo.Recipe(8, tenreo.Progressive(4.0), refine=0)
-    info = replace(default_info("resnet18"), classes=7)
+    model = build_model("torchvision:resnet18", {"num_classes": 7})
+    info, recipe = model_info("torchvision:resnet18", {"num_classes": 7}), tenreo.Recipe(8, tenreo.Progressive(4.0))
     save(model, tmp_path / "m.safetensors", info, recipe)
     header = read_header(tmp_path / "m.safetensors")
     assert header.info == info and tenreo.Recipe.from_dict(header.recipe) == recipe
@@ -62,7 +62,7 @@ def test_the_recipe_and_the_info_are_kept(tmp_path):
 
 @pytest.mark.parametrize("arch", ["resnet18", "wide_resnet50_2", "squeezenet1_1", "mobilenet_v3_small"])
 def test_architectures_are_recognized_by_their_shapes(arch):
-    info = identify(build(arch, 12))
+    info = identify(build_model(f"torchvision:{arch}", {"num_classes": 12}))
     assert (info.arch, info.classes, info.weights) == (arch, 12, None)
 
 

@@ -4,14 +4,14 @@ import pytest
 
 import tenreo
 from tenreo.errors import TenreoError
-from tenreo.models.architectures import build
+from tenreo.models.builders import build_model
 from tenreo.planning.growth import smallest_growth
 from tenreo.planning.plan import resolve
 from tenreo.planning.recipe import Strategy
 
 
 def test_target_parameters_finds_the_smallest_growth():
-    model = build("mobilenet_v2", device="meta")
+    model = build_model("torchvision:mobilenet_v2", device="meta")
     plan = resolve(tenreo.Recipe(4, tenreo.TargetParameters(2_000_000)), model)
     assert isinstance(plan.recipe.rate, tenreo.Progressive) and plan.after.parameters <= 2_000_000
     assert plan.strategy is Strategy.GROWTH

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from tenreo.errors import TenreoError
-from tenreo.models.architectures import build
+from tenreo.models.builders import build_model
 from tenreo.planning.plan import resolve
 from tenreo.planning.rates import Progressive, Uniform
 from tenreo.planning.recipe import Recipe
@@ -15,7 +15,7 @@ from tenreo.planning.recipe import Recipe
 
 def test_the_counts_of_dense_models_are_those_of_the_paper(paper_rows):
     for row in (r for r in paper_rows if r["groups"] is None):
-        plan = resolve(Recipe(4, Uniform(2.0)), build(row["arch"], device="meta"))
+        plan = resolve(Recipe(4, Uniform(2.0)), build_model(f"torchvision:{row['arch']}", device="meta"))
         assert plan.before.parameters == row["other_parameters"] + row["batchnorm_statistics"]
         assert plan.before.paper_trainable == row["other_parameters"]
 
