@@ -25,9 +25,10 @@ from tenreo.data.images import open_images
 from tenreo.models.builders import build_model
 from tenreo.training.digits import PREPROCESS
 from tenreo.training.distributed import process_group
-from tenreo.training.loop import Resources, finetune_
+from tenreo.training.loop import finetune_
 from tenreo.training.observer import Observer, Step
 from tenreo.training.settings import Settings
+from tenreo.training.trainer import Resources
 
 MODELS = (("resnet50", 4, 1.0), ("mobilenet_v2", 4, 0.5))  # groups, growth
 

@@ -19,10 +19,11 @@ from tenreo.data.images import open_images
 from tenreo.files.records import Preprocess
 from tenreo.training.distributed import process_group
 from tenreo.training.log import RunLog
-from tenreo.training.loop import Resources, finetune_
+from tenreo.training.loop import finetune_
 from tenreo.training.observer import Observer
 from tenreo.training.settings import Settings
 from tenreo.training.state import StateFile
+from tenreo.training.trainer import Resources
 
 SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CPU = torch.device("cpu")

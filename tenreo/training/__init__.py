@@ -1,1 +1,1 @@
-"""Fine-tuning: settings, the loop and what it consists of, the state and log of a run."""
+"""Fine-tuning: settings, training loop, optimizer, distributed training, and the files of a run."""

@@ -1,4 +1,4 @@
-"""The processes of a run, as torchrun starts them: who is who, and exact sums over all."""
+"""Distributed training in processes that torchrun starts: ranks, sums over processes, gradient averaging."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ProcessGroup:
     """The processes that train one model together.
 
     Attributes:
-        rank: of this process, from 0.
+        rank: index of this process, from 0.
         size: number of processes.
     """
 
@@ -31,84 +31,94 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes files and shows progress."""
+        """Whether this process writes the files and shows progress."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add a tensor up over all processes, in place; every one gets the same numbers."""
+        """Sum a tensor over all processes, in place; every process gets the same result."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
 
-    def union(self, names: set[_T]) -> set[_T]:
-        """What any of the processes has, in every one of them."""
+    def union(self, items: set[_T]) -> set[_T]:
+        """Return the union of the sets of all processes."""
         if self.size == 1:
-            return names
-        parts: list[set[_T]] = [set() for _ in range(self.size)]
-        distributed.all_gather_object(parts, names)
-        return set().union(*parts)
+            return items
+        gathered: list[set[_T]] = [set() for _ in range(self.size)]
+        distributed.all_gather_object(gathered, items)
+        return set().union(*gathered)
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process the tensors of the first one, in place."""
+        """Copy the tensors of the main process to all processes, in place."""
         if self.size > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
     def wrap(self, model: nn.Module, device: torch.device, sync_batchnorm: bool) -> nn.Module:
-        """The model to train with: itself alone, or one whose gradients are averaged over processes.
+        """Return the model itself, or with several processes a model that averages gradients over the processes.
 
-        Gradients of parameters alone travel, and the running statistics of the first process; positions
-        are the same everywhere and stay at home.
+        The processes exchange the gradients of parameters and the floating-point buffers of the main process.
+        Positions are equal in all processes and are not exchanged.
+
+        Args:
+            model: model on the device; modified in place if BatchNorm is synchronized.
+            device: device of the model.
+            sync_batchnorm: whether BatchNorm computes its statistics over all processes.
 
         Raises:
-            TenreoError: when BatchNorm is to be synchronized without CUDA, which torch can not.
+            TenreoError: if BatchNorm is to be synchronized without CUDA, which torch does not support.
         """
         if self.size == 1:
             return model
         if sync_batchnorm:
             if device.type != "cuda":
-                raise TenreoError("sync_batchnorm: torch has it on CUDA alone; leave it out here")
-            # In place, and the old BatchNorms' own parameters and buffers.
+                raise TenreoError("sync_batchnorm: torch supports it on CUDA only; leave it out")
+            # This replaces the BatchNorms inside the model, with the same parameters and buffers.
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        fixed = [name for name, buffer in model.named_buffers() if not buffer.is_floating_point()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, fixed)  # type: ignore[no-untyped-call]
+        integers = [name for name, buffer in model.named_buffers() if not buffer.is_floating_point()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, integers)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
-ALONE = ProcessGroup()
+SINGLE_PROCESS = ProcessGroup()
 
 
 def local_gradients(engine: nn.Module) -> AbstractContextManager[None]:
-    """Inside the context gradients stay in their process; the next backward pass outside it averages their sum.
+    """Accumulate gradients inside the context without averaging them over the processes.
+
+    The next backward pass outside the context averages the accumulated gradients.
 
     Args:
-        engine: what `ProcessGroup.wrap` returned, perhaps compiled.
+        engine: result of `ProcessGroup.wrap`, compiled or not.
     """
     engine = getattr(engine, "_orig_mod", engine)
     return engine.no_sync() if isinstance(engine, DistributedDataParallel) else nullcontext()
 
 
 def local_device(name: str) -> str:
-    """The device of this process where a name leaves it open: its own GPU of several.
+    """Return the name of the GPU of this process if several processes run on "auto" or "cuda", else the name itself.
 
     Raises:
-        TenreoError: when the environment does not say which process this is.
+        TenreoError: if the environment variables of torchrun are missing or invalid.
     """
-    if _size() > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+    if _world_size() > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{_environment('LOCAL_RANK')}"
     return name
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun started, or be alone; nccl on CUDA, gloo otherwise.
+    """Join the process group of torchrun, if it started this process; nccl on CUDA, gloo otherwise.
+
+    Yields:
+        The process group; without torchrun, a group of one process.
 
     Raises:
-        TenreoError: when the processes do not find each other, or another one is gone.
+        TenreoError: if the processes cannot connect to each other, or another process has ended.
     """
-    size = _size()
+    size = _world_size()
     if size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     rank = _environment("RANK")
     if device.type == "cuda":
@@ -117,28 +127,28 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         why = str(error).splitlines()[0]
-        raise TenreoError(f"the {size} processes do not find each other: {why}; {_START}") from error
+        raise TenreoError(f"the {size} processes cannot connect to each other: {why}; {_HINT}") from error
     try:
         yield ProcessGroup(rank, size)
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         if not isinstance(error, distributed.DistError) and "gloo" not in why:
             raise
-        raise TenreoError(f"another process of the run has ended; its message says why ({why})") from error
-    # After an error there is nobody to say goodbye to: leaving would wait for the others.
+        raise TenreoError(f"another process of the run has ended; see its error message ({why})") from error
+    # Not after an error: destroying the group would wait for processes that may have ended.
     distributed.destroy_process_group()
 
 
-_START = "start several with torchrun, or one with WORLD_SIZE unset"
+_HINT = "start several processes with torchrun, or unset WORLD_SIZE"
 
 
-def _size() -> int:
+def _world_size() -> int:
     return _environment("WORLD_SIZE") if "WORLD_SIZE" in os.environ else 1
 
 
 def _environment(name: str) -> int:
-    """A number that torchrun puts into the environment."""
+    """Return the integer value of an environment variable that torchrun sets."""
     value = os.environ.get(name, "nothing")
     if not value.isdecimal():
-        raise TenreoError(f"{name}: given {value} in the environment, needs a number; {_START}")
+        raise TenreoError(f"{name}: given {value} in the environment, needs a number; {_HINT}")
     return int(value)

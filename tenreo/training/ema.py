@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights over the steps of a run."""
+"""Exponential moving average of the weights of a model during training."""
 
 from __future__ import annotations
 
@@ -10,56 +10,57 @@ from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
-    """Averaged parameters and running statistics: average += (1 - decay) * (value - average).
+    """Averages of parameters and running statistics: average += (1 - decay) * (value - average).
 
-    Early in a run the decay is (1 + step) / (10 + step), so that the start is soon forgotten
-    (TensorFlow's ExponentialMovingAverage).
+    The decay of step n is at most (1 + n) / (10 + n), which reduces the influence of the initial weights (as in
+    TensorFlow's ExponentialMovingAverage).
 
     Args:
-        model: averaged from how it is now.
-        decay: in (0, 1).
+        model: model whose current weights are the initial averages.
+        decay: decay per step, in (0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.steps = 0
-        self.values = {name: t.detach().clone() for name, t in _tensors(model).items()}
+        self.values = {name: t.clone() for name, t in _tensors(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Include the weights after one step."""
+        """Update the averages with the weights after a step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(list(self.values.values()), list(_tensors(model).values()), 1 - decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Put the averages into the model for a while."""
-        own = {name: t.detach().clone() for name, t in _tensors(model).items()}
+        """Give the model the averages inside the context, and restore its weights afterwards."""
+        weights = {name: t.clone() for name, t in _tensors(model).items()}
         self.copy_to(model)
         try:
             yield
         finally:
-            _copy(model, own)
+            _copy(model, weights)
 
     def copy_to(self, model: nn.Module) -> None:
-        """Give a model the averages for good."""
+        """Replace the weights of a model by the averages."""
         _copy(model, self.values)
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """All that a later run needs to go on."""
+        """Return the averages and the number of steps."""
         return {**self.values, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Go on from `state_dict`; raises KeyError or RuntimeError when it is of another model."""
+        """Load the result of `state_dict`; raises KeyError or RuntimeError if it belongs to another model."""
         self.steps = int(state["steps"])
         for name, value in self.values.items():
             value.copy_(torch.as_tensor(state[name]))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    floating = [*model.named_parameters(), *model.named_buffers()]
-    return {name: t.detach() for name, t in floating if t.is_floating_point()}
+    """Return the floating-point parameters and buffers of a model, by name."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {name: t.detach() for name, t in tensors if t.is_floating_point()}
 
 
 def _copy(model: nn.Module, values: dict[str, Tensor]) -> None:

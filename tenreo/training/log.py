@@ -1,4 +1,4 @@
-"""The log of a run: a CSV of every step and every evaluation. No torch."""
+"""The log of a run: a CSV file of every step and every evaluation. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ COLUMNS = (
 
 
 class RunLog:
-    """Rows appended to a CSV as they happen.
+    """A CSV file that a row is appended to after every step and every evaluation.
 
-    Columns: epoch and step from 1 (both 0 for the evaluation of the start), steps of an epoch, split (train: one
-    step; val: an evaluation), lr, loss in nats, top1 in percent, images per second, waiting (share of the epoch
-    spent on waiting for data), memory in bytes.
+    Columns: epoch and step, from 1 (both are 0 in the evaluation before training); steps, the number of steps of an
+    epoch; split ("train": a step, "val": an evaluation); lr; loss in nats; top1 in percent; images_per_second;
+    waiting, the fraction of the epoch's time that was spent waiting for data; memory in bytes.
 
     Args:
-        path: of the file.
-        resume: keep what an earlier run wrote before the first row of this one.
+        path: path of the file.
+        resume: whether to keep the rows of an earlier run that precede the first row of this run.
 
     Raises:
-        TenreoError: when the file can not be written.
+        TenreoError: if the file cannot be written, or is to be resumed and is not a log.
     """
 
     def __init__(self, path: Path, resume: bool) -> None:
@@ -38,7 +38,7 @@ class RunLog:
         self.file: Any = None
 
     def step(self, step: Step) -> None:
-        """Add a step."""
+        """Append the row of a step."""
         speed = step.images / step.seconds if step.seconds else 0.0
         self._write({
             "epoch": step.epoch, "step": step.step, "steps": step.steps, "split": "train", "lr": step.lr,
@@ -47,7 +47,7 @@ class RunLog:
         })  # fmt: skip
 
     def epoch(self, epoch: Epoch) -> None:
-        """Add an evaluation."""
+        """Append the row of an evaluation."""
         self._write({
             "epoch": epoch.epoch, "step": epoch.steps, "steps": epoch.steps, "split": "val", "lr": epoch.lr,
             "loss": epoch.loss, "top1": epoch.top1, "waiting": epoch.waiting,
@@ -61,16 +61,16 @@ class RunLog:
             csv.DictWriter(self.file, COLUMNS, lineterminator="\n").writerow(row)
             self.file.flush()
         except OSError as error:
-            with suppress(OSError):  # it tries once more to write what it still holds
+            with suppress(OSError):  # closing tries to write the buffered row again
                 self.file.close()
             self.file = None
-            raise self._unwritable(error) from error
+            raise self._write_error(error) from error
 
-    def _unwritable(self, error: OSError) -> TenreoError:
-        return TenreoError(f"{self.path}: can not be written: {error.strerror}; choose another path")
+    def _write_error(self, error: OSError) -> TenreoError:
+        return TenreoError(f"{self.path}: cannot be written: {error.strerror}; choose another path")
 
     def _begin(self, first: dict[str, Any]) -> None:
-        """A new file, with the earlier rows that are not done again."""
+        """Create the file, with the earlier rows that precede the first row of this run."""
         with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -78,13 +78,13 @@ class RunLog:
         try:
             self.file = self.path.open("a", newline="")
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._write_error(error) from error
 
     def close(self) -> None:
-        """Write all that is left to the disk.
+        """Flush the file to the disk and close it.
 
         Raises:
-            TenreoError: when the file can not be written.
+            TenreoError: if the file cannot be written.
         """
         if self.file is not None:
             file, self.file = self.file, None
@@ -92,22 +92,23 @@ class RunLog:
                 with file:
                     os.fsync(file.fileno())
             except OSError as error:
-                raise self._unwritable(error) from error
+                raise self._write_error(error) from error
 
 
 def _moment(row: dict[str, Any]) -> tuple[int, int, bool]:
+    """Return a key that sorts rows by time."""
     return int(row["epoch"]), int(row["step"]), row["split"] == "val"
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a log; a last one that was cut off is left out.
+    """Read the rows of a log, without an incomplete last row.
 
     Raises:
-        TenreoError: when it is no such log.
+        TenreoError: if the file is not a log of a run.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ValueError("it is no regular file")
+        if path.exists() and not path.is_file():  # reading a pipe would block
+            raise ValueError("it is not a regular file")
         text = path.read_text()
         rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
         for row in rows:
@@ -115,5 +116,5 @@ def read_log(path: Path) -> list[dict[str, str]]:
                 raise ValueError(f"needs the columns {', '.join(COLUMNS)}")
             _moment(row)
     except (OSError, ValueError, csv.Error) as error:
-        raise TenreoError(f"{path}: is no log of a run: {error}; repair or remove it") from error
+        raise TenreoError(f"{path}: is not a log of a run: {error}; repair or remove it") from error
     return rows

@@ -1,4 +1,4 @@
-"""The loss: cross-entropy of the labels, and of a teacher's softened outputs."""
+"""The training loss: cross-entropy with the labels, and the divergence from the outputs of a teacher."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from tenreo.training.settings import Settings
 
 
 def training_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, settings: Settings) -> Tensor:
-    """The mean loss of a batch in nats, in float32.
+    """Return the mean loss of a batch in nats, in float32.
 
-    With a teacher, weight * T^2 * KL(teacher / T, model / T) is mixed in (G. Hinton et al., "Distilling the
-    Knowledge in a Neural Network", arXiv 1503.02531, section 2: T^2 keeps the gradients' size).
+    With a teacher, the loss is (1 - weight) * cross-entropy + weight * T^2 * KL(teacher / T || model / T), where T is
+    the temperature. The factor T^2 makes the magnitude of the gradient independent of T (G. Hinton et al.,
+    "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2).
 
     Args:
-        logits: (batch, classes) of the model.
-        labels: (batch,) integers, or the shares of the classes (batch, classes); -1 without labels, which needs a
-            teacher of weight 1.
-        teacher: (batch, classes) logits of the dense model, or None.
-        settings: label smoothing, temperature and weight.
+        logits: (batch, classes) outputs of the model.
+        labels: (batch,) class indices, or (batch, classes) class probabilities. Images without labels have -1; they
+            need a teacher and a distillation weight of 1.
+        teacher: (batch, classes) outputs of the teacher, or None.
+        settings: label smoothing, temperature and distillation weight.
     """
     logits = logits.float()
     weight = settings.distill_weight
@@ -34,5 +35,5 @@ def training_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, settin
         reduction="batchmean",
         log_target=True,
     )
-    softened = weight * t * t * divergence
-    return softened if weight == 1 else (1 - weight) * loss + softened
+    distillation = weight * t * t * divergence
+    return distillation if weight == 1 else (1 - weight) * loss + distillation

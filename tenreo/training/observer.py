@@ -1,4 +1,4 @@
-"""What a run reports while it goes on, and the object that it is reported to."""
+"""The results that a training run reports, and the interface of the object that receives them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step, over all processes together.
+    """The result of one optimizer step over all processes.
 
     Attributes:
-        epoch: its number from 1.
-        step: its number in the epoch, from 1.
-        steps: of an epoch.
-        images: of this step.
+        epoch: number of the epoch, from 1.
+        step: number of the step in its epoch, from 1.
+        steps: number of steps of an epoch.
+        images: number of images of the step.
         lr: learning rate.
-        loss: mean over its images, in nats.
-        top1: of its images, in percent.
-        epoch_loss: mean over the images of the epoch so far; in the end, the epoch's `train_loss`.
-        epoch_top1: likewise, in percent.
-        seconds: from the step before to this one.
-        waiting: share of the epoch's time so far that was spent on waiting for data.
-        memory: bytes at the highest point, of the GPU or else of the process.
+        loss: mean loss of the images, in nats.
+        top1: top-1 accuracy on the images, in percent.
+        epoch_loss: mean loss of the epoch so far; after the last step, it equals the epoch's `train_loss`.
+        epoch_top1: top-1 accuracy of the epoch so far, in percent.
+        seconds: time since the previous step.
+        waiting: fraction of the epoch's time so far that was spent waiting for data.
+        memory: peak memory in bytes, of the GPU, or of the process on other devices.
     """
 
     epoch: int
@@ -41,19 +41,19 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch and its evaluation; epoch 0 is the start, of which nothing was learned yet.
+    """The result of one epoch and its evaluation. Epoch 0 is the evaluation before training.
 
     Attributes:
-        epoch: its number from 1; 0 is the start.
-        steps: how many it had.
-        lr: the last learning rate; None at the start.
-        train_loss: mean over the training images as they were learned, in nats; None at the start.
-        train_top1: of the same, in percent; None at the start.
-        top1: of the evaluation, in percent.
-        top5: likewise; None with five classes or fewer.
-        loss: of the evaluation, in nats.
-        seconds: for all of it.
-        waiting: share of the training's time that was spent on waiting for data.
+        epoch: number of the epoch, from 0.
+        steps: number of optimizer steps; 0 in epoch 0.
+        lr: learning rate of the last step; None in epoch 0.
+        train_loss: mean loss of the training images during the epoch, in nats; None in epoch 0.
+        train_top1: top-1 accuracy on the training images during the epoch, in percent; None in epoch 0.
+        top1: top-1 accuracy of the evaluation, in percent.
+        top5: top-5 accuracy of the evaluation, in percent; None with five classes or fewer.
+        loss: mean loss of the evaluation, in nats.
+        seconds: duration of training and evaluation.
+        waiting: fraction of the training time that was spent waiting for data.
     """
 
     epoch: int
@@ -69,30 +69,32 @@ class Epoch:
 
 
 def best_of(history: Sequence[Epoch]) -> Epoch:
-    """The epoch of the highest top-1, the first of several."""
+    """Return the epoch with the highest top-1 accuracy; of several, the first."""
     return max(history, key=lambda epoch: epoch.top1)
 
 
 class Observer:
-    """Follows a run; each method does nothing unless a subclass overrides it."""
+    """Receives the results of a training run; subclasses override the methods that they need."""
 
     def on_step(self, step: Step) -> None:
-        """A step is done."""
+        """Receive the result of a step."""
 
     def on_epoch(self, epoch: Epoch, is_best: bool) -> None:
-        """An epoch is done, or the start was measured.
+        """Receive the result of an epoch, or of the evaluation before training.
+
+        During the call, the model has the weights that were evaluated.
 
         Args:
-            epoch: its figures.
-            is_best: whether its top-1 is the best so far; the model has the weights that were evaluated.
+            epoch: result of the epoch.
+            is_best: whether its top-1 accuracy is higher than that of all earlier epochs.
         """
 
     def on_broken(self, path: str) -> None:
-        """An image of this path was skipped, in any process; called after each epoch."""
+        """Receive the path of an image that any process skipped; called after each epoch."""
 
     def on_warned(self, path: str, text: str) -> None:
-        """Something was wrong with the image of this path, which was read all the same; called after each epoch."""
+        """Receive a warning about an image that was read nevertheless; called after each epoch."""
 
     def should_stop(self) -> bool:
-        """Whether to save the state and stop; asked after each step."""
+        """Return whether to save the state and stop; called after each step and during evaluations."""
         return False

@@ -1,4 +1,4 @@
-"""The learning rate at every moment of a run."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import math
 
 from tenreo.training.settings import Schedule, Settings
 
-DECAY_EPOCH = 15  # of "step": the rate is divided by ten from this epoch on, counted from 0
+DECAY_EPOCH = 15  # number of epochs after which the schedule "step" divides the learning rate by ten
 
 
 def lr_multiplier(settings: Settings, done: float) -> float:
-    """What the learning rate is multiplied by: a straight line up to 1 for the warm-up, then the schedule.
+    """Return the factor of the learning rate: a linear warm-up from 0 to 1, then the schedule.
 
-    constant: 1. step: a tenth from epoch `DECAY_EPOCH` on (the reference's). cosine: half a period down to 0 at the
-    end of the run (arXiv 1608.03983, without restarts).
+    constant: 1. step: 1, and 0.1 after `DECAY_EPOCH` epochs, as in the reference implementation. cosine: half a period
+    of the cosine, from 1 to 0 at the end of the run (arXiv 1608.03983, without restarts).
 
     >>> lr_multiplier(Settings(epochs=10, schedule="cosine"), done=5)
     0.5
 
     Args:
-        settings: schedule, warm-up and epochs of the run.
-        done: epochs behind the step in question, its own included, in (0, epochs].
+        settings: schedule, warm-up and number of epochs.
+        done: epochs since the start of the run, up to the end of the step, in (0, epochs].
 
     Returns:
-        In [0, 1].
+        A factor in [0, 1].
     """
     warmup, epochs = settings.warmup, settings.epochs
     if done < warmup:

@@ -1,7 +1,7 @@
-"""All that a run needs to go on where it was, in one file that is replaced whole or not at all.
+"""The training state: one file, replaced atomically, from which an interrupted run resumes.
 
-Nothing random is kept: the order of images, augmentation and dropout are functions of seed, epoch, step,
-image and process.
+The file contains no state of random number generators: the order of images, augmentation and dropout are functions of
+seed, epoch, step, image and process.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from tenreo.errors import TenreoError
 from tenreo.files.atomic import atomic_write
 from tenreo.training.observer import Epoch
 from tenreo.training.settings import Schedule
-from tenreo.training.state_checks import check_alike, check_number, check_optimizer
+from tenreo.training.state_checks import check_compatible, check_number, check_optimizer
 
-# What a run started from, known by content: what to say where it is another one.
-ORIGIN = {
+# Fingerprints in the configuration, with the error message for a different value.
+_ORIGIN_ERRORS = {
     "start": "from another model's file, or with another teacher",
     "training_images": "with training images of other names, sizes or classes",
     "evaluation_images": "with evaluation images of other names, sizes or classes",
 }
-CHANGEABLE = ("save_every", "skip_broken", "patience")  # settings that a resumed run may change
+_CHANGEABLE = ("save_every", "skip_broken", "patience")  # settings that a resumed run may change
 
 
 class StateFile(NamedTuple):
-    """Where a run keeps its state.
+    """The file of the training state.
 
     Attributes:
-        path: of the file; written by the first process after each epoch, before its evaluation, every
-            `save_every` steps, and when the run is stopped.
-        resume: go on from what is there.
-        start: what the run starts from, such as a hash of the model's file; must be the same when it is resumed.
+        path: path of the file. The main process writes it every `save_every` steps, before and after the evaluation of
+            each epoch, and when the run is stopped.
+        resume: whether to resume from the existing file.
+        start: identification of the initial model, such as a hash of its file; a resumed run must have the same.
     """
 
     path: Path
@@ -46,16 +46,16 @@ class StateFile(NamedTuple):
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        step: steps done in the epoch after those of the history.
-        loss: sum over the images of that epoch so far, in nats.
-        correct: how many of them were classified correctly.
-        seen: how many they were.
-        seconds: spent on them.
-        waiting: seconds of these spent on waiting for data.
-        history: the epochs that are done.
+        step: number of completed steps of the current epoch.
+        loss: sum of the losses of the current epoch's images so far, in nats.
+        correct: number of correctly classified images of the current epoch so far.
+        seen: number of images of the current epoch so far.
+        seconds: duration of the current epoch so far.
+        waiting: seconds that the current epoch has spent waiting for data.
+        history: completed epochs.
     """
 
     step: int = 0
@@ -67,7 +67,7 @@ class Progress:
     history: list[Epoch] = field(default_factory=list)
 
     def add_step(self, *, images: int, loss: float, correct: int, seconds: float, waited: float) -> None:
-        """Include one step of so many images; the loss is their mean."""
+        """Add the result of a step: number of images, mean loss, correct predictions, and times in seconds."""
         self.step += 1
         self.seen += images
         self.loss += loss * images
@@ -77,26 +77,26 @@ class Progress:
 
 
 class Stateful(Protocol):
-    """What has a state to save: models, optimizers, scalers, averages."""
+    """An object with a state to save: a model, optimizer, gradient scaler or moving average."""
 
     def state_dict(self) -> Any:
-        """The state."""
+        """Return the state."""
 
     def load_state_dict(self, state: Any) -> Any:
-        """Take a state over."""
+        """Replace the state."""
 
 
 def save_state(path: Path, parts: Mapping[str, Stateful], configuration: Mapping[str, Any], progress: Progress) -> None:
-    """Write a run's state.
+    """Write the training state to a file.
 
     Args:
-        path: of the file.
-        parts: what has a state.
-        configuration: all that must be the same for a run to go on from it, by name.
-        progress: how far the run is.
+        path: path of the file.
+        parts: objects whose state is saved, by name.
+        configuration: values that must be equal for a run to resume from the file, by name.
+        progress: progress of the run.
 
     Raises:
-        TenreoError: when the file can not be written; an older one is then untouched.
+        TenreoError: if the file cannot be written; an existing file is then unchanged.
     """
     values = {
         "parts": {name: part.state_dict() for name, part in parts.items()},
@@ -106,44 +106,44 @@ def save_state(path: Path, parts: Mapping[str, Stateful], configuration: Mapping
     try:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(values, file)
-    except RuntimeError as error:  # torch's own, while it handles what the disk said
+    except RuntimeError as error:  # torch raises it while it handles the OSError, which gives the reason
         why = error.__context__ or error
-        raise TenreoError(f"{path}: can not be written: {why}; choose another path") from error
+        raise TenreoError(f"{path}: cannot be written: {why}; choose another path") from error
 
 
 def load_state(path: Path, parts: Mapping[str, Stateful], configuration: Mapping[str, Any]) -> Progress:
-    """Load a run's state into a model and all that trains it; what does not fit changes nothing.
+    """Restore the training state from a file. The whole file is validated before the first object is changed.
 
     Args:
-        path: of the file.
-        parts: what takes its state over.
-        configuration: as of `save_state`; what may not differ is compared.
+        path: path of the file.
+        parts: objects whose state is restored, by name.
+        configuration: configuration of this run, which is compared with that of the file.
 
     Returns:
-        How far the run was.
+        The progress of the run.
 
     Raises:
-        TenreoError: when the file is missing, damaged, or of another run.
+        TenreoError: if the file is missing, damaged, or belongs to another run.
     """
-    if not path.is_file():  # a pipe would be waited for
-        raise TenreoError(f"{path}: nothing to resume; start without resuming")
+    if not path.is_file():  # reading a pipe would block
+        raise TenreoError(f"{path}: does not exist, so there is nothing to resume; start without resuming")
     try:
         _check_archive(path)
         values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        _check(path, values["configuration"], configuration)
+        _check_configuration(path, values["configuration"], configuration)
         saved = values["parts"]
         for name, part in parts.items():
             if isinstance(part, torch.optim.Optimizer):
                 check_optimizer(part, saved[name])
             else:
-                check_alike(name, part.state_dict(), saved[name])
+                check_compatible(name, part.state_dict(), saved[name])
         progress = _progress(values["progress"])
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         return progress
     except TenreoError:
         raise
-    except Exception as error:  # a damaged file can fail in any way
+    except Exception as error:  # torch may raise anything while it reads a damaged file
         why = (f"{type(error).__name__} {error}".splitlines() or [""])[0][:200]
         raise TenreoError(
             f"{path}: does not belong to this model, or is damaged ({why}); start again without resuming"
@@ -151,50 +151,50 @@ def load_state(path: Path, parts: Mapping[str, Stateful], configuration: Mapping
 
 
 def check_history(path: Path, progress: Progress) -> None:
-    """Raise unless the epochs of a run are its start and all that follow.
+    """Raise unless the history of a state is complete, from epoch 0 on.
 
     Args:
-        path: of the state.
-        progress: that it holds.
+        path: path of the state, for the error message.
+        progress: progress from the state.
 
     Raises:
-        TenreoError: when they are not, as in the states of earlier versions, which did not measure the start.
+        TenreoError: if epochs are missing; states of earlier versions have no epoch 0.
     """
     numbers = [epoch.epoch for epoch in progress.history]
     if numbers != list(range(len(numbers))) or not numbers:
         raise TenreoError(
-            f"{path}: does not hold the evaluation of the start and of every epoch since, as earlier versions wrote "
-            "it; start again without resuming"
+            f"{path}: does not contain the results of epoch 0 and of every later epoch, as states of earlier versions "
+            "do not; start again without resuming"
         )
 
 
 def _check_archive(path: Path) -> None:
-    """Raise ValueError where torch would read what is damaged, or more than the file is long."""
+    """Raise ValueError if checksums are wrong, or if reading the file could take more memory than its size."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("it is compressed")
         if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("it says that it holds more than it does")
-        if damaged := archive.testzip():  # torch itself looks at no checksum
-            raise ValueError(f"{damaged} has another checksum")
+            raise ValueError("its entries are larger than the file")
+        if damaged := archive.testzip():  # torch does not compare checksums
+            raise ValueError(f"{damaged} has a wrong checksum")
 
 
 def _progress(values: Any) -> Progress:
-    """What a file says of the progress; ValueError when it makes no sense."""
-    plain = _numbers_of(Progress, {**values, "history": None})
-    history = [Epoch(**_numbers_of(Epoch, each)) for each in values["history"]]
+    """Return the progress that a state file contains; raises ValueError if it is invalid."""
+    plain = _checked_fields(Progress, {**values, "history": None})
+    history = [Epoch(**_checked_fields(Epoch, each)) for each in values["history"]]
     progress = Progress(**{**plain, "history": history})
     if progress.correct > progress.seen or (progress.step > 0) != (progress.seen > 0):
         raise ValueError(f"{progress.correct} of {progress.seen} images in {progress.step} steps")
     return progress
 
 
-def _numbers_of(cls: type, values: Any) -> dict[str, Any]:
-    """The fields of a dataclass of numbers; a list is not looked at."""
+def _checked_fields(cls: type, values: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass of numbers after validation; fields that are lists are not validated."""
     kinds = get_type_hints(cls)
     if set(values) != set(kinds):
-        raise ValueError(f"{cls.__name__} has {len(values)} values of other names")
+        raise ValueError(f"{cls.__name__} has other fields")
     for name, value in values.items():
         optional = type(None) in get_args(kinds[name]) or get_origin(kinds[name]) is list
         if not (value is None and optional):
@@ -202,15 +202,16 @@ def _numbers_of(cls: type, values: Any) -> dict[str, Any]:
     return dict(values)
 
 
-def _check(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    # A longer run begins like a shorter one, unless its schedule looks at the end.
-    free = CHANGEABLE if now["schedule"] == Schedule.COSINE else (*CHANGEABLE, "epochs")
+def _check_configuration(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise unless the configuration in a state file agrees with that of this run."""
+    # Only the cosine schedule depends on the total number of epochs, so other runs may be extended.
+    changeable = _CHANGEABLE if now["schedule"] == Schedule.COSINE else (*_CHANGEABLE, "epochs")
     for name, value in now.items():
         if name not in earlier:
             raise TenreoError(
-                f"{path}: does not say its {name}, as states of earlier versions do not; start again without resuming"
+                f"{path}: does not contain {name}, as states of earlier versions do not; start again without resuming"
             )
         plain = isinstance(earlier[name], (int, float, str, type(None)))
-        if name not in free and not (plain and value == earlier[name]):
-            how = ORIGIN.get(name, f"with {name} {str(earlier[name])[:100]}, now {value}")
+        if name not in changeable and not (plain and value == earlier[name]):
+            how = _ORIGIN_ERRORS.get(name, f"with {name} {str(earlier[name])[:100]}, now {value}")
             raise TenreoError(f"{path}: was made {how}; give the same")

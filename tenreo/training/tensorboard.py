@@ -1,4 +1,4 @@
-"""The figures of a run for TensorBoard, which is an optional package."""
+"""Event files for TensorBoard, which is an optional package."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tenreo.training.observer import Epoch, Step
 
 
 class TensorBoard:
-    """Writes scalars: of every step `train/loss`, `train/top1` and `train/lr`, of every evaluation `val/...`.
+    """Writes the scalars `train/loss`, `train/top1` and `train/lr` of steps, and `val/...` of evaluations.
 
-    The step of all of them is the number of optimizer steps since the start.
+    The step of every scalar is the number of optimizer steps since the start of the run.
 
     Args:
-        folder: of the event files; a resumed run adds one to those that are there.
+        folder: folder of the event files; a resumed run adds another file.
 
     Raises:
-        TenreoError: when tensorboard is not installed, or the folder can not be written to.
+        TenreoError: if tensorboard is not installed, or the folder cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,15 +28,15 @@ class TensorBoard:
         try:
             self.writer = SummaryWriter(str(folder))
         except OSError as error:
-            raise TenreoError(f"{folder}: can not be written: {error.strerror}; choose another folder") from error
+            raise TenreoError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
 
     def step(self, step: Step) -> None:
-        """Write a step."""
+        """Write the scalars of a step."""
         done = (step.epoch - 1) * step.steps + step.step
         self._write("train", done, {"loss": step.loss, "top1": step.top1, "lr": step.lr})
 
     def epoch(self, epoch: Epoch) -> None:
-        """Write an evaluation."""
+        """Write the scalars of an evaluation."""
         self._write("val", epoch.epoch * epoch.steps, {"loss": epoch.loss, "top1": epoch.top1, "top5": epoch.top5})
         self.writer.flush()
 
@@ -46,5 +46,5 @@ class TensorBoard:
                 self.writer.add_scalar(f"{split}/{name}", value, done)
 
     def close(self) -> None:
-        """Write all that is left."""
+        """Write all pending scalars and close the file."""
         self.writer.close()

@@ -47,7 +47,7 @@ def test_bad_options_are_refused(compressed_file, dense_file, inside):
     (inside / "c.yaml").write_text("lr: fast\n")
     assert "c.yaml: lr: given 'fast', needs a number" in refused(*job, "--config", "c.yaml")
     assert "which does nothing" in refused(*job, "--epochs", 0, "--calibrate", 1, "--resume")
-    assert "say --distill as well" in refused(*job, "--teacher", dense_file)
+    assert "give --distill as well" in refused(*job, "--teacher", dense_file)
     assert "neither a file, nor none" in refused(*job, "--distill")
     assert "nowhere.st: cannot be opened" in refused(*job, "--distill", "--teacher", "nowhere.st")
     assert "is already compressed" in refused(*job, "--distill", "--teacher", compressed_file, code=1)
@@ -71,7 +71,7 @@ def test_stopped_while_it_calibrates_it_writes_nothing(compressed_file, inside):
 def test_calibrate_without_training(compressed_file, inside):
     job = ("finetune", compressed_file, "--data", "digits", "--epochs", 0, "--out", "c.safetensors")
     (inside / "c.state").write_text("of a run that is none of its business")
-    assert "say --calibrate 4" in refused(*job)
+    assert "give --calibrate 4" in refused(*job)
     done = here(*job, "--calibrate", 2)
     assert "calibrated" in done.stdout and "52 BatchNorms, on 128 images of digits" in done.stderr
     written = (inside / "c.safetensors").read_bytes()
@@ -93,7 +93,7 @@ def test_the_best_file_is_the_start_where_nothing_was_better(compressed_file, di
     found = json.loads(done.stdout)
     assert found["best"] == 0 and [e["epoch"] for e in found["epochs"]] == [0, 1]
     assert found["epochs"][0]["train_loss"] is None and found["epochs"][0]["top1"] == found["epochs"][1]["top1"]
-    assert "no epoch was better than the start: f.safetensors is the model as it was before training" in done.stderr
+    assert "no epoch improved the model: f.safetensors is the model before training" in done.stderr
     names = json.loads(here("inspect", "f.safetensors", "--json").stdout)["model"]["class_names"]
     assert names == [f"class{i}" for i in range(10)]
     rows = (inside / "f.csv").read_text().splitlines()
@@ -105,7 +105,7 @@ def test_the_best_file_is_the_start_where_nothing_was_better(compressed_file, di
     (inside / "f.safetensors").unlink()
     done = here(*job, code=1)
     assert "f.safetensors (file)" not in done.stdout
-    assert "f.safetensors: the best model, of epoch 0, is gone" in done.stderr
+    assert "f.safetensors: the best model, of epoch 0, no longer exists" in done.stderr
     (data / "train" / "class1").rename(data / "train" / "x")
     (data / "train" / "class2").rename(data / "train" / "class1")
     (data / "train" / "x").rename(data / "train" / "class2")

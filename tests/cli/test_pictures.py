@@ -20,7 +20,7 @@ def test_logs_are_drawn_and_other_files_refused(tmp_path):
     plot_logs({"x": tmp_path / "x.csv"}, tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "y.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(TenreoError, match=r"y\.csv: is no log of a run"):
+    with pytest.raises(TenreoError, match=r"y\.csv: is not a log of a run"):
         plot_logs({"y": tmp_path / "y.csv"}, tmp_path / "y.png")
     assert not (tmp_path / "y.png").exists()
 

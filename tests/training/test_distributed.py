@@ -131,7 +131,7 @@ def done(value):
     [
         ({"WORLD_SIZE": "many"}, "WORLD_SIZE: given many in the environment, needs a number"),
         ({"WORLD_SIZE": "2"}, "RANK: given nothing in the environment, needs a number"),
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "the 2 processes do not find each other"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "the 2 processes cannot connect to each other"),
     ],
 )
 def test_an_environment_that_is_not_torchruns_is_told(monkeypatch, environment, message):

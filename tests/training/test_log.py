@@ -47,7 +47,7 @@ def test_without_resume_an_older_log_is_replaced(tmp_path):
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "epoch,step\n1,x\n"])
 def test_other_files_are_refused(tmp_path, text):
     (tmp_path / "y.csv").write_text(text)
-    with pytest.raises(TenreoError, match=r"y\.csv: is no log of a run"):
+    with pytest.raises(TenreoError, match=r"y\.csv: is not a log of a run"):
         read_log(tmp_path / "y.csv")
-    with pytest.raises(TenreoError, match=r"none\.csv: is no log of a run"):
+    with pytest.raises(TenreoError, match=r"none\.csv: is not a log of a run"):
         read_log(tmp_path / "none.csv")

@@ -12,10 +12,11 @@ from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import open_images
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import evaluate
-from tenreo.training.loop import Resources, finetune_
+from tenreo.training.loop import finetune_
 from tenreo.training.observer import Observer
 from tenreo.training.settings import Settings
 from tenreo.training.state import StateFile
+from tenreo.training.trainer import Resources
 
 CPU = torch.device("cpu")
 
@@ -65,7 +66,7 @@ def test_resume_repeats_the_uninterrupted_run_exactly(digits, tmp_path):
             Settings(epochs=3, lr=0.1, batch_size=32, seed=5),
             state=StateFile(state, resume=True),
         )
-    with pytest.raises(TenreoError, match="nothing to resume"):
+    with pytest.raises(TenreoError, match="there is nothing to resume"):
         finetune_(digits_classifier(), *digits, settings, state=StateFile(tmp_path / "none", resume=True))
 
 

@@ -32,7 +32,7 @@ def test_nothing_left_to_train_is_an_error():
     for p in net.parameters():
         p.requires_grad_(False)
     with (
-        pytest.raises(TenreoError, match="freeze: given 'dense', which leaves nothing"),
+        pytest.raises(TenreoError, match="freeze: given 'dense', which leaves no parameter"),
         frozen(net, "dense"),
     ):
         pass

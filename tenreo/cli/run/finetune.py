@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
-from tenreo.cli.commands.finetune import TrainingData, TrainingOutput, best_file
+from tenreo.cli.commands.finetune import TrainingData, TrainingOutput, best_file, run_files
 from tenreo.cli.exits import usage
 from tenreo.cli.run.models import open_file
-from tenreo.cli.run.training import Job, train
+from tenreo.cli.run.training import train
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note
 from tenreo.cli.terminal.stopping import Stop, stoppable
@@ -29,8 +29,9 @@ from tenreo.files.records import ModelInfo
 from tenreo.models.heads import new_head_
 from tenreo.models.model_files import dense_weights, open_dense
 from tenreo.training.distributed import local_device, process_group
-from tenreo.training.loop import Resources
+from tenreo.training.run import Datasets, Run
 from tenreo.training.settings import Settings, default_lr
+from tenreo.training.trainer import Resources
 
 
 def finetune_file(
@@ -41,7 +42,7 @@ def finetune_file(
     computing: Computing,
     output: TrainingOutput,
 ) -> None:
-    """Load, train, write and show."""
+    """Load a model, train it, write its files and show the results."""
     with usage():
         _check(settings, data, output)
         device = choose_device(local_device(computing.device))
@@ -53,11 +54,11 @@ def finetune_file(
     if settings.lr is None:
         settings = replace(settings, lr=default_lr(header.info.arch))
     with usage():
-        splits = _splits(header.info, data, layout, settings)
-    teacher = _teacher(header, data.teacher, file.model is not None) if settings.distill else None
-    if not splits[0].labeled:
+        datasets = _open_datasets(header.info, data, layout, settings)
+    teacher = _open_teacher(header, data.teacher, file.model is not None) if settings.distill else None
+    if not datasets.train.labeled:
         settings = replace(settings, distill_weight=1.0)
-    job = Job(best_file(file, output), file.file, header, data, settings, output)
+    files = run_files(best_file(file, output), settings.epochs, output.plot)
     with (
         stoppable() as stop,
         process_group(device) as group,
@@ -65,82 +66,91 @@ def finetune_file(
         explain_worker_loss(),
     ):
         resources = Resources(device, choose_workers(computing.workers, data.data), group)
-        if teacher is not None and not splits[1].labeled:
-            splits = splits[0], _taught(splits[1], teacher.to(device), settings, resources)
+        if teacher is not None and not datasets.val.labeled:
+            val = _label_with_teacher(datasets.val, teacher.to(device), settings, resources)
+            datasets = datasets._replace(val=val)
+        started = Run(file.file, header, files, settings, resources, data.teacher, output.resume)
         try:
-            train(job, model.to(device), splits, teacher, resources, stop)
+            train(started, data, output, model.to(device), datasets, teacher, stop)
         except KeyboardInterrupt:
-            _leave(job, resources, stop)
+            _exit_stopped(started, stop)
 
 
 def _check(settings: Settings, data: TrainingData, output: TrainingOutput) -> None:
-    """What options mean together.
+    """Check the options against each other.
 
     Raises:
-        TenreoError: when they contradict each other.
+        TenreoError: if options contradict each other.
     """
     if not settings.epochs and (output.resume or not data.calibrate):
-        raise TenreoError("epochs: given 0, which does nothing; say --calibrate 4, or --epochs 1")
+        raise TenreoError("epochs: given 0 without calibration, which does nothing; give --calibrate 4 or --epochs 1")
     if data.classes and settings.distill:
-        raise TenreoError("classes: a new last layer has no teacher; leave out --distill")
+        raise TenreoError("classes: no teacher has the classes of a new last layer; leave out --distill")
     if data.teacher and not settings.distill:
-        raise TenreoError(f"teacher: given {data.teacher}, but nothing is learned from it; say --distill as well")
+        raise TenreoError(f"teacher: given {data.teacher} without distillation; give --distill as well")
 
 
-def _splits(info: ModelInfo, data: TrainingData, layout: Layout, settings: Settings) -> tuple[Images, Images]:
-    """The images to learn from and to evaluate on; with a teacher they may have no labels."""
+def _open_datasets(info: ModelInfo, data: TrainingData, layout: Layout, settings: Settings) -> Datasets:
+    """Open the training and validation images; with a teacher they may have no labels."""
     root, preprocess, classes, names = data.data, info.preprocess, info.classes or 1000, info.class_names
-    loose = settings.distill and root != DIGITS
-    if loose and not has_split(root, data.train_split):
-        return train_val_split(
-            open_unlabeled(root, data.train_split, preprocess, settings.augment, settings.erase),
-            open_unlabeled(root, data.train_split, preprocess),
-        )
+    unlabeled = settings.distill and root != DIGITS  # whether labels may be missing
+    if unlabeled and not has_split(root, data.train_split):
+        train = open_unlabeled(root, data.train_split, preprocess, settings.augment, settings.erase)
+        return Datasets(*train_val_split(train, open_unlabeled(root, data.train_split, preprocess)))
     label_files = LabelFiles(None, layout.class_map)
-    if loose and not has_labels(root, data.train_split):
+    if unlabeled and not has_labels(root, data.train_split):
         train = open_unlabeled(root, data.train_split, preprocess, settings.augment, settings.erase)
     else:
         train = open_images(
             root, data.train_split, preprocess, classes, settings.augment, names, label_files, settings.erase
         )
-    if data.train_split != "train":  # which the order of the labels is taken from otherwise
+    if data.train_split != "train":  # otherwise the class order of the validation images follows "train" anyway
         names = names or train.class_names
     label_files = label_files._replace(labels=layout.labels)
-    if loose:
-        locate(root, layout.split)  # rather than any picture, which could be one to learn from
-        return train, open_optionally_labeled(
-            root, preprocess, classes, names, split=layout.split, label_files=label_files
-        )
-    return train, open_images(root, layout.split, preprocess, classes, class_names=names, label_files=label_files)
+    if unlabeled:
+        locate(root, layout.split)  # raises if the split is missing; otherwise training images could be used instead
+        val = open_optionally_labeled(root, preprocess, classes, names, split=layout.split, label_files=label_files)
+    else:
+        val = open_images(root, layout.split, preprocess, classes, class_names=names, label_files=label_files)
+    return Datasets(train, val)
 
 
-def _taught(images: Images, teacher: nn.Module, settings: Settings, resources: Resources) -> Images:
-    """Images whose labels are the teacher's answers, so that top-1 is the agreement with it."""
+def _label_with_teacher(images: Images, teacher: nn.Module, settings: Settings, resources: Resources) -> Images:
+    """Label images with the predictions of the teacher, so that top-1 is the agreement with the teacher."""
     batches = Batches(images, Loading(settings.batch_size, resources.workers, settings.skip_broken), resources.device)
-    found = predict_labels(teacher.eval(), batches, settings.amp)
+    labels = predict_labels(teacher.eval(), batches, settings.amp)
     if resources.group.is_main:
         note("no labels: top-1 is the agreement with the dense model")
-    return images.with_labels(found)
+    return images.with_labels(labels)
 
 
-def _leave(job: Job, resources: Resources, stop: Stop) -> None:
-    """End the process after a stop that was asked for."""
-    if resources.group.is_main:
-        note(job.stopped())
+def _exit_stopped(stopped: Run, stop: Stop) -> None:
+    """End the process after a signal stopped the run."""
+    if stopped.resources.group.is_main:
+        state = stopped.files.get("state")
+        if state and state.exists():
+            note(f"stopped and saved in {state}; go on with the same command and --resume")
+        else:
+            note("stopped before the first step; there is nothing to resume")
     sys.stdout.flush()
-    # Threads inside compiled code can not be interrupted, and a normal exit waits for them.
+    # Threads inside compiled code cannot be interrupted, and a normal exit would wait for them.
     os._exit(stop.exit_code)
 
 
-def _teacher(header: Header, given: Path | None, trusted: bool) -> nn.Module:
-    """The dense model to distill from.
+def _open_teacher(header: Header, given: Path | None, trusted: bool) -> nn.Module:
+    """Open the dense model to distill from.
+
+    Args:
+        header: header of the compressed model's file.
+        given: file of the teacher; None takes the weights that the header names.
+        trusted: whether the function that builds the model may be called.
 
     Raises:
-        TenreoError: when there is none, or it is compressed itself or has other classes.
+        TenreoError: if there is no teacher, or it is compressed or has other classes.
     """
     try:
         with usage():
             dense_weights(header, given)
         return open_dense(header, given, trusted)
     except TenreoError as error:
-        raise type(error)(f"distill: {error}; a teacher is a dense model: say --teacher FILE") from error
+        raise type(error)(f"distill: {error}; the teacher must be a dense model: give --teacher FILE") from error

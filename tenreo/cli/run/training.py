@@ -1,229 +1,154 @@
-"""A fine-tuning run as the command line does it: its files, and what a person sees."""
+"""A fine-tuning run in the terminal: progress, the table of epochs and the results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
-from hashlib import file_digest
-from pathlib import Path
+from dataclasses import asdict, replace
 
 from torch import nn
 
-from tenreo.cli.commands.finetune import TrainingData, TrainingOutput, run_files
+from tenreo.cli.commands.finetune import TrainingData, TrainingOutput
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_logs
 from tenreo.cli.terminal.stopping import Stop
 from tenreo.cli.terminal.tables import evaluations_table, megabytes, number
-from tenreo.compression.serialization import write_model
-from tenreo.correction.statistics import calibrate_
-from tenreo.data.batches import Batches, Loading
-from tenreo.data.images import Images
-from tenreo.data.unlabeled import UnlabeledBatches
 from tenreo.errors import TenreoError
-from tenreo.evaluation.accuracy import Evaluation, evaluate
-from tenreo.files.header import Header, read_header
+from tenreo.evaluation.accuracy import Evaluation
 from tenreo.files.records import ModelInfo
-from tenreo.models.model_files import dense_weights
-from tenreo.planning.recipe import recipe_of
 from tenreo.training.log import RunLog
-from tenreo.training.loop import Resources, finetune_
-from tenreo.training.observer import Epoch, Observer, Step, best_of
-from tenreo.training.settings import Settings
-from tenreo.training.state import StateFile
+from tenreo.training.observer import Epoch, Step, best_of
+from tenreo.training.run import Datasets, Run, RunObserver, RunWriter
 from tenreo.training.tensorboard import TensorBoard
 
-ENOUGH_IMAGES = 256  # to estimate statistics on, docs/research/statistics.md
-WAITING = 0.2  # share of the time spent on waiting for images that is worth a note
-Splits = tuple[Images, Images]  # to learn from, and to evaluate on
-
-
-@dataclass(frozen=True)
-class Job:
-    """What was asked for, and the files that come of it.
-
-    Attributes:
-        best: file of the best model.
-        file: the model to start from.
-        header: of the file.
-        data: images, and batches to calibrate on.
-        settings: how to train.
-        output: what is written and shown.
-    """
-
-    best: Path
-    file: Path
-    header: Header
-    data: TrainingData
-    settings: Settings
-    output: TrainingOutput
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """What is written, by what it is."""
-        return run_files(self.best, self.settings.epochs, self.output.plot)
-
-    def start(self) -> str:
-        """What the run starts from, by content: a hash of its file, and of the teacher's."""
-        digests = [_digest(self.file)]
-        if self.settings.distill:
-            teacher = dense_weights(self.header, self.data.teacher)
-            digests.append(_digest(Path(teacher)) if teacher and Path(teacher).is_file() else str(teacher))
-        return " and ".join(digests)
-
-    def save(self, model: nn.Module, path: Path, info: ModelInfo) -> None:
-        """Write the model with the recipe of the file that it comes from."""
-        write_model(model, path, info, recipe_of(self.header))  # `save` would prove what was proved when it was loaded
-
-    def stopped(self) -> str:
-        """What to say when the run was stopped."""
-        state = self.files.get("state")
-        if state and state.exists():
-            return f"stopped and saved in {state}; go on with the same command and --resume"
-        return "stopped before the first step; there is nothing to resume"
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise TenreoError(f"{path}: can not be read: {error.strerror}; give the path of a file") from error
+ENOUGH_IMAGES = 256  # number of images for reliable statistics, see docs/research/statistics.md
+SLOW_LOADING = 0.2  # fraction of the time spent waiting for images from which a note is shown
 
 
 def train(
-    job: Job, model: nn.Module, splits: Splits, teacher: nn.Module | None, resources: Resources, stop: Stop
+    run: Run,
+    data: TrainingData,
+    output: TrainingOutput,
+    model: nn.Module,
+    datasets: Datasets,
+    teacher: nn.Module | None,
+    stop: Stop,
 ) -> None:
-    """Calibrate, train, write and show, as far as this process writes and shows."""
-    info, calibrated = job.header.info, None
-    main, resume = resources.group.is_main, job.output.resume
-    if names := splits[0].class_names:
-        info = replace(info, class_names=names, classes=len(names))
-    if main and splits[0].doubt:
-        note(splits[0].doubt)
-    if resume and job.files["last"].exists():
-        info = read_header(job.files["last"]).info
-    if main and not resume and "state" in job.files:
-        _remove(job.files["state"])  # of a run that is replaced: not to be resumed any more
-    follower = _Follower(stop)
-    if job.data.calibrate and not resume:
-        info = _calibrate(job, model, info, splits, resources, follower)
-    if not job.settings.epochs:
-        calibrated = _measure(job, model, splits[1], resources, follower)
-        if main:
-            job.save(model, job.best, info)
+    """Calibrate and train a model, write its files and show the results; only the main process writes and shows.
+
+    Args:
+        run: files, settings and resources of the run.
+        data: options of the images.
+        output: options of what is written and shown.
+        model: model on the device.
+        datasets: training and validation images.
+        teacher: dense model to distill from, or None.
+        stop: whether a signal asked to stop.
+    """
+    main, observer, calibrated = run.resources.group.is_main, RunObserver(stop), None
+    if main and datasets.train.doubt:
+        note(datasets.train.doubt)
+    if main and not run.resume:
+        run.discard_state()
+    info = run.initial_info(datasets.train)
+    if data.calibrate and not run.resume:
+        info = _calibrate(run, data, model, info, datasets, observer)
     history: list[Epoch] = []
-    if job.settings.epochs:
-        history = _finetune(job, model, info, splits, teacher, resources, follower)
+    if run.settings.epochs:
+        history = _finetune(run, data, output, model, info, datasets, teacher, observer)
+    else:
+        calibrated = run.evaluate(model, datasets.val, observer)
+        if main:
+            run.save(model, "file", info)
     if main:
-        _show(job, resources, calibrated, history, follower)
+        _show_results(run, data, output, calibrated, history, observer)
 
 
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise TenreoError(f"{path}: can not be removed: {error.strerror}; choose another path") from error
-
-
-class _Follower(Observer):
-    """Stops when asked to, and knows which images were skipped or warned of."""
-
-    def __init__(self, stop: Stop) -> None:
-        self.stop = stop
-        self.broken: set[str] = set()
-        self.warned: set[tuple[str, str]] = set()
-
-    def should_stop(self) -> bool:
-        """Whether a signal asked for it."""
-        return self.stop()
-
-    def on_broken(self, path: str) -> None:
-        """Remember the image."""
-        self.broken.add(path)
-
-    def on_warned(self, path: str, text: str) -> None:
-        """Remember the image."""
-        self.warned.add((path, text))
+def _calibrate(
+    run: Run, data: TrainingData, model: nn.Module, info: ModelInfo, datasets: Datasets, observer: RunObserver
+) -> ModelInfo:
+    """Calibrate the model with a progress bar, and return the info with the correction."""
+    main, images = run.resources.group.is_main, data.calibrate * run.settings.batch_size
+    with progress_bar("calibrate, images", images, shown=main) as advance:
+        correction = run.calibrate(model, datasets.train, data.calibrate, data.data, observer, advance)
+    if main:
+        note(f"calibrated {correction}")
+        if correction.images < ENOUGH_IMAGES:
+            note(
+                f"statistics of only {correction.images} images can reduce the accuracy; "
+                f"give {ENOUGH_IMAGES} images or more"
+            )
+    return replace(info, corrections=(*info.corrections, correction))
 
 
 def _finetune(
-    job: Job,
+    run: Run,
+    data: TrainingData,
+    output: TrainingOutput,
     model: nn.Module,
     info: ModelInfo,
-    splits: Splits,
+    datasets: Datasets,
     teacher: nn.Module | None,
-    resources: Resources,
-    follower: _Follower,
+    observer: RunObserver,
 ) -> list[Epoch]:
-    """All epochs, the first one being the start."""
-    main, images = resources.group.is_main, len(splits[0])
+    """Train the model; the main process shows a progress bar and a table of epochs."""
     with ExitStack() as stack:
-        observer = follower
-        if main:
-            log = stack.enter_context(closing(RunLog(job.files["log"], job.output.resume)))
-            folder = job.output.tensorboard
-            board = None if folder is None else stack.enter_context(closing(TensorBoard(folder)))
-            note(f"{job.file.name} on {job.data.data} ({resources.device})")
+        if run.resources.group.is_main:
+            logs: list[RunLog | TensorBoard] = [stack.enter_context(closing(RunLog(run.files["log"], run.resume)))]
+            if output.tensorboard is not None:
+                logs.append(stack.enter_context(closing(TensorBoard(output.tensorboard))))
+            note(_title(run, data))
             note(HEADER)
-            advance = stack.enter_context(progress_bar("finetune", job.settings.epochs * images))
-            observer = _Reporter(follower, job, model, info, images, (log, board), advance)
-        state = StateFile(job.files["state"], job.output.resume, job.start())
-        history = finetune_(
-            model, *splits, job.settings, resources=resources, teacher=teacher, state=state, observer=observer
-        )
-    if main:
-        _restore(job, model, info, history)
-    return history
+            images = len(datasets.train)
+            advance = stack.enter_context(progress_bar("finetune", run.settings.epochs * images))
+            observer = _Reporter(observer, run, model, info, logs, images, advance)
+        return run.finetune(model, info, datasets, teacher, observer)
 
 
-def _restore(job: Job, model: nn.Module, info: ModelInfo, history: list[Epoch]) -> None:
-    """Write the files of a resumed run again that are gone, as far as its state has them."""
-    last = best_of(history) is history[-1]
-    for what, known in (("last", True), ("file", last)):
-        if known and not job.files[what].exists():
-            job.save(model, job.files[what], info)
+def _title(run: Run, data: TrainingData) -> str:
+    return f"{run.source.name} on {data.data} ({run.resources.device})"
 
 
-class _Reporter(_Follower):
-    """Writes and shows what happens in a run."""
+class _Reporter(RunWriter):
+    """Writes the files of a run, and shows its progress.
+
+    Args:
+        observer, run, model, info, logs: as for `RunWriter`.
+        images: number of training images.
+        advance: function that moves the progress bar.
+    """
 
     def __init__(
         self,
-        follower: _Follower,
-        job: Job,
+        observer: RunObserver,
+        run: Run,
         model: nn.Module,
         info: ModelInfo,
+        logs: Sequence[RunLog | TensorBoard],
         images: int,
-        logs: tuple[RunLog, TensorBoard | None],
         advance: Callable[..., None],
     ) -> None:
-        super().__init__(follower.stop)
-        self.broken, self.warned = follower.broken, follower.warned
-        self.job, self.model, self.info, self.images = job, model, info, images
-        self.logs, self.advance = [log for log in logs if log is not None], advance
+        super().__init__(observer, run, model, info, logs)
+        self.images, self.advance = images, advance
 
     def on_step(self, step: Step) -> None:
-        """Log the step and move the bar."""
-        for log in self.logs:
-            log.step(step)
+        """Log the step and move the progress bar."""
+        super().on_step(step)
         done = (step.epoch - 1 + step.step / step.steps) * self.images
         self.advance(text=_status(step), done=round(done))
 
     def on_epoch(self, epoch: Epoch, is_best: bool) -> None:
-        """Write the model and its line of the table."""
-        for what in ("file", "last") if is_best else ("last",):
-            self.job.save(self.model, self.job.files[what], self.info)
-        for log in self.logs:
-            log.epoch(epoch)
-        if "plot" in self.job.files:
-            plot_logs({"fine-tuning": self.job.files["log"]}, self.job.files["plot"])
-        note(_line(epoch, self.job.settings.epochs))
-        if epoch.waiting > WAITING:
-            note(f"{epoch.waiting:.0%} of the time went into waiting for images; more --workers may help")
+        """Write the model, log the epoch and show a line of the table."""
+        super().on_epoch(epoch, is_best)
+        files = self.run.files
+        if "plot" in files:
+            plot_logs({"fine-tuning": files["log"]}, files["plot"])
+        note(_table_line(epoch, self.run.settings.epochs))
+        if epoch.waiting > SLOW_LOADING:
+            note(f"{epoch.waiting:.0%} of the time was spent waiting for images; more --workers may help")
 
     def on_broken(self, path: str) -> None:
-        """Name the image, once."""
+        """Show the path of a skipped image, once."""
         if path not in self.broken:
             note(f"skipped {path}: cannot be read as an image")
         super().on_broken(path)
@@ -236,16 +161,13 @@ _COLUMNS = {
 HEADER = "".join(f"{name:>{width}}" for name, width in _COLUMNS.items())
 
 
-def _line(e: Epoch, epochs: int) -> str:
+def _table_line(e: Epoch, epochs: int) -> str:
     cells = (
-        f"{e.epoch:>4}/{epochs:<4}", _rate(e), number(e.train_loss, 4), number(e.train_top1), number(e.loss, 4),
-        number(e.top1), number(e.top5), number(e.seconds, 1), f"{e.waiting:.0%}",
+        f"{e.epoch:>4}/{epochs:<4}", "-" if e.lr is None else f"{e.lr:.3g}", number(e.train_loss, 4),
+        number(e.train_top1), number(e.loss, 4), number(e.top1), number(e.top5), number(e.seconds, 1),
+        f"{e.waiting:.0%}",
     )  # fmt: skip
     return "".join(f"{cell:>{width}}" for cell, width in zip(cells, _COLUMNS.values(), strict=True))
-
-
-def _rate(e: Epoch) -> str:
-    return "-" if e.lr is None else f"{e.lr:.3g}"
 
 
 def _status(step: Step) -> str:
@@ -253,77 +175,40 @@ def _status(step: Step) -> str:
     return f"loss {step.epoch_loss:.4f} top-1 {step.epoch_top1:.2f} % {speed:.0f} img/s {megabytes(step.memory)}"
 
 
-def _calibrate(
-    job: Job, model: nn.Module, info: ModelInfo, splits: Splits, resources: Resources, follower: _Follower
-) -> ModelInfo:
-    """Estimate the model's statistics on images; the info with what was done."""
-    s, group = job.settings, resources.group
-    images = UnlabeledBatches(splits[0], job.data.calibrate, _loading(job, resources), s.seed)
-    with progress_bar("calibrate, images", job.data.calibrate * s.batch_size, shown=group.is_main) as advance:
-
-        def progress(count: int) -> None:
-            advance(count)
-            if follower.stop():
-                raise KeyboardInterrupt
-
-        done = calibrate_(model, images, source=job.data.data, progress=progress)
-    follower.broken |= images.batches.broken
-    follower.warned |= images.batches.warnings
-    if group.is_main:
-        note(f"calibrated {done}")
-        if done.images < ENOUGH_IMAGES:
-            note(f"{done.images} images are few to average over, and can do harm: give {ENOUGH_IMAGES} or more")
-    return replace(info, corrections=(*info.corrections, done))
-
-
-def _measure(job: Job, model: nn.Module, images: Images, resources: Resources, follower: _Follower) -> Evaluation:
-    """What the model reaches; a run of several epochs measures its start itself."""
-
-    def stop_at_once(_: int) -> None:
-        if follower.stop():
-            raise KeyboardInterrupt
-
-    group = resources.group
-    batches = Batches(images, _loading(job, resources), resources.device, rank=group.rank, world_size=group.size)
-    measured = evaluate(model, batches, job.settings.amp, progress=stop_at_once, total=group.sum)
-    follower.broken |= group.union(batches.broken)
-    follower.warned |= group.union(batches.warnings)
-    return measured
-
-
-def _loading(job: Job, resources: Resources) -> Loading:
-    return Loading(job.settings.batch_size, resources.workers, job.settings.skip_broken)
-
-
-def _show(
-    job: Job, resources: Resources, calibrated: Evaluation | None, history: list[Epoch], follower: _Follower
+def _show_results(
+    run: Run,
+    data: TrainingData,
+    output: TrainingOutput,
+    calibrated: Evaluation | None,
+    history: list[Epoch],
+    observer: RunObserver,
 ) -> None:
-    """Draw the log if asked to, and show what came of the run.
+    """Show the results of the run, as lines or as a JSON object.
 
     Raises:
-        TenreoError: when the best model is gone.
+        TenreoError: if the file of the best model no longer exists.
     """
-    note_images(follower.broken, follower.warned)
-    best = best_of(history).epoch if history else None
+    note_images(observer.broken, observer.warned)
+    best, best_file = best_of(history).epoch if history else None, run.files["file"]
     if best == 0:
-        note(f"no epoch was better than the start: {job.best} is the model as it was before training")
-    gone = not job.best.exists()
-    if job.output.json:
-        after = None if calibrated is None else calibrated.to_dict()
-        files = {what: str(path) for what, path in job.files.items()}
-        found = {"calibrated": after, "skipped": sorted(follower.broken), "processes": resources.group.size}
-        show_json("finetune", {"files": files, **found, "best": best, "epochs": [asdict(e) for e in history]})
+        note(f"no epoch improved the model: {best_file} is the model before training")
+    missing = not best_file.exists()
+    if output.json:
+        show_json("finetune", {
+            "files": {kind: str(path) for kind, path in run.files.items()},
+            "calibrated": None if calibrated is None else calibrated.to_dict(),
+            "skipped": sorted(observer.broken), "processes": run.resources.group.size, "best": best,
+            "epochs": [asdict(epoch) for epoch in history],
+        })  # fmt: skip
     else:
         if calibrated is not None:
-            of = f"{job.file.name} on {job.data.data} ({resources.device})"
-            show(evaluations_table(of, [("calibrated", calibrated)]))
+            show(evaluations_table(_title(run, data), [("calibrated", calibrated)]))
         for name, epoch in (("start", history[0]), ("best", best_of(history))) if history else ():
             figures = f"top-1 {number(epoch.top1)} %, top-5 {number(epoch.top5)} %, loss {number(epoch.loss, 4)}"
             show(f"{name}: {figures}" + (f", epoch {epoch.epoch}" if epoch.epoch else ""))
-        written = {what: path for what, path in job.files.items() if path.exists()}
-        show("wrote " + ", ".join(f"{path} ({what})" for what, path in written.items()))
-    if gone:
+        show("wrote " + ", ".join(f"{path} ({kind})" for kind, path in run.files.items() if path.exists()))
+    if missing:
         raise TenreoError(
-            f"{job.best}: the best model, of epoch {best}, is gone, and the state holds the last one alone, which is "
-            f"in {job.files['last']}; train anew without resuming"
+            f"{best_file}: the best model, of epoch {best}, no longer exists, and the state contains only the last "
+            f"model, which is in {run.files['last']}; train again without resuming"
         )
