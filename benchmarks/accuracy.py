@@ -13,7 +13,7 @@ from pathlib import Path
 from common import percents, row, table, trained
 
 import tenreo
-from tenreo.training.digits import WAYS, calibration_images, compress_without_training, digits, top1
+from tenreo.training.digits import METHODS, calibration_images, compare_methods, digits, top1
 
 SETTINGS = {"mobilenet_v2": ((4, 32.0), (8, 4.0), (8, 8.0), (16, 4.0)), "resnet18": ((8, 1.0), (8, 4.0))}
 
@@ -21,14 +21,14 @@ SETTINGS = {"mobilenet_v2": ((4, 32.0), (8, 4.0), (8, 8.0), (16, 4.0)), "resnet1
 def main(folder: Path, archs: list[str]) -> None:
     train, val = digits()
     images = calibration_images(train)
-    table("model", "g, r'", *(way.replace("_", " + ") for way in WAYS), "SNR paper", "SNR refined", text=2)
+    table("model", "g, r'", *(way.replace("_", " + ") for way in METHODS), "SNR paper", "SNR refined", text=2)
     for arch in archs or SETTINGS:
         dense = trained(arch, folder)
         print(f"{arch}, dense {top1(dense, val):.1f}", file=sys.stderr)
         for groups, growth in SETTINGS[arch]:
-            found = compress_without_training(dense, tenreo.Recipe(groups, tenreo.Progressive(growth)), images, val)
+            found = compare_methods(dense, tenreo.Recipe(groups, tenreo.Progressive(growth)), images, val)
             ratios = (f"{found.report.snr_unrefined:.2f}", f"{found.report.snr:.2f}")
-            row(arch, f"{groups}, {growth:g}", *percents([found.top1[way] for way in WAYS]), *ratios)
+            row(arch, f"{groups}, {growth:g}", *percents([found.top1[way] for way in METHODS]), *ratios)
 
 
 if __name__ == "__main__":

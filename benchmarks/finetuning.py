@@ -1,4 +1,4 @@
-"""Ratios of a training step that docs/measurements.md quotes, each pair measured in turn in one run.
+"""Measure the ratios of training steps that docs/measurements.md quotes; the two sides of a ratio run alternately.
 
 .venv/bin/python benchmarks/finetuning.py [decode step amp sums processes] [--device cpu] [--batch 8] [--size 224]
 """
@@ -34,7 +34,7 @@ MODELS = (("resnet50", 4, 1.0), ("mobilenet_v2", 4, 0.5))  # groups, growth
 
 
 def reference(curve: CurveWeight, index: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
-    """The reference implementation's way: pad, transform everything, index."""
+    """Decode a weight as the reference implementation does: pad, transform the whole curve, index."""
     import torch_dct
 
     rest = curve.curve.length - curve.curve.coefficients_per_row
@@ -43,7 +43,7 @@ def reference(curve: CurveWeight, index: torch.Tensor, coefficients: torch.Tenso
 
 
 def decode(small: nn.Module, device: torch.device, runs: int) -> float:
-    """How many times faster than the reference's way every layer's weight is decoded, forward and backward."""
+    """Return the speedup over the reference for decoding the weights of all layers, forward and backward."""
     layers = [(curve.coefficients, curve.weight) for curve in curves(small)]
     gradients = [torch.randn(weight.shape, device=device) for _, weight in layers]
     indices = [weight.positions.long() for _, weight in layers]
@@ -60,7 +60,7 @@ def decode(small: nn.Module, device: torch.device, runs: int) -> float:
 
 
 def step(small: nn.Module, dense: nn.Module, arguments: argparse.Namespace, amp: bool) -> tuple[float, float]:
-    """Time and, on a GPU, peak memory of a training step against the dense model's."""
+    """Return time and peak memory (GPU only) of a training step, divided by those of the dense model."""
     device = torch.device(arguments.device)
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
     images = images.to(memory_format=torch.channels_last)
@@ -83,19 +83,19 @@ def step(small: nn.Module, dense: nn.Module, arguments: argparse.Namespace, amp:
     if device.type == "cuda":
         peaks = []
         for model in (small, dense):
-            others = torch.cuda.memory_allocated()
+            allocated_before = torch.cuda.memory_allocated()
             run = training(copy.deepcopy(model))
             run()
             torch.cuda.reset_peak_memory_stats()
             run()
-            peaks.append(torch.cuda.max_memory_allocated() - others)
+            peaks.append(torch.cuda.max_memory_allocated() - allocated_before)
             del run
         memory = peaks[0] / peaks[1]
     return paired(training(small), training(dense), arguments.runs, device).ratio, memory
 
 
 def sums() -> None:
-    """The segment sum of the backward pass on the CPU: rows by scatter_add_ against index_add_."""
+    """Print the speedup of scatter_add_ over index_add_ for the sum of the backward pass on the CPU."""
     positions = torch.randint(0, 147_456, (147_456,), dtype=torch.int32)
     gradient = torch.randn(4, 147_456)
     ours = lambda: torch.zeros(4, 147_456).scatter_add_(1, positions.long().expand(4, -1), gradient)  # noqa: E731
@@ -104,7 +104,7 @@ def sums() -> None:
 
 
 def processes(runs: int) -> None:
-    """Images per second of two processes against one, every process on a core of its own."""
+    """Print the images per second of two processes divided by those of one; every process has its own core."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     ratios, losses = [], []
     for _ in range(runs):
@@ -122,7 +122,7 @@ def processes(runs: int) -> None:
 
 
 class _Seconds(Observer):
-    """Notes the seconds of every step."""
+    """Collects the duration of every step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -132,7 +132,7 @@ class _Seconds(Observer):
 
 
 def worker() -> None:
-    """One process of those: half the batch each when there are two; digits at 64 px, no BatchNorm."""
+    """Run one process of `processes`: a model without BatchNorm on digits of 64 x 64 pixels, in half batches for two."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})
     torch.set_num_threads(1)
@@ -173,12 +173,12 @@ def main() -> None:
     asked = {"decode", "step", "amp"} & set(arguments.what)
     for arch, groups, growth in MODELS if asked else ():
         dense = build_model(f"torchvision:{arch}").to(arguments.device)
-        for refine in (0, 1):  # refined positions are many-to-one, and cost a segment sum
+        for refine in (0, 1):  # refined positions are many-to-one and need a segment sum
             small = compressed(dense, groups, growth, refine)
             name = f"{arch} g={groups} r'={growth} {'refined' if refine else 'paper'}"
             if "decode" in asked:
                 faster = decode(small, torch.device(arguments.device), arguments.runs)
-                print(f"{name}: decode forward and backward {faster:.2f} times faster than the reference's way")
+                print(f"{name}: decode forward and backward {faster:.2f} times faster than the reference")
             for what in sorted(asked - {"decode"}, reverse=True):
                 time_ratio, memory = step(small, copy.deepcopy(dense), arguments, amp=what == "amp")
                 print(f"{name}: {what}, batch {arguments.batch}, {arguments.size} px: "

@@ -1,8 +1,8 @@
-"""Fine-tuning files of a given size on the digits: bytes and accuracy before and after, as they lie in the file.
+"""Fine-tune files of a given size on the digits, and print size and accuracy of the stored models before and after.
 
 OMP_NUM_THREADS=1 .venv/bin/python benchmarks/tuned_size.py FOLDER
 
-FOLDER is that of benchmarks/accuracy.py, with a dense MobileNet-V2.
+FOLDER is the folder of benchmarks/accuracy.py, which contains a dense MobileNet-V2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tenreo.training.settings import Settings
 def main() -> None:
     dense = trained("mobilenet_v2", Path(sys.argv[1]))
     train, val = digits()
-    table("size asked for", "bytes before", "top-1 % before", "bytes after an epoch", "top-1 % after", text=1)
+    table("target size", "bytes before", "top-1 % before", "bytes after an epoch", "top-1 % after", text=1)
     for size in (1_200_000, 1_000_000, 800_000, 700_000, 600_000):
         recipe = tenreo.Recipe(None, tenreo.TargetSize(size), dense_dtype="bfloat16")
         model = copy.deepcopy(dense)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def stored(model: nn.Module, recipe: tenreo.Recipe) -> tuple[int, nn.Module, float]:
-    """Bytes of a model's file, the model that it holds, and that one's accuracy now."""
+    """Save a model and load it; return the size of the file in bytes, the loaded model and its top-1 accuracy."""
     _, val = digits()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"

@@ -1,4 +1,4 @@
-"""Fine-tune a tiny compressed network on a folder of digits, as a process of its own that can be killed.
+"""Fine-tune a tiny compressed network on a folder of digits, in a separate process that tests can kill.
 
 python tests/tiny_run.py DATA FOLDER [--resume] [--batch 16] [--accumulate 1] [--slow]
 """
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 class Writer(Observer):
-    """Logs and saves in the main process, and stops when asked to."""
+    """Logs and saves in the main process, and stops on request."""
 
     def __init__(self, net, folder, log, stop, slow, is_main):
         self.net, self.folder, self.log, self.stop, self.slow, self.is_main = net, folder, log, stop, slow, is_main
@@ -57,7 +57,9 @@ def main():
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--accumulate", type=int, default=1)
-    parser.add_argument("--slow", action="store_true", help="leave time to be killed in")
+    parser.add_argument(
+        "--slow", action="store_true", help="wait after every step, so that a test can kill the process"
+    )
     a = parser.parse_args()
     train = open_images(a.data, "train", SMALL, 10, "standard")
     val = open_images(a.data, "val", SMALL, 10)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tenreo.cli.terminal.pictures import plot_logs
 
-WAYS = {
+METHODS = {
     "plain": [],
     "distilled": ["--distill"],
     "calibrated": ["--calibrate", "8"],
@@ -35,15 +35,15 @@ def main(dense: Path) -> None:
             print(which.name, round(tenreo("evaluate", which, "--data", "digits")["top1"], 2))
         logs = {}
         for lr in (0.01, 0.0001):
-            for way, options in WAYS.items():
-                out = folder / f"{way}-{lr}.safetensors"
+            for method, options in METHODS.items():
+                out = folder / f"{method}-{lr}.safetensors"
                 teacher = ["--teacher", dense] if "--distill" in options else []
                 done = tenreo("finetune", small, "--data", "digits", "--epochs", 3, "--lr", lr, *options, *teacher,
                               "-o", out)  # fmt: skip
                 calibrated = done["calibrated"] and round(done["calibrated"]["top1"], 2)
-                print(lr, way, calibrated, [round(e["top1"], 2) for e in done["epochs"]])
+                print(lr, method, calibrated, [round(e["top1"], 2) for e in done["epochs"]])
                 if lr == 0.01:
-                    logs[way] = out.with_suffix(".csv")
+                    logs[method] = out.with_suffix(".csv")
         plot_logs(logs, Path(__file__).with_suffix(".png"))
 
 

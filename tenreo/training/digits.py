@@ -1,4 +1,4 @@
-"""A dense model of the handwritten digits, and what each way of compressing it without training leaves of it."""
+"""The experiment of `tenreo demo`: train a model of handwritten digits, and compare compression methods on it."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ from tenreo.training.settings import Schedule, Settings
 
 PREPROCESS = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 EPOCHS = 12
-# The ways of `compress_without_training`, and their headings.
-WAYS = {
+# Methods that `compare_methods` compares, with the column headings of their accuracies.
+METHODS = {
     "paper": "paper", "paper_noise": "paper\n+noise", "refined": "re-\nfined",
     "refined_noise": "re-\nfined\n+noise", "refined_calibrated": "re-\nfined\n+calib",
 }  # fmt: skip
 
 
 def digits_info(arch: str) -> ModelInfo:
-    """The info of an architecture that classifies the digits."""
+    """Return the model info of an architecture that classifies the digits."""
     return ModelInfo(arch, 10, DIGITS, PREPROCESS)
 
 
 def digits() -> tuple[Images, Images]:
-    """The 1,437 digits to learn from and the 360 to evaluate on.
+    """Return the 1,437 training images and the 360 validation images of the digits.
 
     Raises:
-        TenreoError: when scikit-learn is not installed.
+        TenreoError: if scikit-learn is not installed.
     """
     train, val = (open_images(DIGITS, split, PREPROCESS, 10) for split in ("train", "val"))
     return train, val
 
 
 def train_digits(arch: str, seed: int, observer: Observer | None = None) -> nn.Module:
-    """Train a model of the digits that can be compressed.
+    """Train a model of the digits from random weights.
 
-    With the usual weight decay, a fiftieth of this, models did not survive compression (docs/research/refinement.md):
-    few steps from a random start leave what was learned a small part of the weights. A rate that ends at 0 settles
-    the BatchNorm statistics.
+    The weight decay is fifty times the usual one: with less, the random initial weights dominate the few training
+    steps, and the model does not survive compression (docs/research/refinement.md). A learning rate that ends at 0
+    lets the BatchNorm statistics converge.
 
     Args:
-        arch: a classification architecture of torchvision.
-        seed: of weights and the order of images.
-        observer: is told of every step and epoch.
+        arch: classification architecture of torchvision.
+        seed: random seed of the weights and of the image order.
+        observer: receives the results of steps and epochs.
     """
     torch.manual_seed(seed)
     model = build_model(f"torchvision:{arch}", {"num_classes": 10})
@@ -71,27 +71,27 @@ def train_digits(arch: str, seed: int, observer: Observer | None = None) -> nn.M
 
 
 def calibration_images(train: Images, count: int = 256) -> Tensor:
-    """The first images of a data set, (count, 3, 32, 32), to calibrate on."""
+    """Return the first images of a data set, (count, 3, 32, 32), for calibration."""
     first = Images(train.samples[:count], train.classes, train.prepare)
     images, _ = next(iter(Batches(first, Loading(count), torch.device("cpu"))))
     return images
 
 
 def top1(model: nn.Module, val: Images) -> float:
-    """Top-1 accuracy in percent, on the CPU."""
+    """Return the top-1 accuracy in percent, computed on the CPU."""
     return evaluate(model, Batches(val, Loading(256), torch.device("cpu"))).top1
 
 
 @dataclass(frozen=True)
-class Compressed:
-    """What `compress_without_training` found.
+class MethodComparison:
+    """Result of `compare_methods`.
 
     Attributes:
-        top1: in percent, by way.
-        agreement: of the model with the dense one.
-        model: refined and matched on noise, which is what `tenreo compress` makes by default.
-        report: of its compression.
-        correction: of its statistics.
+        top1: top-1 accuracy in percent, by method.
+        agreement: agreement of `model` with the dense model.
+        model: model with refinement and statistics matched on noise, the default of `tenreo compress`.
+        report: compression report of `model`.
+        correction: correction of the statistics of `model`.
     """
 
     top1: dict[str, float]
@@ -101,27 +101,27 @@ class Compressed:
     correction: Correction
 
 
-def compress_without_training(model: nn.Module, recipe: Recipe, images: Tensor, val: Images) -> Compressed:
-    """Compress a model in every way that needs no label.
+def compare_methods(model: nn.Module, recipe: Recipe, images: Tensor, val: Images) -> MethodComparison:
+    """Compress a model with every method that needs no labels, and evaluate the results.
 
     Args:
-        model: dense; stays as it is.
-        recipe: with the rounds of the refined ways.
-        images: (batch, 3, size, size) to correct the statistics on.
-        val: images to evaluate on.
+        model: dense model, which does not change.
+        recipe: compression recipe; its refinement rounds apply to the methods with refinement.
+        images: (batch, 3, size, size) images for calibration.
+        val: validation images.
     """
     size = images.shape[-1]
     orders: Orders = {}
     paper, refined = deepcopy(model), deepcopy(model)
     compress_(paper, replace(recipe, refine=0), orders=orders)
-    found = {"paper": top1(paper, val)}
+    accuracies = {"paper": top1(paper, val)}
     match_statistics_(paper, model, size=size)
-    found["paper_noise"] = top1(paper, val)
+    accuracies["paper_noise"] = top1(paper, val)
     report = compress_(refined, recipe, orders=orders)
-    found["refined"] = top1(refined, val)
+    accuracies["refined"] = top1(refined, val)
     calibrated = deepcopy(refined)
     match_statistics_(calibrated, model, images)
     correction = match_statistics_(refined, model, size=size)
-    found |= {"refined_noise": top1(refined, val), "refined_calibrated": top1(calibrated, val)}
+    accuracies |= {"refined_noise": top1(refined, val), "refined_calibrated": top1(calibrated, val)}
     agreement = compare(refined, model, Batches(val, Loading(256), torch.device("cpu")))
-    return Compressed(found, agreement, refined, report, correction)
+    return MethodComparison(accuracies, agreement, refined, report, correction)

@@ -1,4 +1,4 @@
-"""`tenreo demo`."""
+"""Tests of `tenreo demo`."""
 
 import json
 
@@ -15,7 +15,7 @@ def test_demo(tmp_path):
     assert len(list((tmp_path / "tenreo-demo").glob("*.safetensors"))) == 9
 
 
-def test_a_folder_that_is_not_empty_is_left_alone(inside):
+def test_a_folder_that_is_not_empty_is_refused(inside):
     (inside / "tenreo-demo").mkdir()
     (inside / "tenreo-demo" / "x").write_text("mine")
     assert "tenreo-demo: exists already and is not empty; use --force" in refused("demo")

@@ -1,4 +1,4 @@
-"""`tenreo finetune`."""
+"""Tests of `tenreo finetune`."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ def wait_until(true, process):
         time.sleep(0.01)
 
 
-def test_it_stops_when_told_and_goes_on(compressed_file, dense_file, digits_folder, inside):
+def test_a_stopped_run_resumes(compressed_file, dense_file, digits_folder, inside):
     (inside / "c.yaml").write_text("batch_size: 16\nepochs: 2\nlr: 0.01\nsave_every: 5\ndistill: true\n")
     job = ("finetune", compressed_file, "--data", digits_folder, "--config", "c.yaml", "--teacher", dense_file,
            "-b", 30, "--workers", 1, "--out", "f.safetensors")  # fmt: skip
@@ -57,11 +57,11 @@ def test_bad_options_are_refused(compressed_file, dense_file, inside):
     assert sorted(p.name for p in inside.iterdir()) == ["c.yaml", "f.state"]
 
 
-def test_stopped_while_it_calibrates_it_writes_nothing(compressed_file, inside):
+def test_a_run_stopped_during_calibration_writes_nothing(compressed_file, inside):
     (inside / "f.state").write_text("of an earlier run")
     process = start_tenreo("finetune", compressed_file, "--data", "digits", "-b", 8, "--calibrate", 100,
                            "--out", "f.safetensors", "--force")  # fmt: skip
-    wait_until(lambda: not (inside / "f.state").exists(), process)  # it is the first thing that goes
+    wait_until(lambda: not (inside / "f.state").exists(), process)  # the run first removes the old state
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "there is nothing to resume" in told and "calibrated" not in told
@@ -83,8 +83,8 @@ def test_calibrate_without_training(compressed_file, inside):
     assert "images of noise" in told and "images of digits" in told
 
 
-def test_the_best_file_is_the_start_where_nothing_was_better(compressed_file, digits_folder, inside):
-    """At a rate that destroys the model; the state then knows its model, images and files."""
+def test_the_best_file_is_the_initial_model_if_no_epoch_is_better(compressed_file, digits_folder, inside):
+    """Also: a resumed run needs the same initial model, images and files."""
     data = inside / "data"
     shutil.copytree(digits_folder, data)
     job = ("finetune", compressed_file, "--data", data, "-b", 32, "--workers", 1, "--freeze", "dense", "-o",
@@ -116,8 +116,8 @@ def test_the_best_file_is_the_start_where_nothing_was_better(compressed_file, di
     assert "from another model's file" in refused("finetune", "other.safetensors", *job[2:], code=1)
 
 
-def test_a_missing_best_file_is_restored_where_the_last_epoch_is_it(dense_file, digits_folder, inside):
-    """Of a model that takes all for nines, trained on zeros alone, which the names in its file make possible."""
+def test_a_missing_best_file_is_restored_if_the_last_epoch_is_the_best(dense_file, digits_folder, inside):
+    """A model that always predicts nine is trained on zeros only, so that the last epoch is the best."""
     model, header = open_model(dense_file)
     model.classifier[1].bias.data[9] = 1.0
     save(model, inside / "nines.safetensors", replace(header.info, class_names=tuple(f"class{i}" for i in range(10))))
@@ -133,8 +133,8 @@ def test_a_missing_best_file_is_restored_where_the_last_epoch_is_it(dense_file, 
     assert (inside / "f.safetensors").read_bytes() == written
 
 
-def test_a_folder_of_pictures_and_the_dense_model_are_enough(compressed_file, dense_file, digits_folder, inside):
-    """Nine tenths are learned from, the rest is evaluated on by the teacher's answers; resumed bit for bit."""
+def test_distillation_on_a_folder_of_unlabeled_images(compressed_file, dense_file, digits_folder, inside):
+    """Nine tenths are training images; the others are evaluated with the teacher's predictions. Resuming is exact."""
     (inside / "pictures").mkdir()
     for path in sorted((digits_folder / "val").rglob("*.png")):
         shutil.copy(path, inside / "pictures")
@@ -167,7 +167,7 @@ def test_a_new_head(compressed_file, digits_folder, inside):
     assert [c["name"] for c in measured["classes"]] == ["class0", "class1", "class2"]
 
 
-def test_a_run_with_every_option_is_interrupted_and_ends_with_the_same_bits(compressed_file, digits_folder, inside):
+def test_an_interrupted_run_with_many_options_resumes_exactly(compressed_file, digits_folder, inside):
     job = ("finetune", compressed_file, "--data", digits_folder, "--classes", 10, "-b", 8, "--accumulate", 2,
            "--epochs", 2, "--patience", 3, "--mixup", 0.2, "--cutmix", 1, "--augment", "randaugment", "--erase", 0.5,
            "--amp", "--amp-dtype", "bfloat16", "--dense-lr-scale", 2, "--freeze-batchnorm", "--lr", 0.01, "--workers",

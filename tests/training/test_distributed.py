@@ -1,4 +1,4 @@
-"""Two processes of torchrun, over gloo."""
+"""Distributed training with two processes of torchrun over gloo."""
 
 import json
 import os
@@ -38,14 +38,14 @@ def numbers(text):
     return [[float(x) for x in line.split()] for line in text.splitlines()]
 
 
-def agree(folder, uninterrupted, out):
+def check_agreement(folder, uninterrupted, out):
     expected, one = uninterrupted
-    assert len(numbers(out)) == 2  # one process alone talks
-    for found, wanted in zip(numbers(out), numbers(expected), strict=True):
-        assert found == pytest.approx(wanted, abs=1e-4)
-    for found, wanted in zip(read_log(folder / "run.csv"), read_log(one / "run.csv"), strict=True):
-        assert float(found["loss"]) == pytest.approx(float(wanted["loss"]), abs=1e-4)
-        assert (found["step"], found["top1"]) == (wanted["step"], wanted["top1"])
+    assert len(numbers(out)) == 2  # only the main process prints
+    for actual, wanted in zip(numbers(out), numbers(expected), strict=True):
+        assert actual == pytest.approx(wanted, abs=1e-4)
+    for actual, wanted in zip(read_log(folder / "run.csv"), read_log(one / "run.csv"), strict=True):
+        assert float(actual["loss"]) == pytest.approx(float(wanted["loss"]), abs=1e-4)
+        assert (actual["step"], actual["top1"]) == (wanted["step"], wanted["top1"])
     assert_close(load_file(folder / "done.safetensors"), load_file(one / "done.safetensors"), atol=1e-4, rtol=0)
 
 
@@ -53,11 +53,11 @@ def agree(folder, uninterrupted, out):
 def test_two_processes_equal_one_with_twice_the_batch(digits_folder, tmp_path, uninterrupted, batch, accumulate):
     code, out, err = torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", batch, "--accumulate", accumulate)
     assert code == 0, err
-    agree(tmp_path, uninterrupted, out)
+    check_agreement(tmp_path, uninterrupted, out)
 
 
 @pytest.mark.slow
-def test_two_processes_stop_at_the_same_step_and_go_on(digits_folder, tmp_path, uninterrupted):
+def test_two_processes_stop_at_the_same_step_and_resume(digits_folder, tmp_path, uninterrupted):
     process = start_torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", 8, "--slow")
     while not (tmp_path / "run.csv").exists():
         assert process.poll() is None
@@ -68,7 +68,7 @@ def test_two_processes_stop_at_the_same_step_and_go_on(digits_folder, tmp_path, 
     assert done == int(read_log(tmp_path / "run.csv")[-1]["step"]) < 14
     code, out, err = torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", 8, "--resume")
     assert code == 0, err
-    agree(tmp_path, uninterrupted, out)
+    check_agreement(tmp_path, uninterrupted, out)
     assert "processes 2, now 1" in _error_of_one(digits_folder, tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_a_failing_process_ends_the_run_with_its_message(digits_folder, tmp_path
     code, _, err = torchrun(TINY_RUN, data, tmp_path, "--batch", 8)
     assert code == 1 and "cannot be read as an image" in err and "of 2: error: " in err
     own = [line for line in err.splitlines() if line.startswith("process ")]
-    assert len(own) <= 2  # of the one that failed, and of the one that was left alone
+    assert len(own) <= 2  # from the process that failed, and from the other process
     assert "Traceback" not in err.split("elastic/multiprocessing")[0]
     assert not (tmp_path / "done.safetensors").exists()
 
@@ -94,17 +94,17 @@ def test_the_command_runs_under_torchrun_and_counts_what_any_process_skips(compr
     data, out = tmp_path / "data", tmp_path / "f.safetensors"
     shutil.copytree(digits_folder, data)
     bad = sorted(sorted((data / "val" / f"class{c}").iterdir())[0] for c in (0, 9))
-    for path in bad:  # in the first and in the second batch: one for each process
+    for path in bad:  # in the first and second batch, so one image for each process
         path.write_bytes(b"not an image")
-    code, told, err = torchrun("-m", "tenreo", "finetune", compressed_file, "--data", data, "--workers", 0,
+    code, out_text, err = torchrun("-m", "tenreo", "finetune", compressed_file, "--data", data, "--workers", 0,
                                "-b", 20, "-o", out, "--skip-broken", "--json")  # fmt: skip
     assert code == 0, err
-    result = json.loads(told)
+    result = json.loads(out_text)
     assert result["skipped"] == list(map(str, bad)) and result["processes"] == 2
     assert err.count("skipped 2 broken images") == 1 and "Traceback" not in err and out.exists()
 
 
-def test_accumulated_gradients_travel_once(tmp_path):
+def test_accumulated_gradients_are_exchanged_once(tmp_path):
     torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
         net = torch.nn.Linear(3, 2)
@@ -134,7 +134,7 @@ def done(value):
         ({"WORLD_SIZE": "2", "RANK": "0"}, "the 2 processes cannot connect to each other"),
     ],
 )
-def test_an_environment_that_is_not_torchruns_is_told(monkeypatch, environment, message):
+def test_invalid_torchrun_environments_are_errors(monkeypatch, environment, message):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(TenreoError, match=f"{message}.* torchrun"), process_group(torch.device("cpu")):

@@ -1,4 +1,4 @@
-"""The moving average of weights against its recursion written out."""
+"""Tests of the moving average against an explicit recursion."""
 
 import copy
 
@@ -8,7 +8,7 @@ from networks import compressed
 from tenreo.training.ema import ExponentialMovingAverage
 
 
-def test_average_follows_the_written_out_recursion_and_is_put_back():
+def test_average_follows_the_recursion_and_weights_are_restored():
     net = compressed()
     average = ExponentialMovingAverage(net, 0.3)
     expected = {n: p.detach().clone() for n, p in net.named_parameters()}

@@ -1,4 +1,4 @@
-"""Real processes, really killed: nothing is lost but the work since the last save."""
+"""Tests that kill and stop real training processes: only the work since the last save is lost."""
 
 import signal
 import time
@@ -21,7 +21,7 @@ def log(folder):
     return [(r["epoch"], r["step"], r["split"], r["loss"], r["top1"]) for r in read_log(folder / "run.csv")]
 
 
-def same(folder, uninterrupted, out):
+def check_equal(folder, uninterrupted, out):
     expected, whole = uninterrupted
     assert out == expected
     a, b = load_file(whole / "done.safetensors"), load_file(folder / "done.safetensors")
@@ -30,7 +30,7 @@ def same(folder, uninterrupted, out):
 
 
 def killed(data, folder, moment, resume):
-    """Kill a run so many seconds after it has begun to write."""
+    """Kill a run `moment` seconds after it has written its first state."""
     process = start_tiny_run(data, folder, "--slow", *(["--resume"] if resume else []))
     rows = len(read_log(folder / "run.csv")) if resume else 0
     wait_for(folder / "run.state", process)
@@ -40,28 +40,30 @@ def killed(data, folder, moment, resume):
     print(f"killed {moment:.3f} s after its first state, resumed: {resume}")
     process.kill()
     process.communicate()
-    torch.load(folder / "run.state", weights_only=True)  # whole, whatever was going on
+    torch.load(folder / "run.state", weights_only=True)  # the file is complete, whatever the process was doing
     if (folder / "last.safetensors").exists():
         load_file(folder / "last.safetensors")
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_ends_with_the_same_bits(digits_folder, tmp_path, uninterrupted, kills):
+def test_a_run_killed_at_random_moments_resumes_to_identical_files(digits_folder, tmp_path, uninterrupted, kills):
     moments = seeded()
     for k in range(kills):
         killed(digits_folder, tmp_path, moments.uniform(0, 0.5), resume=k > 0)
-    same(tmp_path, uninterrupted, tiny_run(digits_folder, tmp_path, "--resume"))
+    check_equal(tmp_path, uninterrupted, tiny_run(digits_folder, tmp_path, "--resume"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_asked_to_stop_it_saves_first(digits_folder, tmp_path, uninterrupted, number):
+def test_a_stopped_run_saves_its_state(digits_folder, tmp_path, uninterrupted, number):
     process = start_tiny_run(digits_folder, tmp_path, "--slow")
     wait_for(tmp_path / "run.csv", process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err  # of the shared guard; the command says 143 for SIGTERM
+    assert process.returncode == 130, (
+        err
+    )  # exit_codes gives 130 for both signals; the command itself gives 143 for SIGTERM
     assert "Traceback" not in err and "stopping after this step" in err
     last = log(tmp_path)[-1]
     state = torch.load(tmp_path / "run.state", weights_only=True)
-    assert state["progress"]["step"] == int(last[1]) < 14  # not only at multiples of save_every
-    same(tmp_path, uninterrupted, tiny_run(digits_folder, tmp_path, "--resume"))
+    assert state["progress"]["step"] == int(last[1]) < 14  # which need not be a multiple of save_every
+    check_equal(tmp_path, uninterrupted, tiny_run(digits_folder, tmp_path, "--resume"))

@@ -1,4 +1,4 @@
-"""The log of a run on real files."""
+"""Tests of the log of a run."""
 
 import pytest
 
@@ -26,13 +26,13 @@ def write(path, resume, steps, evaluated=()):
     log.close()
 
 
-def test_a_resumed_log_has_every_step_once(tmp_path):
+def test_a_resumed_log_contains_every_step_once(tmp_path):
     whole, part = tmp_path / "whole.csv", tmp_path / "part.csv"
     steps = [(e, s) for e in (1, 2) for s in (1, 2, 3)]
     write(whole, False, steps, {(1, 3), (2, 3)})
     write(part, False, steps[:5], {(1, 3)})
-    part.write_text(part.read_text()[:-7])  # cut off within its last row
-    write(part, True, steps[3:], {(2, 3)})  # saved before the second epoch
+    part.write_text(part.read_text()[:-7])  # truncated within the last row
+    write(part, True, steps[3:], {(2, 3)})  # the state was saved in the second epoch, before step 5
     assert part.read_text() == whole.read_text()
     assert [r["split"] for r in read_log(part)].count("val") == 2
     assert read_log(part)[0]["images_per_second"] == "32"

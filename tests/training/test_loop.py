@@ -1,4 +1,4 @@
-"""Fine-tuning on real images: it learns, resumes and stops."""
+"""Tests of fine-tuning on real images: learning, resuming and stopping."""
 
 from copy import copy
 from functools import partial
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 class StopAfter(Observer):
-    """Asks to stop after some steps."""
+    """Asks to stop after a number of steps."""
 
     def __init__(self, steps):
         self.left = steps
@@ -70,13 +70,13 @@ def test_resume_repeats_the_uninterrupted_run_exactly(digits, tmp_path):
         finetune_(digits_classifier(), *digits, settings, state=StateFile(tmp_path / "none", resume=True))
 
 
-def test_too_few_images_are_told(digits):
+def test_too_few_images_are_an_error(digits):
     one = digits[0].limited(1), digits[1].limited(4)
     with pytest.raises(TenreoError, match="no batch to train on: given 1 images, needs at least 2 per process"):
         finetune_(digits_classifier(), *one, Settings())
 
 
-def test_the_rate_is_divided_by_ten_from_epoch_15(digits):
+def test_the_learning_rate_is_divided_by_ten_after_15_epochs(digits):
     few = digits[0].limited(4), digits[1].limited(4)
     history = finetune_(digits_classifier(), *few, Settings(epochs=17, lr=0.01))
     assert [e.lr for e in history[15:]] == [0.01, pytest.approx(0.001), pytest.approx(0.001)]
@@ -104,14 +104,14 @@ def test_training_follows_its_schedule(digits):
     ],
     ids=lambda how: next(iter(how)),
 )  # fmt: skip
-def test_every_way_of_training_learns_and_resumes_exactly(digits, tmp_path, how, small):
+def test_every_training_option_learns_and_resumes_exactly(digits, tmp_path, how, small):
     settings = Settings(**{"epochs": 2, "lr": 0.1, "batch_size": 32, "save_every": 2, "augment": "standard", **how})
     train = open_images("digits", "train", small, 10, settings.augment, erase=settings.erase)
     data = train.limited(128), digits[1].limited(64)
     whole, part, again, state = digits_classifier(), digits_classifier(), digits_classifier(), tmp_path / "run.state"
     expected = finetune_(whole, *data, settings)
     assert expected[2].train_loss < expected[1].train_loss
-    with pytest.raises(KeyboardInterrupt):  # within the second epoch, between two saves
+    with pytest.raises(KeyboardInterrupt):  # in the second epoch, between two regular saves
         finetune_(part, *data, settings, state=StateFile(state), observer=StopAfter(8))
     history = finetune_(again, *data, settings, state=StateFile(state, resume=True))
     assert [(e.train_loss, e.train_top1, e.top1, e.loss) for e in history] == [
@@ -129,7 +129,7 @@ def test_a_compiled_run_trains_like_a_plain_one(digits, monkeypatch):
     assert compiled[1].train_loss == pytest.approx(plain[1].train_loss, rel=1e-5)
 
 
-def test_a_teacher_is_needed_and_followed(digits):
+def test_distillation_needs_a_teacher_and_learns_from_it(digits):
     data = digits[0].limited(96), digits[1].limited(32)
     with pytest.raises(TenreoError, match="distill: needs a teacher"):
         finetune_(digits_classifier(), *data, Settings(distill=True))
@@ -166,10 +166,10 @@ def test_cuda_agrees_with_the_cpu(digits):
     finetune_(digits_classifier(), *digits, Settings(epochs=1, lr=0.01), resources=Resources(torch.device("cuda")))
 
 
-def test_an_observer_is_told_all(digits):
+def test_an_observer_receives_every_step_and_epoch(digits):
     few = digits[0].limited(50), digits[1].limited(40)
 
-    class Told(Observer):
+    class Recorder(Observer):
         steps, epochs, best = (), (), ()
 
         def on_step(self, step):
@@ -179,16 +179,16 @@ def test_an_observer_is_told_all(digits):
             self.epochs += (epoch,)
             self.best += (is_best,)
 
-    told = Told()
-    history = finetune_(digits_classifier(), *few, Settings(epochs=3, lr=0.1, batch_size=16), observer=told)
-    assert list(told.epochs) == history
-    assert [(s.epoch, s.step, s.steps, s.images) for s in told.steps] == [
+    recorded = Recorder()
+    history = finetune_(digits_classifier(), *few, Settings(epochs=3, lr=0.1, batch_size=16), observer=recorded)
+    assert list(recorded.epochs) == history
+    assert [(s.epoch, s.step, s.steps, s.images) for s in recorded.steps] == [
         (epoch, step, 4, images) for epoch in (1, 2, 3) for step, images in enumerate((16, 16, 16, 2), 1)
     ]
     top1 = [e.top1 for e in history]
-    assert list(told.best) == [all(top1[i] > earlier for earlier in top1[:i]) for i in range(4)]
+    assert list(recorded.best) == [all(top1[i] > earlier for earlier in top1[:i]) for i in range(4)]
     for epoch in history[1:]:
-        own = [s for s in told.steps if s.epoch == epoch.epoch]
+        own = [s for s in recorded.steps if s.epoch == epoch.epoch]
         assert epoch.train_loss == pytest.approx(sum(s.loss * s.images for s in own) / 50)
         assert epoch.train_top1 == pytest.approx(sum(s.top1 * s.images for s in own) / 50)
 
@@ -201,8 +201,8 @@ def test_positions_stay_and_the_model_ends_in_evaluation_mode(digits):
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
 
 
-def test_row_0_is_the_start(digits):
-    """What training begins with, measured as any model is."""
+def test_epoch_0_is_the_evaluation_before_training(digits):
+    """Epoch 0 has the results of `evaluate` for the initial model."""
     few, net = (digits[0].limited(64), digits[1].limited(100)), digits_classifier()
     expected = evaluate(digits_classifier(), Batches(few[1], Loading(100), CPU))
     start = finetune_(net, *few, Settings(epochs=2, lr=0.1, batch_size=32))[0]
@@ -211,7 +211,7 @@ def test_row_0_is_the_start(digits):
     assert start.loss == pytest.approx(expected.loss)
 
 
-def test_a_step_that_the_epoch_has_not_is_refused(digits, tmp_path):
+def test_a_state_with_an_impossible_step_is_refused(digits, tmp_path):
     few, state = (digits[0].limited(64), digits[1].limited(10)), tmp_path / "run.state"
     settings = Settings(batch_size=16, save_every=2)
     with pytest.raises(KeyboardInterrupt):
@@ -225,7 +225,7 @@ def test_a_step_that_the_epoch_has_not_is_refused(digits, tmp_path):
             finetune_(digits_classifier(), *few, settings, state=StateFile(state, resume=True))
 
 
-def test_a_run_is_resumed_with_its_own_start_and_images_alone(digits, tmp_path):
+def test_a_run_resumes_only_with_the_same_model_and_images(digits, tmp_path):
     few, settings = (digits[0].limited(32), digits[1].limited(10)), Settings(batch_size=16)
     path = tmp_path / "run.state"
     finetune_(digits_classifier(), *few, settings, state=StateFile(path, start="a"))
@@ -241,20 +241,20 @@ def test_a_run_is_resumed_with_its_own_start_and_images_alone(digits, tmp_path):
             finetune_(digits_classifier(), *data, settings, state=StateFile(path, True, start=start))
 
 
-def test_single_images_are_trained_on_where_that_is_possible(digits):
+def test_batches_of_one_image_train_if_the_model_allows_it(digits):
     few = digits[0].limited(3), digits[1].limited(10)
     history = finetune_(digits_classifier(), *few, Settings(batch_size=1))
     assert history[1].steps == 3
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 10))
-    told = []
+    recorded = []
 
-    class Told(Observer):
+    class Recorder(Observer):
         def on_epoch(self, epoch, is_best):
-            told.append(epoch)
+            recorded.append(epoch)
 
     with pytest.raises(TenreoError, match=r"^batch_size: given 1, .*more than 1 value per channel.* at least 2"):
-        finetune_(net, *few, Settings(batch_size=1), observer=Told())
-    assert not told and net[1].num_batches_tracked == 0
+        finetune_(net, *few, Settings(batch_size=1), observer=Recorder())
+    assert not recorded and net[1].num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -275,7 +275,7 @@ def plain_net():
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(digits):
-    """Without BatchNorm, which sees every batch alone; 41 images make uneven batches."""
+    """The net has no BatchNorm, whose statistics depend on the batch; 41 images make uneven batches."""
     few = digits[0].limited(41), digits[1].limited(8)
     one, many = plain_net(), plain_net()
     first = finetune_(one, *few, Settings(epochs=2, lr=0.1, batch_size=16, clip=0.5))
@@ -301,7 +301,7 @@ def test_a_batch_of_one_trains_with_frozen_batchnorm(digits):
     assert changed == {"3.weight", "3.bias"} and all(p.requires_grad for p in model.parameters())
 
 
-def test_patience_ends_a_run_and_a_resumed_one(digits, tmp_path):
+def test_patience_ends_new_and_resumed_runs(digits, tmp_path):
     few = digits[0].limited(32), digits[1].limited(16)
     settings, state = Settings(epochs=9, lr=0.0, patience=2), tmp_path / "s.state"
     assert [e.epoch for e in finetune_(plain_net(), *few, settings, state=StateFile(state))] == [0, 1, 2]
@@ -309,7 +309,7 @@ def test_patience_ends_a_run_and_a_resumed_one(digits, tmp_path):
     assert [e.epoch for e in again] == [0, 1, 2]
 
 
-def test_the_rest_has_a_learning_rate_of_its_own(digits):
+def test_dense_lr_scale_applies_to_all_other_parameters(digits):
     few = digits[0].limited(16), digits[1].limited(4)
     changes = {}
     for scale in (1.0, 3.0, 0.0):
@@ -326,7 +326,7 @@ def test_the_rest_has_a_learning_rate_of_its_own(digits):
             torch.testing.assert_close(changes[scale][name], expected * change, rtol=1e-3, atol=1e-6)
 
 
-def test_a_teacher_is_enough_without_labels(digits):
+def test_distillation_needs_no_labels(digits):
     few = digits[0].limited(96), digits[1].limited(32)
     torch.manual_seed(3)
     teacher = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
@@ -342,7 +342,7 @@ def test_a_teacher_is_enough_without_labels(digits):
         assert torch.equal(a, b)
 
 
-def test_the_running_figures_of_an_epoch_end_as_its_own(digits):
+def test_running_averages_end_as_the_results_of_the_epoch(digits):
     class Last(Observer):
         def on_step(self, step):
             self.step = step

@@ -1,4 +1,4 @@
-"""What is trained, and what is not."""
+"""Tests of frozen parameters and parameter groups."""
 
 import copy
 
@@ -14,7 +14,7 @@ from tenreo.training.settings import Settings
 
 
 @pytest.mark.parametrize("what", ["coefficients", "dense"])
-def test_frozen_parameters_stay_and_all_others_move(what):
+def test_only_frozen_parameters_are_unchanged(what):
     net = compressed()
     before = copy.deepcopy(dict(net.named_parameters()))
     with frozen(net, what):
@@ -22,8 +22,8 @@ def test_frozen_parameters_stay_and_all_others_move(what):
         net(torch.randn(4, 3, 12, 12)).square().sum().backward()
         optimizer.step()
     for name, p in net.named_parameters():
-        stays = name.endswith("original") == (what == "coefficients")
-        assert torch.equal(p, before[name]) == stays, name
+        unchanged = name.endswith("original") == (what == "coefficients")
+        assert torch.equal(p, before[name]) == unchanged, name
     assert all(p.requires_grad for p in net.parameters())
 
 
@@ -54,10 +54,10 @@ def test_a_step_moves_the_weights_as_far_on_a_short_curve_as_on_a_long_one():
         (model[0].weight * (direction + before)).sum().backward()
         optimizer.step()
         moved.append(((model[0].weight - before).norm() / (0.1 * (direction + before).norm())).item())
-    assert all(0.01 < distance < 1.5 for distance in moved), moved  # 65,536 / length times as far without a factor
+    assert all(0.01 < distance < 1.5 for distance in moved), moved  # without the factor, 65,536 / length times as far
 
 
-def test_weight_decay_is_of_the_weights():
+def test_weight_decay_applies_to_decoded_weights():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 256, bias=False))
     tenreo.compress_(model, tenreo.Recipe(None, tenreo.TargetSize(40_000)))

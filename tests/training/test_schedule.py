@@ -1,4 +1,4 @@
-"""The learning rate at every moment, against numbers written out."""
+"""Tests of the learning rate schedules against known values."""
 
 import math
 
@@ -24,6 +24,6 @@ def test_cosine_is_half_a_period():
         assert lr_multiplier(settings, done) == pytest.approx(math.cos(math.pi * done / 16) ** 2)
 
 
-def test_warming_up_until_the_end():
+def test_warm_up_may_last_until_the_end():
     settings = Settings(epochs=2, schedule="cosine", warmup=2)
     assert [lr_multiplier(settings, done) for done in (1, 2)] == [0.5, 1]

@@ -1,4 +1,4 @@
-"""Settings: ranges, and words that are enumerations."""
+"""Tests of the training settings: ranges, defaults and enumerations."""
 
 import pytest
 
@@ -34,6 +34,6 @@ def test_defaults_are_the_papers():
     assert (plain.schedule, plain.freeze, plain.augment) == (Schedule.STEP, Freeze.NOTHING, "none")
 
 
-def test_words_become_enumerations():
+def test_strings_become_enumerations():
     given = Settings(optimizer="adamw", schedule="cosine", freeze="dense", lr=1)
     assert (given.optimizer, given.schedule, given.freeze) == (Optimizer.ADAMW, Schedule.COSINE, Freeze.DENSE)

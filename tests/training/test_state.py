@@ -1,4 +1,4 @@
-"""States on a real disk: full, damaged, and of another run."""
+"""Tests of state files: round trip, full disk, damage, and states of other runs."""
 
 import os
 import random
@@ -45,7 +45,7 @@ def saved(tmp_path):
     return path, kept
 
 
-def test_all_comes_back(saved):
+def test_a_state_is_restored(saved):
     path, kept = saved
     found = parts(1)
     assert not same(kept, found)
@@ -54,7 +54,7 @@ def test_all_comes_back(saved):
 
 
 @pytest.mark.parametrize("size", [0, 1000, 30_000])
-def test_a_full_disk_is_told_and_the_old_state_stays(saved, disk_full_after, size):
+def test_a_full_disk_is_an_error_and_keeps_the_old_state(saved, disk_full_after, size):
     path, _ = saved
     before = path.read_bytes()
     with (
@@ -83,7 +83,7 @@ def test_a_log_on_a_full_disk_is_an_error(tmp_path, disk_full_after):
         log.step(step(2))
 
 
-def test_damage_anywhere_is_an_error_or_does_no_harm(saved):
+def test_damage_is_an_error_or_has_no_effect(saved):
     path, kept = saved
     whole, dice = path.read_bytes(), random.Random(0)
     refused = 0
@@ -97,7 +97,7 @@ def test_damage_anywhere_is_an_error_or_does_no_harm(saved):
             refused += 1
             assert "is damaged" in str(error) and "start again without resuming" in str(error)
         else:
-            assert same(kept, found)  # a byte that says nothing
+            assert same(kept, found)  # the damaged byte has no meaning
     assert refused > 40
 
 
@@ -118,7 +118,7 @@ def test_a_state_of_another_run_is_refused(saved, name, now):
         load_state(saved[0], parts(0), {**CONFIGURATION, name: now})
 
 
-def test_a_run_may_grow_unless_its_schedule_looks_at_the_end(saved):
+def test_a_run_may_be_extended_unless_its_schedule_depends_on_the_end(saved):
     load_state(saved[0], parts(0), {**CONFIGURATION, "epochs": 9, "save_every": 5})
     cosine = {**CONFIGURATION, "schedule": "cosine"}
     save_state(saved[0], parts(0), cosine, DONE)
@@ -138,7 +138,7 @@ def test_steps_add_up():
     assert progress == Progress(2, 6.0, 4, 6, 3.0, 0.75)
 
 
-def test_there_is_nothing_to_resume(tmp_path):
+def test_a_missing_state_is_an_error(tmp_path):
     with pytest.raises(TenreoError, match=r"run\.state: .*there is nothing to resume; start without"):
         load_state(tmp_path / "run.state", parts(0), CONFIGURATION)
 
@@ -150,7 +150,7 @@ def changed(path, change):
 
 
 def put(*keys):
-    """put(key, ..., value): a change of a state that puts a value at the end of the keys."""
+    """put(key, ..., value): return a function that sets the nested entry of a state to a value."""
     *way, last, value = keys
 
     def change(values):
@@ -196,7 +196,7 @@ GROUP = ("parts", "optimizer", "param_groups", 0)
         put("parts", "optimizer", "param_groups", []), put("parts", "optimizer", None),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused_and_changes_nothing(saved, change):
+def test_an_invalid_state_is_refused_and_changes_nothing(saved, change):
     path, _ = saved
     changed(path, change)
     found, before = parts(1), parts(1)
@@ -216,7 +216,7 @@ def test_positions_that_moved_are_refused(tmp_path):
             load_state(path, {"model": compressed()}, CONFIGURATION)
 
 
-def test_an_adam_that_is_no_adam_is_refused(tmp_path):
+def test_an_invalid_adam_state_is_refused(tmp_path):
     model = nn.Linear(3, 3)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 3)).sum().backward()
@@ -232,7 +232,7 @@ def test_an_adam_that_is_no_adam_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["start", "training_images", "evaluation_images"])
-def test_another_origin_is_told_in_words(saved, name):
+def test_another_origin_has_a_clear_error(saved, name):
     save_state(saved[0], saved[1], {**CONFIGURATION, name: "a"}, DONE)
     assert load_state(saved[0], parts(0), {**CONFIGURATION, name: "a"}) == DONE
     with pytest.raises(TenreoError, match=r"run\.state: was made (from another|with \w+ images of other)"):
@@ -255,7 +255,7 @@ def test_a_state_that_unpacks_to_more_or_is_a_pipe_is_refused(saved, tmp_path):
         RunLog(tmp_path / "pipe", True)
 
 
-def test_states_of_earlier_versions_are_refused_in_words(saved):
+def test_states_of_earlier_versions_are_refused(saved):
     with pytest.raises(TenreoError, match=r"does not contain the results of epoch 0 .*earlier versions"):
         check_history(saved[0], DONE)
     check_history(saved[0], Progress(history=[replace(EPOCH, epoch=0), EPOCH]))

@@ -1,4 +1,4 @@
-"""The figures of a run as TensorBoard reads them."""
+"""Tests of the event files with the reader of TensorBoard."""
 
 import pytest
 from networks import digits_classifier

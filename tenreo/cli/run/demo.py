@@ -1,4 +1,4 @@
-"""`tenreo demo`: the whole path on real images, without a network."""
+"""`tenreo demo`: train, compress and fine-tune a model on handwritten digits, without internet access."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tenreo.planning.rates import Progressive
 from tenreo.planning.recipe import Recipe
 from tenreo.training.digits import (
     EPOCHS,
-    WAYS,
+    METHODS,
     calibration_images,
-    compress_without_training,
+    compare_methods,
     digits,
     digits_info,
     top1,
@@ -33,7 +33,7 @@ from tenreo.training.settings import Settings
 
 ARCH = "mobilenet_v2"
 SETTINGS = ((4, 1.0), (4, 32.0), (8, 4.0), (8, 8.0))  # (groups, growth)
-COLUMNS = {**WAYS, "finetuned": "fine-\ntuned"}  # the last one with a label for every image
+COLUMNS = {**METHODS, "finetuned": "fine-\ntuned"}  # this column is the only one that needs labels
 
 
 def run_demo(output: DemoOutput) -> None:
@@ -42,12 +42,12 @@ def run_demo(output: DemoOutput) -> None:
     train, val = digits()
     folder.mkdir(parents=True, exist_ok=True)
     dense = folder / "dense.safetensors"
-    with _bar(f"train {ARCH}", EPOCHS * len(train)) as observer:
+    with _progress(f"train {ARCH}", EPOCHS * len(train)) as observer:
         model = train_digits(ARCH, output.seed, observer)
     save(model, dense, digits_info(ARCH))
     rows = [{"groups": None, "growth": None, **_counts(dense), **dict.fromkeys(COLUMNS), "dense": top1(model, val)}]
     for groups, growth in SETTINGS:
-        rows.append(_one_setting(dense, Recipe(groups, Progressive(growth)), train, val, output.seed))
+        rows.append(_run_setting(dense, Recipe(groups, Progressive(growth)), train, val, output.seed))
     if output.json:
         show_json("demo", {"folder": str(folder), "rows": rows})
         return
@@ -56,41 +56,42 @@ def run_demo(output: DemoOutput) -> None:
     show(f"files are in {folder}; try: tenreo inspect {example}")
 
 
-class _Bar(Observer):
-    """Moves a bar with every step of a run."""
+class _ProgressObserver(Observer):
+    """Moves a progress bar with every step of a run."""
 
     def __init__(self, advance: Any) -> None:
         self.advance = advance
 
     def on_step(self, step: Step) -> None:
-        """Count its images."""
+        """Add the images of the step."""
         self.advance(step.images, f"loss {step.loss:.3f}")
 
 
 @contextmanager
-def _bar(title: str, images: int) -> Iterator[_Bar]:
+def _progress(title: str, images: int) -> Iterator[_ProgressObserver]:
     note(title)
     with progress_bar(title, images) as advance:
-        yield _Bar(advance)
+        yield _ProgressObserver(advance)
 
 
-def _one_setting(dense: Path, recipe: Recipe, train: Images, val: Images, seed: int) -> dict[str, Any]:
-    """Compress in every way, fine-tune the default one, and write it before and after."""
+def _run_setting(dense: Path, recipe: Recipe, train: Images, val: Images, seed: int) -> dict[str, Any]:
+    """Compare the compression methods, fine-tune the default one, and save its model before and after."""
     original, header = open_model(dense)
     images = calibration_images(train)
-    found = compress_without_training(original, recipe, images, val)
-    info = replace(header.info, weights=dense.name, corrections=(found.correction,))
+    comparison = compare_methods(original, recipe, images, val)
+    info = replace(header.info, weights=dense.name, corrections=(comparison.correction,))
     path = dense.parent / default_name(ARCH, recipe)
-    save(found.model, path, info, recipe)
+    save(comparison.model, path, info, recipe)
     settings = Settings(epochs=1, batch_size=64, lr=0.005, seed=seed)
     growth = recipe.rate.number
-    with _bar(f"fine-tune g={recipe.groups}, r'={growth:g}", len(train)) as observer:
-        history = finetune_(found.model, train, val, settings, observer=observer)
-    save(found.model, path.with_name(f"finetuned-{path.name}"), info, recipe)
+    with _progress(f"fine-tune g={recipe.groups}, r'={growth:g}", len(train)) as observer:
+        history = finetune_(comparison.model, train, val, settings, observer=observer)
+    save(comparison.model, path.with_name(f"finetuned-{path.name}"), info, recipe)
     return {
-        "groups": recipe.groups, "growth": growth, **_counts(path), "snr": found.report.snr,
-        "snr_unrefined": found.report.snr_unrefined, **found.top1, "agreement": found.agreement.agreement,
-        "kl": found.agreement.kl, "finetuned": history[-1].top1,
+        "groups": recipe.groups, "growth": growth, **_counts(path), "snr": comparison.report.snr,
+        "snr_unrefined": comparison.report.snr_unrefined, **comparison.top1,
+        "agreement": comparison.agreement.agreement,
+        "kl": comparison.agreement.kl, "finetuned": history[-1].top1,
     }  # fmt: skip
 
 
