@@ -132,7 +132,7 @@ class _Seconds(Observer):
 
 
 def worker() -> None:
-    """Run one process of `processes`: a model without BatchNorm on digits of 64 x 64 pixels, in half batches for two."""
+    """Run one process of `processes`: a model without BatchNorm on digits of 64 x 64 pixels."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})
     torch.set_num_threads(1)
