@@ -1,1 +1,1 @@
-"""Doing it to a model: compressed layers, their tensors in a file, corrected statistics, reports."""
+"""Compression of a model's layers: encoding, torch parametrizations, reports, and the model's tensors in a file."""

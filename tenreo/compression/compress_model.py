@@ -1,4 +1,4 @@
-"""Compressing a model: orders, coefficients and positions of all layers, several layers at a time."""
+"""Compression of all layers of a model, several layers at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tenreo.codec.encode import spectrum
-from tenreo.compression.layer_encoding import Encoded, Orders, at_price, by_rate, order, weight_of
+from tenreo.compression.layer_encoding import (
+    EncodedLayer,
+    Orders,
+    add_order,
+    dense_weight,
+    encode_at_price,
+    encode_with_rate,
+)
 from tenreo.compression.layer_pool import LayerPool
 from tenreo.compression.parametrization import parametrize_
 from tenreo.compression.price_search import search_price
@@ -44,26 +51,26 @@ def compress_(
     ([('0', 512)], torch.Size([64, 64]))
 
     Args:
-        model: any module, also compiled or in DataParallel; its layers stay of the classes that they are.
-        recipe: what was asked for, or the plan that `resolve` made of it.
-        jobs: layers encoded at a time, by default one per core; neither this nor torch's number of threads changes
-            the result.
-        progress: called twice with every layer, once its columns are in order and once it is encoded, from the
-            calling thread.
-        within: called now and then with a layer and the share of its present step that is done, between 0 and 1, from
-            the calling thread.
-        orders: the order of the columns of (layer, groups), where it is known already; those that are found are
-            added, for callers that compress the same weights again.
+        model: any module, also compiled or in DataParallel; its layers keep their classes.
+        recipe: recipe, or the plan that `resolve` made from it.
+        jobs: number of layers encoded at the same time, by default one per core; neither this nor torch's number of
+            threads changes the result.
+        progress: function that is called with every layer, in the calling thread, after its columns are ordered and
+            after it is encoded.
+        within: function that is called at intervals, in the calling thread, with a layer and the completed fraction of
+            its current step, in [0, 1].
+        orders: known column orders by (layer name, groups); new ones are added, for callers that compress the same
+            weights again.
 
     Returns:
-        Error, bytes and seconds of every layer, and the counts.
+        Error, bytes and seconds of every layer, and the counts of the whole model.
 
     Raises:
-        TenreoError: as `resolve`, when a weight is not finite, and when the model is in DistributedDataParallel; the
-            model is then as before.
+        TenreoError: as for `resolve`, and if a weight is not finite, or the model is in DistributedDataParallel; the
+            model is then unchanged.
     """
     if isinstance(recipe, Recipe) and isinstance(recipe.rate, OutputTarget):
-        raise TenreoError("target: what a model puts out is found by running it; call tenreo.compress_to_ instead")
+        raise TenreoError("target: this target needs runs of the model on images; call tenreo.compress_to_ instead")
     model = require_replaceable(model)
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
     _check_fit(model, plan)
@@ -71,38 +78,39 @@ def compress_(
         raise TenreoError(f"jobs: given {jobs}, needs at least 1")
     with LayerPool(model, jobs, progress, within) as pool:
         if plan.strategy is Strategy.PRICE:
-            return _apply(model, plan, _at_one_price(pool, plan), {})
+            return _parametrize_layers_(model, plan, _encode_at_one_price(pool, plan), {})
         orders = {} if orders is None else orders
-        seconds = pool.each(order, plan.compressed, orders)
+        seconds = pool.each(add_order, plan.compressed, orders)
         if plan.recipe.allocate:
-            plan = pool.once(_allocated, model, plan, orders)
-        return _apply(model, plan, pool.each(by_rate, plan.compressed, orders, plan.recipe), seconds)
+            plan = pool.once(_allocate_coefficients, model, plan, orders)
+        encoded = pool.each(encode_with_rate, plan.compressed, orders, plan.recipe)
+        return _parametrize_layers_(model, plan, encoded, seconds)
 
 
-def _at_one_price(pool: LayerPool, plan: Plan) -> dict[str, Encoded]:
-    """All layers at the plan's price of a bit, or at that which leads to a file of the recipe's size."""
-    counting = FileEstimate(plan.recipe, pool.model, plan.class_names)
-    found: dict[str, Encoded] = {}
+def _encode_at_one_price(pool: LayerPool, plan: Plan) -> dict[str, EncodedLayer]:
+    """Encode all layers at the plan's price, or at the price that reaches the recipe's file size."""
+    estimate = FileEstimate(plan.recipe, pool.model, plan.class_names)
+    encoded: dict[str, EncodedLayer] = {}
 
     def encode(price: float) -> int:
-        found.update(pool.each(at_price, plan.compressed, price, plan.recipe))
-        return counting.file_size(_as_encoded(plan, found))
+        encoded.update(pool.each(encode_at_price, plan.compressed, price, plan.recipe))
+        return estimate.file_size(_encoded_plans(plan, encoded))
 
     if isinstance(plan.recipe.rate, TargetSize):
-        weights = sum(layer.numel for layer in plan.compressed)
-        search_price(encode, plan.recipe.rate.bytes, weights, plan.price)
+        numel = sum(layer.numel for layer in plan.compressed)
+        search_price(encode, plan.recipe.rate.bytes, numel, plan.price)
     else:
         encode(plan.price)
-    return found
+    return encoded
 
 
-def _as_encoded(plan: Plan, encoded: dict[str, Encoded]) -> list[LayerPlan]:
-    """The layers of a plan as they became."""
+def _encoded_plans(plan: Plan, encoded: dict[str, EncodedLayer]) -> list[LayerPlan]:
+    """Return all layers of a plan, updated where they were encoded."""
     return [encoded[layer.name].plan if layer.name in encoded else layer for layer in plan.layers]
 
 
 def _check_fit(model: nn.Module, plan: Plan) -> None:
-    """Raise unless a plan is one of this model, and there are weights to compress."""
+    """Raise an error unless the plan fits the model and the model has values to compress."""
     weights, names = find_weights(model), parameter_names(model)
     for layer in plan.compressed:
         weight, name = weights.get(layer.name), layer.name or "the model"
@@ -113,41 +121,43 @@ def _check_fit(model: nn.Module, plan: Plan) -> None:
                 "resolve the recipe for this model"
             )
         if why := why_incompressible(weight, names):
-            raise TenreoError(f"plan: {name} can not be compressed: {why}; resolve the recipe anew")
+            raise TenreoError(f"plan: {name} cannot be compressed: {why}; resolve the recipe again")
         if weight.value.is_meta:
             raise TenreoError(f"{name}: the weight is on the meta device, without values; load weights first")
 
 
-def _apply(model: nn.Module, plan: Plan, encoded: dict[str, Encoded], seconds: dict[str, float]) -> Report:
-    """Put the encoded weights into the model's layers; seconds are those spent on their orders."""
-    after = FileEstimate(plan.recipe, model, plan.class_names).after(_as_encoded(plan, encoded))
+def _parametrize_layers_(
+    model: nn.Module, plan: Plan, encoded: dict[str, EncodedLayer], order_seconds: dict[str, float]
+) -> Report:
+    """Replace the layers' weights by encoded ones; order_seconds is the time spent on ordering each layer's columns."""
+    after = FileEstimate(plan.recipe, model, plan.class_names).after(_encoded_plans(plan, encoded))
     reports = []
     weights = find_weights(model)
     for layer in plan.compressed:
         weight, _, report = encoded[layer.name]
         parametrize_(weights[layer.name], weight, report.curve.precision, report.errors)
-        reports.append(replace(report, seconds=report.seconds + seconds.get(layer.name, 0.0)))
+        reports.append(replace(report, seconds=report.seconds + order_seconds.get(layer.name, 0.0)))
     return Report(tuple(reports), plan.before, after)
 
 
-def _allocated(model: nn.Module, plan: Plan, orders: Orders) -> Plan:
-    """The plan with its coefficients where they lower the layers' relative errors most."""
+def _allocate_coefficients(model: nn.Module, plan: Plan, orders: Orders) -> Plan:
+    """Distribute the plan's coefficients over the layers so that the weighted sum of relative errors is smallest."""
     layers = plan.compressed
 
     def energies(layer: LayerPlan) -> NDArray[np.float64]:
-        weight, groups = weight_of(model, layer), layer.encoding.groups
+        weight, groups = dense_weight(model, layer), layer.encoding.groups
         energy = spectrum(weight, orders[layer.name, groups], groups).double().square().sum(0)  # (columns,)
-        share = energy / energy.sum().clamp_min(1e-300) * layer.importance
-        return share.cpu().numpy()
+        relative = energy / energy.sum().clamp_min(1e-300) * layer.importance
+        return relative.cpu().numpy()
 
     counts = allocate(
         [energies(layer) for layer in layers],
         [layer.encoding.coefficients_per_row for layer in layers],
         [layer.encoding.length for layer in layers],
     )
-    changed = {
+    allocated = {
         layer.name: replace(layer, curve=replace(layer.encoding, coefficients_per_row=n))
         for layer, n in zip(layers, counts, strict=True)
     }
-    chosen = tuple(changed.get(layer.name, layer) for layer in plan.layers)
-    return replace(plan, layers=chosen, after=FileEstimate(plan.recipe, model).after(chosen))
+    updated = tuple(allocated.get(layer.name, layer) for layer in plan.layers)
+    return replace(plan, layers=updated, after=FileEstimate(plan.recipe, model).after(updated))

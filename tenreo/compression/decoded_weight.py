@@ -1,4 +1,4 @@
-"""The weight of a compressed layer as it is seen from outside: a value that changing in place would not change."""
+"""The read-only weight that a compressed layer returns; in-place edits raise an error."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from torch import Tensor
 
 from tenreo.errors import TenreoError
 
-_HARMLESS = ("requires_grad_", "rename_", "detach_")
+_ALLOWED = ("requires_grad_", "rename_", "detach_")  # in-place methods that do not change values
 
 
 class DecodedWeight(Tensor):
-    """A tensor that refuses to be changed in place, because it was decoded and the change would be lost.
+    """A decoded tensor that refuses in-place edits, because the next decoding would discard them.
 
-    Operations on it give plain tensors. Without this class, merging an update into `layer.weight.data`, as tools for
-    low-rank adaptation do, and `torch.nn.init` would silently leave the layer as it is.
+    Operations on it return plain tensors. Without this class, `torch.nn.init` and tools that merge updates into
+    `layer.weight.data`, such as those for low-rank adaptation, would silently leave the layer unchanged.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @property
     def data(self) -> DecodedWeight:
-        """The same values, without gradients."""
+        """The same values without gradients, also read-only."""
         return super().detach().as_subclass(DecodedWeight)
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        """Refused."""
+        """Raise an error."""
         _refuse()
 
     def detach(self) -> DecodedWeight:
-        """The same values, without gradients."""
+        """Return the same values without gradients, also read-only."""
         return super().detach().as_subclass(DecodedWeight)
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -47,12 +47,12 @@ class DecodedWeight(Tensor):
 
 def _refuse(*_: Any, **__: Any) -> None:
     raise TenreoError(
-        "weight: is decoded from the coefficients of a compressed layer, and a change in place would be lost; "
-        "assign a tensor to layer.weight, which fits the coefficients to it, or call tenreo.expand_(model) first"
+        "weight: the weight of a compressed layer is decoded from its coefficients, so an in-place change would be "
+        "lost; assign a tensor to layer.weight, which fits the coefficients to it, or call tenreo.expand_(model) first"
     )
 
 
 for _name in dir(Tensor):
-    _in_place = _name.endswith("_") and not _name.startswith("_") and _name not in _HARMLESS
+    _in_place = _name.endswith("_") and not _name.startswith("_") and _name not in _ALLOWED
     if _in_place or (_name.startswith("__i") and hasattr(Tensor, f"__{_name[3:]}")):
         setattr(DecodedWeight, _name, _refuse)

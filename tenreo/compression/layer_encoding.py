@@ -1,4 +1,4 @@
-"""Encoding one layer of a plan: by its rate, or at a price of a bit; and several layers at a time."""
+"""Encoding of one layer of a plan, either with the plan's rate or at a price per bit."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tenreo.files.records import LayerRecord
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.recipe import Recipe
 
-Orders = dict[tuple[str, int], Tensor]  # (layer, groups) -> (columns,) int32, the order of its columns
+Orders = dict[tuple[str, int], Tensor]  # (layer name, groups) -> (columns,) int32, order of the columns
 
 
-class Encoded(NamedTuple):
+class EncodedLayer(NamedTuple):
     """An encoded layer.
 
     Attributes:
-        weight: its encoding.
-        plan: the layer as it became.
-        report: what was lost.
+        weight: encoded weight.
+        plan: plan of the layer, updated with the final curve and the bytes of its positions.
+        report: error, bytes and seconds.
     """
 
     weight: EncodedWeight
@@ -39,33 +39,33 @@ class Encoded(NamedTuple):
     report: LayerReport
 
 
-def weight_of(model: nn.Module, layer: LayerPlan) -> Tensor:
-    """The dense weight of a layer of a plan, detached.
+def dense_weight(model: nn.Module, layer: LayerPlan) -> Tensor:
+    """Return the dense weight of a planned layer, detached.
 
     Raises:
-        TenreoError: when it is not finite.
+        TenreoError: if it contains NaN or infinity.
     """
     path, _, tensor = layer.parameter.rpartition(".")
     weight = model.get_submodule(path).get_parameter(tensor).detach()
     if not torch.isfinite(weight).all():
-        raise TenreoError(f"{layer.name}: the weight holds NaN or infinity and can not be compressed")
+        raise TenreoError(f"{layer.name}: the weight contains NaN or infinity and cannot be compressed")
     return weight
 
 
-def order(model: nn.Module, layer: LayerPlan, task: Task, orders: Orders) -> float:
-    """Find the order of a layer's columns, unless it is known; return the seconds it took."""
+def add_order(model: nn.Module, layer: LayerPlan, task: Task, orders: Orders) -> float:
+    """Add the order of a layer's columns to `orders` unless it is already there; return the elapsed seconds."""
     start = time.perf_counter()
     groups = layer.encoding.groups
-    weight = weight_of(model, layer)
+    weight = dense_weight(model, layer)
     if (layer.name, groups) not in orders:
         orders[layer.name, groups] = nearest_neighbor_order(weight, groups, task)
     return time.perf_counter() - start
 
 
-def by_rate(model: nn.Module, layer: LayerPlan, task: Task, orders: Orders, recipe: Recipe) -> Encoded:
-    """Encode a layer with the curve of its plan, and refine it."""
+def encode_with_rate(model: nn.Module, layer: LayerPlan, task: Task, orders: Orders, recipe: Recipe) -> EncodedLayer:
+    """Encode a layer with the curve shape of its plan, then refine and quantize it."""
     start, rounds = time.perf_counter(), recipe.of_layer(layer.own).refine
-    weight, curve = weight_of(model, layer), layer.encoding
+    weight, curve = dense_weight(model, layer), layer.encoding
     try:
         unrefined = encode(
             weight, curve.groups, curve.coefficients_per_row, length=curve.length,
@@ -74,53 +74,53 @@ def by_rate(model: nn.Module, layer: LayerPlan, task: Task, orders: Orders, reci
         encoded = quantize(weight, refined(weight, unrefined, rounds, task), curve.precision, reassign=rounds > 0)
     except TenreoError as error:
         raise TenreoError(f"{layer.name}: {error}") from error
-    return _reported(layer, weight, unrefined, encoded, recipe.positions, start)
+    return _with_report(layer, weight, unrefined, encoded, recipe.positions, start)
 
 
-def at_price(model: nn.Module, layer: LayerPlan, task: Task, price: float, recipe: Recipe) -> Encoded:
-    """Encode a layer along a trellis on a curve of one row.
+def encode_at_price(model: nn.Module, layer: LayerPlan, task: Task, price: float, recipe: Recipe) -> EncodedLayer:
+    """Encode a layer on a curve of one row, with positions along a trellis.
 
     Args:
-        model: that has the layer.
-        layer: of the plan; its curve says precision and trellis.
-        task: checked for cancellation.
-        price: squared error that is worth one bit, of a layer of importance 1.
-        recipe: says how positions lie in the file.
+        model: model that contains the layer.
+        layer: plan of the layer, whose curve shape sets the precision and the trellis.
+        task: task to check for cancellation.
+        price: Lagrange multiplier (squared error per bit) for a layer of importance 1.
+        recipe: recipe that sets the storage format of the positions.
     """
     start = time.perf_counter()
-    weight, curve = weight_of(model, layer), layer.encoding
+    weight, curve = dense_weight(model, layer), layer.encoding
     price = price / layer.importance
     try:
-        first = quantize_uniformly(weight, price, curve.memory)
-        encoded = trellis_quantize(weight, first, price, curve.precision, task)
+        initial = quantize_uniformly(weight, price, curve.memory)
+        encoded = trellis_quantize(weight, initial, price, curve.precision, task)
     except TenreoError as error:
         raise TenreoError(f"{layer.name}: {error}") from error
-    return _reported(layer, weight, first, encoded, recipe.positions, start)
+    return _with_report(layer, weight, initial, encoded, recipe.positions, start)
 
 
-def _reported(
-    layer: LayerPlan, weight: Tensor, first: EncodedWeight, encoded: EncodedWeight, positions: Positions, start: float
-) -> Encoded:
-    """An encoded layer and its report; start is the time at which the work on it began."""
-    lost, norm = squared_error(weight, encoded), energy(weight)
-    if not math.isfinite(lost) or not math.isfinite(norm):
+def _with_report(
+    layer: LayerPlan, weight: Tensor, initial: EncodedWeight, encoded: EncodedWeight, positions: Positions, start: float
+) -> EncodedLayer:
+    """Add the report to an encoded layer; start is the `time.perf_counter` value at which its encoding began."""
+    error, norm = squared_error(weight, encoded), energy(weight)
+    if not math.isfinite(error) or not math.isfinite(norm):
         raise TenreoError(
-            f"{layer.name}: the weight has values up to {weight.abs().max():.3g}, and its curve exceeds the range of "
-            f"{weight.dtype}; exclude the layer, or scale it"
+            f"{layer.name}: the weight has values up to {weight.abs().max():.3g}, and its encoding exceeds the range "
+            f"of {weight.dtype}; exclude the layer, or scale its weight"
         )
     groups, per_row = encoded.coefficients.shape
     curve = CurveShape(groups, encoded.length, per_row, layer.encoding.precision, encoded.memory)
     record = LayerRecord(layer.shape, curve, positions=positions)
-    stored = len(stored_positions(encoded.positions.cpu(), record, positions))
+    position_bytes = len(stored_positions(encoded.positions.cpu(), record))
     report = LayerReport(
         name=layer.name,
         shape=layer.shape,
         curve=curve,
         squared_norm=norm,
-        squared_error=lost,
-        squared_error_unrefined=squared_error(weight, first),
+        squared_error=error,
+        squared_error_unrefined=squared_error(weight, initial),
         seconds=time.perf_counter() - start,
         bytes_before=weight.numel() * weight.element_size(),
-        bytes_after=curve.coefficient_bytes(weight.element_size()) + stored,
+        bytes_after=curve.coefficient_bytes(weight.element_size()) + position_bytes,
     )
-    return Encoded(encoded, replace(layer, curve=curve, position_bytes=stored), report)
+    return EncodedLayer(encoded, replace(layer, curve=curve, position_bytes=position_bytes), report)

@@ -1,4 +1,4 @@
-"""Compressed layers as torch parametrizations, and models in which they are found."""
+"""Compressed layers as torch parametrizations: registration, lookup in a model, pickling, and removal."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from tenreo.files.records import LayerErrors, LayerRecord
 from tenreo.modules.weights import Weight
 from tenreo.modules.wrappers import require_replaceable
 
-_POSITIONS = "positions"  # in a state dict
+_POSITIONS = "positions"  # key in a state dict
 
 
 class CurveWeight(nn.Module):
-    """Parametrization of a weight by the coefficients of a curve, at fixed positions.
+    """Parametrization of a weight by the coefficients of a curve, with fixed positions.
 
     `forward` decodes; `right_inverse` fits the curve to a weight's columns by least squares, so that
     forward(right_inverse(forward(c))) == forward(c).
 
-    Positions are no buffer, although they are in the state dict: averages over a model's buffers, or over the values
-    of its state dict, would change integers that mean places.
+    Positions are in the state dict but are not a buffer. Weight averaging changes all buffers and all values of a state
+    dict, but an average of positions has no meaning.
 
     Args:
-        encoded: the weight; its coefficients are those that registration gives to the layer.
-        precision: of the coefficients in a file; in memory they keep their dtype.
-        errors: against the dense weight, where they are known.
+        encoded: encoded weight; its coefficients become the layer's parameter at registration.
+        precision: number format of the coefficients in a file; in memory they keep their dtype.
+        errors: errors relative to the dense weight, if known.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class CurveWeight(nn.Module):
         self.errors = errors
         self._index = folded_index(encoded.positions, encoded.length)  # (columns,)
         self._sorted: SortedColumns | None = None
-        self._lent: Tensor | None = None
+        self._lent: Tensor | None = None  # copy of the positions in the latest state dict, checked for changes
         self._initial: Tensor | None = encoded.coefficients
 
     @property
     def positions(self) -> Tensor:
-        """(columns,) int32 in [0, length): a copy."""
+        """A copy of the positions, (columns,) int32 in [0, length)."""
         return unfolded_positions(self._index, self.curve.length)
 
     def forward(self, coefficients: Tensor) -> Tensor:
-        """(groups, coefficients_per_row) -> weight of `shape`."""
+        """Decode coefficients, (groups, coefficients_per_row), to a weight of shape `shape`."""
         compiling = torch.compiler.is_compiling()
         if not compiling:
             self._prepare(coefficients)
@@ -76,7 +76,7 @@ class CurveWeight(nn.Module):
         return weight if compiling or is_tracing() else weight.as_subclass(DecodedWeight)
 
     def _prepare(self, coefficients: Tensor) -> None:
-        """What tracing can not do: follow the coefficients to their device, and sort for a backward pass there."""
+        """Move the index to the coefficients' device, and sort it there for a backward pass; tracing cannot do so."""
         if self._lent is not None:
             self._check_lent(self._lent)
         if self._index.device != coefficients.device:
@@ -85,13 +85,13 @@ class CurveWeight(nn.Module):
             self._sorted = sort_columns(self._index, self.curve.length)
 
     def _check_lent(self, lent: Tensor) -> None:
-        """Refuse positions that were written into a state dict, which gives copies of them."""
+        """Raise an error if positions were changed in a state dict, which contains only copies of them."""
         self._lent = None
-        # Averages of equal positions come back rounded down.
+        # Averaging equal positions can round them down by one; such a change is harmless and is ignored.
         if lent._version and bool(((lent - self.positions.to(lent.device)).abs() > 1).any()):
             raise TenreoError(
-                "positions: other ones were written into the state dict of a compressed model, which does not "
-                "change it; use load_state_dict"
+                "positions: they were overwritten in the state dict of a compressed model, which does not change the "
+                "model; use load_state_dict"
             )
 
     def _set_index(self, index: Tensor) -> None:
@@ -133,8 +133,8 @@ class CurveWeight(nn.Module):
         return {**self.__dict__, "_sorted": None, "_lent": None}
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Weight of `shape` -> (groups, coefficients_per_row)."""
-        if self._initial is not None:  # torch asks once while registering, before forward
+        """Fit coefficients, (groups, coefficients_per_row), to a weight of shape `shape`."""
+        if self._initial is not None:  # registration calls this once, and must get the encoded coefficients unchanged
             initial, self._initial = self._initial, None
             return initial
         return project(weight, self.positions, self.curve)
@@ -144,12 +144,12 @@ class Curve(NamedTuple):
     """A compressed weight of a model.
 
     Attributes:
-        name: of the layer, as `Weight` names it; "" where the model is the layer.
-        layer: the module that has it.
-        tensor: the layer's attribute, mostly `weight`.
-        parameter: its name in a dense model's state dict.
-        weight: its parametrization.
-        coefficients: the trainable parameter, (groups, coefficients_per_row).
+        name: name of the layer, as in `Weight.name`; "" if the model itself is the layer.
+        layer: module that has the weight.
+        tensor: attribute of the module, usually `weight`.
+        parameter: name of the weight in a dense model's state dict.
+        weight: parametrization of the weight.
+        coefficients: trainable parameter, (groups, coefficients_per_row).
     """
 
     name: str
@@ -161,12 +161,12 @@ class Curve(NamedTuple):
 
     @property
     def record(self) -> LayerRecord:
-        """The layer as a file describes it."""
+        """The layer's record in a file."""
         return LayerRecord(self.weight.shape, self.weight.curve, self.weight.errors)
 
 
 def curves(model: nn.Module) -> Iterator[Curve]:
-    """Every compressed weight of a model."""
+    """Yield every compressed weight of a model."""
     for path, layer in model.named_modules():
         if not parametrize.is_parametrized(layer):
             continue
@@ -179,13 +179,13 @@ def curves(model: nn.Module) -> Iterator[Curve]:
 
 
 def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
-    """Replace a weight by an encoded one, in place.
+    """Replace a layer's dense weight by an encoded one, in place.
 
     Args:
-        weight: of the encoded shape.
-        encoded: its encoding.
-        precision: of the coefficients in a file.
-        errors: against the dense weight.
+        weight: dense weight of a module.
+        encoded: its encoding, of the same shape.
+        precision: number format of the coefficients in a file.
+        errors: errors relative to the dense weight.
     """
     layer, tensor = weight.module, weight.tensor
     requires_grad = layer.get_parameter(tensor).requires_grad
@@ -194,23 +194,23 @@ def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, e
 
 
 def _register(layer: nn.Module, tensor: str, curve: CurveWeight) -> None:
-    # Unsafe, or torch decodes every weight once to see that its shape is right.
+    # unsafe=True skips torch's check of the shape, which would decode every weight once.
     parametrize.register_parametrization(layer, tensor, curve, unsafe=True)
-    # Torch gives every such layer a class of its own, which can not be found again by its name.
+    # Torch creates a class for every parametrized layer, and pickle cannot import it by name.
     setattr(type(layer), "__reduce_ex__", _reduce)  # noqa: B010
 
 
 def _reduce(layer: nn.Module, protocol: Any) -> Any:
-    """How to pickle a layer whose parametrizations are curves alone."""
+    """Return the pickle form of a layer (`object.__reduce_ex__`); all its parametrizations must be `CurveWeight`."""
     state = {**layer.__dict__, "_modules": dict(layer._modules)}
     parametrizations = state["_modules"].pop("parametrizations")
     own = {}
     for tensor, each in parametrizations.items():
         if len(each) != 1 or not isinstance(each[0], CurveWeight):
-            raise TenreoError(f"pickle: {tensor} of a layer has other parametrizations as well; save its state dict")
+            raise TenreoError(f"pickle: {tensor} of a layer also has other parametrizations; save its state dict")
         own[tensor] = each[0], each.original
-    for kept_twice in ("_flat_weights", "_flat_weight_refs"):  # of recurrent layers
-        state.pop(kept_twice, None)
+    for duplicate in ("_flat_weights", "_flat_weight_refs"):  # recurrent layers rebuild them after unpickling
+        state.pop(duplicate, None)
     return _unpickle, (type(layer).__bases__[0], state, own)
 
 
@@ -231,7 +231,7 @@ def _unpickle(
 
 @contextmanager
 def quantized_coefficients(model: nn.Module) -> Iterator[None]:
-    """Inside the context, a model's coefficients are rounded to what a file holds of them."""
+    """Round a model's coefficients, inside the context, to the values that a file would store."""
     saved: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         for curve in curves(model):
@@ -248,7 +248,7 @@ def quantized_coefficients(model: nn.Module) -> Iterator[None]:
 
 
 def expand_(model: nn.Module) -> nn.Module:
-    """Turn every compressed layer back into a plain dense one, in place, with its decoded weight.
+    """Replace every compressed layer in place by a dense layer with the decoded weight.
 
     >>> from tenreo import Recipe, Uniform, compress_
     >>> model = nn.Sequential(nn.Linear(64, 64))
@@ -260,7 +260,7 @@ def expand_(model: nn.Module) -> nn.Module:
         The same model.
 
     Raises:
-        TenreoError: when it is in DistributedDataParallel.
+        TenreoError: if it is in DistributedDataParallel.
     """
     for curve in list(curves(require_replaceable(model))):
         _remove(curve.layer, curve.tensor)
@@ -268,16 +268,17 @@ def expand_(model: nn.Module) -> nn.Module:
 
 
 def _remove(layer: nn.Module, tensor: str) -> None:
-    """Make a decoded weight a parameter again.
+    """Replace a decoded weight by a plain parameter.
 
-    `remove_parametrizations` deletes the tensor's property from the layer's class, which copies of the layer share.
+    Torch's `remove_parametrizations` deletes the property of the tensor from the layer's class, but deep copies of the
+    layer share that class and would break.
     """
     value = getattr(layer, tensor).detach().clone().as_subclass(Tensor)
     requires_grad = layer.get_parameter(f"parametrizations.{tensor}.original").requires_grad
     parametrizations = layer.get_submodule("parametrizations")
     delattr(parametrizations, tensor)
     own = type(layer)
-    if any(True for _ in parametrizations.children()):  # of other tensors
+    if any(True for _ in parametrizations.children()):  # other tensors are still parametrized
         names = {name: value for name, value in vars(own).items() if name not in (tensor, "__dict__", "__weakref__")}
         layer.__class__ = type(own.__name__, own.__bases__, names)
     else:

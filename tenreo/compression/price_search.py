@@ -51,7 +51,7 @@ def search_price(
         if not low < price < high:
             price = math.sqrt(low * high) if low > 0 and high < math.inf else (2 * low or high / 2)
     if high == math.inf:
-        raise TenreoError(f"target_size: no price leads to {limit:,} bytes; give more, or include more layers")
+        raise TenreoError(f"target_size: no price leads to {limit:,} bytes; allow more bytes, or include more layers")
     if tried != high:
         encode(high)
     return high

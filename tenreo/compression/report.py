@@ -1,4 +1,4 @@
-"""What compressing a model did: plain values."""
+"""Report of a compression: errors, bytes and seconds as plain values."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tenreo.files.records import LayerErrors, LayerRecord
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReport:
-    """One compressed layer.
+    """Report of one compressed layer.
 
     Attributes:
-        name: of the module that holds the weight.
-        shape: of the dense weight.
-        curve: the shape of its encoding.
-        squared_norm: of the dense weight.
-        squared_error: squared norm of what decoding loses.
-        squared_error_unrefined: the same before refinement, with the paper's encoding.
-        seconds: spent on encoding it, by one thread.
-        bytes_before: of the dense weight.
-        bytes_after: of coefficients, scales and positions in a file.
+        name: name of the layer.
+        shape: shape of the dense weight.
+        curve: shape of the encoding.
+        squared_norm: squared norm of the dense weight.
+        squared_error: squared norm of the difference between the dense and the decoded weight.
+        squared_error_unrefined: squared error before refinement, which the paper's encoding has.
+        seconds: time that one thread spent on the encoding.
+        bytes_before: bytes of the dense weight.
+        bytes_after: bytes of coefficients, scales and positions in a file.
     """
 
     name: str
@@ -39,26 +39,26 @@ class LayerReport:
 
     @property
     def snr(self) -> float:
-        """Signal-to-noise ratio in dB; infinite where nothing is lost."""
+        """Signal-to-noise ratio in dB; infinite if the error is zero."""
         return decibels(self.squared_norm, self.squared_error)
 
     @property
     def snr_unrefined(self) -> float:
-        """The same before refinement."""
+        """Signal-to-noise ratio in dB before refinement."""
         return decibels(self.squared_norm, self.squared_error_unrefined)
 
     @property
     def errors(self) -> LayerErrors:
-        """What a file keeps of the errors."""
+        """Errors that a file stores."""
         return LayerErrors(self.snr, self.snr_unrefined, self.squared_norm)
 
     @property
     def record(self) -> LayerRecord:
-        """The layer as a file describes it."""
+        """The layer's record in a file."""
         return LayerRecord(self.shape, self.curve, self.errors)
 
     def to_dict(self) -> dict[str, Any]:
-        """The layer as JSON can hold it; an infinite ratio is null."""
+        """Convert the report to JSON-compatible values; an infinite ratio becomes None."""
         own = {name: value for name, value in vars(self).items() if name != "curve"}
         ratios = {"snr": finite(self.snr), "snr_unrefined": finite(self.snr_unrefined)}
         return {**own, **vars(self.curve), "columns": self.record.columns, **ratios}
@@ -66,7 +66,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What compressing a model did to its layers, its counts and its bytes."""
+    """Report of a whole model: its compressed layers, and its counts and bytes before and after."""
 
     layers: tuple[LayerReport, ...]
     before: Counts
@@ -74,17 +74,17 @@ class Report:
 
     @property
     def snr(self) -> float:
-        """Signal-to-noise ratio in dB of all compressed layers together."""
+        """Signal-to-noise ratio in dB over all compressed layers."""
         return decibels(sum(x.squared_norm for x in self.layers), sum(x.squared_error for x in self.layers))
 
     @property
     def snr_unrefined(self) -> float:
-        """The same before refinement."""
+        """Signal-to-noise ratio in dB before refinement."""
         error = sum(x.squared_error_unrefined for x in self.layers)
         return decibels(sum(x.squared_norm for x in self.layers), error)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON can hold it; an infinite ratio is null."""
+        """Convert the report to JSON-compatible values; an infinite ratio becomes None."""
         return {
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),

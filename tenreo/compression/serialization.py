@@ -1,10 +1,10 @@
-"""A model as the tensors of a file, and back: packing, unpacking, and checking every name and shape."""
+"""Conversion between a model and the tensors of its file, with checks of all names, shapes and values."""
 
 from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,125 +17,115 @@ from tenreo.codec.packing import pack, unpack
 from tenreo.codec.position_coding import columns_per_output, decode_positions, encode_positions
 from tenreo.codec.precision import pack_coefficients, unpack_coefficients
 from tenreo.codec.shape import Positions
-from tenreo.compression.parametrization import curves, parametrize_
+from tenreo.compression.parametrization import Curve, curves, parametrize_
 from tenreo.compression.tensor_checks import check_fit, check_values
 from tenreo.errors import TenreoError
 from tenreo.files.header import Header, metadata
 from tenreo.files.layout import COEFFICIENTS, POSITIONS, SCALES, file_size
 from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.safetensors import record, write_tensors
-from tenreo.modules.ties import has_values, stored_state, tied_names
+from tenreo.modules.ties import has_values, tied_names
 from tenreo.modules.weights import find_weights
 from tenreo.modules.wrappers import full_tensor
 from tenreo.planning.recipe import DenseDtype, Recipe
 
 
 def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | None = None) -> None:
-    """Write a model, compressed or dense, with all that is needed to use it again.
+    """Write a compressed or dense model to a file, with all metadata that is needed to use it again.
 
-    Coefficients are written in the precision of their layer, what is left dense in the recipe's `dense_dtype`.
+    Coefficients are written in the precision of their layer, dense tensors in the recipe's `dense_dtype`.
 
     Args:
         model: any module.
-        path: of the file; replaced as a whole.
-        info: what the model is.
-        recipe: kept in the file.
+        path: path of the file; an existing file is replaced atomically.
+        info: description of the model.
+        recipe: recipe to store in the file; it also sets the format of dense tensors and positions.
 
     Raises:
-        TenreoError: when a number does not fit its format, a parameter is not finite, or the file can not be
-            written; an older one is then untouched.
+        TenreoError: if a value exceeds the range of its format, a parameter is not finite, or the file cannot be
+            written; an existing file is then unchanged.
     """
-    tensors, said = _content(model, info, recipe)
-    check_values(f"{path}: can not be written", tensors, tensors, _finite_names(model))
-    write_tensors(path, tensors, said)
+    tensors, entries, parameters = _file_content(model, info, recipe)
+    check_values(f"{path}: cannot be written", tensors, tensors, parameters)
+    write_tensors(path, tensors, entries)
 
 
 def written_size(model: nn.Module, info: ModelInfo, recipe: Recipe | None = None) -> int:
-    """The bytes of the file that `write_model` would write."""
-    tensors, said = _content(model, info, recipe)
-    return file_size({name: record(tensor) for name, tensor in tensors.items()}, said)
+    """Return the size in bytes of the file that `write_model` would write."""
+    tensors, entries, _ = _file_content(model, info, recipe)
+    return file_size({name: record(tensor) for name, tensor in tensors.items()}, entries)
 
 
-def _content(model: nn.Module, info: ModelInfo, recipe: Recipe | None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file and its metadata."""
-    dense_dtype = DenseDtype.FLOAT32 if recipe is None else recipe.dense_dtype
-    positions = Positions.CODED if recipe is None else recipe.positions
-    layers = {curve.name: replace(curve.record, positions=positions) for curve in curves(model)}
-    said = metadata(info, None if recipe is None else recipe.to_dict(), layers)
-    return file_tensors(model, dense_dtype, positions), said
-
-
-def file_tensors(
-    model: nn.Module, dense_dtype: DenseDtype = DenseDtype.FLOAT32, positions: Positions = Positions.CODED
-) -> dict[str, Tensor]:
-    """The tensors of a model under their names in a file, on the CPU; those that processes share are gathered.
-
-    Args:
-        model: compressed or dense.
-        dense_dtype: of floating-point tensors that are left dense.
-        positions: how they are to lie in the file.
+def _file_content(
+    model: nn.Module, info: ModelInfo, recipe: Recipe | None
+) -> tuple[dict[str, Tensor], dict[str, str], set[str]]:
+    """Return the tensors of a file on the CPU, its metadata entries, and the names of tensors that are parameters.
 
     Raises:
-        TenreoError: when the model is itself a compressed layer, or a number does not fit its format.
+        TenreoError: if the model is itself a compressed layer, an entry of its state dict is not a tensor, or a value
+            exceeds the range of its format.
     """
-    if any(not curve.name for curve in curves(model)):
-        raise TenreoError("save: the model is a layer, without a name for a file; save nn.Sequential(layer)")
-    for key, value in model.state_dict().items():
+    positions = Positions.CODED if recipe is None else recipe.positions
+    compressed = list(curves(model))
+    if any(not curve.name for curve in compressed):
+        raise TenreoError(
+            "save: the model is a single compressed layer, which has no name in a file; save nn.Sequential(layer)"
+        )
+    records = {curve.name: replace(curve.record, positions=positions) for curve in compressed}
+    entries = metadata(info, None if recipe is None else recipe.to_dict(), records)
+    ties, state = tied_names(model), model.state_dict()
+    for key, value in state.items():
         if value is not None and not has_values(value):
-            raise TenreoError(f"save: {key} is a {type(value).__name__}, and a file holds tensors with values alone")
-    names = _file_names(model)
-    tensors = {names[key]: full_tensor(value).cpu() for key, value in stored_state(model).items()}
-    coefficients = {curve.parameter + COEFFICIENTS for curve in curves(model)}
-    if dense_dtype != DenseDtype.FLOAT32:
-        for name, value in tensors.items():
-            if value.is_floating_point() and name not in coefficients:
-                tensors[name] = _cast(name, value, dense_dtype)
-    layers = [(curve.parameter + POSITIONS, curve.record) for curve in curves(model)]
+            raise TenreoError(f"save: {key} is a {type(value).__name__}; a file can store only tensors with values")
+    names = _file_names(ties, compressed)
+    tensors = {names[key]: full_tensor(state[key].detach()).cpu() for key in dict.fromkeys(ties.values())}
+    if recipe is not None and recipe.dense_dtype != DenseDtype.FLOAT32:
+        _cast_dense_(tensors, {curve.parameter + COEFFICIENTS for curve in compressed}, recipe.dense_dtype)
+    _pack_layers_(tensors, {curve.parameter: records[curve.name] for curve in compressed})
+    return tensors, entries, _parameter_names(model, names)
+
+
+def _pack_layers_(tensors: dict[str, Tensor], layers: Mapping[str, LayerRecord]) -> None:
+    """Replace the coefficients and positions of each layer, keyed by parameter name, by their stored form."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        stored = pool.map(lambda layer: stored_positions(tensors[layer[0]], layer[1], positions), layers)
-        tensors |= dict(zip((name for name, _ in layers), stored, strict=True))
-    for curve in curves(model):
-        name = curve.parameter
-        values, scales = pack_coefficients(tensors[name + COEFFICIENTS], curve.weight.curve.precision)
+        stored = pool.map(lambda name: stored_positions(tensors[name + POSITIONS], layers[name]), layers)
+        tensors |= dict(zip((name + POSITIONS for name in layers), stored, strict=True))
+    for name, layer in layers.items():
+        values, scales = pack_coefficients(tensors[name + COEFFICIENTS], layer.curve.precision)
         tensors[name + COEFFICIENTS] = values
         if scales is not None:
             tensors[name + SCALES] = scales
-    return tensors
 
 
-def stored_positions(positions: Tensor, layer: LayerRecord, kind: Positions) -> Tensor:
-    """The positions of a layer as they lie in a file.
+def stored_positions(positions: Tensor, layer: LayerRecord) -> Tensor:
+    """Convert positions to the form in which a file stores them.
 
     Args:
         positions: (columns,) int32, on the CPU.
-        layer: what else is known of it.
-        kind: how they are to lie there.
+        layer: record of the layer, which sets the storage format.
     """
     curve = layer.curve
-    if kind == Positions.CODED:
+    if layer.positions == Positions.CODED:
         return encode_positions(positions, curve.length, columns_per_output(layer.shape), curve.memory)
-    return pack(positions, curve.position_bits) if kind == Positions.PACKED else positions
+    return pack(positions, curve.position_bits) if layer.positions == Positions.PACKED else positions
 
 
-def _cast(name: str, value: Tensor, dtype: DenseDtype) -> Tensor:
-    cast = value.to(getattr(torch, dtype))
-    if not torch.equal(torch.isfinite(cast), torch.isfinite(value)):
-        raise TenreoError(
-            f"{name}: a value of {value.abs().max():.3g} does not fit into {dtype}; choose dense_dtype bfloat16"
-        )
-    return cast
+def _cast_dense_(tensors: dict[str, Tensor], coefficients: Container[str], dtype: DenseDtype) -> None:
+    """Cast all floating-point tensors except the coefficients."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and name not in coefficients:
+            cast = value.to(getattr(torch, dtype))
+            if not torch.equal(torch.isfinite(cast), torch.isfinite(value)):
+                raise TenreoError(
+                    f"{name}: a value of {value.abs().max():.3g} does not fit into {dtype}; choose dense_dtype bfloat16"
+                )
+            tensors[name] = cast
 
 
-def _finite_names(model: nn.Module) -> set[str]:
-    """Names in a file of the parameters; other tensors, such as masks, may hold what they hold."""
-    names = _file_names(model)
-    return {names[key] for key, _ in model.named_parameters()}
-
-
-def _file_names(model: nn.Module) -> dict[str, str]:
-    """State-dict key -> name in a file."""
-    names = {key: key for key in tied_names(model)}
-    for curve in curves(model):
+def _file_names(keys: Iterable[str], compressed: Iterable[Curve]) -> dict[str, str]:
+    """Map state-dict keys to names in a file."""
+    names = {key: key for key in keys}
+    for curve in compressed:
         path = curve.parameter.removesuffix(curve.tensor)
         prefix = f"{path}parametrizations.{curve.tensor}"
         names[f"{prefix}.original"] = curve.parameter + COEFFICIENTS
@@ -143,14 +133,19 @@ def _file_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
+def _parameter_names(model: nn.Module, names: Mapping[str, str]) -> set[str]:
+    """Return the names in a file of parameters, which must be finite; buffers, such as masks, need not be."""
+    return {names[key] for key, _ in model.named_parameters()}
+
+
 def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Fill a dense model of the right shapes with a file's tensors, compressing layers on the way.
+    """Load a file's tensors into a dense model in place, and replace its compressed layers by parametrizations.
 
     Returns:
         The same model.
 
     Raises:
-        TenreoError: when a name, shape, dtype or value does not fit; the message names it.
+        TenreoError: if a name, shape, dtype or value does not fit the model; the message contains the name.
     """
     weights = find_weights(model)
     state = dict(tensors)
@@ -167,14 +162,9 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
         weight, parameter = weights[name], weights[name].parameter
         state[parameter + COEFFICIENTS], state[parameter + POSITIONS] = encoded.coefficients, encoded.positions
         state.pop(parameter + SCALES, None)
-        empty = EncodedWeight(
-            encoded.coefficients.to(weight.value.dtype, copy=True),  # or the whole file stays in memory
-            encoded.positions,
-            encoded.length,
-            encoded.shape,
-            encoded.memory,
-        )
-        parametrize_(weight, empty, header.layers[name].curve.precision, header.layers[name].errors)
+        # A view of the file's tensors would keep the whole file in memory.
+        own = replace(encoded, coefficients=encoded.coefficients.to(weight.value.dtype, copy=True))
+        parametrize_(weight, own, header.layers[name].curve.precision, header.layers[name].errors)
     load_tensors_(model, state, header.path)
     return model
 
@@ -190,36 +180,34 @@ def _unpack_layer(name: str, record: LayerRecord, tensors: Mapping[str, Tensor],
     if record.positions == Positions.PACKED:
         positions = unpack(positions, record.curve.position_bits, record.columns)
     if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < length:
-        raise TenreoError(f"{path}: {name + POSITIONS} leaves [0, {length}); the file is damaged")
+        raise TenreoError(f"{path}: {name + POSITIONS} has values outside [0, {length}); the file is damaged")
     coefficients = unpack_coefficients(tensors[name + COEFFICIENTS], tensors.get(name + SCALES), record.curve)
     return EncodedWeight(coefficients, positions.to(torch.int32), length, record.shape, record.curve.memory)
 
 
 def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors under their names in a file.
+    """Load tensors into a model in place by their names in a file.
 
     Args:
-        model: dense, or with its layers compressed.
-        tensors: positions and coefficients unpacked.
-        path: of the file, for messages.
+        model: dense model, or one whose layers are already compressed.
+        tensors: tensors with unpacked positions and coefficients.
+        path: path of the file, for error messages.
 
     Raises:
-        MisfitError: naming what is missing, not expected, or of another shape.
-        TenreoError: naming a tensor whose values can not be those of a model.
+        MisfitError: if names are missing or unexpected, or shapes differ.
+        TenreoError: if a tensor has values that a model cannot have.
     """
-    own = model.state_dict()
-    names = _file_names(model)
-    ties = tied_names(model)
-    given = {ties[key] for key, n in names.items() if n in tensors}
-    # Files of old torch versions do not count batches, and nothing depends on it.
-    tied = {n for key, n in names.items() if ties[key] in given}
+    state, ties = model.state_dict(), tied_names(model)
+    names = _file_names(ties, curves(model))
+    loaded = {ties[key] for key, name in names.items() if name in tensors}
+    optional = {name for key, name in names.items() if ties[key] in loaded or name.endswith("num_batches_tracked")}
+    # Old torch versions did not store `num_batches_tracked`, and evaluation does not use it.
     check_fit(
-        path, {n: tuple(own[key].shape) for key, n in names.items()},
-        {n: tuple(tensor.shape) for n, tensor in tensors.items()},
-        {n for n in names.values() if n in tied or n.endswith("num_batches_tracked")},
+        path, {n: tuple(state[key].shape) for key, n in names.items()},
+        {n: tuple(tensor.shape) for n, tensor in tensors.items()}, optional,
     )  # fmt: skip
-    check_values(path, {n: own[key] for key, n in names.items()}, tensors, _finite_names(model))
-    # Some layers (MNASNet) ask which version of themselves was saved; files do not say: this one.
+    check_values(path, {n: state[key] for key, n in names.items()}, tensors, _parameter_names(model, names))
+    # Some layers (MNASNet) convert states of older versions. Files contain no versions; the current ones are assumed.
     versioned = OrderedDict((key, tensors[n]) for key, n in names.items() if n in tensors)
-    versioned._metadata = own._metadata  # type: ignore[attr-defined]
+    versioned._metadata = state._metadata  # type: ignore[attr-defined]
     model.load_state_dict(versioned, strict=False)

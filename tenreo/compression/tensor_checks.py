@@ -1,4 +1,4 @@
-"""Tensors that do not fit a model by their names, shapes or values, and the reason where it is plain."""
+"""Checks of tensor names, shapes and values before they are loaded into a model."""
 
 from __future__ import annotations
 
@@ -9,74 +9,74 @@ from torch import Tensor
 
 from tenreo.errors import TenreoError
 
-_SHOWN = 3  # names of each kind
+_SHOWN = 3  # names of one kind in a message
 
-Shapes = Mapping[str, tuple[int, ...]]  # by name in a file
+Shapes = Mapping[str, tuple[int, ...]]  # name in a file -> shape
 
 
 class MisfitError(TenreoError):
-    """Names or shapes are not those of the model, and the reason is not told."""
+    """Error for names or shapes that differ from the model's for an unknown reason."""
 
 
 def check_fit(source: object, own: Shapes, given: Shapes, optional: Container[str]) -> None:
-    """Raise unless tensors have the names and shapes of a model.
+    """Raise an error unless tensors have the names and shapes of a model's tensors.
 
     Args:
-        source: where the tensors come from, for the message.
-        own: shapes of the model.
+        source: origin of the tensors, for the message.
+        own: shapes of the model's tensors.
         given: shapes of the tensors.
         optional: names that may be missing.
 
     Raises:
-        TenreoError: naming three of each kind at most, and how many there are; a `MisfitError` unless the number of
-            classes alone is another one.
+        TenreoError: if only the number of classes differs.
+        MisfitError: if anything else differs; the message contains up to three names of each kind.
     """
     missing = [name for name in own if name not in given and name not in optional]
     extra = sorted(set(given) - set(own))
     wrong = [name for name in own if name in given and given[name] != own[name]]
     shapes = [f"{name} {list(given[name])} instead of {list(own[name])}" for name in wrong]
     kinds = (("missing", missing), ("not expected", extra), ("shape", shapes))
-    problems = [f"{what}: {some(names)}" for what, names in kinds if names]
+    problems = [f"{kind}: {abbreviate(names)}" for kind, names in kinds if names]
     if problems:
-        classes = "" if missing or extra else _other_classes(own, given, wrong)
-        kind = TenreoError if classes else MisfitError
-        raise kind(f"{source} does not fit the model; {'; '.join(problems)}{classes}")
+        classes = "" if missing or extra else _class_mismatch(own, given, wrong)
+        error = TenreoError if classes else MisfitError
+        raise error(f"{source} does not fit the model; {'; '.join(problems)}{classes}")
 
 
-def some(names: Sequence[str]) -> str:
-    """The first names, and how many there are in all where that is more.
+def abbreviate(names: Sequence[str]) -> str:
+    """Join the first three names and the number of further names.
 
-    >>> some(["a", "b", "c", "d", "e"])
+    >>> abbreviate(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
     """
     rest = len(names) - _SHOWN
     return f"{', '.join(names[:_SHOWN])}{f' and {rest:,} more' if rest > 0 else ''}"
 
 
-def _other_classes(own: Shapes, given: Shapes, wrong: list[str]) -> str:
-    """That the outputs differ in number, where nothing else is wrong than the last layer's."""
+def _class_mismatch(own: Shapes, given: Shapes, wrong: list[str]) -> str:
+    """Describe different numbers of classes; "" if another layer than the last one differs as well."""
     layer = wrong[-1].rpartition(".")[0]
     outputs = {(given[name][:1], own[name][:1]) for name in wrong}
     only = all(name.rpartition(".")[0] == layer for name in wrong) and list(own)[-1].rpartition(".")[0] == layer
     if not only or len(outputs) != 1 or not all(next(iter(outputs))):
         return ""
-    (there,), (here,) = outputs.pop()
-    return f"; these weights have {there} classes, the model has {here}"
+    (given_classes,), (own_classes,) = outputs.pop()
+    return f"; these weights have {given_classes} classes, the model has {own_classes}"
 
 
 def check_values(
     source: object, own: Mapping[str, Tensor], given: Mapping[str, Tensor], parameters: Container[str]
 ) -> None:
-    """Raise unless parameters and statistics of BatchNorm are numbers that a model can have.
+    """Raise an error unless parameters and BatchNorm statistics are finite, and variances are not negative.
 
     Args:
-        source: where the tensors come from, for the message.
-        own: tensors of the model, whose kinds of dtype are needed.
-        given: tensors to check; those that `own` has not are left alone.
-        parameters: names of those that are parameters.
+        source: origin of the tensors, for the message.
+        own: tensors of the model; floating-point and other dtypes must not be mixed up.
+        given: tensors to check; names that `own` lacks are ignored.
+        parameters: names of the tensors that are parameters.
 
     Raises:
-        TenreoError: naming the tensor.
+        TenreoError: if a tensor fails a check; the message contains its name.
     """
     for name in own:
         tensor = given.get(name)
@@ -86,6 +86,6 @@ def check_values(
             raise TenreoError(f"{source}: {name} is {tensor.dtype}, the model's is {own[name].dtype}")
         statistics = name.endswith((".running_mean", ".running_var"))
         if (statistics or name in parameters) and not torch.isfinite(tensor).all():
-            raise TenreoError(f"{source}: {name} holds NaN or infinity")
+            raise TenreoError(f"{source}: {name} contains NaN or infinity")
         if name.endswith(".running_var") and (tensor < 0).any():
-            raise TenreoError(f"{source}: {name} holds a negative variance")
+            raise TenreoError(f"{source}: {name} contains a negative variance")

@@ -18,6 +18,7 @@ from tenreo.errors import TenreoError
 from tenreo.evaluation.agreement import Agreement, compare
 from tenreo.files.records import Correction
 from tenreo.models.inputs import input_shape
+from tenreo.modules.wrappers import unwrapped
 from tenreo.planning.bisection import bisect
 from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.rates import OutputTarget, TargetKl
@@ -83,7 +84,7 @@ def compress_to_(
     dense = deepcopy(model).eval()
     inputs = images
     if inputs is None:
-        channels, *_, side = input_shape(model, size)
+        channels, *_, side = input_shape(unwrapped(model), size)
         inputs = noise_images(_NOISE_IMAGES, channels, side, seed=_NOISE_SEED)
     inputs = inputs.to(next(model.parameters()))
 

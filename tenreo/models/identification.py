@@ -16,12 +16,11 @@ from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_leaves
 
 from tenreo.compression.parametrization import curves
-from tenreo.compression.tensor_checks import some
+from tenreo.compression.tensor_checks import abbreviate
 from tenreo.files.records import ModelInfo
 from tenreo.models.builders import TRANSFORMING, build_info
 from tenreo.models.model_info import classifier_name, model_info
 from tenreo.models.names import architecture_names
-from tenreo.modules.wrappers import unwrapped
 
 _SIZES = (96, 224)  # pixels to try, then those that the architecture was trained with
 _ROUNDING = 1e-3  # of two runs of the same arithmetic in float32, relative
@@ -40,7 +39,6 @@ def identify(model: nn.Module) -> ModelInfo:
 
 def resemble(model: nn.Module) -> ModelInfo:
     """The info of the architecture that a model comes from, by its class and the shapes of its weights alone."""
-    model = unwrapped(model)
     found = next((c for c in type(model).__mro__ if c.__module__.startswith("torchvision.models.")), None)
     if found is None:
         return ModelInfo()
@@ -72,7 +70,6 @@ def difference(model: nn.Module, info: ModelInfo) -> str:
         model: compressed or dense, on any device, in either mode.
         info: that names an architecture, or a builder, which is called.
     """
-    model = unwrapped(model)
     plain = build_info(info, "meta", trusted=True).eval()
     kept = plain.state_dict()
     if any(buffer.is_meta and name not in kept for name, buffer in plain.named_buffers()):
@@ -81,7 +78,7 @@ def difference(model: nn.Module, info: ModelInfo) -> str:
     own, given = ({name: tuple(t.shape) for name, t in each.items()} for each in (plain.state_dict(), state))
     if own != given:
         other = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
-        return f"its tensors have other names or shapes ({some(other)})"
+        return f"its tensors have other names or shapes ({abbreviate(other)})"
     if _has_hooks(model, plain):
         return "it has forward hooks, which a file cannot store"
     if _dropout(model) != _dropout(plain):
@@ -157,10 +154,11 @@ def _filled(plain: nn.Module, own: set[str]) -> dict[str, Tensor]:
 
 def _dense_state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict that a model has when nothing of it is compressed."""
-    made = tuple(f"{c.parameter.removesuffix(c.tensor)}parametrizations.{c.tensor}." for c in curves(model))
+    compressed = list(curves(model))
+    made = tuple(f"{c.parameter.removesuffix(c.tensor)}parametrizations.{c.tensor}." for c in compressed)
     state = {name: value for name, value in model.state_dict().items() if not name.startswith(made)}
     with torch.no_grad():
-        for curve in curves(model):
+        for curve in compressed:
             weight: Tensor = getattr(curve.layer, curve.tensor)
             state[curve.parameter] = weight.detach().as_subclass(Tensor)
     return state

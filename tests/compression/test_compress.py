@@ -52,7 +52,7 @@ def test_a_weight_that_is_not_finite_changes_nothing():
     net = strided_and_grouped()
     with torch.no_grad():
         net[7].weight[0, 0] = torch.nan
-    with pytest.raises(TenreoError, match="7: the weight holds NaN"):
+    with pytest.raises(TenreoError, match="7: the weight contains NaN"):
         tenreo.compress_(net, RECIPE)
     assert not any(parametrize.is_parametrized(m) for m in net.modules())
 

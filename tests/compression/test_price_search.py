@@ -35,7 +35,7 @@ def test_coarse_files_are_never_larger_and_impossible_ones_are_refused():
 
     price = search_price(encode, 2000, 10_000, 1e-3)
     assert price >= 1
-    with pytest.raises(TenreoError, match=r"target_size: no price leads to 500 bytes; give more"):
+    with pytest.raises(TenreoError, match=r"target_size: no price leads to 500 bytes; allow more"):
         search_price(encode, 500, 10_000, 1.0)
 
 

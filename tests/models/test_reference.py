@@ -47,7 +47,10 @@ def test_reads_the_reference_implementations_files(saved_file, reference_state, 
         (lambda s: s.update({"fc.index": s["fc.index"] + 0.5}), "the index is float32, needs integers"),
         (lambda s: s.update({"fc.index": s["fc.index"].bool()}), "the index is bool, needs integers"),
         (lambda s: s.update({"fc.index": s["fc.index"].to(torch.complex64)}), "fc.index is complex64"),
-        (lambda s: s.update({"bn1.running_var": -s["bn1.running_var"]}), "bn1.running_var holds a negative variance"),
+        (
+            lambda s: s.update({"bn1.running_var": -s["bn1.running_var"]}),
+            "running_var contains a negative variance",
+        ),
     ],
 )
 def test_checkpoints_that_do_not_fit_are_refused(saved_file, reference_state, tmp_path, change, match):
