@@ -1,4 +1,4 @@
-"""Small networks that several tests use, each always with the same weights."""
+"""Small networks for tests, with fixed weights."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ import tenreo
 
 
 def convolutional():
-    """Dense, all that the general rule tells apart: a first, large and small convolutions, BatchNorm, Linear."""
+    """Dense network with all cases of the general rule: first layer, large and small convolutions, norm, Linear."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Conv2d(128, 64, 1),
@@ -16,7 +16,7 @@ def convolutional():
 
 
 def strided_and_grouped():
-    """Dense, with strides, padding and groups of its own."""
+    """Dense network whose convolutions have a stride, padding and groups."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
@@ -26,7 +26,7 @@ def strided_and_grouped():
 
 
 def two_norms(norm=True):
-    """Dense, two convolutions with BatchNorms that have seen something, or without any."""
+    """Dense network of two convolutions, with BatchNorms in a trained state or without BatchNorm."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)]
     first, second = (nn.BatchNorm2d(64) if norm else nn.Identity() for _ in range(2))
@@ -38,7 +38,7 @@ def two_norms(norm=True):
 
 
 def golden():
-    """Dense; the files tests/data/{float32,float16,bfloat16,int8,int6}.safetensors are it, compressed."""
+    """Dense network; tests/data/{float32,float16,bfloat16,int8,int6}.safetensors contain it in compressed form."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 32, 3), nn.AdaptiveAvgPool2d(1),
@@ -47,7 +47,7 @@ def golden():
 
 
 def compressed():
-    """Compressed, for images of 12 by 12 pixels; layers 3 and 6."""
+    """Network for images of 12 by 12 pixels, with layers 3 and 6 compressed."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.AdaptiveAvgPool2d(1),
@@ -58,7 +58,7 @@ def compressed():
 
 
 def digits_classifier():
-    """Compressed, with BatchNorm and dropout, for digits of 32 by 32 pixels."""
+    """Compressed network with BatchNorm and dropout, for digits of 32 by 32 pixels."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 64, 3, stride=2), nn.ReLU(),
@@ -69,7 +69,7 @@ def digits_classifier():
 
 
 def without_batchnorm():
-    """Compressed, without BatchNorm and dropout: several processes can then equal one."""
+    """Compressed network without BatchNorm and dropout, so that several processes give the result of one process."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 64, 3, stride=2), nn.ReLU(),

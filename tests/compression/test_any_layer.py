@@ -1,4 +1,4 @@
-"""Weights of every kind of layer: found, compressed, saved, trained, and plain again."""
+"""Weights of every layer type: planning, compressing, saving, training and expanding."""
 
 import copy
 import pickle
@@ -18,7 +18,7 @@ from tenreo.modules.wrappers import unwrapped
 
 
 class Own(nn.Module):
-    """Parameters of its own, without layers."""
+    """Module with direct parameters and no layers."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class Own(nn.Module):
 
 
 class Everything(nn.Module):
-    """One layer of every kind, in a row."""
+    """Network with one layer of every supported type, in sequence."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ def test_every_matrix_is_in_the_plan(dense):
     assert plan.coverage == covered / sum(p.numel() for p in dense.parameters())
 
 
-def test_by_default_what_multiplies_inputs_is_compressed(dense):
+def test_by_default_weights_that_multiply_inputs_are_compressed(dense):
     plan = tenreo.resolve(tenreo.Recipe(4, tenreo.Uniform(2.0)), dense)
     assert [layer.name for layer in plan.compressed] == [
         "attention.in_proj_weight", "attention.out_proj", "transposed", "volume",
@@ -89,7 +89,7 @@ def test_by_default_what_multiplies_inputs_is_compressed(dense):
     ]  # fmt: skip
 
 
-def test_keeping_everything_changes_nothing(dense):
+def test_rate_one_changes_nothing(dense):
     net = copy.deepcopy(dense)
     tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(1.0), include=("*",), refine=0))
     assert len(list(curves(net))) == 24
@@ -108,14 +108,14 @@ def test_a_file_gives_the_same_outputs(net, dense, tmp_path):
     assert "lstm.weight_hh_l1_reverse.positions" in header.tensors and "lstm.weight_hh_l1_reverse" in header.layers
 
 
-def test_copies_and_pickles_are_models_of_their_own(net):
+def test_copies_and_pickles_are_independent_models(net):
     y = net(WORDS)
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert torch.equal(other(WORDS), y)
         assert torch.equal(tenreo.expand_(other)(WORDS), y) and torch.equal(net(WORDS), y)
 
 
-def test_everything_is_trained(net):
+def test_every_parameter_is_trained(net):
     net.train()(WORDS).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
     before = net.lstm.weight_ih_l0.detach().clone()
@@ -123,7 +123,7 @@ def test_everything_is_trained(net):
     assert not torch.equal(net.lstm.weight_ih_l0, before)
 
 
-def test_expanded_it_is_the_dense_model_again(net, dense):
+def test_expanding_restores_the_dense_model(net, dense):
     y = net(WORDS)
     tenreo.expand_(net)
     assert torch.equal(net(WORDS), y) and not any(parametrize.is_parametrized(m) for m in net.modules())
@@ -133,7 +133,7 @@ def test_expanded_it_is_the_dense_model_again(net, dense):
     assert net.lstm.weight_ih_l0.grad is not None
 
 
-def test_what_is_compressed_stays_so_at_a_second_time(dense, tmp_path):
+def test_a_second_compression_skips_compressed_layers(dense, tmp_path):
     net, recipe = copy.deepcopy(dense), tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0, pack="plain")
     first = tenreo.compress_(net, recipe)
     weight = net.transposed.weight.detach().clone()
@@ -156,7 +156,7 @@ def test_sparse_and_renormalized_embeddings_are_left_dense():
         assert "sparse gradients or is renormalized" in plan.layers[0].why_dense
 
 
-def test_a_wrapped_network_keeps_its_rule():
+def test_a_network_inside_another_keeps_its_layer_rule():
     class Wrapped(nn.Module):
         def __init__(self):
             super().__init__()
@@ -188,14 +188,14 @@ def test_wrapped_models_are_compressed_and_expanded(dense, wrap):
 
 @pytest.fixture
 def group(tmp_path):
-    """A process group of this process alone."""
+    """A process group with this process as its only member."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.usefixtures("group")
-def test_what_keeps_parameters_is_refused():
+def test_distributed_data_parallel_is_refused():
     net = nn.Sequential(nn.Linear(64, 64))
     wrapped = torch.compile(nn.parallel.DistributedDataParallel(net))
     for change in (partial(tenreo.compress_, recipe=tenreo.Recipe(4, tenreo.Uniform(2.0))), tenreo.expand_):
@@ -205,7 +205,7 @@ def test_what_keeps_parameters_is_refused():
 
 
 @pytest.mark.usefixtures("group")
-def test_shards_are_gathered_in_a_file(tmp_path):
+def test_sharded_parameters_are_gathered_in_a_file(tmp_path):
     from torch.distributed.fsdp import fully_shard
 
     net, x = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10)), torch.randn(3, 64)
@@ -222,7 +222,7 @@ def test_shards_are_gathered_in_a_file(tmp_path):
     assert not (tmp_path / "m.pth").exists()
 
 
-def test_layers_can_have_recipes_of_their_own(dense):
+def test_layers_can_have_their_own_recipes(dense):
     recipe = tenreo.Recipe(
         4, tenreo.Uniform(2.0), include=("*",), refine=0,
         layers={
@@ -254,6 +254,6 @@ def test_layers_can_have_recipes_of_their_own(dense):
         ([], "needs layer-name patterns"),
     ],
 )
-def test_refuses_recipes_of_layers_that_make_no_sense(dense, layers, match):
+def test_invalid_layer_recipes_are_refused(dense, layers, match):
     with pytest.raises(TenreoError, match=match):
         tenreo.resolve(tenreo.Recipe(4, tenreo.Uniform(2.0), layers=layers), dense)

@@ -1,4 +1,4 @@
-"""Compressing: weights, report and counts agree; nothing is left half done."""
+"""Compression: weights, report and counts agree, and a failure leaves the model unchanged."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -27,7 +27,7 @@ def test_report_and_weights_agree_with_the_codec():
     assert report.layers[0].snr == pytest.approx(snr.item(), abs=1e-3)
     assert report.after.coefficients == 4 * 512 * 2 and report.after.positions == 2048
     packed = report.before.bytes - 2 * 4096 * 4 + 4096 * 4 + 2 * 1024 * 10 // 8
-    assert packed - 500 < report.after.bytes < packed  # positions are coded
+    assert packed - 500 < report.after.bytes < packed  # the positions are entropy-coded
     assert tenreo.compress_(strided_and_grouped(), replace(RECIPE, pack="plain")).after.bytes == packed
 
 
@@ -41,7 +41,7 @@ def test_jobs_never_change_the_result():
         assert all(torch.equal(states[0][k], other[k]) for k in states[0])
 
 
-def test_refuses_a_second_time_and_other_parametrizations():
+def test_compressing_a_layer_twice_is_refused():
     net = strided_and_grouped()
     tenreo.compress_(net, RECIPE)
     with pytest.raises(TenreoError, match=r"parametrized already \(CurveWeight\); tenreo.expand_"):
@@ -57,7 +57,7 @@ def test_a_weight_that_is_not_finite_changes_nothing():
     assert not any(parametrize.is_parametrized(m) for m in net.modules())
 
 
-def test_refuses_no_jobs():
+def test_zero_jobs_are_refused():
     with pytest.raises(TenreoError, match="jobs: given 0"):
         tenreo.compress_(strided_and_grouped(), RECIPE, jobs=0)
 
@@ -90,8 +90,8 @@ def test_a_weight_out_of_range_is_named_and_changes_nothing(value):
 
 
 @pytest.mark.parametrize("allocate", [False, True])
-def test_torchs_number_of_threads_changes_nothing(allocate):
-    """Neither the result, nor afterwards what others find; a row or three are split among threads, four are not."""
+def test_the_number_of_torch_threads_changes_nothing(allocate):
+    """The number is also restored afterwards; torch splits one or three rows over threads, but not four."""
     torch.manual_seed(0)
     dense = nn.Sequential(nn.Linear(300, 200), nn.Linear(330, 210))
     states, before = [], torch.get_num_threads()
@@ -102,8 +102,8 @@ def test_torchs_number_of_threads_changes_nothing(allocate):
             recipe = tenreo.Recipe(groups, tenreo.Uniform(3.0), refine=4, allocate=allocate)
             report = tenreo.compress_(model, recipe, jobs=2)
             assert torch.get_num_threads() == threads
-            parts = [layer.squared_error for layer in report.layers]
-            states.append((groups, parts, [t.tolist() for t in model.state_dict().values()]))
+            errors = [layer.squared_error for layer in report.layers]
+            states.append((groups, errors, [t.tolist() for t in model.state_dict().values()]))
     finally:
         torch.set_num_threads(before)
     for groups in (1, 3):

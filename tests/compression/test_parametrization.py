@@ -1,4 +1,4 @@
-"""Compressed layers: what decodes, what is trained, and plain layers again."""
+"""Compressed layers: decoding, training, copying, pickling and expanding."""
 
 import copy
 import multiprocessing
@@ -46,7 +46,7 @@ def test_assigning_a_weight_projects_it():
     net = strided_and_grouped()
     tenreo.compress_(net, RECIPE)
     weight = net[4].weight.detach().clone()
-    net[4].weight = weight  # what the curve can hold comes back as it was
+    net[4].weight = weight  # the curve represents this weight exactly
     torch.testing.assert_close(net[4].weight, weight, atol=1e-6, rtol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_curves_are_the_compressed_layers():
         assert curve.record == layer.record and curve.weight.curve == layer.curve
 
 
-def test_coefficients_are_quantized_for_a_while():
+def test_coefficients_are_quantized_inside_the_context():
     net = strided_and_grouped()
     tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0, precision="bfloat16"))
     coefficients = next(curves(net)).coefficients
@@ -91,7 +91,7 @@ def test_coefficients_are_quantized_for_a_while():
     assert torch.equal(coefficients, before)
 
 
-def test_copies_are_expanded_one_by_one():
+def test_copies_are_expanded_independently():
     net = strided_and_grouped()
     tenreo.compress_(net, RECIPE)
     y = net(X)
@@ -125,29 +125,29 @@ def test_pickled_models_are_the_same_and_can_be_trained():
     assert torch.equal(tenreo.expand_(again)(X), net(X))
 
 
-def double(net, queue):
+def put_outputs(net, queue):
     queue.put(net(X).tolist())
 
 
-def test_another_process_gets_the_model():
+def test_a_pickled_model_runs_in_another_process():
     net = strided_and_grouped()
     tenreo.compress_(net, RECIPE)
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    process = context.Process(target=double, args=(pickle.loads(pickle.dumps(net)), queue))
+    process = context.Process(target=put_outputs, args=(pickle.loads(pickle.dumps(net)), queue))
     process.start()
-    there = torch.tensor(queue.get())
+    outputs = torch.tensor(queue.get())
     process.join()
-    torch.testing.assert_close(there, net(X))
+    torch.testing.assert_close(outputs, net(X))
 
 
 def average_state_dict(average, model, decay):
-    """As timm's ModelEmaV2 does it, for integers as well."""
+    """Average all values of the state dict, integers included, as timm's ModelEmaV2 does."""
     for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         mean.copy_(decay * mean + (1 - decay) * value)
 
 
-def test_averages_never_change_positions():
+def test_weight_averaging_never_changes_positions():
     net = strided_and_grouped()
     tenreo.compress_(net, RECIPE)
     y, positions = net(X), next(curves(net)).weight.positions
@@ -205,14 +205,14 @@ def test_loading_refuses_positions_that_do_not_fit():
         lambda layer: setattr(layer.weight, "data", layer.weight.data + 1),
     ],
 )
-def test_a_change_in_place_that_would_be_lost_is_refused(change):
+def test_an_in_place_change_of_a_decoded_weight_is_refused(change):
     net = strided_and_grouped()
     tenreo.compress_(net, RECIPE)
     with torch.no_grad(), pytest.raises(TenreoError, match=r"weight: .* is decoded.*expand_"):
         change(net[4])
 
 
-def test_a_decoded_weight_is_a_plain_tensor_for_all_else():
+def test_operations_on_a_decoded_weight_return_plain_tensors():
     net = strided_and_grouped()
     tenreo.compress_(net, RECIPE)
     weight = net[4].weight
@@ -221,14 +221,14 @@ def test_a_decoded_weight_is_a_plain_tensor_for_all_else():
     assert torch.equal(copy.deepcopy(weight), weight) and weight.requires_grad
 
 
-def bytes_of(net):
-    """Of all that a model keeps: its parameters, its buffers and the indices of its compressed layers."""
-    kept = [*net.parameters(), *net.buffers(), *(v for c in curves(net) for v in vars(c.weight).values())]
-    return sum(t.numel() * t.element_size() for t in kept if isinstance(t, torch.Tensor))
+def memory_bytes(net):
+    """Return the bytes of the parameters, the buffers and the tensors of compressed layers."""
+    tensors = [*net.parameters(), *net.buffers(), *(v for c in curves(net) for v in vars(c.weight).values())]
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
 
 
 def test_a_compressed_model_is_smaller_in_memory():
     net = torch.nn.Sequential(torch.nn.Linear(256, 256))
-    dense = bytes_of(net)
+    dense = memory_bytes(net)
     tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0))
-    assert bytes_of(net) == dense - 256 * 256 * 4 + 16384 * (4 + 2)  # coefficients, and an index of 16 bits
+    assert memory_bytes(net) == dense - 256 * 256 * 4 + 16384 * (4 + 2)  # coefficients, and an index of 16-bit integers

@@ -1,4 +1,4 @@
-"""Sizes reached by a price: the search against formulas, and files against what was asked for."""
+"""Search for the price that reaches a file size: on formulas, and on real files."""
 
 import copy
 
@@ -16,8 +16,8 @@ from tenreo.files.header import read_header
 
 
 @given(st.floats(0.2, 8), st.floats(-6, 6), st.floats(0.4, 1.2))
-def test_a_price_is_found_where_bytes_fall_with_its_logarithm(bits, away, steepness):
-    """Files of 10,000 weights and 2,000 bytes of all else, wherever the search begins."""
+def test_the_search_converges_if_bytes_fall_with_the_logarithm_of_the_price(bits, away, steepness):
+    """The simulated file has 10,000 weights and 2,000 bytes of other data; the search starts far from the solution."""
     tried = []
 
     def encode(price):
@@ -29,7 +29,7 @@ def test_a_price_is_found_where_bytes_fall_with_its_logarithm(bits, away, steepn
     assert price == tried[-1] and 0.99 * limit <= encode(price) <= limit and len(tried) < 14
 
 
-def test_coarse_files_are_never_larger_and_impossible_ones_are_refused():
+def test_the_limit_holds_if_sizes_jump_and_an_impossible_limit_is_refused():
     def encode(price):
         return 3000 if price < 1 else 1000
 
@@ -40,7 +40,7 @@ def test_coarse_files_are_never_larger_and_impossible_ones_are_refused():
 
 
 @pytest.mark.parametrize("size", [40_000, 60_000, 90_000])
-def test_files_have_the_size_that_was_asked_for(tmp_path, size):
+def test_files_have_the_requested_size(tmp_path, size):
     model, path = convolutional(), tmp_path / "m.safetensors"
     recipe = tenreo.Recipe(None, tenreo.TargetSize(size), dense_dtype="float16")
     report = tenreo.compress_(model, recipe)
@@ -71,7 +71,7 @@ def test_a_dry_run_needs_no_values():
 
 
 def test_an_accuracy_is_reached_with_the_fewest_bytes(tmp_path):
-    """On a small network and images of its own: more is kept where more is asked for."""
+    """A stricter target gives a larger file."""
     torch.manual_seed(0)
     dense = nn.Sequential(
         nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64), nn.ReLU(),

@@ -1,4 +1,4 @@
-"""Models as the tensors of a file, and back; files of the versions before."""
+"""Conversion between models and the tensors of files, including files of earlier versions."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from torch import nn
 import tenreo
 from tenreo.codec.packing import unpack
 from tenreo.compression.parametrization import quantized_coefficients
-from tenreo.compression.serialization import file_tensors
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
+from tenreo.files.safetensors import read_tensors
 from tenreo.planning.recipe import recipe_of
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8", "int6"])
-def test_quantized_files_load_as_what_was_compressed(tmp_path, precision):
+def test_quantized_files_load_as_the_model_that_was_saved(tmp_path, precision):
     model = convolutional()
     recipe = tenreo.Recipe(4, tenreo.Uniform(8.0), refine=2, position_bits=8, precision=precision)
     tenreo.compress_(model, recipe)
@@ -34,7 +34,7 @@ def test_quantized_files_load_as_what_was_compressed(tmp_path, precision):
     assert (record.curve.length, record.curve.position_bits, record.curve.precision) == (256, 8, precision)
 
 
-def test_what_is_left_dense_in_half_precision(tmp_path):
+def test_dense_tensors_are_stored_in_half_precision(tmp_path):
     model = convolutional()
     with torch.no_grad():
         model[1].running_var[3] = 1e6
@@ -51,7 +51,7 @@ def test_what_is_left_dense_in_half_precision(tmp_path):
     assert torch.equal(again[0].weight, model[0].weight.half().float())
 
 
-def test_a_model_that_is_a_layer_says_how_to_save_it(tmp_path):
+def test_a_model_that_is_a_single_layer_is_refused_with_a_hint(tmp_path):
     layer = nn.Linear(64, 64)
     tenreo.compress_(layer, tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0))
     with pytest.raises(TenreoError, match=r"save nn\.Sequential\(layer\)"):
@@ -59,7 +59,7 @@ def test_a_model_that_is_a_layer_says_how_to_save_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_training_is_judged_by_what_is_stored():
+def test_quantized_coefficients_are_those_that_a_file_stores(tmp_path):
     model = convolutional()
     tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0, precision="int6"))
     coefficients = model[2].parametrizations.weight.original
@@ -69,20 +69,21 @@ def test_training_is_judged_by_what_is_stored():
     trained = coefficients.detach().clone()
     with quantized_coefficients(model):
         judged = coefficients.detach().clone()
-        tensors = file_tensors(model)
+        tenreo.save(model, tmp_path / "m.safetensors")
+    tensors = read_tensors(tmp_path / "m.safetensors")
     codes = unpack(tensors["2.weight.coefficients"], 6, coefficients.numel())
     steps = judged[0, :64] / tensors["2.weight.scales"][0, 0].float()
     assert torch.equal(codes[:64] - 32, steps.round().long())
     assert torch.equal(coefficients, trained) and not torch.equal(judged, stored)
 
 
-# precision of the coefficients -> dtype of what is left dense
+# precision of the coefficients -> dtype of the dense tensors
 GOLDEN = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16", "int8": "float32", "int6": "float16"}
 
 
 @pytest.mark.parametrize("precision", GOLDEN)
 def test_golden_files_come_back_byte_by_byte(tmp_path, precision):
-    """Files of the version before the modules were put into rooms; loaded and saved, not a byte differs."""
+    """Files written by an earlier version are byte-equal after loading and saving."""
     path = DATA / f"{precision}.safetensors"
     recipe = tenreo.Recipe(
         4, tenreo.Uniform(4.0), ("3", "6"), refine=3, position_bits=7, precision=precision,
@@ -94,8 +95,8 @@ def test_golden_files_come_back_byte_by_byte(tmp_path, precision):
 
 
 @pytest.mark.parametrize("precision", GOLDEN)
-def test_golden_files_are_what_compressing_gives(precision):
-    """To 0.05 dB: another torch may round otherwise."""
+def test_golden_files_equal_a_new_compression(precision):
+    """The tolerance is 0.05 dB, because torch versions round differently."""
     header, model = read_header(DATA / f"{precision}.safetensors"), golden()
     report = tenreo.compress_(model, recipe_of(header))
     assert [x.name for x in report.layers] == list(header.layers) == ["3", "6"]
@@ -126,7 +127,7 @@ def test_tied_weights_are_written_once(tmp_path):
         tenreo.load(path, untied)
 
 
-def test_a_state_that_is_no_tensor_is_refused_before_anything_is_written(tmp_path):
+def test_state_that_is_not_a_tensor_is_refused_before_writing(tmp_path):
     class Extra(torch.nn.Linear):
         def get_extra_state(self):
             return {"scale": 1.0}

@@ -1,3 +1,5 @@
+"""Correction of statistics: the formulas against independent implementations, and all supported inputs."""
+
 import copy
 
 import numpy as np
@@ -25,7 +27,7 @@ def net(norm=nn.BatchNorm2d):
 
 
 def settled(model, *shape):
-    """A model with running statistics, weights and biases like those of a trained one."""
+    """Set BatchNorms to random affine parameters and statistics of a trained model, in place; return the model."""
     torch.manual_seed(1)
     with torch.no_grad():
         for m in model.modules():
@@ -46,8 +48,8 @@ def pair(norm=nn.BatchNorm2d):
     return small, dense
 
 
-def doubled(dense, name):
-    """The model with the output of a layer scaled and shifted: correction can undo it entirely."""
+def perturbed(dense, name):
+    """Return a copy with the output of a layer scaled and shifted, which a correction can undo entirely."""
     changed = copy.deepcopy(dense)
     layer = changed.get_submodule(name)
     with torch.no_grad():
@@ -56,8 +58,8 @@ def doubled(dense, name):
     return changed
 
 
-def left(changed, dense, x, before):
-    """How much of the error that a change made is still there."""
+def remaining_error(changed, dense, x, before):
+    """Return the output error of a corrected model, relative to the error before the correction."""
     with torch.no_grad():
         return ((changed(x) - dense(x)).norm() / (before(x) - dense(x)).norm()).item()
 
@@ -68,8 +70,8 @@ def moments(x):
 
 
 def by_hand(small, dense, batches, norms, prior):
-    """The formula, as an oracle: hooks that replace the outputs of nn.BatchNorm on every call."""
-    seen = {}
+    """Compute the matched statistics independently, with hooks that replace the outputs of nn.BatchNorm."""
+    measured = {}
 
     def replace(model, name, other):
         norm = model.get_submodule(name)
@@ -77,18 +79,18 @@ def by_hand(small, dense, batches, norms, prior):
         def hook(_, inputs, __):
             x = inputs[0].double()
             m, v = moments(x)
-            seen.setdefault((id(model), name), []).append((m, v, x.numel() // len(m)))
+            measured.setdefault((id(model), name), []).append((m, v, x.numel() // len(m)))
             n = x.numel() // len(m)
-            share = n / (n + prior)
+            t = n / (n + prior)
             rm, rv = dense.get_submodule(name).running_mean, dense.get_submodule(name).running_var
             am, av = rm, rv
             if other is None:
-                mean, var = share * m + (1 - share) * am, share * v + (1 - share) * av
+                mean, var = t * m + (1 - t) * am, t * v + (1 - t) * av
             else:
-                dm, dv, _ = seen[id(other), name][-1]
-                bm, bv = share * dm + (1 - share) * am, share * dv + (1 - share) * av
-                ratio = ((v + norm.eps) / (dv + norm.eps)) ** share
-                mean, var = bm * ratio.sqrt() + share * (m - dm * ratio.sqrt()), bv * ratio
+                dm, dv, _ = measured[id(other), name][-1]
+                bm, bv = t * dm + (1 - t) * am, t * dv + (1 - t) * av
+                ratio = ((v + norm.eps) / (dv + norm.eps)) ** t
+                mean, var = bm * ratio.sqrt() + t * (m - dm * ratio.sqrt()), bv * ratio
             shape = (1, -1) + (1,) * (x.dim() - 2)
             y = (x - mean.reshape(shape)) / (var.reshape(shape) + norm.eps).sqrt()
             return (y * norm.weight.reshape(shape) + norm.bias.reshape(shape)).float()
@@ -106,22 +108,22 @@ def by_hand(small, dense, batches, norms, prior):
     for name in norms:
         pooled = []
         for model in (dense, small):
-            calls = seen[id(model), name]
+            calls = measured[id(model), name]
             total = sum(n for *_, n in calls)
             mean = sum(m * n for m, _, n in calls) / total
             pooled += [mean, sum((v + (m - mean) ** 2) * n for m, v, n in calls) / total]
         dm, dv, cm, cv = pooled
-        share, norm = total / (total + prior), dense.get_submodule(name)
-        ratio = ((cv + norm.eps) / (dv + norm.eps)) ** share
+        t, norm = total / (total + prior), dense.get_submodule(name)
+        ratio = ((cv + norm.eps) / (dv + norm.eps)) ** t
         result[name] = (
-            norm.running_mean * ratio.sqrt() + share * (cm - dm * ratio.sqrt()),
+            norm.running_mean * ratio.sqrt() + t * (cm - dm * ratio.sqrt()),
             norm.running_var * ratio,
         )
     return result
 
 
 @pytest.mark.parametrize("sizes", [(32,), (12, 20), (2, 1, 2)])
-def test_matching_is_the_formula_with_batch_statistics_on_the_way(sizes):
+def test_matching_equals_the_formula_with_batch_statistics(sizes):
     small, dense = pair()
     torch.manual_seed(3)
     batches = [2 * torch.randn(n, 3, 8, 8) + 1 for n in sizes]
@@ -133,7 +135,7 @@ def test_matching_is_the_formula_with_batch_statistics_on_the_way(sizes):
         torch.testing.assert_close(small.get_submodule(name).running_var, var.float(), rtol=1e-4, atol=1e-5)
 
 
-def test_on_many_values_it_is_the_formula_of_the_design():
+def test_on_many_values_matching_equals_the_formula_without_a_prior():
     small, dense = pair()
     x = torch.randn(256, 3, 8, 8)
     with torch.no_grad():
@@ -149,11 +151,11 @@ def test_on_many_values_it_is_the_formula_of_the_design():
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d])
 def test_a_scaled_and_shifted_layer_is_undone(norm, images):
     dense = net(norm)
-    changed = doubled(dense, "3")
+    changed = perturbed(dense, "3")
     x = torch.randn(8, 3, 8, 8)
     done = tenreo.match_statistics_(changed, dense, images, size=8)
     assert done.batchnorms == 2
-    assert left(changed, dense, x, doubled(dense, "3")) < 0.05
+    assert remaining_error(changed, dense, x, perturbed(dense, "3")) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -166,24 +168,24 @@ def test_a_scaled_and_shifted_layer_is_undone(norm, images):
 )
 def test_batchnorm_of_every_dimension(layers, shape):
     dense = settled(nn.Sequential(*copy.deepcopy(layers)), *shape)
-    changed = doubled(dense, "0")
+    changed = perturbed(dense, "0")
     x = torch.randn(4096, *shape)
     tenreo.match_statistics_(changed, dense, [x])
-    assert left(changed, dense, x, doubled(dense, "0")) < 0.05
+    assert remaining_error(changed, dense, x, perturbed(dense, "0")) < 0.05
 
 
-def test_a_batchnorm_that_acts_too_is_corrected():
-    class Acting(nn.BatchNorm2d):  # as timm's BatchNormAct2d
+def test_a_batchnorm_with_an_activation_is_corrected():
+    class BatchNormAct(nn.BatchNorm2d):  # like timm's BatchNormAct2d
         def forward(self, x):
             return super().forward(x).relu()
 
-    dense = settled(nn.Sequential(nn.Conv2d(3, 16, 3), Acting(16)), 3, 8, 8)
-    changed, x = doubled(dense, "0"), torch.randn(256, 3, 8, 8)
+    dense = settled(nn.Sequential(nn.Conv2d(3, 16, 3), BatchNormAct(16)), 3, 8, 8)
+    changed, x = perturbed(dense, "0"), torch.randn(256, 3, 8, 8)
     tenreo.match_statistics_(changed, dense, x)
-    assert left(changed, dense, x, doubled(dense, "0")) < 0.05
+    assert remaining_error(changed, dense, x, perturbed(dense, "0")) < 0.05
 
 
-def test_whatever_the_images_every_layer_gets_what_its_batchnorm_promises():
+def test_on_any_images_batchnorm_outputs_have_mean_beta_and_deviation_gamma():
     dense = net()
     outputs = []
     handle = dense[1].register_forward_hook(lambda _, __, y: outputs.append(y))
@@ -207,7 +209,7 @@ def test_matching_an_unchanged_model_changes_nothing():
 
 
 class Shared(nn.Module):
-    """One head, with its BatchNorm or its bias, on three levels of very different scale."""
+    """One head, with BatchNorm or a bias, that runs on three levels of very different scale."""
 
     def __init__(self, norm):
         super().__init__()
@@ -234,25 +236,25 @@ def test_a_layer_that_runs_several_times_is_compared_call_by_call(norm):
     assert (small(x) - dense(x)).norm() < plain
 
 
-def test_a_call_that_only_one_model_makes_is_left_out():
+def test_a_call_that_only_one_model_makes_is_ignored():
     class Several(nn.Module):
         def __init__(self, runs):
             super().__init__()
             self.conv, self.norm, self.runs = nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), runs
 
-        def forward(self, x):  # as a detector's head on the boxes that it has found
+        def forward(self, x):  # like a detector's head, which runs once per detected box
             return [self.norm(self.conv((1 + 2 * i) * x + i)) for i in range(self.runs)]
 
     dense = settled(Several(2), 3, 8, 8)
     batches = torch.randn(64, 3, 8, 8).split(16)
-    found = []
+    means = []
     for runs, others in ((1, 2), (1, 1), (2, 1)):
-        changed, twin = doubled(dense, "conv"), copy.deepcopy(dense)
+        changed, twin = perturbed(dense, "conv"), copy.deepcopy(dense)
         changed.runs, twin.runs = runs, others
         tenreo.match_statistics_(changed, twin, batches)
-        found.append(changed.norm.running_mean)
-    torch.testing.assert_close(found[0], found[1])
-    torch.testing.assert_close(found[2], found[1])
+        means.append(changed.norm.running_mean)
+    torch.testing.assert_close(means[0], means[1])
+    torch.testing.assert_close(means[2], means[1])
 
 
 def test_one_value_per_channel_and_constant_channels_stay_finite():
@@ -267,22 +269,22 @@ def test_one_value_per_channel_and_constant_channels_stay_finite():
     x = torch.randn(64, 3, 8, 8)
     plain = (small(x) - dense(x)).norm()
     for batch in (torch.randn(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), torch.ones(3, 3, 8, 8)):
-        mended = copy.deepcopy(small)
-        tenreo.match_statistics_(mended, dense, batch)
-        assert (mended(x) - dense(x)).norm() < 1.2 * plain  # one value says nothing, and does no harm
+        corrected = copy.deepcopy(small)
+        tenreo.match_statistics_(corrected, dense, batch)
+        assert (corrected(x) - dense(x)).norm() < 1.2 * plain  # a single value per channel must do no harm
     tenreo.match_statistics_(small, dense, torch.randn(256, 3, 8, 8))
     assert (small(x) - dense(x)).norm() < 0.8 * plain
 
 
 def conv_pair():
-    """Without BatchNorm."""
+    """Return a compressed and a dense model without BatchNorm."""
     dense = nn.Sequential(*net(lambda _: nn.Identity()))
     small = copy.deepcopy(dense)
     tenreo.compress_(small, RECIPE)
     return small, dense
 
 
-def test_without_batchnorm_the_bias_keeps_the_mean_over_the_deviation():
+def test_without_batchnorm_the_bias_preserves_mean_over_deviation():
     small, dense = conv_pair()
     x = torch.randn(256, 3, 8, 8)
     done = tenreo.match_statistics_(small, dense, [x])
@@ -303,7 +305,7 @@ def test_on_noise_half_of_the_bias_correction_is_applied():
     assert changes[0].abs().max() > 1e-3
 
 
-def test_the_bias_of_a_linear_layer_is_looked_at_per_channel_of_its_tokens():
+def test_the_channels_of_a_linear_layer_are_its_last_dimension():
     torch.manual_seed(0)
     dense = nn.Sequential(nn.Linear(64, 64))
     small = copy.deepcopy(dense)
@@ -315,9 +317,9 @@ def test_the_bias_of_a_linear_layer_is_looked_at_per_channel_of_its_tokens():
     torch.testing.assert_close(mean_small / var_small.sqrt(), mean / var.sqrt(), rtol=0.1, atol=0.1)
 
 
-def test_calibration_moves_by_what_exceeds_twice_the_standard_error():
-    """Per BatchNorm, written out image by image in NumPy."""
-    small = doubled(net(), "0")
+def test_calibration_moves_by_the_part_beyond_two_standard_errors():
+    """The expected statistics are computed image by image in NumPy."""
+    small = perturbed(net(), "0")
     small[1].eps = 0.1
     torch.manual_seed(4)
     x = torch.randn(24, 3, 8, 8) * torch.rand(24, 1, 1, 1) * 2
@@ -329,31 +331,31 @@ def test_calibration_moves_by_what_exceeds_twice_the_standard_error():
     mean = z.mean((0, 2))
     spread = ((z - mean[:, None]) ** 2).mean(2)  # (images, channels): their means are the variances
     var = spread.mean(0) + norm.eps / std**2
-    share = [
+    fractions = [
         max(0, 1 - 4 * (values.var(0) / (24 - 1) / scale).mean() / (change**2).mean())
         for values, scale, change in ((z.mean(2), 1, mean), (spread, var**2, np.log(var)))
     ]
-    assert min(share) > 0.05 and max(share) < 0.999
+    assert min(fractions) > 0.05 and max(fractions) < 0.999
     done = tenreo.calibrate_(small, [x])
     got = small[1].running_mean.double().numpy(), small[1].running_var.double().numpy()
-    np.testing.assert_allclose(got[0], norm.running_mean.numpy() + share[0] * mean * std, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(got[1] + norm.eps, std**2 * var ** share[1], rtol=1e-3)
+    np.testing.assert_allclose(got[0], norm.running_mean.numpy() + fractions[0] * mean * std, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(got[1] + norm.eps, std**2 * var ** fractions[1], rtol=1e-3)
     assert "% of the measured change" in done.note and done.batchnorms == 2
 
 
-def test_calibration_of_a_good_model_on_few_images_leaves_it_alone():
+def test_calibration_of_a_good_model_on_few_images_changes_little():
     dense = net()
     torch.manual_seed(5)
     x, few = (
         torch.randn(256, 3, 8, 8),
         torch.randn(4, 3, 8, 8) * torch.tensor([0.1, 0.3, 1, 2]).reshape(4, 1, 1, 1),
     )
-    tenreo.calibrate_(dense, x.split(64))  # its own statistics, well known
+    tenreo.calibrate_(dense, x.split(64))  # the model now has accurate statistics
     same, naive = copy.deepcopy(dense), copy.deepcopy(dense).train()
     naive[1].momentum = naive[4].momentum = 1.0
     naive(few)
     tenreo.calibrate_(same, few)
-    assert left(same, dense, x, naive.eval()) < 0.3
+    assert remaining_error(same, dense, x, naive.eval()) < 0.3
 
 
 def test_calibration_on_many_images_undoes_a_change():
@@ -361,12 +363,12 @@ def test_calibration_on_many_images_undoes_a_change():
     torch.manual_seed(6)
     x = torch.randn(512, 3, 8, 8)
     tenreo.calibrate_(dense, x.split(64))
-    changed = doubled(dense, "3")
+    changed = perturbed(dense, "3")
     tenreo.calibrate_(changed, x.split(64))
-    assert left(changed, dense, x, doubled(dense, "3")) < 0.05
+    assert remaining_error(changed, dense, x, perturbed(dense, "3")) < 0.05
 
 
-def test_a_channel_that_comes_alive_stays_bounded():
+def test_the_correction_of_a_dead_channel_is_bounded():
     dense = settled(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)), 3, 8, 8)
     with torch.no_grad():
         dense[0].weight[0] = 0
@@ -381,23 +383,23 @@ class Branches(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)
-        self.aux = nn.BatchNorm2d(64)  # for training alone
+        self.aux = nn.BatchNorm2d(64)  # used only in training
 
     def forward(self, x):
         y = self.norm(self.conv(x))
         return y + self.aux(y) if self.training else y
 
 
-def test_what_no_batch_reaches_is_left_alone_and_named():
+def test_an_unreached_layer_is_unchanged_and_named():
     dense = Branches().eval()
-    small = doubled(dense, "conv").train()
+    small = perturbed(dense, "conv").train()
     before = copy.deepcopy(small.aux.state_dict())
     done = tenreo.match_statistics_(small, dense, torch.randn(64, 3, 8, 8))
     assert done.batchnorms == 1 and "aux" in done.note and "1 not reached: aux" in str(done)
     assert all(torch.equal(before[k], v) for k, v in small.aux.state_dict().items())
 
 
-def test_modes_counters_parameters_and_the_dense_model_stay():
+def test_only_running_statistics_of_the_compressed_model_change():
     small, dense = pair()
     small.train()
     small[1].eval()
@@ -414,7 +416,7 @@ def test_modes_counters_parameters_and_the_dense_model_stay():
     assert after == hooks
 
 
-def test_a_failure_or_an_interruption_leaves_everything_as_it_was():
+def test_a_failure_or_an_interruption_changes_nothing():
     small, dense = pair()
     before = copy.deepcopy(small.state_dict())
 
@@ -434,7 +436,7 @@ def test_a_failure_or_an_interruption_leaves_everything_as_it_was():
 
 
 class Two(nn.Module):
-    """Takes an image and a mask; a third argument is optional."""
+    """Network that takes an image, a mask and an optional scale."""
 
     def __init__(self):
         super().__init__()
@@ -456,7 +458,7 @@ class Detector(nn.Module):
 
 X = torch.randn(6, 3, 8, 8)
 LABELS = torch.arange(6)
-WAYS = {
+BATCHES = {
     "a tensor": (net, X, None, 6),
     "tensors": (net, X.split(2), None, 6),
     "a generator": (net, lambda: (x for x in X.split(2)), None, 6),
@@ -472,22 +474,22 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_takes_batches_as_the_model_does(way):
-    build, batches, forward, count = WAYS[way]
+@pytest.mark.parametrize("form", BATCHES)
+def test_every_form_of_batches_is_accepted(form):
+    build, batches, forward, count = BATCHES[form]
     torch.manual_seed(0)
     dense = build().eval()
     norm = next(n for n, m in dense.named_modules() if isinstance(m, nn.BatchNorm2d))
     for correct in (tenreo.match_statistics_, lambda model, _, *a, **kw: tenreo.calibrate_(model, *a, **kw)):
-        changed = doubled(dense, next(n for n, m in dense.named_modules() if isinstance(m, nn.Conv2d)))
-        seen = []
+        changed = perturbed(dense, next(n for n, m in dense.named_modules() if isinstance(m, nn.Conv2d)))
+        counts = []
         given = batches() if callable(batches) else batches
-        done = correct(changed, dense, given, forward=forward, progress=seen.append)
-        assert done.images == count == sum(seen) and done.batchnorms >= 1
+        done = correct(changed, dense, given, forward=forward, progress=counts.append)
+        assert done.images == count == sum(counts) and done.batchnorms >= 1
         assert not torch.equal(changed.get_submodule(norm).running_mean, dense.get_submodule(norm).running_mean)
 
 
-def test_nothing_to_correct_is_said():
+def test_a_model_without_anything_to_correct_is_reported():
     dense = nn.Sequential(nn.Linear(64, 64, bias=False))
     small = copy.deepcopy(dense)
     tenreo.compress_(small, tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0))
@@ -499,7 +501,7 @@ def test_nothing_to_correct_is_said():
     assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
 
 
-def test_batches_that_are_none_are_an_error():
+def test_an_empty_iterator_is_an_error():
     small, dense = pair()
     empty = iter(())
     with pytest.raises(TenreoError, match="photographs contained no batch"):
@@ -509,16 +511,16 @@ def test_batches_that_are_none_are_an_error():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_noise_has_the_models_dtype_and_size(dtype):
     dense = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval().to(dtype)
-    seen = []
-    dense[0].register_forward_pre_hook(lambda _, x: seen.append(x[0]))
-    dense.pretrained_cfg = {"input_size": (3, 24, 24)}  # as timm's models have it
+    inputs = []
+    dense[0].register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
+    dense.pretrained_cfg = {"input_size": (3, 24, 24)}  # as in timm's models
     tenreo.match_statistics_(copy.deepcopy(dense), dense)
     tenreo.match_statistics_(copy.deepcopy(dense), dense, size=8, seed=1)
-    assert [x.dtype for x in seen[-2:]] == [dtype] * 2
-    assert [x.shape[1:] for x in seen if x.shape[-1] == 24] and seen[-1].shape[1:] == (3, 8, 8)
+    assert [x.dtype for x in inputs[-2:]] == [dtype] * 2
+    assert [x.shape[1:] for x in inputs if x.shape[-1] == 24] and inputs[-1].shape[1:] == (3, 8, 8)
 
 
-def test_refuses_other_models_and_unknown_sizes():
+def test_other_models_and_unknown_sizes_are_refused():
     small, dense = pair()
     with pytest.raises(TenreoError, match="size of the model's input is not known"):
         tenreo.match_statistics_(small, dense)
