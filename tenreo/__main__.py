@@ -1,4 +1,4 @@
-"""`python -m tenreo`."""
+"""Run the command line with `python -m tenreo`."""
 
 from tenreo.cli.app import main
 

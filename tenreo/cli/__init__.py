@@ -1,1 +1,1 @@
-"""Options in, exit code out."""
+"""The command line: options, commands, output and exit codes."""

@@ -1,4 +1,4 @@
-"""YAML files whose keys are the names of options. No torch."""
+"""YAML files whose keys are names of options. No torch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from tenreo.options import check_value, options_of, types_of
 from tenreo.planning.rates import Uniform, as_rate_options
 from tenreo.planning.recipe import Recipe
 
-_MOST_BYTES = 2**20  # a file of all options has two thousand
-_MOST_NESTED = 10  # the deepest option, importance, is 2
+_MAX_BYTES = 2**20  # a file with all options has about two thousand bytes
+_MAX_DEPTH = 10  # the depth of `layers` is 3
 
 
 def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
     """Read a YAML file as the defaults of a command's options.
 
-    Besides the options' names, with _ for -, `uniform: 2.0` and `progressive: 0.5` say the rate and its kind at once.
+    The keys are the names of the options with _ instead of -. `uniform: 2.0` and `progressive: 0.5` set the rate and
+    its kind at once, and `layers` contains the settings of single layers.
 
     Args:
-        path: of the file.
-        classes: the dataclasses that have the options.
+        path: path of the file.
+        classes: option dataclasses of the command.
 
     Raises:
-        TenreoError: when the file can not be read, or has an unknown key or a value that an option does not take.
+        TenreoError: if the file cannot be read, a key is unknown, or an option does not accept its value.
     """
     owners = {name: cls for cls in classes for name, option in options_of(cls).items() if not option.positional}
     values = _load(path)
@@ -39,7 +40,7 @@ def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
             raise TenreoError(f"{path}: {error}") from error
     for key, value in values.items():
         if key == "layers" and "rate" in owners:
-            values[key] = _own_settings(path, value)
+            values[key] = _layer_settings(path, value)
             continue
         if key not in owners:
             known = [*owners, *(("uniform", "layers") if "rate" in owners else ())]
@@ -54,36 +55,36 @@ def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
 def _load(path: Path) -> dict[Any, Any]:
     try:
         if not path.is_file():
-            raise TenreoError(f"{path}: can not be read as YAML: no such file; give the path of a file")
-        if path.stat().st_size > _MOST_BYTES:
-            raise TenreoError(f"{path}: can not be read as YAML: has more than {_MOST_BYTES:,} bytes")
+            raise TenreoError(f"{path}: cannot be read as YAML: no such file; give the path of a file")
+        if path.stat().st_size > _MAX_BYTES:
+            raise TenreoError(f"{path}: cannot be read as YAML: has more than {_MAX_BYTES:,} bytes")
         values = yaml.load(path.read_text("utf-8-sig"), Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
-        raise TenreoError(f"{path}: can not be read as YAML: {where}{error.problem}") from error
+        raise TenreoError(f"{path}: cannot be read as YAML: {where}{error.problem}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise TenreoError(f"{path}: can not be read as YAML: {reason}") from error
+        raise TenreoError(f"{path}: cannot be read as YAML: {reason}") from error
     if not isinstance(values, dict):
         raise TenreoError(f"{path}: given {type(values).__name__}, needs keys and values such as groups: 4")
     return values
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads words, numbers, true, false, lists and mappings; whatever could grow or surprise is an error."""
+    """Reads text, numbers, true, false, lists and mappings; all other features of YAML are errors."""
 
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse nesting without end, anchors, which a few lines multiply to gigabytes, and tags."""
+        """Refuse deep nesting, tags, and anchors, with which a few lines expand to gigabytes."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise _problem(event, "anchors and aliases (& and *) are not understood; write the value out")
+            raise _problem(event, "anchors and aliases (& and *) are not supported; write the value out")
         if event.tag is not None:
-            raise _problem(event, f"the tag {event.tag} is not understood; leave it out")
-        if self._depth >= _MOST_NESTED:
-            raise _problem(event, f"is nested more than {_MOST_NESTED} deep")
+            raise _problem(event, f"the tag {event.tag} is not supported; leave it out")
+        if self._depth >= _MAX_DEPTH:
+            raise _problem(event, f"is nested more than {_MAX_DEPTH} deep")
         self._depth += 1
         try:
             return super().compose_node(parent, index)
@@ -91,18 +92,18 @@ class _PlainLoader(yaml.SafeLoader):
             self._depth -= 1
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Refuse a key that stands twice, of which PyYAML takes the last."""
+        """Refuse duplicate keys, of which PyYAML would take the last."""
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _problem(key, "a key has to be a word")
+                raise _problem(key, "a key must be text")
             if key.value in seen:
-                raise _problem(key, f"the key {shown(key.value)} stands twice")
+                raise _problem(key, f"the key {shown(key.value)} is given twice")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-# A date would be a date nowhere but in YAML: 2001-01-01 is the name of a folder.
+# Dates stay text, because 2001-01-01 may be the name of a folder.
 _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -113,11 +114,11 @@ def _problem(place: Any, text: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=place.start_mark)
 
 
-def _own_settings(path: Path, value: Any) -> dict[str, Any]:
-    """What a recipe says of some layers alone: patterns and "dense", or their settings.
+def _layer_settings(path: Path, value: Any) -> dict[str, Any]:
+    """Check the value of `layers`: a mapping of layer-name patterns to "dense" or to settings.
 
     Raises:
-        TenreoError: when it is something else.
+        TenreoError: if it is anything else.
     """
     try:
         if not isinstance(value, dict):
@@ -128,11 +129,11 @@ def _own_settings(path: Path, value: Any) -> dict[str, Any]:
 
 
 def _checked(cls: type, key: str, value: Any) -> Any:
-    """The value as the command line takes it."""
+    """Check a value and convert it to the form that the command line uses."""
     kind = types_of(cls)[key]
     if float in (kind, *get_args(kind)) and isinstance(value, str):
         with suppress(ValueError):
-            value = float(value)  # YAML takes 1e-4, without a point, for a word
+            value = float(value)  # YAML reads 1e-4, which has no decimal point, as text
     if str in get_args(kind) and key.startswith("target") and isinstance(value, (int, float)):
         value = shown(value)
     if value is None and type(None) not in get_args(kind):

@@ -83,7 +83,7 @@ def test_dry_run_shows_the_papers_row_and_writes_nothing(inside):
         (["-g", 4, "-r", 2.0, "--device", "gpu"], "device: given 'gpu', needs auto, cpu, cuda, cuda:N or mps"),
         (["-g", 4, "-r", 2.0, "--calibrate", "nowhere"], "no such folder; the expected layout is"),
         (["-g", 4, "-r", 2.0, "--out", "no/such/folder.safetensors"], "there is no folder no/such; create it first"),
-        (["-g", 4, "-r", 2.0, "--config", "none.yaml"], "none.yaml: can not be read as YAML"),
+        (["-g", 4, "-r", 2.0, "--config", "none.yaml"], "none.yaml: cannot be read as YAML"),
     ],
 )
 def test_bad_input_is_refused(inside, options, message):

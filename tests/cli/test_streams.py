@@ -22,7 +22,7 @@ def test_a_full_disk_below_stdout_is_one_line_and_exit_code_1(typed):
     done = shell(f"{COMMAND} {typed} > /dev/full")
     assert done.returncode == 1
     assert done.stderr == (
-        "error: standard output can not be written: No space left on device; print to another place\n"
+        "error: standard output cannot be written: No space left on device; redirect it to another place\n"
     )
 
 

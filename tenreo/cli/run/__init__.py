@@ -1,1 +1,1 @@
-"""What each command does once its arguments are checked; these modules import torch."""
+"""Bodies of the commands, which run after the checks; these modules import torch."""

@@ -1,4 +1,4 @@
-"""`tenreo compress`."""
+"""Body of `tenreo compress`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tenreo.planning.recipe import Recipe
 def compress_and_save(
     dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output
 ) -> None:
-    """Plan, compress, correct the statistics, write and show."""
+    """Plan the compression, compress the model, correct its statistics, write the file and print the report."""
     with usage():
         device = choose_device(encoding.device)
     model, info = open_model(dense, values=not output.dry_run)
@@ -61,7 +61,7 @@ def compress_and_save(
 
 
 def _images(statistics: Statistics, info: ModelInfo, seed: int) -> UnlabeledBatches | None:
-    """The batches to calibrate on, if any."""
+    """Return the batches of `--calibrate`; None without it."""
     if statistics.calibrate is None:
         return None
     opened = open_unlabeled(statistics.calibrate, "train", info.preprocess)
@@ -77,20 +77,22 @@ def _compress(
     noise: int | tuple[int, ...],
     jobs: int | None,
 ) -> tuple[Report, tuple[Correction, ...]]:
-    """Compress a model in place and correct its statistics."""
+    """Compress a model in place to given rates and correct its statistics."""
     dense = deepcopy(model) if statistics.match_statistics or images is not None else None
     report = compress_shown(model, plan, jobs)
     with explain_worker_loss(), progress_bar("statistics, images", None) as advance:
         if dense is None:
             return report, ()
         try:
-            found = match_statistics_(model, dense, images, size=noise, source=statistics.calibrate, progress=advance)
+            correction = match_statistics_(
+                model, dense, images, size=noise, source=statistics.calibrate, progress=advance
+            )
         except TenreoError as error:
             if images is not None:
                 raise
-            note(f"statistics are not corrected: {error}")  # a model may take anything
+            note(f"statistics are not corrected: {error}")  # a model may have inputs that are not images
             return report, ()
-        return report, (found,)
+        return report, (correction,)
 
 
 def _compress_to(
@@ -101,37 +103,37 @@ def _compress_to(
     noise: int | tuple[int, ...],
     jobs: int | None,
 ) -> tuple[Plan, Report, tuple[Correction, ...]]:
-    """Compress a model in place to an accuracy, and say on what it was judged."""
+    """Compress a model in place to a target for its outputs, and note the result."""
     with explain_worker_loss():
-        shown = None if images is None else torch.cat(list(images))
+        batches = None if images is None else torch.cat(list(images))
     source = statistics.calibrate or "noise"
-    reached = compress_to_(model, plan, shown, size=noise, jobs=jobs, source=source, progress=note)
-    found = reached.agreement
-    note(f"on {reached.compared_on}: KL {found.kl:.4f} nats, agreement {found.agreement:.2f} %")
+    reached = compress_to_(model, plan, batches, size=noise, jobs=jobs, source=source, progress=note)
+    agreement = reached.agreement
+    note(f"on {reached.compared_on}: KL {agreement.kl:.4f} nats, agreement {agreement.agreement:.2f} %")
     return reached.plan, reached.report, (reached.correction,)
 
 
 def _noise_shape(dense: DenseModel, info: ModelInfo) -> int | tuple[int, ...]:
-    """The side of the images that statistics are matched on, or where it was said all of their shape."""
+    """Return the shape of noise images if `--input` was given, or else the length of their sides."""
     return dense.shape or info.preprocess.crop
 
 
 def compress_shown(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
-    """Compress a model in place with a live bar, and say so when compiled code has to be made first."""
-    total = 2 * sum(layer.columns for layer in plan.compressed)  # each is ordered, then encoded
+    """Compress a model in place with a progress bar, and note when code has to be compiled first."""
+    total = 2 * sum(layer.columns for layer in plan.compressed)  # every column is ordered and then encoded
     with (
-        on_compile(lambda: note("compiling the chain, once per machine: some 15 seconds")),
+        on_compile(lambda: note("compiling the chain, once per machine: about 15 seconds")),
         progress_bar("columns", total) as advance,
     ):
-        told: dict[str, int] = {}
+        shown: dict[str, int] = {}  # columns per layer that the bar has counted
 
-        def within(layer: LayerPlan, share: float) -> None:
-            columns = int(share * layer.columns)
-            advance(columns - told.get(layer.name, 0), layer.name)
-            told[layer.name] = columns
+        def within(layer: LayerPlan, fraction: float) -> None:
+            columns = int(fraction * layer.columns)
+            advance(columns - shown.get(layer.name, 0), layer.name)
+            shown[layer.name] = columns
 
         def progress(layer: LayerPlan) -> None:
-            advance(layer.columns - told.pop(layer.name, 0), layer.name)
+            advance(layer.columns - shown.pop(layer.name, 0), layer.name)
 
         return compress_(model, plan, jobs=jobs, progress=progress, within=within)
 

@@ -1,4 +1,4 @@
-"""`tenreo evaluate`."""
+"""Body of `tenreo evaluate`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tenreo.models.model_files import dense_weights, open_dense, open_model
 def evaluate_files(
     files: Files, data: Evaluated, layout: Layout, computing: Computing, output: EvaluatedOutput
 ) -> None:
-    """Load, measure and show every file, the models that they are compared with first."""
+    """Evaluate every file and print the results; the models to compare with are evaluated first."""
     with usage():
         device = choose_device(computing.device)
     loading = Loading(data.batch_size, choose_workers(computing.workers, data.data), data.skip_broken)
@@ -55,7 +55,7 @@ def evaluate_files(
 
 @dataclass
 class _Measured:
-    """What was measured of one model; figures that need labels are None without."""
+    """The results of one model; those that need labels are None if there are none."""
 
     file: str
     name: str
@@ -67,7 +67,7 @@ class _Measured:
 
 @dataclass
 class _Job:
-    """What to measure on, and what was found."""
+    """The images and settings of an evaluation, and the results so far."""
 
     data: Evaluated
     layout: Layout
@@ -80,7 +80,7 @@ class _Job:
     references: dict[str, nn.Module] = field(default_factory=dict)
 
     def measure(self, file: ModelFile) -> None:
-        """Measure the model of a file, and before it the one that it is compared with, unless that was done."""
+        """Evaluate the model of a file, after the model that it is compared with if that is new."""
         path = file.file
         model, header = open_file(file)
         key, reference = self._reference(header, file.model)
@@ -99,7 +99,7 @@ class _Job:
         self.found.append(found)
 
     def _measured(self, model: nn.Module, images: Images, found: _Measured, header: Header) -> _Measured:
-        """The figures of one model, on its device from then on."""
+        """Evaluate one model, which is moved to the device."""
         model.to(self.device).eval()
         batches = Batches(images, self.loading, self.device)
         predictions = Predictions(batches, images.class_names or header.info.class_names)
@@ -118,7 +118,7 @@ class _Job:
         self.warned |= batches.warnings
 
     def _images(self, info: ModelInfo) -> Images:
-        """The images to measure on, which may be loose ones where no label is needed."""
+        """Open the images; they need no class folders if no label is needed."""
         loose = self.data.against is not None or self.wanted.predictions is not None
         split, label_files = self.layout.split, LabelFiles(self.layout.labels, self.layout.class_map)
         data, names = self.data.data, info.class_names
@@ -136,7 +136,7 @@ class _Job:
         return images.limited(self.data.limit)
 
     def _reference(self, header: Header, builder: str | None) -> tuple[str, nn.Module | None]:
-        """Name and model to compare with, expanded: the dense one that the file names, or that of another file."""
+        """Return the name and the expanded model to compare with: the dense model, or that of another file."""
         against = self.data.against
         if against is None:
             return "", None
@@ -154,7 +154,7 @@ class _Job:
 
 
 def _write(found: _Measured, output: EvaluatedOutput) -> None:
-    """Write the predictions and the confusion matrix, as far as they are asked for."""
+    """Write the requested predictions and confusion matrices."""
     if found.predictions is None:
         return
     if output.predictions is not None:
@@ -169,7 +169,7 @@ def _write(found: _Measured, output: EvaluatedOutput) -> None:
 
 
 def _plain(found: _Measured, against: str | None) -> dict[str, Any]:
-    """Plain values of one model for JSON."""
+    """Return the JSON object of one model."""
     measured: dict[str, Any] = {}
     if found.evaluation is not None and found.predictions is not None:
         measured = {**found.evaluation.to_dict(), "classes": [asdict(c) for c in found.predictions.classes()]}
@@ -178,7 +178,7 @@ def _plain(found: _Measured, against: str | None) -> dict[str, Any]:
 
 
 def _show(title: str, found: list[_Measured], own: list[_Measured]) -> None:
-    """Print the figures of all models, and of a single one the classes that it knows worst."""
+    """Print the results of all models, and for a single model its classes with the lowest accuracy."""
     measured = [(each.name, each.evaluation) for each in found if each.evaluation is not None]
     if measured:
         show(evaluations_table(title, measured))

@@ -1,4 +1,4 @@
-"""`tenreo export`."""
+"""Body of `tenreo export`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tenreo.exporting.export import Export, export, made_up
 
 
 def export_file(file: ModelFile, exported: Exported) -> None:
-    """Load, write, run what was written, and show."""
+    """Export a model, run the exported program, and print the result."""
     model, header = open_file(file)
     inputs = None
     if exported.to.suffix in (".onnx", ".pt2"):
@@ -30,7 +30,9 @@ def export_file(file: ModelFile, exported: Exported) -> None:
 def _lines(done: Export, exported: Exported) -> list[str]:
     lines = [f"wrote {done.path}: {done.bytes:,} bytes, {exported.dtype}"]
     if done.dynamic is not None:
-        lines.append("batches: of any size" if done.dynamic else "batches: of 2 alone, as the program was made with")
-        found = "not run here" if done.difference is None else f"{done.difference:.2g}"
+        lines.append(
+            "batches: of any size" if done.dynamic else "batches: only of 2, the size that the program was traced with"
+        )
+        found = "not run on this machine" if done.difference is None else f"{done.difference:.2g}"
         lines.append(f"largest difference of an output from the compressed model: {found}")
     return lines

@@ -1,4 +1,4 @@
-"""`tenreo inspect`; of safetensors files, without torch."""
+"""Body of `tenreo inspect`; it imports torch only for .pth files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tenreo.planning.recipe import recipe_of
 
 
 def inspect_file(file: File, shown: Inspected) -> None:
-    """Read the header and show it."""
+    """Read the header of a file and print it."""
     header = _read(file.file)
     recipe = recipe_of(header)
     before = header.dense_counts(recipe.dense_dtype) if recipe is not None else header.dense_counts()
@@ -40,7 +40,7 @@ def inspect_file(file: File, shown: Inspected) -> None:
 
 def _read(path: Path) -> Header:
     if is_pickle(path):
-        from tenreo.models.reference import read_reference  # torch, which other files do not need
+        from tenreo.models.reference import read_reference  # imports torch
 
         return read_reference(path)[0]
     return read_header(path)

@@ -1,4 +1,4 @@
-"""`tenreo sweep`."""
+"""Body of `tenreo sweep`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sweep_recipes(
     encoding: Encoding,
     output: SweepOutput,
 ) -> None:
-    """Measure every recipe and show the rows."""
+    """Compress with every recipe and print a row of results for each."""
     with usage():
         device = choose_device(encoding.device)
     model, info = open_model(dense, values=not output.dry_run)
@@ -61,7 +61,7 @@ def sweep_recipes(
         images = _images(data, layout, info)
         if any(isinstance(recipe.rate, OutputTarget) for recipe in recipes):
             raise TenreoError("target: a sweep does not search for an accuracy; compress with that target instead")
-        plans = [resolve(recipe, model, info.class_names) for recipe in recipes]  # every check before anything slow
+        plans = [resolve(recipe, model, info.class_names) for recipe in recipes]  # all checks come before anything slow
     if images is not None and images.doubt:
         note(images.doubt)
     loading = Loading(data.batch_size, choose_workers(None, data.data or DIGITS), data.skip_broken)
@@ -76,7 +76,7 @@ def sweep_recipes(
 
 
 def _images(data: SweepData, layout: Layout, info: ModelInfo) -> Images | None:
-    """The images to measure on, if any."""
+    """Open the images of `--data`; None without it."""
     if not data.data:
         return None
     images = open_optionally_labeled(
@@ -87,7 +87,7 @@ def _images(data: SweepData, layout: Layout, info: ModelInfo) -> Images | None:
 
 
 def _counted(model: nn.Module, recipes: list[Recipe]) -> Iterator[Row]:
-    """Rows of counts alone, the dense model first."""
+    """Yield rows of counts without compressing anything; the first row is the dense model."""
     with usage():
         plans = [resolve(recipe, model) for recipe in recipes]
     yield _row(None, plans[0].before, plans[0].before.bytes)
@@ -103,7 +103,7 @@ def _row(recipe: Recipe | None, counts: Counts, size: int, **measured: Any) -> R
 
 @dataclass
 class _Sweep:
-    """A dense model, and what is measured of its compressed copies."""
+    """A dense model and the settings with which its compressed copies are evaluated."""
 
     model: nn.Module
     info: ModelInfo
@@ -116,7 +116,7 @@ class _Sweep:
     warned: set[tuple[str, str]] = field(default_factory=set)
 
     def rows(self, plans: list[Plan]) -> list[Row]:
-        """One per plan, after one for the dense model."""
+        """Return a row for the dense model, followed by one per plan."""
         rows = [
             _row(None, plans[0].before, written_size(self.model, self.info), snr=None, **self._measured(self.model))
         ]
@@ -135,7 +135,7 @@ class _Sweep:
         return _row(plan.recipe, report.after, size, snr=finite(report.snr), **self._measured(expand_(small)))
 
     def _measured(self, model: nn.Module) -> dict[str, float | None]:
-        """Top-1, where there are labels, and how far the outputs are from those of the dense model."""
+        """Compare a model with the dense model; top-1 is included if the images have labels."""
         if self.images is None:
             return {}
         device: torch.device = next(model.parameters()).device
@@ -151,13 +151,13 @@ class _Sweep:
 _COLUMNS = {
     "parameters": ("para-\nmeters", millions), "paper_trainable": ("trainable\n(paper)", millions),
     "bytes": ("bytes", megabytes), "bits_per_weight": ("bits per\nweight", number), "snr": ("SNR dB", number),
-    "top1": ("top-1 %", number), "agreement": ("agree\n%", number),
+    "top1": ("top-1 %", number), "agreement": ("agree-\nment %", number),
     "kl": ("KL\nnats", lambda value: number(value, 4)),
 }  # fmt: skip
 
 
 def _show(rows: list[Row], dense: DenseModel, json: bool) -> None:
-    """Print the rows as JSON or as a table of the columns that they have."""
+    """Print the rows as JSON, or as a table of the columns that they contain."""
     if json:
         arch = dense.require_arch() if dense.model is None else None
         show_json("sweep", {"arch": arch, "model": dense.model, "rows": rows})
@@ -172,6 +172,9 @@ def _show(rows: list[Row], dense: DenseModel, json: bool) -> None:
     ]
     show(
         table(
-            dense.model or dense.require_arch(), ("g, rate", *(heading for heading, _ in shown.values())), cells, text=1
+            dense.model or dense.require_arch(),
+            ("groups, rate", *(heading for heading, _ in shown.values())),
+            cells,
+            text=1,
         )
     )

@@ -1,1 +1,1 @@
-"""What a person sees: tables, pictures, progress, messages."""
+"""Output for people: tables, pictures, progress and messages; and signals."""

@@ -1,4 +1,4 @@
-"""What a person sees: tables and JSON on stdout, notes and progress on stderr."""
+"""Printing: tables and JSON on stdout, notes and progress on stderr."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tenreo.cli.terminal.streams import note as note
 from tenreo.cli.terminal.streams import writing
 from tenreo.errors import printable
 
-_NAMED = 20  # broken images
-LINE_EVERY = 60.0  # seconds between two lines of progress where there is no terminal
+_MAX_NAMES = 20  # number of broken images whose paths are printed
+LINE_EVERY = 60.0  # seconds between two lines of progress if stderr is not a terminal
 SCHEMA = 1  # version of the JSON objects, docs/cli.md
 
 
@@ -24,9 +24,9 @@ def show(*things: Any) -> None:
     """Print tables or lines to stdout.
 
     Raises:
-        TenreoError: when they can not be written.
+        TenreoError: if stdout cannot be written.
     """
-    console = Console(markup=False, emoji=False, highlight=False)  # names are names, whatever they look like
+    console = Console(markup=False, emoji=False, highlight=False)  # names may look like markup
     with writing():
         for thing in things:
             console.print(printable(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str))
@@ -36,20 +36,20 @@ def show_json(command: str, values: dict[str, Any]) -> None:
     """Print the JSON object of a command to stdout.
 
     Raises:
-        TenreoError: when it can not be written.
+        TenreoError: if stdout cannot be written.
     """
     with writing():
         print(json.dumps({"schema": SCHEMA, "command": command, **values}, indent=2, default=str))
 
 
 def note_images(broken: Collection[str], warned: Collection[tuple[str, str]]) -> None:
-    """Say on stderr which images were skipped, and in one line what was wrong with others.
+    """Print the skipped images on stderr, and one line about images that were read with a warning.
 
     Args:
-        broken: paths.
-        warned: paths and texts.
+        broken: paths of skipped images.
+        warned: paths of images that were read with a warning, and the texts of the warnings.
     """
-    for path in sorted(broken)[:_NAMED]:
+    for path in sorted(broken)[:_MAX_NAMES]:
         note(f"skipped {path}: cannot be read as an image")
     if broken:
         note(f"skipped {len(broken)} broken images")
@@ -57,15 +57,15 @@ def note_images(broken: Collection[str], warned: Collection[tuple[str, str]]) ->
         path, text = min(warned)
         count = len({path for path, _ in warned})
         others = f" and {count - 1} other images" if count > 1 else ""
-        note(f"warned of {path}{others}, which were read all the same: {text}")
+        note(f"warning about {path}{others}: {text}; the images were used")
 
 
 @contextmanager
 def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A live bar on stderr, or without a terminal a line now and then.
+    """Show a progress bar on stderr; if it is not a terminal, print a line every minute.
 
     Yields:
-        advance(amount=1, text="", done=None): adds to what is done, or says how much is.
+        advance(amount=1, text="", done=None): adds an amount to the progress, or sets it to `done`.
     """
     console, title = Console(stderr=True), printable(title)
     columns = (
@@ -75,19 +75,19 @@ def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[
     live = shown and console.is_terminal
     with Progress(*columns, console=console, disable=not live) as progress:
         task = progress.add_task(title, total=total, text="")
-        said = time.monotonic()
+        printed = time.monotonic()
 
         def advance(amount: int = 1, text: str = "", done: int | None = None) -> None:
-            nonlocal said
+            nonlocal printed
             text = printable(text)
             if done is None:
                 progress.update(task, advance=amount, text=text)
             else:
                 progress.update(task, completed=done, text=text)
-            if shown and not live and time.monotonic() - said >= LINE_EVERY:
-                said = time.monotonic()
-                seen, left = progress.tasks[0], progress.tasks[0].time_remaining
+            if shown and not live and time.monotonic() - printed >= LINE_EVERY:
+                printed = time.monotonic()
+                state, left = progress.tasks[0], progress.tasks[0].time_remaining
                 later = "" if left is None else f"{left:.0f} s left"
-                note(f"{title} {seen.completed:,.0f}/{total or '?'} {text} {later}".rstrip())
+                note(f"{title} {state.completed:,.0f}/{total or '?'} {text} {later}".rstrip())
 
         yield advance

@@ -1,4 +1,4 @@
-"""Pictures of what was measured."""
+"""Plots of results."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def plot_sweep(rows: list[dict[str, Any]], picture: Path) -> None:
-    """Draw the settings of a sweep: SNR and, where it was measured, top-1 against the bytes of the file.
+    """Plot the SNR of a sweep, and top-1 if it was measured, against the size of the file.
 
     Args:
-        rows: of `tenreo sweep`, the dense model first.
-        picture: PNG to write.
+        rows: rows of `tenreo sweep`; the first one is the dense model.
+        picture: path of the PNG file.
 
     Raises:
-        TenreoError: when matplotlib is not installed, or the picture can not be written.
+        TenreoError: if matplotlib is not installed, or the file cannot be written.
     """
     require_plotting()
     from matplotlib.figure import Figure
@@ -46,56 +46,57 @@ def plot_sweep(rows: list[dict[str, Any]], picture: Path) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-_NAMED, _COUNTED = 40, 15  # classes of a confusion matrix whose names, and whose numbers, can be read
+# Largest confusion matrices whose class names, and whose counts, are legible.
+_MAX_NAMED, _MAX_COUNTED = 40, 15
 
 
 def plot_confusion(confusion: Confusion, picture: Path) -> None:
-    """Draw a confusion matrix: the share of a class's images that were taken for each.
+    """Plot a confusion matrix: for each class, the fraction of its images per predicted class.
 
     Args:
-        confusion: what to draw; of many classes, names and numbers are left out.
-        picture: PNG to write.
+        confusion: the matrix; names and counts are left out if there are many classes.
+        picture: path of the PNG file.
 
     Raises:
-        TenreoError: when matplotlib is not installed, or the picture can not be written.
+        TenreoError: if matplotlib is not installed, or the file cannot be written.
     """
     require_plotting("confusion")
     from matplotlib.figure import Figure
 
     counts = confusion.counts.double()
-    shares = (counts / counts.sum(1, keepdim=True)).numpy()
-    rows, columns = shares.shape
-    side = 3.2 + 0.25 * min(max(rows, columns), _NAMED)
+    fractions = (counts / counts.sum(1, keepdim=True)).numpy()
+    rows, columns = fractions.shape
+    side = 3.2 + 0.25 * min(max(rows, columns), _MAX_NAMED)
     figure = Figure(figsize=(side, side), layout="constrained")
     axis = figure.subplots()
-    drawn = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    figure.colorbar(drawn, label="share of the class's images")
+    drawn = axis.imshow(fractions, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    figure.colorbar(drawn, label="fraction of the images of a class")
     axis.set(xlabel="predicted", ylabel="label")
-    if max(rows, columns) <= _NAMED:
+    if max(rows, columns) <= _MAX_NAMED:
         axis.set_xticks(range(columns), [_literal(name) for name in confusion.predicted], rotation=90, fontsize=7)
         axis.set_yticks(range(rows), [_literal(name) for name in confusion.labels], fontsize=7)
-    if max(rows, columns) <= _COUNTED:
-        for (i, j), share in np.ndenumerate(shares):
-            color = "white" if share > 0.5 else "black"
+    if max(rows, columns) <= _MAX_COUNTED:
+        for (i, j), fraction in np.ndenumerate(fractions):
+            color = "white" if fraction > 0.5 else "black"
             axis.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=color)
     with atomic_write(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
 
 def _literal(name: str) -> str:
-    """A name that matplotlib does not take for a formula, short enough to stand at an axis."""
+    """Shorten a name for an axis and escape $, which starts a formula in matplotlib."""
     return printable(name[:24]).replace("$", r"\$")
 
 
 def plot_logs(logs: dict[str, Path], picture: Path) -> None:
-    """Draw loss and top-1 over the epochs: evaluations as points, and of a single run its steps as a line.
+    """Plot loss and top-1 over the epochs: evaluations as points, and the steps of a single run as a line.
 
     Args:
-        logs: name of a run -> its log.
-        picture: PNG to write.
+        logs: paths of the logs by the names of the runs.
+        picture: path of the PNG file.
 
     Raises:
-        TenreoError: when matplotlib is not installed, or a log can not be read.
+        TenreoError: if matplotlib is not installed, or a log cannot be read.
     """
     require_plotting()
     from matplotlib.figure import Figure
@@ -121,15 +122,15 @@ def plot_logs(logs: dict[str, Path], picture: Path) -> None:
 
 
 def _epochs_done(row: dict[str, str]) -> float:
-    """How many epochs were done at the row of a log; 0 at the start."""
+    """Return the number of epochs completed at a row of a log, a fraction within an epoch; 0 at the start."""
     epoch, step, steps = (int(row[name]) for name in ("epoch", "step", "steps"))
     return epoch - 1 + step / steps if steps else float(epoch)
 
 
 def _smoothed(values: list[float]) -> list[float]:
-    """A running mean that follows within a fiftieth of the run."""
-    share = min(1.0, 50 / max(1, len(values)))
+    """Return an exponential moving average with a time constant of a fiftieth of the run."""
+    weight = min(1.0, 50 / max(1, len(values)))
     result: list[float] = []
     for value in values:
-        result.append(value if not result else result[-1] + share * (value - result[-1]))
+        result.append(value if not result else result[-1] + weight * (value - result[-1]))
     return result

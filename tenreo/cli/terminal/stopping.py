@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: asked once, a run saves and ends; asked once more, it ends."""
+"""Ctrl-C and SIGTERM: the first signal makes a run save and stop, a second one ends the process at once."""
 
 from __future__ import annotations
 
@@ -12,40 +12,44 @@ from dataclasses import dataclass
 from types import FrameType
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
-# Seconds in which signals are one request: a scheduler tells torchrun and its processes, and torchrun tells
-# these again.
+# Signals within this number of seconds count as one, because a scheduler signals both torchrun and its processes, and
+# torchrun forwards the signal to the processes.
 SAME = 1.0
 
 
 @dataclass
 class Stop:
-    """The signal that asked for a stop, or 0."""
+    """The number of the signal that requested a stop, or 0."""
 
     signal: int = 0
 
     def __call__(self) -> bool:
-        """Whether to stop."""
+        """Return whether a stop was requested."""
         return self.signal != 0
 
     @property
     def exit_code(self) -> int:
-        """128 and the signal's number, as shells count; that of Ctrl-C where no signal came."""
+        """The exit code that shells use, 128 plus the signal's number; that of Ctrl-C if there was no signal."""
         return 128 + (self.signal or signal.SIGINT)
 
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Note the first signal instead of dying of it; one that comes later ends the process at once."""
+    """Record the first signal instead of ending the process; a later one ends it at once.
+
+    Yields:
+        A function that returns whether a stop was requested.
+    """
     stop = Stop()
 
     def note(number: int, frame: FrameType | None) -> None:
         if not stop():
             stop.signal = number
-            os.write(2, b"\nstopping after this step; asked once more, at once\n")
+            os.write(2, b"\nstopping after this step; repeat the signal to stop at once\n")
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    threading.Thread(target=_end_when_asked_again, args=(reader,), daemon=True).start()
+    threading.Thread(target=_exit_on_second_signal, args=(reader,), daemon=True).start()
     handlers = {number: signal.signal(number, note) for number in NUMBERS}
     earlier = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
@@ -58,8 +62,8 @@ def stoppable() -> Iterator[Stop]:
         os.close(writer)
 
 
-def _end_when_asked_again(reader: int) -> None:
-    """Read the numbers of signals, also while the main thread hears none, inside another library."""
+def _exit_on_second_signal(reader: int) -> None:
+    """Read the numbers of signals from a pipe; this works while the main thread is inside compiled code."""
     first: float | None = None
     while (number := os.read(reader, 1)) not in (b"", b"\0"):
         if number[0] in NUMBERS:

@@ -1,4 +1,4 @@
-"""Standard output and standard error: full, closed, or a terminal that must not obey what is printed. No rich."""
+"""Standard output and standard error, which may be closed, full, or a terminal. Does not import rich."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tenreo.errors import TenreoError, printable
 
 
 def note(text: str) -> None:
-    """A line to stderr; nothing depends on whether it arrives."""
+    """Print a line on stderr; a failure to write it is ignored."""
     try:
         print(printable(text), file=sys.stderr, flush=True)
     except (OSError, ValueError):
@@ -21,11 +21,11 @@ def note(text: str) -> None:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Print to stdout inside the context, and see that it arrives.
+    """Flush stdout at the end of the context, so that errors are found.
 
     Raises:
-        TenreoError: when it does not, as on a full disk.
-        BrokenPipeError: when its reader is gone.
+        TenreoError: if stdout cannot be written, for example because the disk is full.
+        BrokenPipeError: if the reader has closed the pipe.
     """
     try:
         yield
@@ -35,15 +35,15 @@ def writing() -> Iterator[None]:
 
 
 def unwritten(error: OSError) -> Exception:
-    """The error to raise when stdout could not be printed to; nothing more is then printed there."""
+    """Return the error to raise after a failed write to stdout, and discard further output."""
     discard(sys.stdout)
     if isinstance(error, BrokenPipeError):
         return error
-    return TenreoError(f"standard output can not be written: {error.strerror}; print to another place")
+    return TenreoError(f"standard output cannot be written: {error.strerror}; redirect it to another place")
 
 
 def discard(stream: Any) -> None:
-    """Send what a stream still holds, and all that follows, nowhere: Python would fail on it when it ends."""
+    """Redirect a stream to the null device; otherwise flushing its buffer when Python exits would fail."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -51,20 +51,23 @@ def discard(stream: Any) -> None:
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr usable: no file may get the number of a closed one, and every character is printed.
+    """Make stdout and stderr usable, whatever the process inherited.
+
+    Closed descriptors 0 to 2 are opened on the null device, so that no data file gets their number. Characters that the
+    encoding of the terminal lacks are escaped.
 
     Raises:
-        TenreoError: when stdout is closed, so that no result could be shown.
+        TenreoError: if stdout is closed, so that no result could be printed.
     """
     closed = sys.stdout is None
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
     if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - as long as the process lives
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - stays open until the process ends
     if closed:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        raise TenreoError("standard output is closed; give it a place, such as > /dev/null")
+        raise TenreoError("standard output is closed; redirect it, for example > /dev/null")
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):  # of a test
+        with suppress(AttributeError):  # a test has replaced the stream
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

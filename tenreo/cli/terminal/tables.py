@@ -1,4 +1,4 @@
-"""Plans, reports, headers and measurements as rich tables."""
+"""Rich tables of plans, reports, headers and results."""
 
 from __future__ import annotations
 
@@ -13,45 +13,48 @@ from tenreo.errors import printable
 from tenreo.files.counts import Counts
 from tenreo.files.records import LayerRecord
 
-if TYPE_CHECKING:  # it imports torch, which `inspect` does without
-    from tenreo.planning.layers import LayerPlan
-
-LARGE = 4096  # numbers of a weight that is named alone where it is left dense
-
-if TYPE_CHECKING:  # `inspect` shows tables without torch
+if TYPE_CHECKING:  # these import torch, and `inspect` must not
     from tenreo.evaluation.accuracy import Evaluation
     from tenreo.evaluation.agreement import Agreement
     from tenreo.evaluation.predictions import ClassAccuracy
+    from tenreo.planning.layers import LayerPlan
+
+LARGE = 4096  # elements from which on a weight that is left dense has a row of its own
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure for a table; a dash where there is none, and "exact" for a ratio that is infinite."""
+    """Format a number for a table: a dash for None and NaN, and "exact" for an infinite ratio."""
     if value is None or not math.isfinite(value):
         return "exact" if value == math.inf else "-"
     return f"{value:.{digits}f}"
 
 
 def millions(value: int) -> str:
-    """A count as the paper prints it, in millions, with a digit more."""
+    """Format a count in millions, with one more digit than the paper."""
     return f"{value / 1e6:.2f} M"
 
 
 def megabytes(value: int) -> str:
-    """Bytes in MB of a million bytes."""
+    """Format a number of bytes in MB (10^6 bytes)."""
     return f"{value / 1e6:.2f} MB"
 
 
-def share(before: Counts, after: Counts) -> str:
-    """The share of the parameters that lie in compressed weights, in percent."""
+def coverage(before: Counts, after: Counts) -> str:
+    """Format the percentage of the dense model's parameters that is in compressed weights."""
     return number(100 * after.weights / max(1, before.dense_parameters), 1)
 
 
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1, last_text: bool = False
 ) -> Table:
-    """A table whose first `text` columns, and maybe the last, hold words and all others figures.
+    """Make a table.
 
-    Title and cells may say anything.
+    Args:
+        title: title; like the cells, it may contain any characters.
+        columns: headings.
+        rows: cells of the rows.
+        text: number of columns on the left that contain text and are aligned left; all others contain numbers.
+        last_text: whether the last column contains text as well.
     """
     result = Table(title=printable(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for i, column in enumerate(columns):
@@ -68,28 +71,28 @@ def counts_table(
     snr: tuple[float | None, float | None] | None = None,
     size: int | None = None,
 ) -> Table:
-    """The paper's two columns, what an optimizer changes, and bytes: dense beside compressed.
+    """Make the table of counts and bytes of the dense and the compressed model.
 
     Args:
-        before: of the dense model.
-        after: of the compressed one.
-        snr: of all compressed layers in dB: before refinement, and as they are.
-        size: of the file on disk.
+        before: counts of the dense model.
+        after: counts of the compressed model.
+        snr: SNR of all compressed weights together in dB, before refinement and after encoding.
+        size: size of the file on disk in bytes.
     """
     rows = [
         ("parameters (paper)", millions(before.parameters), millions(after.parameters)),
         ("  positions", "-", millions(after.positions)),
         ("  coefficients", "-", millions(after.coefficients)),
-        *([("  their scales", "-", millions(after.scales))] if after.scales else []),
+        *([("  scales of coefficients", "-", millions(after.scales))] if after.scales else []),
         ("  left dense", millions(before.dense_parameters), millions(after.dense_parameters)),
         (
             "  BatchNorm statistics",
             millions(before.batchnorm_statistics),
             millions(after.batchnorm_statistics),
         ),
-        *([("  weights covered", "-", f"{share(before, after)} %")] if after.weights else []),
+        *([("  weights covered", "-", f"{coverage(before, after)} %")] if after.weights else []),
         ("trainable (paper)", millions(before.paper_trainable), millions(after.paper_trainable)),
-        ("requires_grad", millions(before.requires_grad), millions(after.requires_grad)),
+        ("trainable (requires_grad)", millions(before.requires_grad), millions(after.requires_grad)),
         ("bytes of all tensors", megabytes(before.bytes), megabytes(after.bytes)),
     ]
     if after.bits_per_weight is not None:
@@ -103,10 +106,10 @@ def counts_table(
 
 
 def dense_table(layers: Iterable[LayerPlan]) -> Table:
-    """Every weight that is left dense and why: large ones by name, small ones together where the reason is the same.
+    """Make the table of weights that are left dense; small ones with the same reason share a row.
 
     Args:
-        layers: of a plan.
+        layers: all layers of a plan.
     """
     rows = []
     small: dict[str, list[LayerPlan]] = {}
@@ -121,14 +124,14 @@ def dense_table(layers: Iterable[LayerPlan]) -> Table:
         names = ", ".join(member.name for member in members[:2])
         name = names if len(members) < 3 else f"{names} and {len(members) - 2} more"
         rows.append((name, "small", f"{sum(member.numel for member in members):,}", why))
-    return table("Left dense", ("layer", "shape", "numbers", "why"), rows, text=2, last_text=True)
+    return table("Left dense", ("layer", "shape", "elements", "reason"), rows, text=2, last_text=True)
 
 
 def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:
-    """One row per compressed layer.
+    """Make the table of compressed layers.
 
     Args:
-        layers: name and record of each.
+        layers: name and record of each layer.
     """
     rows = []
     for name, layer in layers:
@@ -143,20 +146,20 @@ def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:
             number(layer.errors.snr_unrefined),
             number(layer.errors.snr),
         ))  # fmt: skip
-    columns = ("layer", "shape", "g", "samples", "coeffs\n/bits", "rate", "paper\ndB", "SNR\ndB")
+    columns = ("layer", "shape", "groups", "samples", "coeffs\n/bits", "rate", "paper\nSNR dB", "SNR\ndB")
     return table("Layers", columns, rows, text=2)
 
 
 def evaluations_table(title: str, measured: Iterable[tuple[str, Evaluation]]) -> Table:
-    """One row per model: its accuracy with its 95 % confidence interval, loss, speed and memory.
+    """Make the table of evaluations: accuracy with its 95 % confidence interval, loss, speed and memory.
 
     Args:
-        title: what it was measured on.
-        measured: name and figures of each.
+        title: title that names the data.
+        measured: name and results of each model.
     """
     columns = (
         "model", "top-1 %", "95 % inter-\nval of top-1", "top-5 %", "loss", "images", "images/s",
-        "images/s\nof the\nmodel", "peak\nmemory",
+        "images/s\nwithout\nreading", "peak\nmemory",
     )  # fmt: skip
     rows = [
         (name, number(e.top1), "{:.2f} - {:.2f}".format(*e.top1_interval), number(e.top5), number(e.loss, 4),
@@ -168,11 +171,11 @@ def evaluations_table(title: str, measured: Iterable[tuple[str, Evaluation]]) ->
 
 
 def agreement_table(title: str, compared: Iterable[tuple[str, Agreement]]) -> Table:
-    """One row per model: how far its outputs are from those of a reference.
+    """Make the table of models compared with a reference model.
 
     Args:
-        title: what it is compared with.
-        compared: name and figures of each.
+        title: title that names the reference.
+        compared: name and results of each model.
     """
     columns = (
         "model", "agreement\nof top-1 %", "KL\nin nats", "images", "top-1 %", "top-1 % of\nthe reference",
@@ -184,11 +187,11 @@ def agreement_table(title: str, compared: Iterable[tuple[str, Agreement]]) -> Ta
     return table(title, columns, rows)
 
 
-_WORST = 5  # classes
+_WORST = 5  # number of classes in the table of the worst ones
 
 
 def classes_table(classes: Sequence[ClassAccuracy]) -> Table:
-    """The classes of the lowest accuracy, the worst first."""
+    """Make the table of the classes with the lowest accuracy, the worst first."""
     worst = sorted(classes, key=lambda each: (each.top1, -each.images))[:_WORST]
     rows = [(each.name, each.mistaken_for or "-", number(each.top1), str(each.images)) for each in worst]
-    return table("Worst classes", ("class", "mostly mistaken for", "top-1 %", "images"), rows, text=2)
+    return table("Worst classes", ("class", "most often predicted as", "top-1 %", "images"), rows, text=2)
