@@ -70,9 +70,9 @@ def test_curves_are_the_compressed_layers():
     net = strided_and_grouped()
     assert list(curves(net)) == []
     report = tenreo.compress_(net, RECIPE)
-    found = list(curves(net))
-    assert all(isinstance(curve, Curve) for curve in found) and [c.name for c in found] == ["4", "7"]
-    for curve, layer in zip(found, report.layers, strict=True):
+    compressed = list(curves(net))
+    assert all(isinstance(curve, Curve) for curve in compressed) and [c.name for c in compressed] == ["4", "7"]
+    for curve, layer in zip(compressed, report.layers, strict=True):
         assert curve.layer is net[int(curve.name)]
         assert curve.coefficients is curve.layer.parametrizations.weight.original
         assert any(curve.coefficients is p for p in net.parameters())
