@@ -100,8 +100,7 @@ def evaluate(
         batches: labeled images.
         amp: whether to autocast to `half_dtype`.
         progress: function that is called with the number of images of every batch.
-        each: function that is called with the logits (batch, classes) float32 and labels (batch,) of every batch, for
-            example `Predictions.add`.
+        each: function that is called with the logits (batch, classes) float32 and labels (batch,) of every batch.
         total: function that sums a tensor over all processes of a distributed run.
 
     Raises:
@@ -113,7 +112,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     autocast = torch.autocast(device.type, half_dtype(device)) if amp else nullcontext()
-    # The sums of `_batch_sums` over all batches. float64 represents the counts exactly; MPS does not support it.
+    # float64 represents the counts of `_batch_sums` exactly; MPS does not support it.
     sums = torch.zeros(5, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
     start, reading = time.perf_counter(), 0.0
     with torch.inference_mode(), parametrize.cached(), autocast:
@@ -126,8 +125,7 @@ def evaluate(
                 each(logits, labels)
             if progress is not None:
                 progress(len(labels))
-    # `tolist` waits for the device, so the time includes all computations.
-    top1, top5, loss, count, many = total(sums).tolist()
+    top1, top5, loss, count, many = total(sums).tolist()  # waits until the device has finished
     seconds = time.perf_counter() - start
     model.train(was_training)
     if not count:

@@ -56,7 +56,7 @@ def test_broken_images_can_be_skipped_in_every_command_that_reads_some(compresse
     done = here(*job, "--skip-broken", "--json")
     found = json.loads(done.stdout)
     assert (found["images"], found["skipped"]) == (40, [str(bad)])
-    assert f"skipped {bad}: can not be read" in done.stderr and "skipped 1 broken images" in done.stderr
+    assert f"skipped {bad}: cannot be read" in done.stderr and "skipped 1 broken images" in done.stderr
     dense = ("-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, "--include", "classifier.1")
     said = here("sweep", *dense, "--data", folder, "--skip-broken", "--refine", 1, "--no-match-statistics").stderr
     assert f"skipped {bad}" in said and "skipped 1 broken images" in said

@@ -56,8 +56,8 @@ def test_processes_load_disjoint_parts_of_all_images(digits):
     parts = [list(Batches(few, Loading(8), CPU, seed=3, rank=r, world_size=2)) for r in range(2)]
     for whole, (_, a), (_, b) in zip(alone, *parts, strict=True):
         assert torch.equal(whole, torch.cat([a, b]))
-    seen = [x for r in range(2) for batch, _ in Batches(few, Loading(8), CPU, rank=r, world_size=2) for x in batch]
-    assert sorted(x.numpy().tobytes() for x in seen) == sorted(few[i][0].numpy().tobytes() for i in range(55))
+    loaded = [x for r in range(2) for batch, _ in Batches(few, Loading(8), CPU, rank=r, world_size=2) for x in batch]
+    assert sorted(x.numpy().tobytes() for x in loaded) == sorted(few[i][0].numpy().tobytes() for i in range(55))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -87,8 +87,8 @@ def test_a_broken_image_is_returned_as_such(folder, small):
     bad = folder / "val" / "class3" / "zz.JPEG"
     bad.write_bytes(b"not an image")
     images = open_images(str(folder), "val", small, 10)
-    found = [images[i] for i in range(len(images))]
-    assert [x.path for x in found if isinstance(x, BrokenImage)] == [str(bad)]
+    results = [images[i] for i in range(len(images))]
+    assert [x.path for x in results if isinstance(x, BrokenImage)] == [str(bad)]
 
 
 def save(image, path):
@@ -146,8 +146,8 @@ def test_other_modes_equal_pillows_conversion_to_rgb(tmp_path, mode):
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_pixels_without_a_known_white_value_are_rejected(tmp_path, kind):
     save(Image.fromarray(GRAY.astype(kind)), tmp_path / "val" / "a" / "x.tiff")
-    found = open_images(str(tmp_path), "val", SMALL, None)[0]
-    assert isinstance(found, BrokenImage) and "value of white is unknown" in found.why
+    result = open_images(str(tmp_path), "val", SMALL, None)[0]
+    assert isinstance(result, BrokenImage) and "value of white is unknown" in result.why
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -196,10 +196,12 @@ def test_entries_that_are_not_regular_files_are_reported_without_blocking(folder
     os.symlink("nowhere", folder / "val" / "class3" / "lost.png")
     (folder / "val" / "class4" / "folder.png").mkdir()
     images = open_images(str(folder), "val", SMALL, 10)
-    found = {
+    reasons = {
         os.path.basename(b.path): b.why for b in map(images.read, range(len(images))) if isinstance(b, BrokenImage)
     }
-    assert found == {"pipe.png": "it is not a regular file", "lost.png": ANY} and "No such file" in found["lost.png"]
+    assert (
+        reasons == {"pipe.png": "it is not a regular file", "lost.png": ANY} and "No such file" in reasons["lost.png"]
+    )
 
 
 def test_links_are_followed_once_and_hidden_files_are_ignored(folder, tmp_path_factory):
