@@ -1,8 +1,6 @@
-"""Top-1 with no fine-tuning, on models of the digits: a table of docs/measurements.md.
+"""Print the top-1 accuracy of compressed models of the digits without fine-tuning.
 
 OMP_NUM_THREADS=1 .venv/bin/python benchmarks/accuracy.py FOLDER [mobilenet_v2] [resnet18]
-
-Both models are trained as the demo's is; the dense files in the folder are used again.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from common import percents, row, table, trained
+from common import parser, percents, row, table, trained
 
 import tenreo
 from tenreo.training.digits import METHODS, calibration_images, compare_methods, digits, top1
@@ -32,4 +30,7 @@ def main(folder: Path, archs: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    options = parser(__doc__)
+    options.add_argument("folder", type=Path, help="folder of the dense models; missing ones are trained")
+    options.add_argument("archs", nargs="*", metavar="ARCH", help="mobilenet_v2, resnet18, or both by default")
+    main(**vars(options.parse_args()))

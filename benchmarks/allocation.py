@@ -1,18 +1,15 @@
-"""Progressive rates against as many coefficients allocated by spectrum: SNR and top-1.
+"""Compare progressive rates with an equal number of coefficients allocated by spectrum: SNR and top-1.
 
 .venv/bin/python benchmarks/allocation.py FOLDER [--rounds 12]
-
-FOLDER is that of benchmarks/accuracy.py; its dense MobileNet-V2 is trained first where it is not there.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from copy import deepcopy
 from pathlib import Path
 
-from common import row, table, trained
+from common import parser, row, table, trained
 
 import tenreo
 from tenreo.compression.compress_model import Orders
@@ -22,15 +19,17 @@ SETTINGS = ((4, 1.0), (4, 32.0), (8, 4.0), (8, 8.0), (8, 32.0), (16, 4.0))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rounds", type=int, default=12)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument(
+        "folder", type=Path, help="folder of the dense MobileNet-V2, which is trained if it is missing"
+    )
+    options.add_argument("--rounds", type=int, default=12, help="rounds of refinement")
+    arguments = options.parse_args()
     dense = trained("mobilenet_v2", arguments.folder)
     _, val = digits()
     orders: Orders = {}
     print(f"dense: {top1(dense, val):.1f}", file=sys.stderr)
-    table("g, r'", "coefficients", "", "SNR dB", "sum of relative errors", "top-1", "matched on noise")
+    table("g, r'", "coefficients", "rates", "SNR dB", "sum of relative errors", "top-1 %", "corrected on noise %")
     for groups, growth in SETTINGS:
         for allocate in (False, True):
             rate = tenreo.Progressive(growth)

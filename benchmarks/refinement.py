@@ -1,18 +1,14 @@
-"""SNR and time against rounds of refinement, the paper's encoding beside: a table of docs/measurements.md.
+"""Print SNR and time against the number of rounds of refinement, compared with the paper's encoding.
 
 .venv/bin/python benchmarks/refinement.py [--columns 10000000] [--time]
-
-Layers with more columns than `--columns` are left out; `--time` adds a table of times, as multiples of the time that
-the nearest-neighbor chain takes.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
-from common import laplace, row, snr, table
+from common import laplace, parser, row, snr, table
 
 import tenreo
 from tenreo.codec.encode import refined
@@ -26,12 +22,12 @@ ROUNDS = (4, 8, 12, 16, 24, 50)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--columns", type=int, default=10_000_000)
-    parser.add_argument("--time", action="store_true")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--columns", type=int, default=10_000_000, help="skip layers with more columns")
+    options.add_argument("--time", action="store_true", help="print the times as multiples of the chain's time as well")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
-    tenreo.encode(torch.randn(8, 8), 4, 2, refine=1)  # compiles
+    tenreo.encode(torch.randn(8, 8), 4, 2, refine=1)  # compiles the loops before they are timed
     times = []
     table("g", "n", "rate", "paper", *(f"{rounds} rounds" for rounds in ROUNDS), text=0)
     for g, n, rate in LAYERS:

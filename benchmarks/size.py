@@ -1,4 +1,4 @@
-"""Compare bytes and error of tenreo, the ISO codec, groupwise integers and k-means in one run; every bit is counted.
+"""Compare bytes and error of tenreo, the ISO codec, groupwise integers and k-means; every stored bit is counted.
 
 OMP_NUM_THREADS=1 .venv/bin/python benchmarks/size.py laplace [--elements 524288] [--plot docs/size.png]
 OMP_NUM_THREADS=1 .venv/bin/python benchmarks/size.py network [--network lite0] [--points 18,20,22,24,28]
@@ -6,13 +6,12 @@ OMP_NUM_THREADS=1 .venv/bin/python benchmarks/size.py network [--network lite0] 
 
 `laplace` encodes one layer of Laplace-distributed weights. `network` encodes the large layers of EfficientNet-Lite and
 measures the outputs on photographs, both with the decoded weights alone and after tenreo's correction of BatchNorm
-statistics. tenreo is given the number of bytes that the ISO codec needs at each quantization parameter. The ISO codec
-is nncodec (ISO/IEC 15938-17): pip install nncodec. Seconds are processor time of one thread.
+statistics. At each quantization parameter of the ISO codec, tenreo gets the number of bytes that the ISO codec needs.
+The ISO codec is nncodec (ISO/IEC 15938-17): pip install nncodec. Seconds are processor time of one thread.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import io
@@ -25,23 +24,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from common import laplace, row, table
+from common import laplace, parser, row, table
 from real import SIZES, crops, divergence, logits, network
 from torch import Tensor, nn
 
 import tenreo
 from tenreo.codec.distortion import decibels
 from tenreo.codec.encode import EncodedWeight
-from tenreo.codec.position_coding import decode_positions, encode_positions
+from tenreo.codec.position_coding import columns_per_output, decode_positions, encode_positions
 from tenreo.codec.rate_distortion import quantize_uniformly, trellis_quantize
 from tenreo.compression.price_search import search_price
 
 Weights = dict[str, Tensor]
-Points = dict[str, list[tuple[float, float]]]  # of a line in a picture, by its label
+Points = dict[str, list[tuple[float, float]]]  # label of a line in a picture: its points
 CLIPS = tuple(0.6 + 0.025 * i for i in range(17))
 POINTS = {"laplace": "1,3,5,10", "network": "18,20,22,24,28"}  # about 2 to 4 bits per weight
 CODEBOOKS = {"laplace": (64, 256, 1024, 4096), "network": (64, 256, 1024)}
-SHANNON = 0.63  # dB: the bound of Laplace-distributed weights is 6.02 R + 0.63
+SHANNON = 0.63  # dB; no code of R bits per Laplace-distributed weight has an SNR above 6.02 R + 0.63
 
 
 @dataclass
@@ -57,7 +56,7 @@ class Coded:
 
 
 def iso(weights: Weights, parameter: int) -> Coded:
-    """Encode with the ISO codec at a quantization parameter; it receives the weights under their layers' names."""
+    """Encode with the ISO codec; its parameter qp is minus the given quantization parameter."""
     from nncodec.nn import decode, encode
 
     arrays = {f"{name}.weight": weight.numpy() for name, weight in weights.items()}
@@ -72,45 +71,48 @@ def iso(weights: Weights, parameter: int) -> Coded:
 
 
 def at_price(weight: Tensor, price: float) -> tuple[EncodedWeight, Tensor]:
-    """Encode a weight at a price of a bit; return the encoding and the stream of its positions."""
+    """Encode a weight at a price per bit; return the encoding and the stream of its positions."""
     encoded = trellis_quantize(weight, quantize_uniformly(weight, price), price)
-    return encoded, encode_positions(encoded.positions, encoded.length, _row(weight), encoded.memory)
-
-
-def _row(weight: Tensor) -> int:
-    return weight.numel() // len(weight)
+    return encoded, encode_positions(
+        encoded.positions, encoded.length, columns_per_output(weight.shape), encoded.memory
+    )
 
 
 def ours(weights: Weights, size: int) -> Coded:
-    """tenreo at so many bytes, or up to 0.2 % less: one price of a bit for all layers, as `--target-size` finds it."""
-    found: dict[str, tuple[EncodedWeight, Tensor]] = {}
+    """Encode with tenreo in 99.8 to 100 % of a size in bytes.
+
+    All layers have the same price per bit, which is searched for as `--target-size` does.
+    """
+    results: dict[str, tuple[EncodedWeight, Tensor]] = {}
     took = 0.0
 
     def encode(price: float) -> int:
         nonlocal took
         start = time.process_time()
-        found.update({name: at_price(weight, price) for name, weight in weights.items()})
+        results.update({name: at_price(weight, price) for name, weight in weights.items()})
         took = time.process_time() - start
-        return sum(len(stream) + 4 * encoded.coefficients.numel() for encoded, stream in found.values())
+        return stored_bytes()
+
+    def stored_bytes() -> int:
+        return sum(len(stream) + 4 * encoded.coefficients.numel() for encoded, stream in results.values())
 
     numel = sum(w.numel() for w in weights.values())
     power = sum(w.double().square().sum().item() for w in weights.values()) / numel
     search_price(encode, size, numel, power * 4 ** (-8 * size / numel), within=0.002)
-    bytes_ = sum(len(stream) + 4 * encoded.coefficients.numel() for encoded, stream in found.values())
     start = time.process_time()
-    decoded = {name: _decoded(weights[name], *each) for name, each in found.items()}
-    return Coded("tenreo", "", bytes_, decoded, took, time.process_time() - start)
+    decoded = {name: _decoded(weights[name], *each) for name, each in results.items()}
+    return Coded("tenreo", "", stored_bytes(), decoded, took, time.process_time() - start)
 
 
 def _decoded(weight: Tensor, encoded: EncodedWeight, stream: Tensor) -> Tensor:
-    """What comes back from the bytes."""
-    positions = decode_positions(stream, len(encoded.positions), encoded.length, _row(weight))
+    """Decode a weight; the positions come from the stream."""
+    positions = decode_positions(stream, len(encoded.positions), encoded.length, columns_per_output(weight.shape))
     assert torch.equal(positions, encoded.positions)
     return tenreo.decode(encoded)
 
 
 def groupwise(weights: Weights, bits: int, size: int = 64) -> Coded:
-    """Quantize to symmetric integers in groups with a 16-bit scale; the best of 17 clipping thresholds per group."""
+    """Quantize to symmetric integers in groups with 16-bit scales and the best of 17 clipping thresholds per group."""
     top = 2 ** (bits - 1) - 1
 
     def coded(weight: Tensor) -> Tensor:
@@ -124,31 +126,31 @@ def groupwise(weights: Weights, bits: int, size: int = 64) -> Coded:
             least = torch.minimum(error, least)
         return best.reshape(-1)[: weight.numel()].reshape(weight.shape)
 
-    taken = sum((w.numel() * bits + -(-w.numel() // size) * 16 + 7) // 8 for w in weights.values())
+    bytes_ = sum((w.numel() * bits + -(-w.numel() // size) * 16 + 7) // 8 for w in weights.values())
     return Coded(
-        "integers", f" of {bits} bits in groups of {size}, clipped", taken, {n: coded(w) for n, w in weights.items()}
+        "integers", f" of {bits} bits in groups of {size}, clipped", bytes_, {n: coded(w) for n, w in weights.items()}
     )
 
 
 def kmeans(weights: Weights, codewords: int, elements: int = 4) -> Coded:
-    """Cluster pieces of `elements` weights with scikit-learn's k-means; every layer has a 16-bit codebook."""
+    """Cluster vectors of `elements` weights with scikit-learn's k-means; every layer has a codebook in float16."""
     from sklearn.cluster import KMeans
 
-    taken, decoded = 0, {}
+    bytes_, decoded = 0, {}
     for name, weight in weights.items():
         points = weight.reshape(elements, -1).T.numpy()
         count = min(codewords, len(points) // 4)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = KMeans(count, n_init=1, max_iter=30, random_state=0, algorithm="elkan").fit(points)
-        book = torch.from_numpy(found.cluster_centers_).half().float()
-        decoded[name] = book[torch.from_numpy(found.labels_).long()].T.reshape(weight.shape)
-        taken += math.ceil((len(points) * math.ceil(math.log2(count)) + 16 * elements * count) / 8)
-    return Coded(f"k-means of {elements} weights", f", {codewords} codewords", taken, decoded)
+            clusters = KMeans(count, n_init=1, max_iter=30, random_state=0, algorithm="elkan").fit(points)
+        book = torch.from_numpy(clusters.cluster_centers_).half().float()
+        decoded[name] = book[torch.from_numpy(clusters.labels_).long()].T.reshape(weight.shape)
+        bytes_ += math.ceil((len(points) * math.ceil(math.log2(count)) + 16 * elements * count) / 8)
+    return Coded(f"k-means of {elements} weights", f", {codewords} codewords", bytes_, decoded)
 
 
 def every_codec(weights: Weights, parameters: list[int], codebooks: tuple[int, ...]) -> Iterator[Coded]:
-    """Yield the results of all codecs at all their settings."""
+    """Yield the results of all codecs with all settings."""
     for parameter in parameters:
         theirs = iso(weights, parameter)
         yield theirs
@@ -160,7 +162,7 @@ def every_codec(weights: Weights, parameters: list[int], codebooks: tuple[int, .
 
 
 def quality(weights: Weights, coded: Coded) -> tuple[float, float]:
-    """Return bits per weight and the SNR of all layers together in dB."""
+    """Return the bits per weight and the SNR in dB, both over all layers together."""
     numel = sum(w.numel() for w in weights.values())
     norm = sum(w.double().square().sum().item() for w in weights.values())
     error = sum((weights[n] - w).double().square().sum().item() for n, w in coded.weights.items())
@@ -168,12 +170,12 @@ def quality(weights: Weights, coded: Coded) -> tuple[float, float]:
 
 
 def measure_laplace(elements: int, parameters: list[int]) -> Points:
-    """Print the table of one layer; return the points (bits per weight, dB) of every codec."""
+    """Print the table of one layer; return the points (bits per weight, SNR in dB) of every codec."""
     weights = {"layer": laplace(512, elements // 512)}
     points: Points = {}
     table("codec", "bits per weight", "SNR in dB", "dB below Shannon's bound", "encoding s", "decoding s")
 
-    def measured(coded: Coded) -> None:
+    def print_row(coded: Coded) -> None:
         bits, snr = quality(weights, coded)
         points.setdefault(coded.kind, []).append((bits, snr))
         gap = 6.0206 * bits + SHANNON - snr
@@ -187,9 +189,9 @@ def measure_laplace(elements: int, parameters: list[int]) -> Points:
         )
 
     for bits in (2, 3, 4):
-        measured(ours(weights, bits * elements // 8))
+        print_row(ours(weights, bits * elements // 8))
     for coded in every_codec(weights, parameters, CODEBOOKS["laplace"]):
-        measured(coded)
+        print_row(coded)
     return points
 
 
@@ -201,30 +203,31 @@ def weights_of(model: nn.Module) -> Weights:
 
 @dataclass
 class Network:
-    """A dense network, photographs, and its outputs on them."""
+    """A dense network, images with sides of `pixels`, and the outputs of the dense network for them."""
 
     dense: nn.Module
     images: Tensor
-    wanted: Tensor
+    dense_outputs: Tensor
     pixels: int
 
     def outputs(self, weights: Weights) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Return KL and agreement with the given weights, without and with correction of the statistics."""
+        """Return (KL, agreement) of the network with other weights, without and with correction of the statistics."""
         model = copy.deepcopy(self.dense)
         with torch.no_grad():
             for name, weight in weights.items():
                 model.get_submodule(name).weight.copy_(weight)
-        raw = divergence(self.wanted, logits(model, self.images))
+        raw = divergence(self.dense_outputs, logits(model, self.images))
         tenreo.match_statistics_(model, self.dense, size=self.pixels)
-        return raw, divergence(self.wanted, logits(model, self.images))
+        return raw, divergence(self.dense_outputs, logits(model, self.images))
 
 
 def measure_network(name: str, parameters: list[int], each: int) -> tuple[Points, Points]:
     """Print the table of a network.
 
     Returns:
-        The points (bits per weight, KL) of every codec without and with correction, and the points (MB, agreement in %)
-        of whole files: tenreo with correction, as `tenreo compress` writes it, and the other codecs without.
+        The points (bits per weight, KL) of every codec, without and with correction, and the points (MB, agreement in
+        %) of whole files: of tenreo with correction, like the files of `tenreo compress`, and of the other codecs
+        without.
     """
     dense, pixels = network(name), SIZES[name]
     images = crops(each, pixels)
@@ -232,8 +235,8 @@ def measure_network(name: str, parameters: list[int], each: int) -> tuple[Points
     weights = weights_of(dense)
     print(f"{len(weights)} layers, {sum(w.numel() for w in weights.values()):,} weights, {len(images)} crops")
     table(
-        "codec", "bits per weight", "SNR in dB", "KL", "agreement %", "KL, corrected", "agreement %, corrected",
-        "encoding s", "decoding s",
+        "codec", "bits per weight", "SNR in dB", "KL in nats", "agreement %", "KL in nats, corrected",
+        "agreement %, corrected", "encoding s", "decoding s",
     )  # fmt: skip
     points: Points = {}
     files: Points = {}
@@ -253,7 +256,7 @@ def measure_network(name: str, parameters: list[int], each: int) -> tuple[Points
         points.setdefault(coded.kind, []).append((bits, raw[0]))
         points.setdefault(f"{coded.kind}, corrected", []).append((bits, corrected[0]))
         agreement = corrected[1] if coded.kind == "tenreo" else raw[1]
-        size = coded.size + 2 * other_weights  # all other tensors in float16
+        size = coded.size + 2 * other_weights  # the other tensors are float16
         files.setdefault(coded.kind, []).append((size / 1e6, agreement))
     corrected = points["tenreo, corrected"]
     for kind in ("ISO codec", "ISO codec, corrected"):
@@ -264,7 +267,7 @@ def measure_network(name: str, parameters: list[int], each: int) -> tuple[Points
 
 
 def draw(points: Points, picture: Path, title: str, axes: dict[str, str]) -> None:
-    """Draw a line for every codec; the legend is below the picture."""
+    """Draw a line for every codec, with the legend below the picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.8, 4.8), layout="constrained")
@@ -273,8 +276,10 @@ def draw(points: Points, picture: Path, title: str, axes: dict[str, str]) -> Non
     for i, kind in enumerate(colors):
         for name, style in ((kind, "x:"), (f"{kind}, corrected", "o-")):
             if name in points:
-                alone = f"{kind}, corrected" not in points
-                axis.plot(*zip(*sorted(points[name]), strict=True), "o-" if alone else style, color=f"C{i}", label=name)
+                single = f"{kind}, corrected" not in points
+                axis.plot(
+                    *zip(*sorted(points[name]), strict=True), "o-" if single else style, color=f"C{i}", label=name
+                )
     axis.set(title=title, **axes)
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
@@ -282,19 +287,19 @@ def draw(points: Points, picture: Path, title: str, axes: dict[str, str]) -> Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["laplace", "network"])
-    parser.add_argument("--network", default="lite0", choices=SIZES)
-    parser.add_argument("--points", help="quantization parameters of the ISO codec, negative")
-    parser.add_argument("--each", type=int, default=6, help="crops of a photograph")
-    parser.add_argument("--elements", type=int, default=2**19)
-    parser.add_argument("--plot", type=Path, help="PNG: error against bits per weight")
-    parser.add_argument("--plot-files", type=Path, help="PNG: agreement against the size of the file")
-    arguments = parser.parse_args()
-    parameters = [int(p) for p in (arguments.points or POINTS[arguments.what]).split(",")]
+    options = parser(__doc__)
+    options.add_argument("weights", choices=["laplace", "network"], help="weights to encode")
+    options.add_argument("--network", default="lite0", choices=SIZES, help="size of the EfficientNet-Lite network")
+    options.add_argument("--points", help="quantization parameters of the ISO codec without their minus signs")
+    options.add_argument("--each", type=int, default=6, help="number of crops per photograph")
+    options.add_argument("--elements", type=int, default=2**19, help="number of weights of the Laplace layer")
+    options.add_argument("--plot", type=Path, help="PNG file for the picture of the error against bits per weight")
+    options.add_argument("--plot-files", type=Path, help="PNG file for the picture of agreement against file size")
+    arguments = options.parse_args()
+    parameters = [int(p) for p in (arguments.points or POINTS[arguments.weights]).split(",")]
     small = {"layer": laplace(64, 64)}
-    ours(small, 1500), iso(small, 4)  # compiles, and loads libraries
-    if arguments.what == "laplace":
+    ours(small, 1500), iso(small, 4)  # compiles the loops and loads the libraries before anything is timed
+    if arguments.weights == "laplace":
         points, files = measure_laplace(arguments.elements, parameters), {}
         title, axes = "One layer of Laplace-distributed weights", {"ylabel": "SNR in dB"}
     else:

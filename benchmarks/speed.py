@@ -1,4 +1,4 @@
-"""Ratios of time that docs/measurements.md quotes, each pair measured in turn in one run.
+"""Measure the ratios of time that docs/measurements.md quotes; the two sides of a ratio run alternately.
 
 .venv/bin/python benchmarks/speed.py [chain growth pruned huge decode models evaluate start commands iso]
 
@@ -20,66 +20,62 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import compressed, laplace, paired
+from common import compressed, laplace, paired, parser
 from torch.nn.functional import pad
 
 import tenreo
+from tenreo.codec.chain import chain
+from tenreo.codec.encode import nearest_neighbor_order, refined
 from tenreo.models.builders import build_model
 
 IMPORTS = [sys.executable, "-c", "import torch, torchvision"]
 
 
-def chain() -> None:
+def measure_chain() -> None:
+    """Compare the nearest-neighbor chain with building SciPy's k-d tree and one query."""
     from scipy.spatial import cKDTree
 
-    from tenreo.codec.chain import chain
-
-    print("chain, one thread, against SciPy's cKDTree build and one query(points, k=2)")
+    print("nearest-neighbor chain, one thread, compared with SciPy's cKDTree and one query(points, k=2)")
     times = {}
     for g, n in ((4, 147_456), (4, 589_824), (8, 73_728)):
         matrix = laplace(g, n).numpy()
         points = np.ascontiguousarray(matrix.T)
-        found = paired(lambda m=matrix: chain(m), lambda p=points: cKDTree(p).query(p, k=2), 3)
-        times[g, n] = found.ours
-        print(f"  g={g} n={n:>7}: {found.ratio:.2f} of the time")
-    print(f"  g=8 n=73,728 costs {times[8, 73_728] / times[4, 147_456]:.2f} times g=4 n=147,456")
+        timing = paired(lambda m=matrix: chain(m), lambda p=points: cKDTree(p).query(p, k=2), 3)
+        times[g, n] = timing.ours
+        print(f"  g={g} n={n:>7}: {timing.ratio:.2f} of the time")
+    print(f"  g=8 n=73,728 takes {times[8, 73_728] / times[4, 147_456]:.2f} times as long as g=4 n=147,456")
 
 
-def growth() -> None:
-    """Time by columns, of the chain alone and with refinement."""
-    from tenreo.codec.encode import nearest_neighbor_order, refined
-
-    orders, rounds = [], []
+def measure_growth() -> None:
+    """Print how the times of the chain and of refinement grow when the number of columns doubles."""
+    chain_times, refinement_times = [], []
     for k in range(18, 23):
         matrix = laplace(4, 2**k)
         start = time.process_time()
         order = nearest_neighbor_order(matrix, 4)
-        orders.append(time.process_time() - start)
+        chain_times.append(time.process_time() - start)
         encoded = tenreo.encode(matrix, 4, 2**k // 16, order=order)
         start = time.process_time()
         refined(matrix, encoded, 4)
-        rounds.append(time.process_time() - start)
+        refinement_times.append(time.process_time() - start)
     print("growth, g=4, rate 16, 4 rounds of refinement")
-    for k, ((a, b), (c, d)) in enumerate(zip(pairwise(orders), pairwise(rounds), strict=True), 18):
+    for k, ((a, b), (c, d)) in enumerate(zip(pairwise(chain_times), pairwise(refinement_times), strict=True), 18):
         print(f"  2^{k} -> 2^{k + 1}: chain {b / a:.2f}, refinement {d / c:.2f} times the time")
 
 
-def pruned() -> None:
-    """The chain through weights whose smallest are zero, against dense ones."""
-    from tenreo.codec.chain import chain
-
+def measure_pruned() -> None:
+    """Compare the chain of pruned weights, whose smallest elements are zero, with that of dense weights."""
     weight = np.random.default_rng(0).standard_normal(512 * 512 * 9).astype(np.float32)
     dense = _process_seconds(partial(chain, weight.reshape(8, -1)))
-    print("chain, g=8, 512 x 512 x 3 x 3, against dense weights")
-    for share in (0.5, 0.7, 0.9, 0.95, 0.99):
-        sparse = np.where(np.abs(weight) < np.quantile(np.abs(weight), share), np.float32(0), weight)
-        print(
-            f"  {share:.0%} zeros: {_process_seconds(partial(chain, sparse.reshape(8, -1))) / dense:.2f} times the time"
-        )
+    print("nearest-neighbor chain of pruned weights, g=8, 512 x 512 x 3 x 3, compared with dense weights")
+    for fraction in (0.5, 0.7, 0.9, 0.95, 0.99):
+        sparse = np.where(np.abs(weight) < np.quantile(np.abs(weight), fraction), np.float32(0), weight)
+        ratio = _process_seconds(partial(chain, sparse.reshape(8, -1))) / dense
+        print(f"  {fraction:.0%} zeros: {ratio:.2f} times the time")
 
 
 def _process_seconds(function: Callable[[], object]) -> float:
-    """The least processor time of two calls."""
+    """Return the smaller processor time of two calls."""
     times = []
     for _ in range(2):
         start = time.process_time()
@@ -88,7 +84,7 @@ def _process_seconds(function: Callable[[], object]) -> float:
     return min(times)
 
 
-# Not resource.getrusage: what it says of a process begins with the memory of the one that started it.
+# Peak resident memory. resource.getrusage is not used: a child process inherits the peak of its parent.
 _PEAK = """
 import re
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])  # kB
@@ -109,18 +105,17 @@ print(f"Linear 8192 x 8192, g=4, r=16, 4 rounds: {time.perf_counter() - start:.0
 )
 
 
-def huge() -> None:
+def measure_huge() -> None:
+    """Print time and memory of compressing a layer of 67 million weights."""
     _show([sys.executable, "-c", _HUGE])
 
 
-def iso() -> None:
-    """Encoding all of ResNet-50's weights against the ISO codec and the model's own forward pass."""
+def measure_iso() -> None:
+    """Compare encoding the weights of ResNet-50 with the ISO codec and with a forward pass of the model."""
     import contextlib
     import io
 
     from nncodec.nn import encode
-
-    from tenreo.codec.encode import refined
 
     torch.set_num_threads(1)
     model = build_model("torchvision:resnet50")
@@ -131,7 +126,7 @@ def iso() -> None:
         theirs = _process_seconds(partial(encode, arrays, {"qp": -20, "verbose": False, "results": folder}))
         start = time.perf_counter()
         encode(arrays, {"qp": -20, "verbose": False, "results": folder})
-        clock = time.perf_counter() - start
+        wall_time = time.perf_counter() - start
     ours = {}
     for rounds in (0, 12):
         start = time.perf_counter()
@@ -148,14 +143,15 @@ def iso() -> None:
     x = torch.randn(32, 3, 224, 224)
     with torch.inference_mode():
         forward = _process_seconds(lambda: model(x))
-    print("encoding ResNet-50, g=4, r'=1.0, one thread")
+    print("encoding ResNet-50, g=4, r'=1.0, processor time of one thread")
     for name, took in times.items():
         print(f"  {name}: {took / theirs:.2f} times the ISO codec, {took / forward:.1f} forward passes of 32 images")
-    print(f"by the clock, tenreo.compress_ on all cores and the ISO codec on its one: unrefined {ours[0] / clock:.2f}, "
-          f"refined {ours[12] / clock:.2f} times")  # fmt: skip
+    print(f"wall time, tenreo.compress_ on all cores and the ISO codec on one: unrefined {ours[0] / wall_time:.2f}, "
+          f"refined {ours[12] / wall_time:.2f} times")  # fmt: skip
 
 
-def decode() -> None:
+def measure_decode() -> None:
+    """Compare decoding with torch_dct, which the reference implementation uses."""
     import torch_dct
 
     n, per_row = 589_824, 23_592
@@ -168,7 +164,7 @@ def decode() -> None:
 
     with torch.inference_mode():
         ratio = paired(lambda: tenreo.decode(encoded), reference, 15).ratio
-    print(f"decode (4, {n}), t = {per_row}: {1 / ratio:.2f} times faster than torch_dct.idct and indexing")
+    print(f"decoding (4, {n}), t = {per_row}: {1 / ratio:.2f} times faster than torch_dct.idct and indexing")
 
 
 _COMPRESS = (
@@ -188,8 +184,9 @@ print(time.perf_counter() - start, (after - before) / 1000)
 )
 
 
-def models() -> None:
-    print("whole models, random weights, not refined, besides imports (seconds depend on the machine)")
+def measure_models() -> None:
+    """Print time and memory of compressing whole models."""
+    print("whole models, random weights, not refined, without imports (seconds depend on the machine)")
     reference = None
     for arch, groups, growth in (("mobilenet_v2", 4, 0.5), ("resnet50", 4, 1.0), ("resnet50", 8, 1.0)):
         out = subprocess.run(
@@ -203,26 +200,28 @@ def models() -> None:
               f"the first, {float(out[1]):.0f} MB above imports and model")  # fmt: skip
 
 
-def evaluate() -> None:
+def measure_evaluate() -> None:
+    """Compare the speed of a compressed model with that of the dense one."""
     dense = build_model("torchvision:mobilenet_v2")
     small = tenreo.expand_(compressed(dense, 4, 0.5, refine=0))
     x = torch.randn(16, 3, 224, 224)
     with torch.inference_mode():
         ratio = paired(lambda: dense(x), lambda: small(x), 11).ratio
-    print(f"evaluation: a compressed model does {ratio:.2f} times the images/s of the dense one")
+    print(f"evaluation: a compressed model processes {ratio:.2f} times as many images/s as the dense one")
 
 
-def start() -> None:
+def measure_start() -> None:
+    """Compare the time that commands without torch take with that of importing torch and torchvision."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "r.safetensors"
         tenreo.save(compressed(build_model("torchvision:resnet50"), 4, 1.0, refine=0), path)
         for arguments in (["--help"], ["inspect", str(path)]):
-            found = paired(partial(_run, [sys.executable, "-m", "tenreo", *arguments]), partial(_run, IMPORTS))
-            print(f"tenreo {arguments[0]}: {found.ours:.2f} s, {found.ratio:.2f} of importing torch and torchvision")
+            timing = paired(partial(_run, [sys.executable, "-m", "tenreo", *arguments]), partial(_run, IMPORTS))
+            print(f"tenreo {arguments[0]}: {timing.ours:.2f} s, {timing.ratio:.2f} of importing torch and torchvision")
 
 
-def commands() -> None:
-    """Whole commands with imports, refinement, noise and writing; weights are random."""
+def measure_commands() -> None:
+    """Time whole commands, from the imports to the written file; the weights are random."""
     with tempfile.TemporaryDirectory() as folder:
         for arch, growth in (("mobilenet_v2", "0.5"), ("resnet50", "1.0")):
             rest = ["-g", "4", "-r", growth, "--progressive", "--force", "-o", f"{folder}/{arch}.safetensors"]
@@ -241,11 +240,15 @@ def _run(command: list[str]) -> None:
 
 
 PARTS = {
-    "chain": chain, "growth": growth, "pruned": pruned, "huge": huge, "decode": decode, "models": models,
-    "evaluate": evaluate, "start": start, "commands": commands, "iso": iso,
+    "chain": measure_chain, "growth": measure_growth, "pruned": measure_pruned, "huge": measure_huge,
+    "decode": measure_decode, "models": measure_models, "evaluate": measure_evaluate, "start": measure_start,
+    "commands": measure_commands, "iso": measure_iso,
 }  # fmt: skip
 
 if __name__ == "__main__":
+    options = parser(__doc__)
+    options.add_argument("parts", nargs="*", metavar="PART", help="parts to measure; default: all")
+    parts = options.parse_args().parts or PARTS
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for name in sys.argv[1:] or PARTS:
+    for name in parts:
         PARTS[name]()
