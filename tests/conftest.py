@@ -18,7 +18,7 @@ from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.models import model_files
 from tenreo.models.builders import build_model
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker per core: threads would only fight for them
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for each core, so more threads would only slow them down
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
@@ -27,7 +27,7 @@ SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @pytest.fixture(scope="session")
 def golden():
-    """(cases, tensors) of the reference implementation's own outputs."""
+    """(cases, tensors): inputs and outputs of the reference implementation."""
     with safe_open(DATA / "codec.safetensors", framework="pt") as file:
         cases = json.loads(file.metadata()["cases"])
         return cases, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -40,19 +40,19 @@ def paper_rows():
 
 @pytest.fixture(scope="session")
 def small():
-    """How the tests' networks want their images."""
+    """The preprocessing of the networks in the tests."""
     return SMALL
 
 
 @pytest.fixture(scope="session")
 def digits(small):
-    """192 digits to learn from, 360 to evaluate on."""
+    """192 digits for training, 360 for evaluation."""
     return open_images("digits", "train", small, 10).limited(192), open_images("digits", "val", small, 10)
 
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
-    """made_once(name, make): a path that the first of all workers makes; the others wait for it."""
+    """made_once(name, make): a path that is created once by the first worker; the other workers wait for it."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
@@ -70,7 +70,7 @@ def made_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dense_file(made_once):
-    """MobileNet-V2 with ten classes and random weights, as `compress --weights` takes it."""
+    """File of MobileNet-V2 with ten classes and random weights, for `compress --weights`."""
 
     def make(path):
         torch.manual_seed(0)
@@ -90,7 +90,7 @@ def compressed_file(dense_file, made_once):
 
 @pytest.fixture(scope="session")
 def saved_file(tmp_path_factory):
-    """(model, report, path) of a ResNet-18 of seven classes, some of its layers in the paper's encoding."""
+    """(model, report, path) of a ResNet-18 with seven classes, with some layers in the paper's encoding."""
     torch.manual_seed(0)
     model = build_model("torchvision:resnet18", {"num_classes": 7})
     recipe = tenreo.Recipe(8, tenreo.Progressive(4.0), ("layer1.*", "layer2.0.*", "fc"), refine=0)
@@ -102,7 +102,7 @@ def saved_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory):
-    """A folder of PNG files: 215 digits to learn from, 37 to evaluate on."""
+    """A folder of PNG files: 215 digits for training, 37 for evaluation."""
     folder = tmp_path_factory.mktemp("digits")
     for split, count in (("train", 215), ("val", 37)):
         for i, (array, label) in enumerate(open_images("digits", split, SMALL, 10).limited(count).samples):
@@ -114,7 +114,7 @@ def digits_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def uninterrupted(digits_folder, made_once):
-    """(output, folder) of a run of tests/tiny_run.py that nothing disturbed."""
+    """(output, folder) of a run of tests/tiny_run.py without interruption."""
 
     def make(folder):
         folder.mkdir()
@@ -126,7 +126,7 @@ def uninterrupted(digits_folder, made_once):
 
 @pytest.fixture
 def folder(tmp_path, small):
-    """val/ with 40 digits of 64 by 64 pixels, as PNG files."""
+    """A folder with 40 digits of 64 by 64 pixels in val/, as PNG files."""
     digits = open_images("digits", "val", small, None)
     for i, (array, label) in enumerate(digits.samples[:40]):
         path = tmp_path / "val" / f"class{label}" / f"{i}.png"
@@ -153,7 +153,7 @@ def reference_state():
 
 @pytest.fixture
 def disk_full_after():
-    """disk_full_after(size): a context in which no file of this process grows beyond so many bytes."""
+    """disk_full_after(size): a context in which no file of this process grows beyond this number of bytes."""
 
     @contextmanager
     def full(size):
@@ -169,6 +169,6 @@ def disk_full_after():
 
 @pytest.fixture
 def inside(tmp_path, monkeypatch):
-    """The test's own folder, which is the working folder as well."""
+    """The temporary folder of the test, as the working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,1 +1,1 @@
-"""Writing a model for programs that do not have tenreo."""
+"""Exporting models for programs that do not have tenreo."""

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from tenreo.errors import TenreoError, shown
 
-FORMATS = (".safetensors", ".pth", ".pt2", ".onnx")  # of exported models
+FORMATS = (".safetensors", ".pth", ".pt2", ".onnx")  # endings of exported files
 
 
 def check_format(path: Path) -> None:
-    """Raise unless the ending of a path is that of a format that models are exported to.
+    """Raise unless models can be exported to files with the ending of this path.
 
     Raises:
-        TenreoError: naming the endings there are.
+        TenreoError: naming the possible endings.
     """
     if path.suffix not in FORMATS:
         raise TenreoError(f"to: given {shown(path.name)}, needs a name that ends in {', '.join(FORMATS)}")

@@ -1,4 +1,4 @@
-"""How far outputs are apart, detections in any order."""
+"""The difference between outputs, of detections in any order."""
 
 from pathlib import Path
 
@@ -20,26 +20,26 @@ def detections(count, seed):
     ]  # fmt: skip
 
 
-def test_it_is_that_of_the_number_that_differs_most():
+def test_the_largest_difference_counts():
     x = torch.zeros(2, 3)
     assert largest_difference(PATH, [x, x + 1, "text"], [x, "other", x - 0.5]) == 1.5
     assert largest_difference(PATH, [torch.zeros(0, 4)], [torch.zeros(0, 4)]) == 0.0
-    with pytest.raises(TenreoError, match=r"model\.onnx: is written, but puts out"):
+    with pytest.raises(TenreoError, match=r"model\.onnx: is written, but its outputs have the shapes"):
         largest_difference(PATH, [x], [x, x])
 
 
-def test_detections_may_come_in_another_order():
-    wanted = detections(5, 0) + detections(0, 1) + detections(7, 2)
+def test_detections_are_compared_without_order():
+    expected = detections(5, 0) + detections(0, 1) + detections(7, 2)
     swap = torch.tensor([1, 0, 4, 3, 2])
-    found = [x[swap] for x in wanted[:4]] + wanted[4:8] + [x.flip(0) for x in wanted[8:]]
-    assert largest_difference(PATH, found, wanted, images=3) == 0.0
-    assert largest_difference(PATH, found, wanted) > 1.0
-    found[3][1, 0, 2, 3] += 0.25
-    assert largest_difference(PATH, found, wanted, images=3) == pytest.approx(0.25)
+    outputs = [x[swap] for x in expected[:4]] + expected[4:8] + [x.flip(0) for x in expected[8:]]
+    assert largest_difference(PATH, outputs, expected, images=3) == 0.0
+    assert largest_difference(PATH, outputs, expected) > 1.0
+    outputs[3][1, 0, 2, 3] += 0.25
+    assert largest_difference(PATH, outputs, expected, images=3) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("given", [0, 1])
 def test_one_detection_twice_is_not_two(given):
-    wanted = detections(3, 0)
-    twice = [x[[0, 0, 1]] for x in wanted]
-    assert largest_difference(PATH, *((twice, wanted) if given else (wanted, twice)), images=1) > 0.1
+    expected = detections(3, 0)
+    twice = [x[[0, 0, 1]] for x in expected]
+    assert largest_difference(PATH, *((twice, expected) if given else (expected, twice)), images=1) > 0.1

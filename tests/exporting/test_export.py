@@ -1,4 +1,4 @@
-"""Exported models: what other programs get is what the compressed model does."""
+"""Exported models compute the same as the compressed model."""
 
 import copy
 import subprocess
@@ -44,7 +44,7 @@ def test_weights_have_the_names_of_the_architecture(net, tmp_path):
             plain.load_state_dict(load_file(done.path))
             assert torch.equal(tenreo.load(done.path, strided_and_grouped())(X), net(X))
         assert torch.equal(plain(X), net(X))
-    assert torch.nn.utils.parametrize.is_parametrized(net[4])  # is as it was
+    assert torch.nn.utils.parametrize.is_parametrized(net[4])  # the model itself is unchanged
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -95,7 +95,7 @@ def test_dictionaries_and_tuples_of_arguments(tmp_path):
         assert tenreo.export(net, tmp_path / f"{i}.pt2", inputs=inputs).difference < 1e-6
 
 
-def test_images_of_a_known_size_are_made_up(tmp_path):
+def test_random_images_of_a_known_size_are_the_default_inputs(tmp_path):
     import torchvision
 
     torch.manual_seed(0)
@@ -118,13 +118,13 @@ def test_images_of_a_known_size_are_made_up(tmp_path):
         ("model.onnx", {"inputs": torch.randn(2, 5, 9, 9)}, "does not take .*channels"),
     ],
 )
-def test_refuses_what_can_not_be(net, tmp_path, name, options, match):
+def test_wrong_options_and_inputs_are_refused(net, tmp_path, name, options, match):
     with pytest.raises(TenreoError, match=match):
         tenreo.export(net, tmp_path / name, **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_can_not_be_traced_is_said_in_one_line(tmp_path):
+def test_models_that_cannot_be_traced_raise_one_line(tmp_path):
     class Dependent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -135,13 +135,13 @@ def test_what_can_not_be_traced_is_said_in_one_line(tmp_path):
 
     net = Dependent()
     tenreo.compress_(net, RECIPE)
-    with pytest.raises(TenreoError, match=r"torch\.export can not trace the model: .*data-dependent"):
+    with pytest.raises(TenreoError, match=r"torch\.export cannot trace the model: .*data-dependent"):
         tenreo.export(net, tmp_path / "model.pt2", inputs=torch.ones(2, 64))
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dynamo", [True, False])
-def test_onnx_of_a_compressed_model_names_the_way(net, tmp_path, dynamo):
+def test_direct_onnx_export_of_a_compressed_model_names_tenreo_export(net, tmp_path, dynamo):
     with pytest.raises(Exception, match=r"tenreo\.export\(model, path\)"):
         torch.onnx.export(copy.deepcopy(net), (X,), tmp_path / "no.onnx", dynamo=dynamo, verbose=False)
 
@@ -157,14 +157,16 @@ def test_a_program_that_decodes_is_loaded_after_importing_the_decoding(net, tmp_
     subprocess.run([sys.executable, "-c", "import sys, tenreo; assert 'torch' not in sys.modules"], check=True)
 
 
-def test_detectors_are_traced_along_one_run(tmp_path):
+def test_detectors_are_exported_for_a_fixed_batch(tmp_path):
     from tenreo.models.builders import build_model
 
     torch.manual_seed(0)
     sides = {"min_size": 96, "max_size": 96, "box_score_thresh": 0.0, "box_detections_per_img": 3}
     net = build_model("torchvision:fasterrcnn_mobilenet_v3_large_320_fpn", sides)
     for layer in net.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):  # or all scores are the same, and which are put out is chance
+        if isinstance(
+            layer, nn.Conv2d | nn.Linear
+        ):  # otherwise all scores are equal and the selected boxes are arbitrary
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
     tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(4.0), include=("roi_heads.box_head.fc7",), refine=0))
     images = [torch.rand(3, 96, 96), torch.rand(3, 96, 96)]

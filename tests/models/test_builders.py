@@ -1,4 +1,4 @@
-"""Models by name: what is built, what a file may ask for, and what nobody may ask for."""
+"""Building models by name, and the limits of what a file may cause."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ X = torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture
 def ownnet(inside, monkeypatch):
-    """A module of functions in the working folder; `called` is there once build was called."""
+    """A module of functions in the working folder; build creates the file `called`."""
     (inside / "ownnet.py").write_text(MODULE)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield inside
@@ -52,13 +52,13 @@ def own_file(ownnet):
     return model, ownnet / "own.safetensors"
 
 
-def resaid(path, **changes):
-    """A copy of a file whose metadata say something else of the model."""
+def relabeled(path, **changes):
+    """A copy of a file with changes to the model in its metadata."""
     with safe_open(path, framework="pt") as file:
-        said = file.metadata()
-    model = {**json.loads(said["tenreo.model"]), **changes}
-    other = path.with_name("resaid.safetensors")
-    save_file(load_file(path), other, {**said, "tenreo.model": json.dumps(model)})
+        metadata = file.metadata()
+    model = {**json.loads(metadata["tenreo.model"]), **changes}
+    other = path.with_name("relabeled.safetensors")
+    save_file(load_file(path), other, {**metadata, "tenreo.model": json.dumps(model)})
     return other
 
 
@@ -86,7 +86,7 @@ def test_safe_names_are_built_by_loading(tmp_path, builder, kwargs, shape):
     assert torch.equal(found, wanted)
 
 
-def test_a_function_is_only_called_by_who_trusts_it(own_file, ownnet):
+def test_a_function_is_only_called_if_it_is_trusted(own_file, ownnet):
     model, path = own_file
     for fails in (lambda: tenreo.load(path), lambda: open_model(path, builder="timm:resnet10t")):
         with pytest.raises(TenreoError, match="ownnet:build"):
@@ -99,7 +99,7 @@ def test_a_function_is_only_called_by_who_trusts_it(own_file, ownnet):
     assert torch.equal(open_model(path, builder="ownnet:build")[0](X), model(X))
 
 
-def test_a_file_that_names_nothing_is_built_as_is_said(ownnet):
+def test_a_file_without_a_model_is_built_by_the_given_builder(ownnet):
     model = build_model("ownnet:build", {}, trusted=True)
     torch.save(model.state_dict(), "own.pth")
     tenreo.save(model, "own.safetensors")
@@ -138,13 +138,13 @@ def test_a_model_that_differs_from_its_builder_is_refused(ownnet):
         ("a:b:c", {}, "needs timm:NAME"),
     ],
 )
-def test_what_a_file_may_not_ask_for(own_file, builder, kwargs, match):
+def test_a_file_cannot_cause_downloads_calls_or_large_models(own_file, builder, kwargs, match):
     with pytest.raises(TenreoError, match=match):
-        tenreo.load(resaid(own_file[1], builder=builder, kwargs=kwargs))
+        tenreo.load(relabeled(own_file[1], builder=builder, kwargs=kwargs))
 
 
 def test_a_large_model_is_refused_by_its_shapes_before_it_takes_memory(own_file):
-    path = resaid(own_file[1], builder="timm:vit_giant_patch14_dinov2", kwargs={"num_classes": 99_999})
+    path = relabeled(own_file[1], builder="timm:vit_giant_patch14_dinov2", kwargs={"num_classes": 99_999})
     with pytest.raises(TenreoError, match="does not fit the model"):
         tenreo.load(path)
 
@@ -159,9 +159,9 @@ def test_a_large_model_is_refused_by_its_shapes_before_it_takes_memory(own_file)
         {"builder": "x" * 300},
     ],
 )
-def test_metadata_that_make_no_sense(own_file, changes):
+def test_invalid_metadata_are_refused(own_file, changes):
     with pytest.raises(TenreoError, match="the metadata cannot be understood"):
-        tenreo.load(resaid(own_file[1], **changes))
+        tenreo.load(relabeled(own_file[1], **changes))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_metadata_that_make_no_sense(own_file, changes):
         ("ownnet.sub:build", "cannot be imported"),
     ],
 )
-def test_functions_that_are_not_there(ownnet, builder, match):
+def test_missing_functions_are_refused(ownnet, builder, match):
     with pytest.raises(TenreoError, match=match):
         check_model(builder)
 
@@ -182,14 +182,14 @@ def test_functions_that_are_not_there(ownnet, builder, match):
 @pytest.mark.parametrize(
     ("name", "match"), [("fails", "cannot be built: on purpose"), ("number", "returned an object of type int")]
 )
-def test_functions_that_give_no_model(ownnet, name, match):
+def test_functions_that_fail_or_return_no_model(ownnet, name, match):
     with pytest.raises(TenreoError, match=match):
         build_model(f"ownnet:{name}", {}, trusted=True)
 
 
-def test_what_layers_cache_of_made_up_values_does_not_stay(tmp_path):
+def test_values_that_layers_cache_during_the_check_are_discarded(tmp_path):
     torch.manual_seed(0)
-    model = build_model("timm:levit_128s", {"num_classes": 5})  # keeps its attention biases in evaluation mode
+    model = build_model("timm:levit_128s", {"num_classes": 5})  # caches its attention biases in evaluation mode
     tenreo.compress_(model, RECIPE)
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which architecture a model is: a file claims one only where a plain model of it does the same."""
+"""A file names an architecture only if a plain model of it computes the same."""
 
 import copy
 import random
@@ -85,7 +85,7 @@ def dilated(_):
     replaced("layer2.0.conv1", nn.Conv2d(64, 128, 3, stride=1, padding=1, bias=False)),
     replaced("avgpool", nn.AdaptiveMaxPool2d(1)),
 ])  # fmt: skip
-def test_a_changed_model_claims_no_architecture(tmp_path, change):
+def test_a_changed_model_is_saved_without_an_architecture(tmp_path, change):
     model = change(resnet())
     assert resemble(model).arch in ("resnet18", "resnet50")
     tenreo.save(model, tmp_path / "m.safetensors")
@@ -98,7 +98,7 @@ def test_a_changed_model_claims_no_architecture(tmp_path, change):
     assert not (tmp_path / "n.safetensors").exists()
 
 
-def test_a_changed_model_comes_back_into_one_of_its_own(tmp_path):
+def test_a_changed_model_is_loaded_into_a_model_of_the_same_kind(tmp_path):
     model = activations(resnet())
     tenreo.compress_(model, tenreo.Recipe(8, tenreo.Uniform(4.0), ("layer1.0.*",), refine=0))
     tenreo.save(model, tmp_path / "m.safetensors")
@@ -111,7 +111,7 @@ def test_a_changed_model_comes_back_into_one_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("transform", [True, False])
-def test_an_input_that_is_transformed_is_kept(tmp_path, transform):
+def test_transform_input_is_stored(tmp_path, transform):
     model = torchvision.models.googlenet(
         num_classes=5, transform_input=transform, aux_logits=False, init_weights=False
     ).eval()
@@ -119,10 +119,10 @@ def test_an_input_that_is_transformed_is_kept(tmp_path, transform):
     info = read_header(tmp_path / "m.safetensors").info
     assert (info.arch, info.transform_input) == ("googlenet", transform)
     assert torch.equal(tenreo.load(tmp_path / "m.safetensors")(X), model(X))
-    # Earlier versions left it to the name of the weights.
-    said = {"arch": "googlenet", "weights": "IMAGENET1K_V1"}
-    assert with_transform(tenreo.ModelInfo.from_dict(said)).transform_input is True
-    assert with_transform(tenreo.ModelInfo.from_dict({**said, "arch": "resnet18"})).transform_input is None
+    # In files of earlier versions it follows from the name of the weights.
+    fields = {"arch": "googlenet", "weights": "IMAGENET1K_V1"}
+    assert with_transform(tenreo.ModelInfo.from_dict(fields)).transform_input is True
+    assert with_transform(tenreo.ModelInfo.from_dict({**fields, "arch": "resnet18"})).transform_input is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -130,15 +130,15 @@ def test_plain_models_are_recognized_in_every_dtype(dtype):
     assert identify(build_model("torchvision:mobilenet_v2", {"num_classes": 10}).to(dtype)).arch == "mobilenet_v2"
 
 
-def test_what_hides_a_change_does_not_hide_it():
-    """Torchvision's transformers begin with a last layer of zeros: all their logits are zero, whatever comes before."""
+def test_zero_parameters_do_not_hide_a_change():
+    """The last layer of torchvision's transformers is initialized with zeros, so all logits are zero."""
     model = torchvision.models.vit_b_32(num_classes=5).eval()
     assert identify(model).arch == "vit_b_32"
     model.encoder.layers.encoder_layer_3.mlp[1] = nn.ReLU()
     assert not model(torch.zeros(1, 3, 224, 224)).any() and identify(model).arch is None
 
 
-def test_nothing_of_the_model_changes():
+def test_identifying_a_model_does_not_change_it():
     model = resnet().train()
     model.layer1.eval()
     tenreo.compress_(model, tenreo.Recipe(8, tenreo.Uniform(4.0), ("layer1.0.*",), refine=0))
@@ -158,7 +158,7 @@ def test_nothing_of_the_model_changes():
 @pytest.mark.parametrize("wrap", [
     nn.DataParallel, AveragedModel, torch.compile, lambda m: nn.DataParallel(AveragedModel(torch.compile(m))),
 ])  # fmt: skip
-def test_wrapped_models_are_saved_as_what_is_in_them(tmp_path, wrap):
+def test_wrapped_models_are_saved_like_the_models_inside(tmp_path, wrap):
     model = resnet()
     tenreo.save(model, tmp_path / "m.safetensors")
     tenreo.save(wrap(model), tmp_path / "w.safetensors")
@@ -166,7 +166,7 @@ def test_wrapped_models_are_saved_as_what_is_in_them(tmp_path, wrap):
     assert torch.equal(tenreo.load(tmp_path / "w.safetensors", nn.DataParallel(resnet())).module(X), model(X))
 
 
-def test_an_info_that_a_file_can_not_say_is_refused(tmp_path):
+def test_an_info_that_a_file_cannot_store_is_refused(tmp_path):
     info = model_info("torchvision:resnet18", {"num_classes": 7})
     big = replace(info.preprocess, crop=50_000)
     for wrong, match in (

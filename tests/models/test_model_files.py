@@ -1,4 +1,4 @@
-"""Saving and loading models: what is written is read back."""
+"""Models are the same after saving and loading."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_saving_twice_gives_the_same_bytes(saved_file, tmp_path):
     assert (tmp_path / "again.safetensors").read_bytes() == saved_file[2].read_bytes()
 
 
-def test_layers_that_ask_for_their_version_load(tmp_path):
+def test_layers_that_read_their_version_from_the_metadata_load(tmp_path):
     info = model_info("torchvision:mnasnet0_5")
     model = build_model("torchvision:mnasnet0_5")
     save(model, tmp_path / "m.safetensors", info)
@@ -52,7 +52,7 @@ def test_layers_that_ask_for_their_version_load(tmp_path):
     assert all(torch.equal(a, again.state_dict()[k]) for k, a in model.state_dict().items())
 
 
-def test_the_recipe_and_the_info_are_kept(tmp_path):
+def test_the_recipe_and_the_info_are_stored(tmp_path):
     model = build_model("torchvision:resnet18", {"num_classes": 7})
     info, recipe = model_info("torchvision:resnet18", {"num_classes": 7}), tenreo.Recipe(8, tenreo.Progressive(4.0))
     save(model, tmp_path / "m.safetensors", info, recipe)
@@ -66,11 +66,11 @@ def test_architectures_are_recognized_by_their_shapes(arch):
     assert (info.arch, info.classes, info.weights) == (arch, 12, None)
 
 
-def test_other_models_have_no_architecture():
+def test_models_that_are_not_torchvisions_have_no_architecture():
     assert identify(nn.Sequential(nn.Linear(3, 3))).arch is None
 
 
-def test_loading_draws_no_numbers_and_keeps_no_file_in_memory(saved_file):
+def test_loading_uses_no_random_numbers_and_leaves_no_file_mapped(saved_file):
     mapped = Path("/proc/self/maps")
     before = torch.get_rng_state()
     model = tenreo.load(saved_file[2])
@@ -80,7 +80,7 @@ def test_loading_draws_no_numbers_and_keeps_no_file_in_memory(saved_file):
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
-def test_a_function_that_draws_more_than_parameters_is_called_as_it_is(tmp_path, monkeypatch):
+def test_random_values_of_a_function_that_no_file_contains_are_drawn(tmp_path, monkeypatch):
     (tmp_path / "drawing.py").write_text(
         "import torch\n\n\ndef build():\n    torch.manual_seed(0)\n    net = torch.nn.Linear(64, 64)\n"
         "    net.register_buffer('noise', torch.empty(8).normal_(), persistent=False)\n"

@@ -1,4 +1,4 @@
-"""The reference implementation's checkpoints."""
+"""Checkpoints of the reference implementation."""
 
 import pytest
 import torch

@@ -8,7 +8,8 @@ from tenreo.cli.commands.export import Exported
 from tenreo.cli.run.models import open_file
 from tenreo.cli.shared_options import ModelFile, shape_of
 from tenreo.cli.terminal.console import show, show_json
-from tenreo.exporting.export import Export, export, made_up
+from tenreo.exporting.arguments import example_inputs
+from tenreo.exporting.export import Export, export
 
 
 def export_file(file: ModelFile, exported: Exported) -> None:
@@ -17,7 +18,7 @@ def export_file(file: ModelFile, exported: Exported) -> None:
     inputs = None
     if exported.to.suffix in (".onnx", ".pt2"):
         shape = None if exported.input is None else shape_of(exported.input)
-        inputs = made_up(model, shape or header.info.preprocess.crop)
+        inputs = example_inputs(model, shape or header.info.preprocess.crop)
     with torch.no_grad():
         done = export(model, exported.to, dtype=exported.dtype, inputs=inputs, info=header.info)
     if exported.json:
