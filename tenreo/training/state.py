@@ -10,12 +10,13 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, get_args, get_origin, get_type_hints
+from typing import IO, Any, NamedTuple, Protocol, get_args, get_origin, get_type_hints
 
 import torch
 
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import atomic_write
+from tenreo.files.pickle_checks import check_torch_file
 from tenreo.training.observer import Epoch
 from tenreo.training.settings import Schedule
 from tenreo.training.state_checks import check_compatible, check_number, check_optimizer
@@ -128,8 +129,10 @@ def load_state(path: Path, parts: Mapping[str, Stateful], configuration: Mapping
     if not path.is_file():  # reading a pipe would block
         raise TenreoError(f"{path}: does not exist, so there is nothing to resume; start without resuming")
     try:
-        _check_archive(path)
-        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            _check_archive(file)
+            file.seek(0)
+            values: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         _check_configuration(path, values["configuration"], configuration)
         saved = values["parts"]
         for name, part in parts.items():
@@ -168,14 +171,10 @@ def check_history(path: Path, progress: Progress) -> None:
         )
 
 
-def _check_archive(path: Path) -> None:
-    """Raise ValueError if checksums are wrong, or if reading the file could take more memory than its size."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("it is compressed")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("its entries are larger than the file")
+def _check_archive(file: IO[bytes]) -> None:
+    """Raise ValueError if checksums are wrong, or if loading the file could take more memory than its size."""
+    check_torch_file(file)
+    with zipfile.ZipFile(file) as archive:
         if damaged := archive.testzip():  # torch does not compare checksums
             raise ValueError(f"{damaged} has a wrong checksum")
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 import zipfile
 from dataclasses import asdict, replace
 
@@ -246,7 +247,7 @@ def test_a_state_that_unpacks_to_more_or_is_a_pipe_is_refused(saved, tmp_path):
     with zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed, zipfile.ZipFile(saved[0]) as plain:
         for entry in plain.namelist():
             packed.writestr(entry, plain.read(entry))
-    with pytest.raises(TenreoError, match="it is compressed"):
+    with pytest.raises(TenreoError, match="the archive is compressed"):
         load_state(tmp_path / "packed", parts(0), CONFIGURATION)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(TenreoError, match="nothing to resume"):
@@ -259,3 +260,20 @@ def test_states_of_earlier_versions_are_refused(saved):
     with pytest.raises(TenreoError, match=r"does not contain the results of epoch 0 .*earlier versions"):
         check_history(saved[0], DONE)
     check_history(saved[0], Progress(history=[replace(EPOCH, epoch=0), EPOCH]))
+
+
+INTEGERS = b"".join(b"\x8a\x0c" + ((2**61 - 1) * k).to_bytes(12, "little") for k in range(10**6, 10**6 + 50_000))
+
+
+@pytest.mark.parametrize("body", [
+    b"cbuiltins\nbytearray\n\x8a\x05" + (5 * 10**9).to_bytes(5, "little") + b"\x85R",
+    b"cbuiltins\nset\n](" + INTEGERS + b"e\x85R", b"}(" + INTEGERS + b"u", b"ctorch\nFloatTensor\nM\x10\x27\x85R",
+])  # fmt: skip
+def test_hostile_states_are_refused_quickly(tmp_path, body):
+    with zipfile.ZipFile(tmp_path / "run.state", "w") as archive:
+        archive.writestr("m/data.pkl", b"\x80\x02" + body + b".")
+        archive.writestr("m/byteorder", "little")
+    start = time.process_time()
+    with pytest.raises(TenreoError, match=r"is damaged \(ValueError"):
+        load_state(tmp_path / "run.state", parts(0), CONFIGURATION)
+    assert time.process_time() - start < 10
