@@ -139,15 +139,11 @@ def check_value(cls: type, name: str, value: Any) -> Any:
         TenreoError: if the value has a wrong type or is out of range.
     """
     kind = types_of(cls)[name]
-    members = [each for each in get_args(kind) if each is not type(None)] if _is_union(kind) else [kind]
-    if value is None and type(None) in get_args(kind):
-        return None
-    return _convert(name, value, members[0], options_of(cls)[name])
-
-
-def _is_union(kind: Any) -> bool:
-    """Return whether a type is a union with None."""
-    return get_origin(kind) is not None and type(None) in get_args(kind)
+    if type(None) in get_args(kind):
+        if value is None:
+            return None
+        kind = next(each for each in get_args(kind) if each is not type(None))
+    return _convert(name, value, kind, options_of(cls)[name])
 
 
 def _convert(name: str, value: Any, kind: Any, option: Option) -> Any:

@@ -116,28 +116,6 @@ def _row_by_row(transform: Callable[[Tensor, int], Tensor], rows: Tensor, count:
     return result
 
 
-def fold(samples: Tensor, length: int) -> Tensor:
-    """Return the indices, in a folded signal, of samples of a signal.
-
-    Args:
-        samples: integers in [0, length).
-        length: length of the signal.
-    """
-    half = samples >> 1
-    return torch.where(samples % 2 == 0, half, length - 1 - half)
-
-
-def unfold(index: Tensor, length: int) -> Tensor:
-    """Return the samples of a signal at given indices of the folded signal; the inverse of `fold`.
-
-    Args:
-        index: integers in [0, length).
-        length: length of the signal.
-    """
-    evens = (length + 1) // 2
-    return torch.where(index < evens, 2 * index, 2 * (length - index) - 1)
-
-
 def dct_folded(folded: Tensor, count: int) -> Tensor:
     """Return the `dct` of a folded signal, (..., length) -> (..., count); not differentiable."""
     length = folded.shape[-1]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tenreo.codec.cosine import dct_folded, fold, idct_folded, unfold
+from tenreo.codec.cosine import dct_folded, idct_folded
 from tenreo.errors import TenreoError
 
 
@@ -28,12 +28,14 @@ def folded_index(positions: Tensor, length: int) -> Tensor:
         length: samples on the curve.
     """
     dtype = torch.uint8 if length <= 2**8 else torch.int16 if length <= 2**15 else torch.int32
-    return fold(positions, length).to(dtype)
+    half = positions >> 1
+    return torch.where(positions % 2 == 0, half, length - 1 - half).to(dtype)
 
 
 def unfolded_positions(index: Tensor, length: int) -> Tensor:
     """Return the positions, (columns,) int32, of a `folded_index`."""
-    return unfold(index.to(torch.int32), length)
+    index, evens = index.to(torch.int32), (length + 1) // 2
+    return torch.where(index < evens, 2 * index, 2 * (length - index) - 1)
 
 
 def is_tracing() -> bool:
@@ -43,8 +45,7 @@ def is_tracing() -> bool:
         TenreoError: if torch.onnx.export is running; ONNX has no operator for decoding.
     """
     _refuse_onnx()
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    return tracing
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
 
 
 def _refuse_onnx() -> None:

@@ -1,7 +1,4 @@
-"""`encode` and `decode`: from a weight to a curve with positions, and back (section 2 of arXiv 2010.12110).
-
-Like the whole codec, this is arithmetic on tensors: it knows no modules, no files and no terminal.
-"""
+"""`encode` and `decode`: from a weight to a curve with positions, and back (section 2 of arXiv 2010.12110)."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from tenreo.codec.cosine import dct
 from tenreo.codec.decoding import decode_columns, folded_index
 from tenreo.codec.distortion import energy
 from tenreo.codec.precision import fake_quantize
-from tenreo.codec.refine import DESCENT, Descent, assign, columns_of, fit, refine
+from tenreo.codec.refine import columns_of, fit, refine
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.codec.threads import SINGLE_THREADED, Task
 from tenreo.errors import TenreoError
@@ -176,9 +173,7 @@ def _columns(weight: Tensor, groups: int) -> int:
     return numel // groups
 
 
-def refined(
-    weight: Tensor, encoded: EncodedWeight, rounds: int, task: Task = SINGLE_THREADED, descent: Descent = DESCENT
-) -> EncodedWeight:
+def refined(weight: Tensor, encoded: EncodedWeight, rounds: int, task: Task = SINGLE_THREADED) -> EncodedWeight:
     """Reduce the error of an encoded weight without adding values; columns may then share positions.
 
     This is `tenreo.codec.refine.refine` on the weight's device, in float32 or wider.
@@ -194,7 +189,6 @@ def refined(
         encoded: its encoding.
         rounds: maximum number of rounds.
         task: receives the progress; its threads take part in the search.
-        descent: parameters of the alternation.
 
     Returns:
         An encoding whose squared error, in the weight's dtype, is not larger; the given one for 0 rounds.
@@ -211,7 +205,7 @@ def refined(
     start = encoded.coefficients.to(matrix.dtype) * scale
     columns, dtype = columns_of(matrix), matrix.dtype
     del matrix  # saves the memory of a copy
-    positions, coefficients = refine(columns, encoded.positions, start, encoded.length, rounds, task, descent)
+    positions, coefficients = refine(columns, encoded.positions, start, encoded.length, rounds, task)
     better = replace(encoded, positions=positions, coefficients=(coefficients / scale).to(weight.dtype))
     if weight.dtype == dtype:
         return better
@@ -221,10 +215,12 @@ def refined(
 
 
 def _reassigned(weight: Tensor, encoded: EncodedWeight) -> EncodedWeight:
-    """Move every column to the nearest sample of the curve."""
+    """Move every column to the nearest sample of the curve, unless its own sample is equally near."""
     matrix, scale = scaled_matrix(weight, len(encoded.coefficients))  # (groups, columns)
     coefficients = encoded.coefficients.to(matrix.dtype) * scale
-    return replace(encoded, positions=assign(matrix, coefficients, encoded.length, encoded.positions))
+    columns = columns_of(matrix)
+    positions = columns.assign(coefficients, encoded.length, columns.sorted(encoded.positions), SINGLE_THREADED)
+    return replace(encoded, positions=columns.unsorted(positions))
 
 
 def squared_error(weight: Tensor, encoded: EncodedWeight) -> float:

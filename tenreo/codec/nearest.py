@@ -25,14 +25,11 @@ from tenreo.codec.box_tree import (
 from tenreo.codec.jit import compiled
 from tenreo.codec.threads import SINGLE_THREADED, Task
 
-SAMPLES_PER_TREE = 1 << 20  # a tree of four coordinates then takes 50 MB
+SAMPLES_PER_TREE = 1 << 20  # maximum; a tree of four coordinates then takes 50 MB
 _BLOCK = 8192  # points, and samples, whose distances are computed at the same time without a tree: 256 MB
 
 
-def move_to_nearest(
-    samples: Any, points: Any, positions: Any, distances: Any,
-    task: Task = SINGLE_THREADED, samples_per_tree: int = SAMPLES_PER_TREE,
-) -> None:  # fmt: skip
+def move_to_nearest(samples: Any, points: Any, positions: Any, distances: Any, task: Task = SINGLE_THREADED) -> None:
     """Replace the sample of every point by the nearest one.
 
     >>> positions = np.zeros(2, np.int32)
@@ -46,13 +43,11 @@ def move_to_nearest(
         positions: (n,) int32, the index of a sample for each point; overwritten if another sample is nearer.
         distances: (n,), overwritten with the squared distances to the nearest samples.
         task: receives no progress; its threads search in chunks of the points.
-        samples_per_tree: maximum number of samples in a tree. With more samples, several trees are searched one after
-            the other to save memory.
     """
     squared_error(samples, points, positions, distances)
     numbers = sort_for_tree(samples)
-    trees = 1
-    while len(samples) > trees * samples_per_tree:
+    trees = 1  # with many samples, several trees are searched one after the other to save memory
+    while len(samples) > trees * SAMPLES_PER_TREE:
         trees *= 2  # powers of two, so that no leaf is divided
     for k in range(trees):
         part = slice(k * len(samples) // trees, (k + 1) * len(samples) // trees)
@@ -76,16 +71,7 @@ def squared_error(samples, points, positions, distances):
 
 @compiled
 def _search(tree, points, positions, distances, start, end):
-    """Search a `BoxTree` of samples for the nearest ones to the points [start, end).
-
-    Args:
-        tree: samples.
-        points: (n, g).
-        positions: (n,) int32, updated if a sample of the tree is nearer.
-        distances: (n,) squared distances to those samples, updated in the same way.
-        start: first point.
-        end: last point + 1.
-    """
+    """Update positions and squared distances of the points [start, end) if samples of a `BoxTree` are nearer."""
     if _is_too_far(tree, points, distances, start, end):
         return
     # Local names: inside a loop, each access to a field of a tuple would cost a reference count.

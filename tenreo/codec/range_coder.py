@@ -20,7 +20,9 @@ from tenreo.codec.jit import compiled
 _TOP = 1 << 56  # upper bound of the interval
 _BOTTOM = 1 << 48  # minimum length of the interval before each symbol
 _LENGTHS = 32  # number of bit lengths of a count: 0 to 31
-_INCREMENT = 24  # added to the frequency of a bit length that occurs; initial frequencies are 2 to 33
+_INCREMENT = 24  # added to the frequency of a bit length that occurs
+# Initial frequencies of bit lengths by the previous length, 2 to 33: similar lengths are more frequent.
+_FREQUENCIES = 1 + (32 >> np.abs(np.subtract.outer(np.arange(_LENGTHS), np.arange(_LENGTHS))).clip(max=5))
 
 
 class CountTrees(NamedTuple):
@@ -133,19 +135,9 @@ def _advance(state, data, below, count, total):
 
 
 @compiled
-def _initial_frequencies():
-    """Return the initial frequencies of bit lengths by the previous length: similar lengths are more frequent."""
-    start = np.empty((_LENGTHS, _LENGTHS), np.int64)
-    for previous in range(_LENGTHS):
-        for length in range(_LENGTHS):
-            start[previous, length] = 1 + (32 >> min(5, abs(previous - length)))
-    return start
-
-
-@compiled
 def encode_counts(counts, state, data):
     """Encode counts (tables, symbols) below 2^31: for each its bit length, by the previous one, and its value."""
-    frequencies = _initial_frequencies()
+    frequencies = _FREQUENCIES.copy()
     for row in counts:
         previous = 0
         for count in row:
@@ -164,7 +156,7 @@ def encode_counts(counts, state, data):
 @compiled
 def decode_counts(counts, most, state, data):
     """Decode into `counts` (tables, symbols); return whether their sum is `most`. Decoding stops when it is larger."""
-    frequencies = _initial_frequencies()
+    frequencies = _FREQUENCIES.copy()
     left = most
     for row in counts:
         previous = 0

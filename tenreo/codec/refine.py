@@ -17,9 +17,8 @@ experiments behind this are in docs/research/refinement.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,44 +29,25 @@ from tenreo.codec.cosine import LONG, dct, idct
 from tenreo.codec.distortion import energy
 from tenreo.codec.nearest import move_to_nearest, nearest_by_brute_force, squared_error
 from tenreo.codec.sweep_start import sweeps
-from tenreo.codec.threads import SINGLE_THREADED, Task
+from tenreo.codec.threads import Task
 
+STEP = 2.2  # length of a round's step, as a multiple of the difference between its fit and its start
+MOMENTUM = 0.6  # fraction of the previous step that is added
+MIN_GAIN = 0.005  # dB; rounds end when one that starts from the best fit gains less
+# By the number of rows: with at least this number of samples per coefficient, sweeps are the better start.
 SWEEP_RATIOS = {2: 48, 3: 14, 4: 8}
 _ITERATIONS, _TOLERANCE = 8, 3e-3  # of the conjugate gradients in a round, which need not be exact: positions will move
 _SWEEP_COLUMNS = 4096  # with fewer columns, sweeps gain little
 _SWEEP_FULL_ROUNDS, _SWEEP_ROUNDS = 65536, 5  # fewer rounds above this number of columns, and the minimum of rounds
 
 
-@dataclass(frozen=True)
-class Descent:
-    """Parameters of the refinement.
-
-    Attributes:
-        step: length of a round's step, as a multiple of the difference between its fit and its start.
-        momentum: fraction of the previous step that is added.
-        min_gain: in dB; rounds end when one that starts from the best fit gains less.
-        sweep_ratios: by the number of rows, the number of samples per coefficient from which on sweeps are the better
-            start; rows without an entry never use them.
-    """
-
-    step: float = 2.2
-    momentum: float = 0.6
-    min_gain: float = 0.005
-    sweep_ratios: Mapping[int, float] = field(default_factory=lambda: SWEEP_RATIOS)
-
-
-DESCENT = Descent()
-
-
-@dataclass(frozen=True)
-class _Fit:
+class _Fit(NamedTuple):
     positions: Tensor  # (n,)
     coefficients: Tensor  # (g, coefficients_per_row)
     error: float  # squared
 
 
-@dataclass(frozen=True)
-class _Start:
+class _Start(NamedTuple):
     """The state from which a round starts."""
 
     positions: Tensor  # (n,); samples near the columns make the search faster but do not change its result
@@ -76,9 +56,8 @@ class _Start:
 
 
 def refine(
-    columns: Columns, positions: Tensor, coefficients: Tensor, length: int, rounds: int,
-    task: Task = SINGLE_THREADED, descent: Descent = DESCENT,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    columns: Columns, positions: Tensor, coefficients: Tensor, length: int, rounds: int, task: Task
+) -> tuple[Tensor, Tensor]:
     """Reduce the error of a curve and its positions without adding values.
 
     Args:
@@ -88,7 +67,6 @@ def refine(
         length: samples on the curve.
         rounds: maximum number of rounds; after sweeps, fewer are needed.
         task: receives the progress; its threads take part in the search.
-        descent: parameters of the alternation.
 
     Returns:
         Positions and coefficients, whose squared error is not larger than that of the given ones.
@@ -96,7 +74,7 @@ def refine(
     Raises:
         CancelledError: if the task was cancelled.
     """
-    search = _Search(columns, length, task, descent)
+    search = _Search(columns, length, task)
     given = search.measure(columns.sorted(positions), coefficients)
     best = search.from_sweeps(coefficients.shape[1], rounds)
     if best is None or not best.error < given.error:
@@ -111,7 +89,6 @@ class _Search:
     columns: Columns
     length: int
     task: Task
-    descent: Descent
 
     def measure(self, positions: Tensor, coefficients: Tensor) -> _Fit:
         return _Fit(positions, coefficients, self.columns.error(coefficients, self.length, positions))
@@ -119,7 +96,7 @@ class _Search:
     def from_sweeps(self, per_row: int, rounds: int) -> _Fit | None:
         """Return the best fit that starts from sweeps, or None if the chain is the better start."""
         rows, count = self.columns.matrix.shape
-        needed = self.descent.sweep_ratios.get(rows, math.inf) * per_row
+        needed = SWEEP_RATIOS.get(rows, math.inf) * per_row
         if rounds < 2 or per_row < 2 or count < _SWEEP_COLUMNS or self.length < needed:
             return None
         fewer = round(rounds * max(needed / self.length, math.sqrt(_SWEEP_FULL_ROUNDS / count)))
@@ -158,30 +135,14 @@ class _Search:
             from_best = start.coefficients is best.coefficients
             gain = 10 * math.log10(best.error / max(trial.error, exact))
             best = trial
-            if gain < self.descent.min_gain and from_best:
+            if gain < MIN_GAIN and from_best:
                 break
-            velocity = self.descent.step * (best.coefficients - start.coefficients)
-            velocity = velocity + self.descent.momentum * start.velocity
-            start = _Start(best.positions, start.coefficients + velocity, velocity)
-            if gain < self.descent.min_gain or left == 1:
+            if gain < MIN_GAIN or left == 1:
                 start = _Start(best.positions, best.coefficients, still)
+            else:
+                velocity = STEP * (best.coefficients - start.coefficients) + MOMENTUM * start.velocity
+                start = _Start(best.positions, start.coefficients + velocity, velocity)
         return best
-
-
-def assign(matrix: Tensor, coefficients: Tensor, length: int, positions: Tensor) -> Tensor:
-    """Move every column to the nearest sample of a curve, unless its own sample is equally near.
-
-    Args:
-        matrix: (g, n).
-        coefficients: (g, coefficients_per_row) of the curve, of the matrix's dtype.
-        length: samples on the curve.
-        positions: (n,) int32, present positions; on the CPU they limit the search.
-
-    Returns:
-        (n,) int32.
-    """
-    columns = columns_of(matrix)
-    return columns.unsorted(columns.assign(coefficients, length, columns.sorted(positions), SINGLE_THREADED))
 
 
 def columns_of(matrix: Tensor) -> Columns:

@@ -41,12 +41,10 @@ class Task:
     Attributes:
         pool: threads that share the loops of the task; None runs them in the calling thread.
         progress: function that receives the completed fraction, between 0 and 1.
-        chunk: iterations per chunk of a loop.
     """
 
     pool: ThreadPool | None = None
     progress: Callable[[float], None] | None = None
-    chunk: int = CHUNK
 
     def report(self, fraction: float) -> None:
         """Report the completed fraction of the task, between 0 and 1."""
@@ -73,7 +71,7 @@ class Task:
         Raises:
             CancelledError: if the pool was stopped.
         """
-        starts, lock = iter(range(0, count, self.chunk)), threading.Lock()
+        starts, lock = iter(range(0, count, CHUNK)), threading.Lock()
 
         def run() -> None:
             while True:
@@ -82,10 +80,10 @@ class Task:
                     start = next(starts, None)
                 if start is None:
                     return
-                work(start, min(start + self.chunk, count))
+                work(start, min(start + CHUNK, count))
 
         helpers = []
-        if self.pool is not None and count > self.chunk:
+        if self.pool is not None and count > CHUNK:
             helpers = [self.pool.executor.submit(run) for _ in range(self.pool.threads - 1)]
         run()
         for helper in helpers:

@@ -9,10 +9,10 @@ from oracle import cosine_matrix
 
 import tenreo
 from tenreo.codec.box_tree import sort_for_tree
-from tenreo.codec.encode import refined
+from tenreo.codec.encode import quantize, refined
 from tenreo.codec.nearest import move_to_nearest, nearest_by_brute_force
-from tenreo.codec.refine import Descent, assign, fit
-from tenreo.codec.threads import Task
+from tenreo.codec.refine import fit
+from tenreo.codec.shape import Precision
 from tenreo.errors import TenreoError
 
 
@@ -46,7 +46,10 @@ def test_a_round_whose_step_was_too_long_is_repeated(seed, groups, columns, per_
     wanted = paper = tenreo.encode(weight, groups, per_row)
     for _ in range(4):
         wanted = refined(weight, wanted, 1)
-    better = refined(weight, paper, 4, descent=Descent(step=1e6, min_gain=-1.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tenreo.codec.refine.STEP", 1e6)
+        patch.setattr("tenreo.codec.refine.MIN_GAIN", -1.0)
+        better = refined(weight, paper, 4)
     assert error(weight, better) <= error(weight, wanted) * (1 + 1e-9)
 
 
@@ -62,8 +65,10 @@ def test_fit_is_the_least_squares_solution(per_row):
 
 
 @pytest.mark.parametrize("samples_per_tree", [1 << 20, 1000])
-def test_trees_and_brute_force_agree_with_torch(samples_per_tree):
-    task = Task(chunk=16)  # most chunks of neighboring points are too far from most trees
+def test_trees_and_brute_force_agree_with_torch(samples_per_tree, monkeypatch):
+    monkeypatch.setattr("tenreo.codec.nearest.SAMPLES_PER_TREE", samples_per_tree)
+    # Most chunks of 16 neighboring points are too far from most trees.
+    monkeypatch.setattr("tenreo.codec.threads.CHUNK", 16)
     torch.manual_seed(0)
     for g, n, length in ((1, 50, 7), (4, 3000, 2000), (9, 500, 9000)):
         points, samples = torch.randn(n, g), torch.randn(length, g)
@@ -71,18 +76,16 @@ def test_trees_and_brute_force_agree_with_torch(samples_per_tree):
         start = torch.randint(0, length, (n,), dtype=torch.int32)
         wanted = torch.cdist(points.double(), samples.double()).square().min(1)
         by_tree, distances = start.clone(), torch.empty(n)
-        move_to_nearest(
-            samples.clone().numpy(), points.numpy(), by_tree.numpy(), distances.numpy(), task, samples_per_tree
-        )
+        move_to_nearest(samples.clone().numpy(), points.numpy(), by_tree.numpy(), distances.numpy())
         torch.testing.assert_close(distances.double(), wanted.values, rtol=1e-4, atol=1e-5)
         for positions in (by_tree, nearest_by_brute_force(points, samples, start)):
             gaps = (points - samples[positions]).double().square().sum(1)
             torch.testing.assert_close(gaps, wanted.values, rtol=1e-4, atol=1e-5)
 
 
-def test_assigning_keeps_a_position_that_is_equally_near():
-    matrix, coefficients = torch.zeros(2, 3), torch.zeros(2, 1)
-    assert assign(matrix, coefficients, 5, torch.tensor([4, 0, 2], dtype=torch.int32)).tolist() == [4, 0, 2]
+def test_reassigning_keeps_a_position_that_is_equally_near():
+    encoded = tenreo.EncodedWeight(torch.zeros(2, 1), torch.tensor([4, 0, 2], dtype=torch.int32), 5, (2, 3))
+    assert quantize(torch.zeros(2, 3), encoded, Precision.INT8).positions.tolist() == [4, 0, 2]
 
 
 @pytest.mark.parametrize("weight", [torch.zeros(8, 8), torch.ones(8, 8), torch.eye(8)], ids=["zero", "constant", "few"])
