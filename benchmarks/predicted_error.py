@@ -121,7 +121,7 @@ def print_constants(grid: list[Measured]) -> None:
     table("constant", "in the code", "fitted")
     for groups, value in zip(GROUPS, fitted, strict=False):
         row(f"SNR of a single sample in dB, g = {groups}", candidates.SINGLE_SAMPLE_SNR[groups], f"{value:.2f}")
-    row("loss in dB when the number of coefficients is halved", HALVING, f"{fitted[-1]:.2f}")
+    row("dB for every halving of the coefficients", HALVING, f"{fitted[-1]:.2f}")
     float32 = {(m.shape, m.numel): m.error for m in full}
     for precision in PRECISIONS[1:]:
         added = [
