@@ -159,7 +159,7 @@ def test_what_is_wrong_is_said_before_torch_is_imported(furnished, command):
 def test_a_wrong_device_is_reported_by_torch_before_a_model_is_loaded(furnished, job, device):
     before = sorted(furnished.rglob("*"))
     told = refused(*job, "--device", device)
-    assert re.match("error: device: .*(needs auto, cpu, cuda, cuda:N or mps|is not available here)", told)
+    assert re.match("error: device: .*(needs auto, cpu, cuda, cuda:N or mps|is not available on this machine)", told)
     assert "(--device)" in told and told.count("\n") == 1 and sorted(furnished.rglob("*")) == before
 
 
