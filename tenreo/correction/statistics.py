@@ -203,5 +203,5 @@ def _note(layers: Sequence[CorrectedLayer]) -> str:
     fractions = [x.shrinkage for x in layers if isinstance(x, CalibratedBatchNorm) and x.moments is not None]
     if fractions:
         mean, var = (100 * sum(values) / len(values) for values in zip(*fractions, strict=True))
-        notes.append(f"means moved by {mean:.0f} % of the measured change, variances by {var:.0f} %")
+        notes.append(f"moved by {mean:.0f} % of what the means say, {var:.0f} % of the variances")
     return "; ".join(notes)

@@ -340,7 +340,7 @@ def test_calibration_moves_by_the_part_beyond_two_standard_errors():
     got = small[1].running_mean.double().numpy(), small[1].running_var.double().numpy()
     np.testing.assert_allclose(got[0], norm.running_mean.numpy() + fractions[0] * mean * std, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(got[1] + norm.eps, std**2 * var ** fractions[1], rtol=1e-3)
-    assert "% of the measured change" in done.note and done.batchnorms == 2
+    assert "% of what the means say" in done.note and done.batchnorms == 2
 
 
 def test_calibration_of_a_good_model_on_few_images_changes_little():
