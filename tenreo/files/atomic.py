@@ -43,21 +43,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     with _system_errors_named(path):
         target = _target(path)
-        handle, temporary = _temporary(target)
-    try:
-        _remove_abandoned(target)
-        yield temporary
-        os.fsync(handle)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        _target(path)  # a folder or a pipe may have been created there in the meantime
-        os.replace(temporary, target)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(handle)
+        with _temporary(target) as (handle, temporary):
+            _remove_abandoned(target)
+            yield temporary
+            os.fsync(handle)
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            _target(path)  # a folder or a pipe may have been created there in the meantime
+            os.replace(temporary, target)
 
 
 def check_writable(path: Path) -> None:
@@ -70,11 +64,8 @@ def check_writable(path: Path) -> None:
         TenreoError: if the folder does not exist or cannot be written to, if something other than a regular file has
             this path, or if it is a symbolic link to a file that does not exist.
     """
-    with _system_errors_named(path):
-        target = _target(path)
-        handle, temporary = _temporary(target)
-        temporary.unlink()
-        os.close(handle)
+    with _system_errors_named(path), _temporary(_target(path)):
+        pass
 
 
 @contextmanager
@@ -82,17 +73,14 @@ def _system_errors_named(path: Path) -> Iterator[None]:
     """Raise errors of the system as errors that name the path, not a temporary file."""
     try:
         yield
-    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL byte
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: Exception) -> TenreoError:
-    why = getattr(error, "strerror", None) or error
-    return TenreoError(f"{path}: cannot be written: {why}; choose another path")
+    except OSError as error:
+        raise TenreoError(f"{path}: cannot be written: {error.strerror or error}; choose another path") from error
 
 
 def _target(path: Path) -> Path:
     """Follow symbolic links and return the path of the regular file to replace or create."""
+    if "\0" in str(path):
+        raise TenreoError(f"{path}: cannot be written: the path contains a null byte; choose another path")
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
         kind = kind_of(target.lstat().st_mode)
@@ -116,18 +104,31 @@ def _prefix(target: Path) -> str:
     return f".{os.fsdecode(os.fsencode(target.name)[:_MOST_NAME])}."
 
 
-def _temporary(target: Path) -> tuple[int, Path]:
-    """Create, open and lock an empty file in the target's folder; return its descriptor and its path."""
+@contextmanager
+def _temporary(target: Path) -> Iterator[tuple[int, Path]]:
+    """Create, open and lock an empty file in the target's folder; provide its descriptor and path, and remove it.
+
+    Errors of removing and closing it are ignored: its contents have then been written, or another error is raised.
+    """
     while True:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target), suffix=_ENDING)
         temporary = Path(name)
         try:
             # Before this process locked the file, another one may have removed it as abandoned.
-            if not _lock(handle) or temporary.stat().st_ino == os.fstat(handle).st_ino:
-                return handle, temporary
-        except FileNotFoundError:
-            pass
-        os.close(handle)
+            if not _lock(handle) or _same_file(temporary, handle):
+                yield handle, temporary
+                return
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                os.close(handle)
+
+
+def _same_file(path: Path, handle: int) -> bool:
+    with suppress(FileNotFoundError):
+        return path.stat().st_ino == os.fstat(handle).st_ino
+    return False
 
 
 def _lock(handle: int) -> bool:

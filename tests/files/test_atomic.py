@@ -1,11 +1,13 @@
 """Atomic replacement: which paths are written, which are refused, and which temporary files are removed."""
 
+import errno
 import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,50 @@ def test_endings_of_other_formats_are_refused(tmp_path):
             tenreo.save(torch.nn.Linear(3, 3), tmp_path / name)
     tenreo.save(torch.nn.Linear(3, 3), tmp_path / "model.v1.2")
     assert os.listdir(tmp_path) == ["model.v1.2"]
+
+
+def failing(*_, **__):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize(("module", "name"), [
+    (os, "fsync"), (os, "replace"), (os, "fstat"), (Path, "chmod"), (tempfile, "mkstemp"), (os, "umask"),
+])  # fmt: skip
+def test_errors_of_the_system_are_one_line_at_every_stage_and_leave_no_file(tmp_path, monkeypatch, module, name):
+    path = tmp_path / "m"
+    path.write_text("before")
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, failing)
+        with pytest.raises(TenreoError, match=r"m: cannot be written: Input/output error; choose another path"):
+            write(path)
+        if name in ("fstat", "mkstemp"):
+            with pytest.raises(TenreoError, match=r"m: cannot be written: Input/output error; choose another path"):
+                check_writable(path)
+    assert path.read_text() == "before" and os.listdir(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize("name", ["close", "unlink"])
+def test_errors_of_the_last_close_and_unlink_do_not_escape(tmp_path, monkeypatch, name):
+    path, real, closed = tmp_path / "m", os.close, []
+
+    def close(handle):
+        real(handle)
+        closed.append(handle)
+        failing()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*((os, "close", close) if name == "close" else (Path, "unlink", failing)))
+        write(path)
+        with pytest.raises(ZeroDivisionError), atomic_write(path):
+            raise ZeroDivisionError
+        if name == "close":
+            check_writable(path)
+    assert path.read_text() == "after"
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 100, 4096, 20_000])
+def test_a_full_disk_is_one_line_wherever_it_becomes_full(tmp_path, disk_full_after, size):
+    path = tmp_path / "m.safetensors"
+    with disk_full_after(size), pytest.raises(TenreoError, match=r"m\.safetensors: cannot be written: File too large"):
+        tenreo.save(torch.nn.Linear(100, 100), path)
+    assert not list(tmp_path.iterdir())
