@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from tenreo.data.batches import Batches
 from tenreo.devices import half_dtype
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, printable
 from tenreo.files.atomic import atomic_write
 
 COLUMNS = ("path", "label", "predicted", "confidence", "correct")
@@ -190,8 +190,19 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return [name if count[name] == 1 else f"{name} ({i})" for i, name in enumerate(names)]
 
 
+def _cell(value: object) -> object:
+    """Return the content of a CSV cell without control characters, and without a formula that a spreadsheet would run.
+
+    >>> _cell("=1+1"), _cell("cat\x1b[2J"), _cell(3)
+    ("'=1+1", 'cat\\x1b[2J', 3)
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", newline="", errors="surrogateescape") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([_cell(value) for value in row] for row in (header, *rows))

@@ -82,3 +82,18 @@ def test_images_without_labels_are_predicted(tmp_path, digits):
     predictions.write_csv(tmp_path / "p.csv")
     rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
     assert len(rows) == 5 and {(r["label"], r["correct"]) for r in rows} == {("", "")}
+
+
+def test_cells_of_a_csv_are_neither_formulas_nor_control_characters(tmp_path, predicted):
+    predictions = predicted[0]
+    predictions.class_names = ["=1+1", "+1", "-1", "@SUM(A1)", "\x1b[2J", "a\nb", "d,e", 'f"g', "h", "caf\u00e9"]
+    predictions.paths[:3] = ["=cmd|' /C calc'!A0", "\udcff.png", "-x.png"]
+    predictions.write_csv(tmp_path / "p.csv")
+    predictions.confusion().write_csv(tmp_path / "c.csv")
+    for name in ("p.csv", "c.csv"):
+        text = (tmp_path / name).read_text("utf-8")
+        assert text.replace("\n", "").isprintable()
+        cells = [cell for row in csv.reader(text.splitlines()) for cell in row]
+        assert cells and not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
+    rows = list(csv.DictReader((tmp_path / "p.csv").read_text("utf-8").splitlines()))
+    assert [row["path"] for row in rows[:3]] == ["'=cmd|' /C calc'!A0", "\\udcff.png", "'-x.png"]
