@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tenreo.data.devkit import read_synsets
 from tenreo.errors import TenreoError, shown
 from tenreo.files.paths import check_readable
 
@@ -139,7 +140,7 @@ def read_class_map(path: Path) -> dict[str, str | int]:
     A line contains a class of the data, for example the name of a folder, and the number or name of a class of the
     model, separated by a comma, a tab or blanks. A JSON file contains an object with the same pairs, or is the usual
     `imagenet_class_index.json`, `{"0": ["n01440764", "tench"], ...}`, which maps WordNet ids to numbers. The `meta.mat`
-    of ImageNet's devkit maps its own numbers to WordNet ids; reading it requires SciPy.
+    of ImageNet's devkit maps its own numbers to WordNet ids.
 
     Raises:
         TenreoError: if the file cannot be read or gives no class, or two classes, for one class of the data.
@@ -165,17 +166,10 @@ def _devkit_pairs(path: Path) -> list[tuple[str, ClassLabel]]:
     """Read the number and the WordNet id of every class from the devkit's `meta.mat`."""
     check_readable(path)
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise TenreoError(
-            f"class_map: reading {path} requires SciPy; install scipy, or give a text file that maps the devkit's "
-            "numbers to WordNet ids or outputs"
-        ) from error
-    try:
-        synsets = loadmat(path, squeeze_me=True)["synsets"]
-        pairs = zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist(), strict=True)
-        return [(str(int(number)), str(target)) for number, target in pairs]
-    except Exception as error:  # SciPy raises errors of many types for damaged files
+        if path.stat().st_size > _MAX_SIZE:
+            raise ValueError("it is larger than 1 GB")
+        return [(str(number), name) for number, name in read_synsets(path.read_bytes())]
+    except (OSError, ValueError, OverflowError) as error:
         raise TenreoError(
             f"class_map: {path} is not the meta.mat of ImageNet's devkit ({shown(str(error))}); repair it, or give a "
             "text file that maps the devkit's numbers to WordNet ids or outputs"
