@@ -21,6 +21,7 @@ from tenreo.codec.distortion import total_decibels
 from tenreo.codec.shape import Positions, Precision
 from tenreo.errors import TenreoError, shown
 from tenreo.files.counts import Counts, count
+from tenreo.files.formats import check_not_other_format
 from tenreo.files.layout import (
     COEFFICIENTS,
     FLOATING,
@@ -141,6 +142,7 @@ def is_pickle(path: Path) -> bool:
         TenreoError: if the file does not exist, is not a regular file, or may not be read.
     """
     check_readable(path)
+    check_not_other_format(path)
     with path.open("rb") as file:
         start = file.read(9)
     # A safetensors file has a brace after the eight bytes that contain the length of the header.
@@ -183,6 +185,7 @@ def read_header(path: Path) -> Header:
 def _read(path: Path) -> tuple[dict[str, str], dict[str, TensorRecord], int]:
     """Return the metadata, the dtypes and shapes of the tensors, and the size in bytes of a safetensors file."""
     check_readable(path)
+    check_not_other_format(path)
     try:
         with path.open("rb") as start:
             length = int.from_bytes(start.read(8), "little")

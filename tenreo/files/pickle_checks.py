@@ -84,7 +84,10 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
 def _check_legacy(file: IO[bytes], size: int) -> None:
     """Check the pickles of torch's format before version 1.6, and the values of the tensors that follow them."""
     file.seek(0)
-    for _ in range(3):  # a magic number, a version, and the sizes of integers
+    magic = _Simulation().run(file).result
+    if magic != torch.serialization.MAGIC_NUMBER:
+        raise ValueError("it is a pickle that torch.save did not write; load it there, and save the state_dict()")
+    for _ in range(2):  # a version and the sizes of integers
         _Simulation().run(file)
     storages = _Simulation().run(file).storages
     keys = _Simulation().run(file).result

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tenreo.errors import TenreoError
+from tenreo.files.formats import check_not_other_format
 from tenreo.files.paths import check_readable
 from tenreo.files.pickle_checks import check_torch_file
 from tenreo.files.safetensors import check_plain
@@ -34,6 +35,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         TenreoError: if the file contains objects other than tensors and plain values, or no state dict.
     """
     check_readable(path)
+    check_not_other_format(path)
     try:
         with path.open("rb") as file, _namespaces_allowed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kinds of tensors that are refused below

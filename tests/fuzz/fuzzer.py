@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from random import Random
+from unittest import mock
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
@@ -33,6 +34,7 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 from networks import golden  # noqa: E402
 from PIL import Image  # noqa: E402
+from scipy.io import savemat  # noqa: E402
 from torch import nn  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
@@ -41,9 +43,12 @@ from tenreo.cli.app import app  # noqa: E402
 from tenreo.cli.commands.compress import Output  # noqa: E402
 from tenreo.cli.shared_options import DenseModel  # noqa: E402
 from tenreo.cli.yaml_files import read_yaml  # noqa: E402
+from tenreo.codec.position_coding import decode_positions, encode_positions  # noqa: E402
 from tenreo.data.images import BrokenImage, open_images  # noqa: E402
+from tenreo.data.label_files import read_class_map  # noqa: E402
 from tenreo.errors import MOST_CHARACTERS, TenreoError  # noqa: E402
 from tenreo.files.header import read_header  # noqa: E402
+from tenreo.files.pickles import read_pickle  # noqa: E402
 from tenreo.files.records import Preprocess  # noqa: E402
 from tenreo.models.reference import read_reference  # noqa: E402
 from tenreo.planning.rates import RateOptions  # noqa: E402
@@ -387,7 +392,38 @@ OPTIONS = {
     for name, command in __import__("typer").main.get_command(app).commands.items()
 }  # fmt: skip
 
-TARGETS = {f.__name__: f for f in (headers, pickles, states, configurations, pictures, lines)}
+
+def legacy(random: Random, inputs: Inputs) -> None:
+    """Load damaged files in torch's format before version 1.6."""
+    buffer = io.BytesIO()
+    state = {f"{i}.weight": torch.rand(random.choice((1, 3, 50))) for i in range(random.choice((1, 3)))}
+    torch.save(state, buffer, _use_new_zipfile_serialization=False)
+    data = buffer.getvalue()
+    read_pickle(inputs.path("m.pth", corrupted(random, data, 50)))
+
+
+def devkits(random: Random, inputs: Inputs) -> None:
+    """Read damaged MATLAB files."""
+    rows = [(i + 1, f"n{i:08}", "word") for i in range(3)]
+    buffer = io.BytesIO()
+    kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")]
+    savemat(buffer, {"synsets": np.array(rows, kinds)[:, None]}, do_compression=random.random() < 0.3)
+    read_class_map(inputs.path("meta.mat", corrupted(random, buffer.getvalue(), 120)))
+
+
+def streams(random: Random, inputs: Inputs) -> None:
+    """Decode damaged streams of positions whose checksum is right."""
+    length, columns = random.choice((1, 2, 16, 60)), random.choice((1, 12, 240))
+    positions = torch.tensor([random.randrange(length) for _ in range(columns)], dtype=torch.int32)
+    stream = encode_positions(positions, length, 12).numpy().tobytes()
+    damaged = corrupted(random, stream, 0)
+    expected = int.from_bytes(damaged[1:5], "little")
+    with mock.patch("tenreo.codec.position_coding.zlib.crc32", return_value=expected):
+        decoded = decode_positions(torch.tensor(list(damaged), dtype=torch.uint8), columns, length, 12)
+    assert decoded.shape == (columns,)
+
+
+TARGETS = {f.__name__: f for f in (headers, pickles, states, configurations, pictures, lines, legacy, devkits, streams)}
 
 
 def outcome(case: Callable[[], None]) -> str:

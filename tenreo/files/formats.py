@@ -1,0 +1,58 @@
+"""Recognition of files that are neither safetensors nor torch's format, for messages. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tenreo.errors import TenreoError
+
+TORCH_ENDINGS = (".pth", ".pt", ".ckpt", ".bin")
+_STARTS = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run git lfs pull, or download the file"),
+    (b"\x1f\x8b", "compressed with gzip; unpack it with gunzip or tar -xzf, and give the unpacked file"),
+    (b"BZh", "compressed with bzip2; unpack it, and give the unpacked file"),
+    (b"\xfd7zXZ", "compressed with xz; unpack it, and give the unpacked file"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it, and give the unpacked file"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it, and give the unpacked file"),
+    (b"\x93NUMPY", "a NumPy array (.npy); save a dictionary of tensors with torch.save or safetensors"),
+    (b"\x89HDF", "an HDF5 file, as Keras writes it; convert it to safetensors first"),
+    (b"GGUF", "a GGUF file; give the original safetensors or torch file"),
+)
+
+
+def check_not_other_format(path: Path) -> None:
+    """Raise if a file is empty, a text, a web page or in another known format, stating what to do.
+
+    Raises:
+        TenreoError: naming the format.
+    """
+    with path.open("rb") as file:
+        start = file.read(512)
+    kind = _kind(start)
+    if kind is not None:
+        raise TenreoError(f"{path}: cannot be read as a model: it is {kind}")
+    if path.suffix.lower() in TORCH_ENDINGS and start[8:9] != b"{" and not start.startswith((b"PK", b"\x80")):
+        raise TenreoError(
+            f"{path}: cannot be read as a torch file: it does not begin like a file of torch.save; copy or download it "
+            "again"
+        )
+
+
+def _kind(start: bytes) -> str | None:
+    if not start:
+        return "empty; copy or download it again"
+    known = next((text for magic, text in _STARTS if start.startswith(magic)), None)
+    if known is not None:
+        return known
+    if start[257:262] == b"ustar":
+        return "a tar archive; unpack it, and give a file in it"
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80" or start[8:9] == b"{":
+        return None
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page; download the file itself (on Hugging Face and GitHub, with the button for raw files)"
+    try:
+        text = start.decode("utf-8") if len(start) < 512 else start[:500].decode("utf-8", "ignore")
+    except UnicodeDecodeError:
+        return None
+    plain = len(text) > 8 and all(each.isprintable() or each in "\t\r\n\x1b" for each in text)
+    return "a text file, not a model; give a file of weights" if plain else None
