@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from tenreo.cli.declare import help_of, option_classes
-from tenreo.options import options_of, types_of
+from tenreo.cli.declare import help_of, option_fields
+from tenreo.options import types_of
 
 DOCUMENT = Path(__file__).parent / "cli.md"
 TABLE = re.compile(r"(?<=<!-- options of )(\w+) -->\n\n.*?(?=\n<!-- end -->)", re.DOTALL)
@@ -23,26 +23,21 @@ def option_table(command: str) -> str:
     rows = ["| option | value | default | meaning |", "|:--|:--|:--|:--|"]
     for name, hint in hints.items():
         if name != "return":
-            rows += (row for cls in option_classes(hint) for row in option_rows(cls, get_origin(hint) is list))
+            rows += option_rows(hint)
     return "\n".join(rows) + "\n"
 
 
-def option_rows(cls: type, repeated: bool) -> Iterator[str]:
-    """Yield a table row for every option of a dataclass; `repeated` for a list of it."""
-    known = options_of(cls)
-    for field in fields(cls):
-        if field.name in known:
-            option, flag = known[field.name], field.name.replace("_", "-")
-            value, several = value_of(types_of(cls)[field.name], option.metavar)
-            if option.positional:
-                names = [option.metavar]
-            else:
-                names = [option.short, f"--{flag}", f"--no-{flag}" if value == "flag" else None]
-            if several or (repeated and option.short):
-                value += ", repeatable"
-            default = default_of(field, NoneType in get_args(types_of(cls)[field.name]))
-            cells = ", ".join(f"`{name}`" for name in names if name), value, default, help_of(option)
-            yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+def option_rows(hint: Any) -> Iterator[str]:
+    """Yield a table row for every option of a command's parameter, which is a dataclass or a list of one."""
+    for cls, field, option in option_fields(hint):
+        flag, kind = field.name.replace("_", "-"), types_of(cls)[field.name]
+        value, several = value_of(kind, option.metavar)
+        names = [option.short, f"--{flag}", f"--no-{flag}" if value == "flag" else None]
+        if several or (get_origin(hint) is list and option.short):
+            value += ", repeatable"
+        shown = ", ".join(f"`{name}`" for name in ([option.metavar] if option.positional else names) if name)
+        cells = shown, value, default_of(field, NoneType in get_args(kind)), help_of(option)
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def value_of(kind: Any, metavar: str | None) -> tuple[str, bool]:

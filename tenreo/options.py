@@ -53,7 +53,7 @@ class Option:
         """The range in words, such as "1 to 31" or "above 0"; empty if there is none."""
         if self.least is not None and self.most is not None:
             return f"{_written(self.least)} to {_written(self.most)}"
-        bounds = (("at least", self.least), ("at most", self.most), ("above", self.above), ("below", self.below))
+        bounds = (("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below))
         return " and ".join(f"{word} {_written(bound)}" for word, bound in bounds if bound is not None)
 
     def holds(self, value: float) -> bool:

@@ -24,15 +24,12 @@ from tenreo.planning.recipe import recipe_of
 
 
 def check_output(path: Path, force: bool, option: str = "out") -> None:
-    """Raise unless a file can be written.
+    """Raise TenreoError if a file cannot be written, or exists and `force` is not set.
 
     Args:
         path: path of the file.
-        force: whether a file that exists may be replaced.
+        force: whether an existing file may be replaced.
         option: name of the option that sets the path.
-
-    Raises:
-        TenreoError: if the file exists and force is not set, or cannot be written.
     """
     check_writable(path)
     if path.exists() and not force:
@@ -40,25 +37,15 @@ def check_output(path: Path, force: bool, option: str = "out") -> None:
 
 
 def require_plotting(option: str = "plot") -> None:
-    """Raise unless matplotlib is installed.
-
-    Args:
-        option: name of the option that asks for a picture.
-
-    Raises:
-        TenreoError: naming the package to install.
-    """
+    """Raise TenreoError unless matplotlib, which the named option needs, is installed."""
     if find_spec("matplotlib") is None:
         raise TenreoError(f"{option}: matplotlib is not installed; install tenreo[plot], or leave the option out")
 
 
 def check_dense(dense: DenseModel) -> None:
-    """Raise unless the package of the model exists and the options of its input are consistent.
+    """Raise TenreoError if the package of the model does not exist, or the options of its input are inconsistent.
 
-    Names of models and weights are checked later, since this needs torch.
-
-    Raises:
-        TenreoError: naming the option.
+    Names of models and weights are checked later, because this needs torch.
     """
     dense.prepared(Preprocess())
     if dense.model is not None:
@@ -68,31 +55,22 @@ def check_dense(dense: DenseModel) -> None:
     else:
         dense.require_arch()
         if dense.shape is not None and (len(dense.shape) != 3 or dense.shape[0] != 3):
-            raise TenreoError(
-                f"input: given {dense.input}, but architectures of torchvision take 3 channels; use --model"
-            )
+            raise TenreoError(f"input: given {dense.input}, but torchvision architectures take 3 channels; use --model")
 
 
 def check_file(file: ModelFile) -> None:
-    """Raise unless the file can be read and the given builder of its model exists.
-
-    Raises:
-        TenreoError: naming what is missing.
-    """
+    """Raise TenreoError unless the file can be read and the package or module that `--model` names exists."""
     check_readable(file.file)
     if file.model is not None:
         check_source(file.model)
 
 
 def check_data(data: str, splits: Iterable[str]) -> None:
-    """Raise unless the images can be read.
+    """Raise TenreoError unless the images can be read.
 
     Args:
         data: folder or tar file of the images, or digits, which need scikit-learn.
-        splits: names of the folders that it must contain.
-
-    Raises:
-        TenreoError: naming what is missing.
+        splits: names of the folders that `data` must contain.
     """
     if data == DIGITS:
         if find_spec("sklearn") is None:
@@ -105,22 +83,14 @@ def check_data(data: str, splits: Iterable[str]) -> None:
 
 
 def check_pictures(data: str) -> None:
-    """Raise unless a folder contains training images: a folder named train, or pictures without labels.
-
-    Raises:
-        TenreoError: naming what is missing.
-    """
+    """Raise TenreoError unless a folder contains training images: a folder named train, or unlabeled images."""
     check_data(data, [])
     if data != DIGITS and not has_split(data, "train"):
         find_unlabeled(data, "train")
 
 
 def check_layout(data: str, layout: Layout) -> None:
-    """Raise unless the files of the labels can be read; the digits contain their labels.
-
-    Raises:
-        TenreoError: naming the file.
-    """
+    """Raise TenreoError unless the label files can be read; none may be given for the digits."""
     for name, path in (("labels", layout.labels), ("class_map", layout.class_map)):
         if path is not None:
             if data == DIGITS:
@@ -129,12 +99,9 @@ def check_layout(data: str, layout: Layout) -> None:
 
 
 def check_header(file: ModelFile) -> None:
-    """Raise if the header of a safetensors file is damaged or names a builder that may not be called.
+    """Raise TenreoError if the header of a safetensors file is damaged or names a function that may not be called.
 
     Headers of .pth files are checked when the file is loaded, because reading them needs torch.
-
-    Raises:
-        TenreoError: naming the fault.
     """
     if not is_pickle(file.file):
         header = read_header(file.file)

@@ -49,7 +49,8 @@ def add_command(app: typer.Typer, body: Callable[..., None], yaml: bool = False)
 
     parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
     for hint in hints.values():
-        parameters += _parameters(hint)
+        repeatable = _REPEATABLE if get_origin(hint) is list else ()
+        parameters += [_parameter(cls, f, o, f.name in repeatable) for cls, f, o in option_fields(hint)]
     if yaml:
         parameters.append(_config_parameter(list(hints.values())))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -64,13 +65,17 @@ def option_classes(hint: Any) -> tuple[type, ...]:
     return (RateOptions, Recipe) if cls is Recipe else (cls,)
 
 
-def _parameters(hint: Any) -> Iterator[inspect.Parameter]:
+def option_fields(hint: Any) -> Iterator[tuple[type, Field[Any], Option]]:
+    """Yield class, field and option for all options of a parameter, in the order of the help.
+
+    Positional arguments come first, and options that a class shares with other commands, its base class's, come last.
+    """
     for cls in option_classes(hint):
-        known = options_of(cls)
-        for field in fields(cls):
-            if field.name in known:
-                repeatable = get_origin(hint) is list and field.name in _REPEATABLE
-                yield _parameter(cls, field, known[field.name], repeatable)
+        known, bases = options_of(cls), [vars(base).get("__annotations__", {}) for base in cls.__mro__]
+        depth = {name: next(i for i, names in enumerate(bases) if name in names) for name in known}
+        named = [field for field in fields(cls) if field.name in known]
+        for field in sorted(named, key=lambda f: (not known[f.name].positional, depth[f.name])):
+            yield cls, field, known[field.name]
 
 
 def _parameter(cls: type, field: Field[Any], option: Option, repeatable: bool) -> inspect.Parameter:
@@ -121,14 +126,14 @@ def _config_parameter(hints: list[Any]) -> inspect.Parameter:
 
     declared = typer.Option(
         "--config", metavar="YAML", is_eager=True, callback=configure, rich_help_panel=_OTHER_PANEL,
-        help="YAML file with values of these options, written with _ for -. The command line takes precedence.",
+        help="YAML file of default values for these options; its keys are their names, with _ instead of -.",
     )  # fmt: skip
     annotation = Annotated[Path | None, declared]
     return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _build(hint: Any, values: Mapping[str, Any]) -> Any:
-    """Make the dataclass of a parameter; for `list[Recipe]`, one recipe per pair of groups and rate."""
+    """Make the instance of a parameter's dataclass; for `list[Recipe]`, one recipe per pair of groups and rate."""
     if hint is Recipe:
         rate = _make(RateOptions, values).resolve()
         return _make(Recipe, values, rate=rate, layers=values.get("layers") or {})
@@ -161,24 +166,19 @@ def _pattern_and_number(name: str, text: str) -> tuple[str, float]:
 
 
 def _without_replaced_rates(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
-    """Withdraw the rate or target of the YAML file if the command line gives another one."""
+    """Remove the rate or target of the YAML file if the command line sets another one."""
+    sources = {name: getattr(context.get_parameter_source(name), "name", "") for name in options_of(RateOptions)}
     typed, configured = (
-        {name for name in options_of(RateOptions) if _source(context, name) == source}
-        for source in ("COMMANDLINE", "DEFAULT_MAP")
+        {name for name, source in sources.items() if source == wanted} for wanted in ("COMMANDLINE", "DEFAULT_MAP")
     )
     return values | replaced_rate_options(typed, configured)
 
 
-def _source(context: typer.Context, name: str) -> str:
-    source = context.get_parameter_source(name)
-    return "" if source is None else source.name
-
-
 class Command(TyperCommand):
-    """A command whose options can take several values, `-g 4 8`, and whose help is grouped by subject."""
+    """A command whose options -g and -r can take several values, `-g 4 8`, and whose help is grouped by subject."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeat the name of such an option before each of its values, as click requires it."""
+        """Repeat the name of such an option before each of its values, because click requires this."""
         return super().parse_args(ctx, list(self._repeated(args)))
 
     def _repeated(self, args: Iterable[str]) -> Iterator[str]:
@@ -201,10 +201,11 @@ class Command(TyperCommand):
         """Write the options in sections, one per subject, in the order of the command's parameters."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                panel = getattr(param, "rich_help_panel", None) or _OTHER_PANEL
-                sections.setdefault("Arguments" if param.param_type_name == "argument" else panel, []).append(record)
+            panel = getattr(param, "rich_help_panel", None) or _OTHER_PANEL
+            if param.param_type_name == "argument":
+                sections["Arguments"].append((param.metavar, param.help))
+            elif (record := param.get_help_record(ctx)) is not None:
+                sections.setdefault(panel, []).append(record)
         sections[_OTHER_PANEL] = sections.pop(_OTHER_PANEL)
         for panel, records in sections.items():
             if records:

@@ -31,7 +31,7 @@ def usage() -> Iterator[None]:
 
 @contextmanager
 def exit_codes(context: typer.Context) -> Iterator[None]:
-    """Turn errors into a one-line message and an exit code: 2 for wrong usage, 1 for others, 130 for Ctrl-C."""
+    """Turn errors into a one-line message and an exit code: 2 for wrong usage, 130 for Ctrl-C, 1 otherwise."""
     try:
         yield
     except (TenreoError, MemoryError, OSError) as error:
@@ -47,15 +47,7 @@ def exit_codes(context: typer.Context) -> Iterator[None]:
 
 
 def end_with(error: BaseException, context: typer.Context | None = None) -> int:
-    """Print an error as one line on stderr.
-
-    Args:
-        error: the error that ends the command.
-        context: context of the command; its options are named in the message.
-
-    Returns:
-        The exit code.
-    """
+    """Print an error as one line on stderr, naming the command's option, and return the exit code."""
     if isinstance(error, BrokenPipeError):
         discard(sys.stdout)  # the reader has closed the pipe; flushing the buffer at exit would raise again
         return 1
@@ -74,19 +66,19 @@ def _message(error: BaseException, context: typer.Context | None) -> str:
 def _with_option(message: str, context: typer.Context) -> str:
     """Append the option that a message of the library is about; its name is the message's first word."""
     name = message.split(":", 1)[0]
-    option = next((p.opts for p in context.command.params if p.name == name and p.opts[0].startswith("-")), None)
-    if option:
-        message = f"{message} ({'/'.join(sorted(option, key=len))})"
+    for param in context.command.params:
+        if param.name == name and param.opts[0].startswith("-"):
+            message = f"{message} ({'/'.join(sorted(param.opts, key=len))})"
     return with_example(message, context) if ": not given" in message or ": given None" in message else message
 
 
 def with_example(message: str, context: typer.Context) -> str:
-    """Append the example that the help text of the command contains."""
+    """Append the example of the command's help text."""
     example = re.search(r"^Example: (.*)$", context.command.help or "", re.MULTILINE)
     return f"{message}; example: {example[1]}" if example else message
 
 
 def _process() -> str:
-    """Prefix of a message that tells apart the processes of a distributed run; empty for a single process."""
+    """Return the prefix that identifies a process of a distributed run; empty for a single process."""
     rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "1")
     return "" if rank is None or size == "1" else f"process {rank} of {size}: "

@@ -19,21 +19,16 @@ from tenreo.options import check_options, described, option
 
 # Upper bounds of numbers, so that a typing error does not fill the memory.
 MOST_SEED = 2**32 - 1  # largest seed that NumPy's generators accept
-MOST_BATCH_SIZE = 2**16  # 39 GB of images of 224 by 224 pixels
-MOST_IMAGES = 10**9  # the paths alone would fill the memory
+_MOST_BATCH_SIZE = 2**16  # 39 GB of images of 224 by 224 pixels
 MOST_BATCHES = 10**6  # of 64 images: 50 times the size of ImageNet
 _MOST_TASKS = 1024  # cores of the largest machines
 _MOST_NUMBERS = 2**28  # numbers of one input: 1 GB
 _SHAPE = re.compile(r"[0-9]{1,5}(?:x[0-9]{1,5}){2,3}")
 BUILDER = (
-    "How to build the model if the file does not contain it: timm:NAME, torchvision:NAME, or package.module:function. "
+    "How to build the model if the file does not state it: timm:NAME, torchvision:NAME, or package.module:function. "
     "A function is called only if it is given here, even if the file names it."
 )
-_DEVICE = "Device: auto, cpu, cuda, cuda:N or mps."
-
-
-def _devices() -> tuple[str, ...]:
-    return ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
+SKIP_BROKEN = "Skip images that cannot be read, and list them."
 
 
 class Options:
@@ -50,16 +45,16 @@ class DenseModel(Options):
     panel: ClassVar[str] = "Model"
 
     arch: str | None = option(
-        None, "Name of a classification model of torchvision.", short="-a", metavar="NAME",
+        None, "Name of a torchvision classification model, such as resnet50.", short="-a", metavar="NAME",
         completion=architecture_names,
     )  # fmt: skip
     model: str | None = option(
-        None, "Any other model: timm:NAME, torchvision:NAME, or package.module:function, a function that returns it.",
+        None, "Any other model: timm:NAME, torchvision:NAME, or package.module:function, which returns the model.",
         short="-m", metavar="SOURCE:NAME",
     )  # fmt: skip
     weights: str | None = option(
-        None, "Name of pretrained weights, a file, or none for random weights. Default: the pretrained weights of the "
-        "model; with --arch those named IMAGENET1K_V1.",
+        None, "Name of pretrained weights, file of weights, or none for random weights. Default: the pretrained "
+        "weights of the model; with --arch, those named IMAGENET1K_V1.",
         metavar="NAME|FILE|none",
     )  # fmt: skip
     input: str | None = option(
@@ -140,12 +135,8 @@ def shape_of(text: str) -> tuple[int, ...]:
         TenreoError: if the text is not a shape, or the shape is too large.
     """
     shape = tuple(map(int, text.split("x"))) if _SHAPE.fullmatch(text) else ()
-    if (
-        not shape
-        or not 1 <= math.prod(shape) <= _MOST_NUMBERS
-        or shape[0] > MOST_CHANNELS
-        or max(shape[-2:]) > MOST_PIXELS
-    ):
+    fits = shape and shape[0] <= MOST_CHANNELS and max(shape[-2:]) <= MOST_PIXELS
+    if not fits or not 1 <= math.prod(shape) <= _MOST_NUMBERS:
         raise TenreoError(
             f"input: given {shown(text)}, needs channels, height and width, at most {MOST_CHANNELS:,} and "
             f"{MOST_PIXELS:,} by {MOST_PIXELS:,}, such as 3x224x224, or 3x16x112x112 with frames"
@@ -161,34 +152,37 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class Encoding(Options):
-    """Where layers are encoded."""
+class Device(Options):
+    """Where a command computes."""
 
-    device: str = option("auto", _DEVICE, metavar="NAME", completion=_devices)
+    device: str = option(
+        "auto", "Device: auto, cpu, cuda, cuda:N or mps.", metavar="NAME",
+        completion=lambda: ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Encoding(Device):
+    """Where layers are encoded, and how many at a time."""
+
     jobs: int | None = option(
-        None, "Number of layers that are encoded in parallel, by default one per core. It does not change the result.",
+        None, "Number of layers that are encoded in parallel; by default one per core. It does not change the result.",
         least=1, ceiling=_MOST_TASKS, short="-j",
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Computing(Options):
-    """Where a model runs."""
+class Computing(Device):
+    """Where a model runs, and which processes read its images."""
 
-    device: str = option("auto", _DEVICE, metavar="NAME", completion=_devices)
     workers: int | None = option(
-        None, "Number of processes that decode images; by default one per core, or none for digits.",
+        None, "Number of processes that read images; by default one per core, or none for digits.",
         least=0, most=_MOST_TASKS,
     )  # fmt: skip
 
 
 def choose_workers(workers: int | None, data: str) -> int:
-    """Return the number of processes that decode images.
-
-    Args:
-        workers: number that was given; by default one per core for folders, none for the digits.
-        data: folder of the images, or digits.
-    """
+    """Return the number of processes that read the images of `data`; `workers` is the number given, if any."""
     if workers is not None or data == DIGITS:
         return workers or 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -218,18 +212,31 @@ class ModelFile(File):
 
 
 @dataclass(frozen=True)
+class Reading(Options):
+    """Which images are evaluated on, and how many at a time."""
+
+    panel: ClassVar[str] = "Data"
+
+    limit: int | None = option(
+        None, "Maximum number of images, evenly spaced over the data set.", least=1, ceiling=10**9
+    )
+    batch_size: int = option(256, "Number of images per batch.", least=1, ceiling=_MOST_BATCH_SIZE, short="-b")
+    skip_broken: bool = option(False, SKIP_BROKEN)
+
+
+@dataclass(frozen=True)
 class Layout(Options):
     """The layout of the images to evaluate on."""
 
     panel: ClassVar[str] = "Data"
 
     split: str = option(
-        "val", "Name of the folder to evaluate on; val also finds validation, and . is the data folder itself.",
+        "val", "Name of the folder to evaluate on; val also finds validation, and . stands for the data folder itself.",
         metavar="NAME",
     )  # fmt: skip
     labels: Path | None = option(
-        None, "Labels of images that are not in class folders: lines of file name and class, or one class number per "
-        "line in the order of the file names.",
+        None, "File with labels of images that are not in class folders: lines of file name and class, or one class "
+        "number per line in the order of the file names.",
         metavar="FILE",
     )  # fmt: skip
     class_map: Path | None = option(
@@ -237,3 +244,17 @@ class Layout(Options):
         "imagenet_class_index.json, or meta.mat.",
         metavar="FILE",
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class JsonOutput(Options):
+    """How results are printed."""
+
+    json: bool = option(False, "Print the results as one JSON object.")
+
+
+@dataclass(frozen=True)
+class FileOutput(JsonOutput):
+    """How results are written and printed."""
+
+    force: bool = option(False, "Overwrite existing output files.")

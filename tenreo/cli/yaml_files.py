@@ -33,22 +33,19 @@ def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
     """
     owners = {name: cls for cls in classes for name, option in options_of(cls).items() if not option.positional}
     values = _load(path)
-    if "rate" in owners:
-        try:
+    try:
+        if "rate" in owners:
             values = as_rate_options(values)
-        except TenreoError as error:
-            raise TenreoError(f"{path}: {error}") from error
-    for key, value in values.items():
-        if key == "layers" and "rate" in owners:
-            values[key] = _layer_settings(path, value)
-            continue
-        if key not in owners:
-            known = [*owners, *(("uniform", "layers") if "rate" in owners else ())]
-            raise TenreoError(f"{path}: unknown key {shown(key)}; known keys are {', '.join(known)}")
-        try:
-            values[key] = _checked(owners[key], key, value)
-        except TenreoError as error:
-            raise TenreoError(f"{path}: {error}") from error
+        for key, value in values.items():
+            if key == "layers" and "rate" in owners:
+                values[key] = _layer_settings(value)
+            elif key in owners:
+                values[key] = _checked(owners[key], key, value)
+            else:
+                known = [*owners, *(("uniform", "layers") if "rate" in owners else ())]
+                raise TenreoError(f"unknown key {shown(key)}; known keys are {', '.join(known)}")
+    except TenreoError as error:
+        raise TenreoError(f"{path}: {error}") from error
     return values
 
 
@@ -114,18 +111,11 @@ def _problem(place: Any, text: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=place.start_mark)
 
 
-def _layer_settings(path: Path, value: Any) -> dict[str, Any]:
-    """Check the value of `layers`: a mapping of layer-name patterns to "dense" or to settings.
-
-    Raises:
-        TenreoError: if it is anything else.
-    """
-    try:
-        if not isinstance(value, dict):
-            raise TenreoError(f"layers: given {shown(value)}, needs layer-name patterns and their settings")
-        return Recipe(1, Uniform(1.0), layers=value).layers
-    except TenreoError as error:
-        raise TenreoError(f"{path}: {error}") from error
+def _layer_settings(value: Any) -> dict[str, Any]:
+    """Check the value of `layers`: a mapping of layer-name patterns to "dense" or to settings."""
+    if not isinstance(value, dict):
+        raise TenreoError(f"layers: given {shown(value)}, needs layer-name patterns and their settings")
+    return Recipe(1, Uniform(1.0), layers=value).layers
 
 
 def _checked(cls: type, key: str, value: Any) -> Any:

@@ -82,18 +82,22 @@ class Recipe:
     panel: ClassVar[str] = "Recipe"  # heading in the help of the command line
 
     groups: int | None = field(
-        metadata=described("Rows of the reshaped weight (g in the paper).", least=1, ceiling=_MAX_GROUPS, short="-g")
+        metadata=described("Rows of the reshaped weight, g in the paper.", least=1, ceiling=_MAX_GROUPS, short="-g")
     )
     rate: Rate
     include: tuple[str, ...] = option(
-        (), "Compress the layers with matching names instead of those that the rule chooses.", metavar="PATTERN"
+        (), "Compress the layers whose names match, such as 'layer4.*', instead of the default choice of the "
+        "architecture. Can be repeated.",
+        metavar="PATTERN",
+    )  # fmt: skip
+    exclude: tuple[str, ...] = option(
+        (), "Do not compress the layers whose names match. Can be repeated.", metavar="PATTERN"
     )
-    exclude: tuple[str, ...] = option((), "Leave the layers with matching names dense.", metavar="PATTERN")
     refine: int = option(
         ROUNDS, "Maximum number of refinement rounds; 0 gives the encoding of the paper.", least=0, ceiling=_MAX_ROUNDS
     )
     position_bits: int | None = option(
-        None, "Limit curves to 2^B samples, so that a position has B bits; by default one sample per column.",
+        None, "Number of bits B per position: curves have at most 2^B samples; by default one sample per column.",
         least=1, most=31,
     )  # fmt: skip
     precision: Precision | None = option(
@@ -105,7 +109,8 @@ class Recipe:
         False, "Distribute the coefficients over the layers by their spectra; their total does not change."
     )
     importance: dict[str, float] = option(
-        dict, "Factor of the error of the layers with matching names when bits are distributed; 1 by default.",
+        dict, "Multiply the error of the layers whose names match by W when coefficients or bytes are distributed over "
+        "the layers; 1 by default. Can be repeated.",
         above=0, ceiling=_MAX_IMPORTANCE, metavar="PATTERN=W",
     )  # fmt: skip
     layers: dict[str, Any] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import MOST_BATCHES, DenseModel, Encoding, Options
+from tenreo.cli.shared_options import MOST_BATCHES, SKIP_BROKEN, DenseModel, Encoding, FileOutput, Options
 from tenreo.files.paths import check_ending
 from tenreo.options import option
 from tenreo.planning.rates import TargetParameters, TargetSize
@@ -22,27 +22,30 @@ class Statistics(Options):
     panel: ClassVar[str] = "Statistics"
 
     match_statistics: bool = option(
-        True, "Correct BatchNorm statistics (or biases) on noise, by comparison with the dense model."
+        True,
+        "Correct the BatchNorm statistics, or the biases of models without BatchNorm, so that random images have "
+        "the same statistics in the compressed model as in the dense model.",
     )
     calibrate: str | None = option(
-        None, "Correct them on the unlabeled training images of this folder instead of noise.", metavar="DIR|digits"
+        None,
+        "Correct the statistics on the training images of this folder instead of random images. Their labels are "
+        "not used.",
+        metavar="DIR|digits",
     )
     calibrate_batches: int = option(
-        4, "Number of batches of 64 images for the correction on images.", least=1, ceiling=MOST_BATCHES
+        4, "Number of batches of 64 images that --calibrate uses.", least=1, ceiling=MOST_BATCHES
     )
-    skip_broken: bool = option(False, "Skip images that cannot be read, and list them.")
+    skip_broken: bool = option(False, SKIP_BROKEN)
 
 
 @dataclass(frozen=True)
-class Output(Options):
+class Output(FileOutput):
     """What is written and printed."""
 
     out: Path | None = option(
         None, "Output file. Default: a name made of the model and the recipe, in the current folder.", short="-o"
     )
     dry_run: bool = option(False, "Print the plan; compress and write nothing.")
-    force: bool = option(False, "Overwrite an existing output file.")
-    json: bool = option(False, "Print one JSON object instead of tables.")
 
 
 def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:
@@ -73,12 +76,7 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
 
 
 def default_name(arch: str, recipe: Recipe) -> str:
-    """Return the name that the reference implementation gives its output, with the ending .safetensors.
-
-    Args:
-        arch: name of the model.
-        recipe: recipe that the model is compressed with.
-    """
+    """Return the name that the reference implementation gives its output, with the ending .safetensors."""
     number = recipe.rate.number
     number = number if isinstance(recipe.rate, (TargetSize, TargetParameters)) else float(number)
     groups = f"-{recipe.groups}" if recipe.groups else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import MOST_SEED, Options
+from tenreo.cli.shared_options import MOST_SEED, FileOutput
 from tenreo.data.layouts import DIGITS
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import check_writable
@@ -16,17 +16,16 @@ from tenreo.options import option
 
 
 @dataclass(frozen=True)
-class DemoOutput(Options):
+class DemoOutput(FileOutput):
     """What is written and printed."""
 
     out: Path = option(Path("tenreo-demo"), "Output folder.", short="-o")
     seed: int = option(0, "Seed of the random weights and of the order of the images.", least=0, ceiling=MOST_SEED)
     force: bool = option(False, "Write into a folder that is not empty.")
-    json: bool = option(False, "Print one JSON object instead of tables.")
 
 
 def demo(output: DemoOutput) -> None:
-    """Train, compress and fine-tune a model of handwritten digits.
+    """Train, compress and fine-tune a classifier of handwritten digits.
 
     The model is MobileNet-V2, trained on 1,437 images; fine-tuning takes one epoch.
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import BUILDER, MOST_BATCH_SIZE, MOST_IMAGES, Computing, Layout, ModelFile, Options
+from tenreo.cli.shared_options import BUILDER, Computing, FileOutput, Layout, ModelFile, Options, Reading
 from tenreo.errors import TenreoError
 from tenreo.files.paths import check_ending, check_readable
 from tenreo.options import described, option
@@ -34,41 +34,37 @@ class Files(Options):
         return [ModelFile(Path(file), self.model) for file in self.files]
 
 
-@dataclass(frozen=True)
-class Evaluated(Options):
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Reading):
     """The images that models are evaluated on."""
-
-    panel: ClassVar[str] = "Data"
 
     data: str = field(
         metadata=described(
-            "Folder that contains val/ with one folder per class, tar shards, or digits.", metavar="DIR|digits"
+            "Folder that contains val/ with one folder per class or with tar shards; or digits, the handwritten digits "
+            "of scikit-learn.",
+            metavar="DIR|digits",
         )
     )
     against: str | None = option(
-        None,
-        "Compare with the dense model or with the model of a file: agreement and KL divergence. Images then need no "
-        "labels.",
+        None, "Measure agreement and KL divergence with the dense model or with the model of a file. Images then need "
+        "no labels.",
         metavar="dense|FILE",
-    )
-    limit: int | None = option(
-        None, "Maximum number of images, evenly spaced over the data set.", least=1, ceiling=MOST_IMAGES
-    )
-    batch_size: int = option(256, "Images per batch.", least=1, ceiling=MOST_BATCH_SIZE, short="-b")
+    )  # fmt: skip
     amp: bool = option(False, "Compute in bfloat16 with autocast.")
-    skip_broken: bool = option(False, "Skip images that cannot be read, and list them.")
 
 
 @dataclass(frozen=True)
-class EvaluatedOutput(Options):
+class EvaluatedOutput(FileOutput):
     """What is written and printed."""
 
     predictions: Path | None = option(
-        None, "CSV file with one row per image: path, label, predicted class, confidence, correct.", metavar="FILE"
-    )
-    confusion: tuple[str, ...] = option((), "Confusion matrix as a picture (.png) or a table (.csv).", metavar="FILE")
-    force: bool = option(False, "Overwrite existing output files.")
-    json: bool = option(False, "Print one JSON object instead of tables.")
+        None, "CSV file to write, with one row per image: path, label, predicted class, confidence, correct.",
+        metavar="FILE",
+    )  # fmt: skip
+    confusion: tuple[str, ...] = option(
+        (), "File to write the confusion matrix to, as a picture (.png) or a table (.csv). Can be repeated.",
+        metavar="FILE",
+    )  # fmt: skip
 
     @property
     def files(self) -> list[Path]:
@@ -108,15 +104,11 @@ def check(files: Files, data: Evaluated, layout: Layout, output: EvaluatedOutput
 
 def _check_output(files: Files, output: EvaluatedOutput) -> None:
     """Check that predictions and confusion matrices are of one model, and that every path is different and writable."""
-    written: list[tuple[str, Path, tuple[str, ...]]] = [
-        ("confusion", Path(path), (".png", ".csv")) for path in output.confusion
-    ]
-    if output.predictions is not None:
-        written.append(("predictions", output.predictions, (".csv",)))
-    for name, path, endings in written:
+    for path in output.files:
+        name = "predictions" if path is output.predictions else "confusion"
         if len(files.files) > 1:
             raise TenreoError(f"{name}: needs a single file, given {len(files.files)}; evaluate them one by one")
-        check_ending(path, *endings)
+        check_ending(path, *([".csv"] if name == "predictions" else [".png", ".csv"]))
         if path.suffix.lower() == ".png":
             checks.require_plotting(name)
         checks.check_output(path, output.force)

@@ -8,37 +8,36 @@ from pathlib import Path
 
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import ModelFile, Options, shape_of
+from tenreo.cli.shared_options import FileOutput, ModelFile, shape_of
 from tenreo.errors import TenreoError
 from tenreo.exporting.formats import check_format
 from tenreo.options import described, option
 from tenreo.planning.recipe import DenseDtype
 
 
-@dataclass(frozen=True)
-class Exported(Options):
-    """What a model is exported to."""
+@dataclass(frozen=True, kw_only=True)
+class Exported(FileOutput):
+    """The file that a model is exported to."""
 
     to: Path = field(
         metadata=described(
-            "Output file. Its ending selects the format: .safetensors or .pth (dense weights), .onnx, or .pt2 "
-            "(torch.export).",
+            "Output file. Its ending selects the format: .safetensors or .pth for dense weights, .onnx, or .pt2 for "
+            "torch.export.",
             metavar="FILE",
         )
     )
     dtype: DenseDtype = option(DenseDtype.FLOAT32, "Number format of the exported weights.")
     input: str | None = option(
-        None, "Channels, height and width of the model's input. Default: the size that the file contains.",
+        None, "Channels, height and width of the model's input. Default: the size that the file states.",
         metavar="CxHxW",
     )  # fmt: skip
-    force: bool = option(False, "Overwrite an existing output file.")
-    json: bool = option(False, "Print one JSON object instead of text.")
 
 
 def export(file: ModelFile, exported: Exported) -> None:
-    """Export dense weights, ONNX, or a torch.export program.
+    """Convert a file to dense weights, ONNX, or a program of torch.export.
 
-    None of them needs tenreo. Programs are run and compared with the model after they are written.
+    The output can be used without tenreo. ONNX files and programs are run after writing, and their outputs are
+    compared with those of the compressed model.
 
     Example: tenreo export model.safetensors --to model.onnx
     """

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import MOST_BATCHES, Computing, Layout, ModelFile, Options
+from tenreo.cli.shared_options import MOST_BATCHES, Computing, FileOutput, Layout, ModelFile, Options
 from tenreo.errors import TenreoError
 from tenreo.files.paths import check_ending, check_readable
 from tenreo.files.records import MOST_CLASSES
@@ -25,7 +25,9 @@ class TrainingData(Options):
 
     data: str = field(
         metadata=described(
-            "Folder that contains train/ and val/ with one folder per class, or digits.", metavar="DIR|digits"
+            "Folder that contains train/ and val/ with one folder per class; or digits, the handwritten digits of "
+            "scikit-learn.",
+            metavar="DIR|digits",
         )
     )
     train_split: str = option("train", "Name of the folder to train on.", metavar="NAME")
@@ -34,7 +36,9 @@ class TrainingData(Options):
         least=0, ceiling=MOST_BATCHES,
     )  # fmt: skip
     teacher: Path | None = option(
-        None, "Dense model to distill from. Default: the weights that the file names.", metavar="FILE"
+        None,
+        "File of the dense model to distill from. Default: the weights that the compressed file names.",
+        metavar="FILE",
     )
     classes: int | None = option(
         None, "Replace the last layer by a randomly initialized one with this number of classes.",
@@ -43,7 +47,7 @@ class TrainingData(Options):
 
 
 @dataclass(frozen=True)
-class TrainingOutput(Options):
+class TrainingOutput(FileOutput):
     """What is written and printed."""
 
     out: Path | None = option(
@@ -51,10 +55,8 @@ class TrainingOutput(Options):
         short="-o",
     )  # fmt: skip
     resume: bool = option(False, "Resume the run from the state next to the output file.")
-    plot: bool = option(False, "Plot loss and accuracy next to the output file after every epoch.")
+    plot: bool = option(False, "Plot loss and accuracy to a PNG file next to the output file, after every epoch.")
     tensorboard: Path | None = option(None, "Folder for TensorBoard event files.", metavar="DIR")
-    force: bool = option(False, "Overwrite existing output files.")
-    json: bool = option(False, "Print one JSON object instead of tables.")
 
 
 def finetune(
@@ -65,9 +67,9 @@ def finetune(
     computing: Computing,
     output: TrainingOutput,
 ) -> None:
-    """Train the coefficients and dense parameters of a model.
+    """Train the coefficients and the uncompressed parameters of a model.
 
-    Positions stay fixed.
+    The positions of the columns stay fixed.
 
     Example: tenreo finetune compressed.safetensors --data imagenet
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import File, Options
+from tenreo.cli.shared_options import File, JsonOutput
 from tenreo.files.paths import check_readable
 from tenreo.options import option
 
 
 @dataclass(frozen=True)
-class Inspected(Options):
+class Inspected(JsonOutput):
     """What is printed."""
 
-    json: bool = option(False, "Print one JSON object instead of tables.")
     layers: bool = option(True, "Print the table of layers.")
 
 
@@ -30,10 +29,6 @@ def inspect(file: File, shown: Inspected) -> None:
 
 
 def check(file: File) -> None:
-    """Check that the file can be read.
-
-    Raises:
-        WrongUsageError: if it cannot.
-    """
+    """Raise WrongUsageError unless the file can be read."""
     with usage():
         check_readable(file.file)

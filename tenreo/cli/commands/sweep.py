@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import MOST_BATCH_SIZE, MOST_IMAGES, DenseModel, Encoding, Layout, Options
+from tenreo.cli.shared_options import DenseModel, Encoding, FileOutput, Layout, Options, Reading
 from tenreo.errors import TenreoError
 from tenreo.files.paths import check_ending
 from tenreo.options import option
@@ -16,22 +16,14 @@ from tenreo.planning.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class SweepData(Options):
+class SweepData(Reading):
     """The images that models are evaluated on."""
 
-    panel: ClassVar[str] = "Data"
-
     data: str | None = option(
-        None,
-        "Measure top-1 and agreement with the dense model on a folder that contains val/, a folder of unlabeled "
-        "images, or digits.",
+        None, "Measure top-1 and the agreement with the dense model on a folder that contains val/, on a folder of "
+        "unlabeled images, or on the handwritten digits of scikit-learn.",
         metavar="DIR|digits",
-    )
-    limit: int | None = option(
-        None, "Maximum number of images, evenly spaced over the data set.", least=1, ceiling=MOST_IMAGES
-    )
-    batch_size: int = option(256, "Images per batch.", least=1, ceiling=MOST_BATCH_SIZE, short="-b")
-    skip_broken: bool = option(False, "Skip images that cannot be read, and list them.")
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,18 +33,16 @@ class Matching(Options):
     panel: ClassVar[str] = "Statistics"
 
     match_statistics: bool = option(
-        True, "Correct BatchNorm statistics (or biases) on noise before models are evaluated."
+        True, "Correct the BatchNorm statistics, or biases, of compressed models before they are evaluated."
     )
 
 
 @dataclass(frozen=True)
-class SweepOutput(Options):
+class SweepOutput(FileOutput):
     """What is written and printed."""
 
     dry_run: bool = option(False, "Only count parameters and bytes; compress nothing and load no weights.")
-    plot: Path | None = option(None, "Plot the table to a PNG file.", metavar="FILE")
-    force: bool = option(False, "Overwrite an existing output file.")
-    json: bool = option(False, "Print one JSON object instead of tables.")
+    plot: Path | None = option(None, "PNG file to plot the results to.", metavar="FILE")
 
 
 def sweep(
@@ -64,7 +54,7 @@ def sweep(
     encoding: Encoding,
     output: SweepOutput,
 ) -> None:
-    """Compare recipes: every value of -g with every value of -r.
+    """Compress a model with every combination of -g and -r, and compare the results.
 
     Example: tenreo sweep --arch mobilenet_v2 -g 4 8 -r 0.5 1 --progressive
     """

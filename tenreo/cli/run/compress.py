@@ -45,14 +45,11 @@ def compress_and_save(
         images = _images(statistics, info, dense.seed)
         plan = resolve(recipe, model, info.class_names)
     if output.dry_run:
-        show_plan(plan, output.json)
+        _show_plan(plan, output.json)
         return
     path = output.out or Path(default_name(dense.name, recipe))
-    noise, model = _noise_shape(dense, info), model.to(device)
-    if isinstance(plan.recipe.rate, OutputTarget):
-        plan, report, corrections = _compress_to(model, plan, statistics, images, noise, encoding.jobs)
-    else:
-        report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
+    noise, model = dense.shape or info.preprocess.crop, model.to(device)
+    plan, report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
     if images is not None:
         note_images(images.batches.broken, images.batches.warnings)
     info = replace(info, corrections=corrections)
@@ -76,13 +73,21 @@ def _compress(
     images: UnlabeledBatches | None,
     noise: int | tuple[int, ...],
     jobs: int | None,
-) -> tuple[Report, tuple[Correction, ...]]:
-    """Compress a model in place to given rates and correct its statistics."""
+) -> tuple[Plan, Report, tuple[Correction, ...]]:
+    """Compress a model in place and correct its statistics; return the plan, which a target for outputs changes."""
+    if isinstance(plan.recipe.rate, OutputTarget):
+        with explain_worker_loss():
+            batches = None if images is None else torch.cat(list(images))
+        source = statistics.calibrate or "noise"
+        reached = compress_to_(model, plan, batches, size=noise, jobs=jobs, source=source, progress=note)
+        agreement = reached.agreement
+        note(f"on {reached.compared_on}: KL {agreement.kl:.4f} nats, agreement {agreement.agreement:.2f} %")
+        return reached.plan, reached.report, (reached.correction,)
     dense = deepcopy(model) if statistics.match_statistics or images is not None else None
-    report = compress_shown(model, plan, jobs)
+    report = _compress_with_progress(model, plan, jobs)
     with explain_worker_loss(), progress_bar("statistics, images", None) as advance:
         if dense is None:
-            return report, ()
+            return plan, report, ()
         try:
             correction = match_statistics_(
                 model, dense, images, size=noise, source=statistics.calibrate, progress=advance
@@ -91,34 +96,11 @@ def _compress(
             if images is not None:
                 raise
             note(f"statistics are not corrected: {error}")  # a model may have inputs that are not images
-            return report, ()
-        return report, (correction,)
+            return plan, report, ()
+        return plan, report, (correction,)
 
 
-def _compress_to(
-    model: nn.Module,
-    plan: Plan,
-    statistics: Statistics,
-    images: UnlabeledBatches | None,
-    noise: int | tuple[int, ...],
-    jobs: int | None,
-) -> tuple[Plan, Report, tuple[Correction, ...]]:
-    """Compress a model in place to a target for its outputs, and note the result."""
-    with explain_worker_loss():
-        batches = None if images is None else torch.cat(list(images))
-    source = statistics.calibrate or "noise"
-    reached = compress_to_(model, plan, batches, size=noise, jobs=jobs, source=source, progress=note)
-    agreement = reached.agreement
-    note(f"on {reached.compared_on}: KL {agreement.kl:.4f} nats, agreement {agreement.agreement:.2f} %")
-    return reached.plan, reached.report, (reached.correction,)
-
-
-def _noise_shape(dense: DenseModel, info: ModelInfo) -> int | tuple[int, ...]:
-    """Return the shape of noise images if `--input` was given, or else the length of their sides."""
-    return dense.shape or info.preprocess.crop
-
-
-def compress_shown(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
+def _compress_with_progress(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
     """Compress a model in place with a progress bar, and note when code has to be compiled first."""
     total = 2 * sum(layer.columns for layer in plan.compressed)  # every column is ordered and then encoded
     with (
@@ -138,7 +120,7 @@ def compress_shown(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
         return compress_(model, plan, jobs=jobs, progress=progress, within=within)
 
 
-def show_plan(plan: Plan, json: bool) -> None:
+def _show_plan(plan: Plan, json: bool) -> None:
     """Print a plan as tables or JSON."""
     if json:
         show_json("compress", plan.to_dict())

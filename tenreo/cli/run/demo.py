@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,8 @@ from tenreo.files.header import read_header
 from tenreo.models.model_files import open_model, save
 from tenreo.planning.rates import Progressive
 from tenreo.planning.recipe import Recipe
-from tenreo.training.digits import (
-    EPOCHS,
-    METHODS,
-    calibration_images,
-    compare_methods,
-    digits,
-    digits_info,
-    top1,
-    train_digits,
-)
+from tenreo.training import digits
+from tenreo.training.digits import METHODS, top1
 from tenreo.training.loop import finetune_
 from tenreo.training.observer import Observer, Step
 from tenreo.training.settings import Settings
@@ -37,14 +29,14 @@ COLUMNS = {**METHODS, "finetuned": "fine-\ntuned"}  # this column is the only on
 
 
 def run_demo(output: DemoOutput) -> None:
-    """Train, compress in every way, fine-tune, write and show."""
+    """Train a model, compress it with every setting and method, fine-tune it, and print the results."""
     folder = output.out
-    train, val = digits()
+    train, val = digits.digits()
     folder.mkdir(parents=True, exist_ok=True)
     dense = folder / "dense.safetensors"
-    with _progress(f"train {ARCH}", EPOCHS * len(train)) as observer:
-        model = train_digits(ARCH, output.seed, observer)
-    save(model, dense, digits_info(ARCH))
+    with _progress(f"train {ARCH}", digits.EPOCHS * len(train)) as observer:
+        model = digits.train_digits(ARCH, output.seed, observer)
+    save(model, dense, digits.digits_info(ARCH))
     rows = [{"groups": None, "growth": None, **_counts(dense), **dict.fromkeys(COLUMNS), "dense": top1(model, val)}]
     for groups, growth in SETTINGS:
         rows.append(_run_setting(dense, Recipe(groups, Progressive(growth)), train, val, output.seed))
@@ -52,15 +44,16 @@ def run_demo(output: DemoOutput) -> None:
         show_json("demo", {"folder": str(folder), "rows": rows})
         return
     _show(rows)
-    example = folder / default_name(ARCH, Recipe(*SETTINGS[0][:1], Progressive(SETTINGS[0][1])))
+    groups, growth = SETTINGS[0]
+    example = folder / default_name(ARCH, Recipe(groups, Progressive(growth)))
     show(f"files are in {folder}; try: tenreo inspect {example}")
 
 
+@dataclass
 class _ProgressObserver(Observer):
     """Moves a progress bar with every step of a run."""
 
-    def __init__(self, advance: Any) -> None:
-        self.advance = advance
+    advance: Callable[..., None]
 
     def on_step(self, step: Step) -> None:
         """Add the images of the step."""
@@ -77,8 +70,7 @@ def _progress(title: str, images: int) -> Iterator[_ProgressObserver]:
 def _run_setting(dense: Path, recipe: Recipe, train: Images, val: Images, seed: int) -> dict[str, Any]:
     """Compare the compression methods, fine-tune the default one, and save its model before and after."""
     original, header = open_model(dense)
-    images = calibration_images(train)
-    comparison = compare_methods(original, recipe, images, val)
+    comparison = digits.compare_methods(original, recipe, digits.calibration_images(train), val)
     info = replace(header.info, weights=dense.name, corrections=(comparison.correction,))
     path = dense.parent / default_name(ARCH, recipe)
     save(comparison.model, path, info, recipe)
@@ -87,11 +79,11 @@ def _run_setting(dense: Path, recipe: Recipe, train: Images, val: Images, seed: 
     with _progress(f"fine-tune g={recipe.groups}, r'={growth:g}", len(train)) as observer:
         history = finetune_(comparison.model, train, val, settings, observer=observer)
     save(comparison.model, path.with_name(f"finetuned-{path.name}"), info, recipe)
+    report, agreement = comparison.report, comparison.agreement
     return {
-        "groups": recipe.groups, "growth": growth, **_counts(path), "snr": comparison.report.snr,
-        "snr_unrefined": comparison.report.snr_unrefined, **comparison.top1,
-        "agreement": comparison.agreement.agreement,
-        "kl": comparison.agreement.kl, "finetuned": history[-1].top1,
+        "groups": recipe.groups, "growth": growth, **_counts(path), "snr": report.snr,
+        "snr_unrefined": report.snr_unrefined, **comparison.top1, "agreement": agreement.agreement,
+        "kl": agreement.kl, "finetuned": history[-1].top1,
     }  # fmt: skip
 
 
@@ -107,8 +99,6 @@ def _show(rows: list[dict[str, Any]]) -> None:
          megabytes(r["bytes"]), *(number(r[way], 1) for way in COLUMNS), number(r.get("kl"), 3))
         for r in rows
     ]  # fmt: skip
-    title = (
-        f"MobileNet-V2 on 360 handwritten digits; top-1 in %, dense {number(rows[0]['dense'])}; "
-        "all but the last column without training"
-    )
-    show(table(title, ("g, r'", "para-\nmeters", "bytes", *COLUMNS.values(), "KL\nrefined\n+noise"), cells, text=0))
+    show(f"Top-1 in % of MobileNet-V2 on 360 handwritten digits; dense: {number(rows[0]['dense'])}.")
+    show("Only the fine-tuned models were trained after compression.")
+    show(table("", ("g, r'", "para-\nmeters", "bytes", *COLUMNS.values(), "KL\nrefined\n+noise"), cells, text=0))

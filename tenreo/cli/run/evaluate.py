@@ -37,25 +37,24 @@ def evaluate_files(
     with usage():
         device = choose_device(computing.device)
     loading = Loading(data.batch_size, choose_workers(computing.workers, data.data), data.skip_broken)
-    job = _Job(data, layout, device, loading, output)
+    job = _Job(data, layout, output, device, loading)
     with explain_out_of_memory(data.batch_size), explain_worker_loss():
         for file in files.each:
             job.measure(file)
     note_images(job.broken, job.warned)
-    own = [found for found in job.found if not found.is_reference]
-    _write(own[0], output)
-    title = f"{data.data} ({device})"
+    given = [result for result in job.results if not result.is_reference]
+    _write(given[0], output)
     if output.json:
-        of = {"data": data.data, "device": str(device), "skipped": sorted(job.broken)}
-        first, *others = (_plain(found, data.against) for found in own)
-        show_json("evaluate", {**first, **of, "others": others})
+        common = {"data": data.data, "device": str(device), "skipped": sorted(job.broken)}
+        first, *others = (_to_dict(result, data.against) for result in given)
+        show_json("evaluate", {**first, **common, "others": others})
         return
-    _show(title, job.found, own)
+    _show(f"{data.data} ({device})", job.results, given)
 
 
 @dataclass
-class _Measured:
-    """The results of one model; those that need labels are None if there are none."""
+class _Result:
+    """The results of one model; those that need labels are None without them."""
 
     file: str
     name: str
@@ -71,16 +70,16 @@ class _Job:
 
     data: Evaluated
     layout: Layout
+    output: EvaluatedOutput
     device: torch.device
     loading: Loading
-    wanted: EvaluatedOutput
-    found: list[_Measured] = field(default_factory=list)
+    results: list[_Result] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     warned: set[tuple[str, str]] = field(default_factory=set)
     references: dict[str, nn.Module] = field(default_factory=dict)
 
     def measure(self, file: ModelFile) -> None:
-        """Evaluate the model of a file, after the model that it is compared with if that is new."""
+        """Evaluate the model of a file, after its reference if that has not been evaluated yet."""
         path = file.file
         model, header = open_file(file)
         key, reference = self._reference(header, file.model)
@@ -88,50 +87,47 @@ class _Job:
         if reference is not None and key not in self.references:
             self.references[key] = reference.to(self.device).eval()
             if images.labeled:
-                named = _Measured(key, f"{Path(key).name} (reference)", True)
-                self.found.append(self._measured(reference, images, named, header))
-        found = self._measured(expand_(model), images, _Measured(str(path), path.name, False), header)
+                self._evaluate(reference, images, _Result(key, f"{Path(key).name} (reference)", True), header)
+        result = _Result(str(path), path.name, False)
+        self._evaluate(expand_(model), images, result, header)
         if reference is not None:
             batches = Batches(images, self.loading, self.device)
             with progress_bar(f"compare {path.name}", len(images)) as advance:
-                found.against = compare(model, reference, batches, self.data.amp, progress=advance)
-            self._met(batches)
-        self.found.append(found)
+                result.against = compare(model, reference, batches, self.data.amp, progress=advance)
+            self._collect_warnings(batches)
 
-    def _measured(self, model: nn.Module, images: Images, found: _Measured, header: Header) -> _Measured:
-        """Evaluate one model, which is moved to the device."""
+    def _evaluate(self, model: nn.Module, images: Images, result: _Result, header: Header) -> None:
+        """Move a model to the device, evaluate it, and append its result."""
         model.to(self.device).eval()
         batches = Batches(images, self.loading, self.device)
         predictions = Predictions(batches, images.class_names or header.info.class_names)
-        with progress_bar(f"evaluate {found.name}", len(images)) as advance:
+        with progress_bar(f"evaluate {result.name}", len(images)) as advance:
             if images.labeled:
-                found.evaluation = evaluate(model, batches, self.data.amp, progress=advance, each=predictions.add)
-                found.predictions = predictions
-            elif self.wanted.predictions is not None:
+                result.evaluation = evaluate(model, batches, self.data.amp, progress=advance, each=predictions.add)
+                result.predictions = predictions
+            elif self.output.predictions is not None:
                 predict(model, predictions, self.data.amp, progress=advance)
-                found.predictions = predictions
-        self._met(batches)
-        return found
+                result.predictions = predictions
+        self._collect_warnings(batches)
+        self.results.append(result)
 
-    def _met(self, batches: Batches) -> None:
+    def _collect_warnings(self, batches: Batches) -> None:
         self.broken |= batches.broken
         self.warned |= batches.warnings
 
     def _images(self, info: ModelInfo) -> Images:
         """Open the images; they need no class folders if no label is needed."""
-        loose = self.data.against is not None or self.wanted.predictions is not None
         split, label_files = self.layout.split, LabelFiles(self.layout.labels, self.layout.class_map)
-        data, names = self.data.data, info.class_names
+        data, names, preprocess = self.data.data, info.class_names, info.preprocess
         with usage():
-            if loose:
+            if self.data.against is not None or self.output.predictions is not None:
                 images = open_optionally_labeled(
-                    data, info.preprocess, info.classes, names, split=split, label_files=label_files
+                    data, preprocess, info.classes, names, split=split, label_files=label_files
                 )
             else:
-                images = open_images(
-                    data, split, info.preprocess, info.classes or 1000, class_names=names, label_files=label_files
-                )
-        if images.doubt and not self.found:
+                classes = info.classes or 1000
+                images = open_images(data, split, preprocess, classes, class_names=names, label_files=label_files)
+        if images.doubt and not self.results:
             note(images.doubt)
         return images.limited(self.data.limit)
 
@@ -153,40 +149,40 @@ class _Job:
         return key, self.references[key]
 
 
-def _write(found: _Measured, output: EvaluatedOutput) -> None:
+def _write(result: _Result, output: EvaluatedOutput) -> None:
     """Write the requested predictions and confusion matrices."""
-    if found.predictions is None:
+    if result.predictions is None:
         return
     if output.predictions is not None:
-        found.predictions.write_csv(output.predictions)
+        result.predictions.write_csv(output.predictions)
     for path in map(Path, output.confusion):
         if path.suffix.lower() == ".png":
-            plot_confusion(found.predictions.confusion(), path)
+            plot_confusion(result.predictions.confusion(), path)
         else:
-            found.predictions.confusion().write_csv(path)
+            result.predictions.confusion().write_csv(path)
     if output.files:
         note("wrote " + ", ".join(map(str, output.files)))
 
 
-def _plain(found: _Measured, against: str | None) -> dict[str, Any]:
+def _to_dict(result: _Result, against: str | None) -> dict[str, Any]:
     """Return the JSON object of one model."""
     measured: dict[str, Any] = {}
-    if found.evaluation is not None and found.predictions is not None:
-        measured = {**found.evaluation.to_dict(), "classes": [asdict(c) for c in found.predictions.classes()]}
-    compared = None if found.against is None else {"model": against, **vars(found.against)}
-    return {"file": found.file, **measured, "against": compared}
+    if result.evaluation is not None and result.predictions is not None:
+        measured = {**result.evaluation.to_dict(), "classes": [asdict(c) for c in result.predictions.classes()]}
+    compared = None if result.against is None else {"model": against, **vars(result.against)}
+    return {"file": result.file, **measured, "against": compared}
 
 
-def _show(title: str, found: list[_Measured], own: list[_Measured]) -> None:
-    """Print the results of all models, and for a single model its classes with the lowest accuracy."""
-    measured = [(each.name, each.evaluation) for each in found if each.evaluation is not None]
+def _show(title: str, results: list[_Result], given: list[_Result]) -> None:
+    """Print the results of all models, and for a single given model its classes with the lowest accuracy."""
+    measured = [(each.name, each.evaluation) for each in results if each.evaluation is not None]
     if measured:
-        show(evaluations_table(title, measured))
-    compared = [(each.name, each.against) for each in found if each.against is not None]
+        show(*evaluations_table(title, measured))
+    compared = [(each.name, each.against) for each in results if each.against is not None]
     if compared:
-        show(agreement_table("Agreement with the reference", compared))
-    if len(own) == 1 and measured and own[0].predictions is not None:
-        classes = own[0].predictions.classes()
+        show(*agreement_table("Agreement with the reference", compared))
+    if len(given) == 1 and measured and given[0].predictions is not None:
+        classes = given[0].predictions.classes()
         if len(classes) > 1:
             show(classes_table(classes))
             mean = sum(each.top1 for each in classes) / len(classes)

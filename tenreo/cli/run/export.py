@@ -9,11 +9,11 @@ from tenreo.cli.run.models import open_file
 from tenreo.cli.shared_options import ModelFile, shape_of
 from tenreo.cli.terminal.console import show, show_json
 from tenreo.exporting.arguments import example_inputs
-from tenreo.exporting.export import Export, export
+from tenreo.exporting.export import export
 
 
 def export_file(file: ModelFile, exported: Exported) -> None:
-    """Export a model, run the exported program, and print the result."""
+    """Export a model, run the exported program, and print the size of the output and how exact its outputs are."""
     model, header = open_file(file)
     inputs = None
     if exported.to.suffix in (".onnx", ".pt2"):
@@ -24,16 +24,8 @@ def export_file(file: ModelFile, exported: Exported) -> None:
     if exported.json:
         show_json("export", {**done.to_dict(), "file": str(file.file), "dtype": str(exported.dtype)})
         return
-    for line in _lines(done, exported):
-        show(line)
-
-
-def _lines(done: Export, exported: Exported) -> list[str]:
-    lines = [f"wrote {done.path}: {done.bytes:,} bytes, {exported.dtype}"]
+    show(f"wrote {done.path}: {done.bytes:,} bytes, {exported.dtype}")
     if done.dynamic is not None:
-        lines.append(
-            "batches: of any size" if done.dynamic else "batches: only of 2, the size that the program was traced with"
-        )
-        found = "not run on this machine" if done.difference is None else f"{done.difference:.2g}"
-        lines.append(f"largest difference of an output from the compressed model: {found}")
-    return lines
+        sizes = "of any size" if done.dynamic else "only of 2, the size that the program was traced with"
+        difference = "not run on this machine" if done.difference is None else f"{done.difference:.2g}"
+        show(f"batches: {sizes}", f"largest difference of an output from the compressed model: {difference}")

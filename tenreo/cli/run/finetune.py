@@ -1,4 +1,4 @@
-"""`tenreo finetune`."""
+"""Body of `tenreo finetune`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from tenreo.cli.commands.finetune import TrainingData, TrainingOutput, best_file, run_files
 from tenreo.cli.exits import usage
 from tenreo.cli.run.models import open_file
-from tenreo.cli.run.training import train
+from tenreo.cli.run.training import Training
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note
 from tenreo.cli.terminal.stopping import Stop, stoppable
@@ -29,7 +29,7 @@ from tenreo.files.records import ModelInfo
 from tenreo.models.heads import new_head_
 from tenreo.models.model_files import dense_weights, open_dense
 from tenreo.training.distributed import local_device, process_group
-from tenreo.training.run import Datasets, Run
+from tenreo.training.run import Datasets, Run, RunObserver
 from tenreo.training.settings import Settings, default_lr
 from tenreo.training.trainer import Resources
 
@@ -69,19 +69,15 @@ def finetune_file(
         if teacher is not None and not datasets.val.labeled:
             val = _label_with_teacher(datasets.val, teacher.to(device), settings, resources)
             datasets = datasets._replace(val=val)
-        started = Run(file.file, header, files, settings, resources, data.teacher, output.resume)
+        run = Run(file.file, header, files, settings, resources, data.teacher, output.resume)
         try:
-            train(started, data, output, model.to(device), datasets, teacher, stop)
+            Training(run, data, output, model.to(device), datasets, teacher, RunObserver(stop)).train()
         except KeyboardInterrupt:
-            _exit_stopped(started, stop)
+            _exit_stopped(run, stop)
 
 
 def _check(settings: Settings, data: TrainingData, output: TrainingOutput) -> None:
-    """Check the options against each other.
-
-    Raises:
-        TenreoError: if options contradict each other.
-    """
+    """Raise TenreoError if options contradict each other."""
     if not settings.epochs and (output.resume or not data.calibrate):
         raise TenreoError("epochs: given 0 without calibration, which does nothing; give --calibrate 4 or --epochs 1")
     if data.classes and settings.distill:
@@ -124,10 +120,10 @@ def _label_with_teacher(images: Images, teacher: nn.Module, settings: Settings, 
     return images.with_labels(labels)
 
 
-def _exit_stopped(stopped: Run, stop: Stop) -> None:
+def _exit_stopped(run: Run, stop: Stop) -> None:
     """End the process after a signal stopped the run."""
-    if stopped.resources.group.is_main:
-        state = stopped.files.get("state")
+    if run.resources.group.is_main:
+        state = run.files.get("state")
         if state and state.exists():
             note(f"stopped and saved in {state}; go on with the same command and --resume")
         else:
@@ -138,15 +134,9 @@ def _exit_stopped(stopped: Run, stop: Stop) -> None:
 
 
 def _open_teacher(header: Header, given: Path | None, trusted: bool) -> nn.Module:
-    """Open the dense model to distill from.
+    """Open the dense model to distill from: the given file, or the weights that the header names.
 
-    Args:
-        header: header of the compressed model's file.
-        given: file of the teacher; None takes the weights that the header names.
-        trusted: whether the function that builds the model may be called.
-
-    Raises:
-        TenreoError: if there is no teacher, or it is compressed or has other classes.
+    If `trusted` is false, a function that builds the model is not called.
     """
     try:
         with usage():

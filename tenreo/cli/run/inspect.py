@@ -47,23 +47,12 @@ def _read(path: Path) -> Header:
 
 
 def _to_dict(header: Header, before: Counts, layers: bool) -> dict[str, Any]:
-    result: dict[str, Any] = {
-        "file": str(header.path),
-        "kind": header.kind,
-        "bytes": header.size,
-        "model": header.info.to_dict(),
-        "recipe": header.recipe,
-        "before": before.to_dict(),
-        "after": header.counts().to_dict(),
-        "snr": header.snr,
-        "snr_unrefined": header.snr_unrefined,
-    }
-    if layers:
-        result["layers"] = [
-            {
-                "name": name, "shape": list(layer.shape), **vars(layer.curve), "columns": layer.columns,
-                **vars(layer.errors),
-            }
-            for name, layer in header.layers.items()
-        ]  # fmt: skip
-    return result
+    rows = [
+        {"name": name, "shape": list(r.shape), **vars(r.curve), "columns": r.columns, **vars(r.errors)}
+        for name, r in header.layers.items()
+    ]
+    return {
+        "file": str(header.path), "kind": header.kind, "bytes": header.size, "model": header.info.to_dict(),
+        "recipe": header.recipe, "before": before.to_dict(), "after": header.counts().to_dict(), "snr": header.snr,
+        "snr_unrefined": header.snr_unrefined, **({"layers": rows} if layers else {}),
+    }  # fmt: skip

@@ -52,10 +52,10 @@ def _with_classes(model: nn.Module, info: ModelInfo) -> ModelInfo:
 
 
 def open_file(file: ModelFile) -> tuple[nn.Module, Header]:
-    """Open the model of a file, built as the file or the options state, and the header of the file.
+    """Build the model that a file contains, and return it with the file's header.
 
     Raises:
-        TenreoError: if the file is damaged, or how to build its model is not known or contradictory.
+        TenreoError: if the file is damaged, or neither the file nor `--model` states how to build the model.
     """
     with usage():
         if file.model is not None:

@@ -50,7 +50,7 @@ def sweep_recipes(
     encoding: Encoding,
     output: SweepOutput,
 ) -> None:
-    """Compress with every recipe and print a row of results for each."""
+    """Compress the model with every recipe and print a row of results for each."""
     with usage():
         device = choose_device(encoding.device)
     model, info = open_model(dense, values=not output.dry_run)
@@ -117,9 +117,8 @@ class _Sweep:
 
     def rows(self, plans: list[Plan]) -> list[Row]:
         """Return a row for the dense model, followed by one per plan."""
-        rows = [
-            _row(None, plans[0].before, written_size(self.model, self.info), snr=None, **self._measured(self.model))
-        ]
+        size = written_size(self.model, self.info)
+        rows = [_row(None, plans[0].before, size, snr=None, **self._measured(self.model))]
         with progress_bar("settings", len(plans)) as advance:
             for plan in plans:
                 rows.append(self._compressed(plan))
@@ -141,18 +140,18 @@ class _Sweep:
         device: torch.device = next(model.parameters()).device
         batches = Batches(self.images, self.loading, device)
         with explain_out_of_memory(self.loading.batch_size), explain_worker_loss():
-            found = compare(model, self.model, batches)
+            agreement = compare(model, self.model, batches)
         self.broken |= batches.broken
         self.warned |= batches.warnings
-        top1 = {"top1": found.top1} if self.images.labeled else {}
-        return {**top1, "agreement": found.agreement, "kl": found.kl}
+        top1 = {"top1": agreement.top1} if self.images.labeled else {}
+        return {**top1, "agreement": agreement.agreement, "kl": agreement.kl}
 
 
 _COLUMNS = {
     "parameters": ("para-\nmeters", millions), "paper_trainable": ("trainable\n(paper)", millions),
     "bytes": ("bytes", megabytes), "bits_per_weight": ("bits per\nweight", number), "snr": ("SNR dB", number),
     "top1": ("top-1 %", number), "agreement": ("agree-\nment %", number),
-    "kl": ("KL\nnats", lambda value: number(value, 4)),
+    "kl": ("KL\nin nats", lambda value: number(value, 4)),
 }  # fmt: skip
 
 
@@ -164,17 +163,9 @@ def _show(rows: list[Row], dense: DenseModel, json: bool) -> None:
         return
     shown = {name: column for name, column in _COLUMNS.items() if name in rows[-1]}
     cells = [
-        (
-            "dense" if row["rate"] is None else f"{row['groups'] or 'chosen'}, {row['rate']:g}",
-            *(text(row[name]) for name, (_, text) in shown.items()),
-        )
+        ("dense" if row["rate"] is None else f"{row['groups'] or 'chosen'}, {row['rate']:g}",
+         *(text(row[name]) for name, (_, text) in shown.items()))
         for row in rows
-    ]
-    show(
-        table(
-            dense.model or dense.require_arch(),
-            ("groups, rate", *(heading for heading, _ in shown.values())),
-            cells,
-            text=1,
-        )
-    )
+    ]  # fmt: skip
+    headings = "groups, rate", *(heading for heading, _ in shown.values())
+    show(dense.model or dense.require_arch(), table("", headings, cells))

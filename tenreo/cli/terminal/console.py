@@ -21,11 +21,7 @@ SCHEMA = 1  # version of the JSON objects, docs/cli.md
 
 
 def show(*things: Any) -> None:
-    """Print tables or lines to stdout.
-
-    Raises:
-        TenreoError: if stdout cannot be written.
-    """
+    """Print tables, and lines that are not wrapped, to stdout; raise TenreoError if stdout cannot be written."""
     console = Console(markup=False, emoji=False, highlight=False)  # names may look like markup
     with writing():
         for thing in things:
@@ -33,11 +29,7 @@ def show(*things: Any) -> None:
 
 
 def show_json(command: str, values: dict[str, Any]) -> None:
-    """Print the JSON object of a command to stdout.
-
-    Raises:
-        TenreoError: if stdout cannot be written.
-    """
+    """Print the JSON object of a command to stdout; raise TenreoError if stdout cannot be written."""
     with writing():
         print(json.dumps({"schema": SCHEMA, "command": command, **values}, indent=2, default=str))
 
@@ -55,9 +47,8 @@ def note_images(broken: Collection[str], warned: Collection[tuple[str, str]]) ->
         note(f"skipped {len(broken)} broken images")
     if warned:
         path, text = min(warned)
-        count = len({path for path, _ in warned})
-        others = f" and {count - 1} other images" if count > 1 else ""
-        note(f"warning about {path}{others}: {text}; the images were used")
+        more = len({path for path, _ in warned}) - 1
+        note(f"warning about {path}{f' and {more} other images' if more else ''}: {text}; the images were used")
 
 
 @contextmanager
@@ -80,10 +71,7 @@ def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[
         def advance(amount: int = 1, text: str = "", done: int | None = None) -> None:
             nonlocal printed
             text = printable(text)
-            if done is None:
-                progress.update(task, advance=amount, text=text)
-            else:
-                progress.update(task, completed=done, text=text)
+            progress.update(task, advance=amount if done is None else None, completed=done, text=text)
             if shown and not live and time.monotonic() - printed >= LINE_EVERY:
                 printed = time.monotonic()
                 state, left = progress.tasks[0], progress.tasks[0].time_remaining

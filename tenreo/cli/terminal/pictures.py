@@ -1,7 +1,9 @@
-"""Plots of results."""
+"""Plots of results, written as PNG files with matplotlib."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,23 @@ from tenreo.files.atomic import atomic_write
 from tenreo.training.log import read_log
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from tenreo.evaluation.predictions import Confusion
+
+_MAX_NAMED, _MAX_COUNTED = 40, 15  # classes of the largest confusion matrices with legible names, and legible counts
+
+
+@contextmanager
+def _saved_figure(picture: Path, width: float, height: float, option: str = "plot") -> Iterator[Figure]:
+    """Yield an empty figure of the given size in inches, and write it to a PNG file at the end of the context."""
+    require_plotting(option)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    yield figure
+    with atomic_write(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def plot_sweep(rows: list[dict[str, Any]], picture: Path) -> None:
@@ -22,32 +40,20 @@ def plot_sweep(rows: list[dict[str, Any]], picture: Path) -> None:
     Args:
         rows: rows of `tenreo sweep`; the first one is the dense model.
         picture: path of the PNG file.
-
-    Raises:
-        TenreoError: if matplotlib is not installed, or the file cannot be written.
     """
-    require_plotting()
-    from matplotlib.figure import Figure
-
-    shown = [(key, text) for key, text in (("snr", "SNR in dB"), ("top1", "top-1 in %")) if key in rows[-1]]
-    figure = Figure(figsize=(4.8 * len(shown), 3.6), layout="constrained")
-    for axis, (key, text) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        for g in dict.fromkeys(row["groups"] for row in rows[1:]):
-            line = sorted((r["bytes"] / 1e6, r[key], r["rate"]) for r in rows[1:] if r["groups"] == g)
-            axis.plot([p[0] for p in line], [p[1] for p in line], marker="o", label=f"g = {g}")
-            for point in line:
-                axis.annotate(f"{point[2]:g}", point[:2], (3, -9), textcoords="offset points", fontsize=7)
-        if rows[0].get(key) is not None:
-            axis.axhline(rows[0][key], color="gray", linestyle=":", label=f"dense, {rows[0]['bytes'] / 1e6:.1f} MB")
-        axis.set(xlabel="MB on disk", ylabel=text)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
-    with atomic_write(picture) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-
-
-# Largest confusion matrices whose class names, and whose counts, are legible.
-_MAX_NAMED, _MAX_COUNTED = 40, 15
+    keys = [(key, text) for key, text in (("snr", "SNR in dB"), ("top1", "top-1 in %")) if key in rows[-1]]
+    with _saved_figure(picture, 4.8 * len(keys), 3.6) as figure:
+        for axis, (key, text) in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+            for g in dict.fromkeys(row["groups"] for row in rows[1:]):
+                line = sorted((r["bytes"] / 1e6, r[key], r["rate"]) for r in rows[1:] if r["groups"] == g)
+                axis.plot([p[0] for p in line], [p[1] for p in line], marker="o", label=f"g = {g}")
+                for point in line:
+                    axis.annotate(f"{point[2]:g}", point[:2], (3, -9), textcoords="offset points", fontsize=7)
+            if rows[0].get(key) is not None:
+                axis.axhline(rows[0][key], color="gray", linestyle=":", label=f"dense, {rows[0]['bytes'] / 1e6:.1f} MB")
+            axis.set(xlabel="MB on disk", ylabel=text)
+            axis.grid(alpha=0.3)
+            axis.legend(fontsize="small")
 
 
 def plot_confusion(confusion: Confusion, picture: Path) -> None:
@@ -56,31 +62,23 @@ def plot_confusion(confusion: Confusion, picture: Path) -> None:
     Args:
         confusion: the matrix; names and counts are left out if there are many classes.
         picture: path of the PNG file.
-
-    Raises:
-        TenreoError: if matplotlib is not installed, or the file cannot be written.
     """
-    require_plotting("confusion")
-    from matplotlib.figure import Figure
-
     counts = confusion.counts.double()
     fractions = (counts / counts.sum(1, keepdim=True)).numpy()
     rows, columns = fractions.shape
     side = 3.2 + 0.25 * min(max(rows, columns), _MAX_NAMED)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axis = figure.subplots()
-    drawn = axis.imshow(fractions, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    figure.colorbar(drawn, label="fraction of the images of a class")
-    axis.set(xlabel="predicted", ylabel="label")
-    if max(rows, columns) <= _MAX_NAMED:
-        axis.set_xticks(range(columns), [_literal(name) for name in confusion.predicted], rotation=90, fontsize=7)
-        axis.set_yticks(range(rows), [_literal(name) for name in confusion.labels], fontsize=7)
-    if max(rows, columns) <= _MAX_COUNTED:
-        for (i, j), fraction in np.ndenumerate(fractions):
-            color = "white" if fraction > 0.5 else "black"
-            axis.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=color)
-    with atomic_write(picture) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    with _saved_figure(picture, side, side, "confusion") as figure:
+        axis = figure.subplots()
+        image = axis.imshow(fractions, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        figure.colorbar(image, label="fraction of the images of a class")
+        axis.set(xlabel="predicted", ylabel="label")
+        if max(rows, columns) <= _MAX_NAMED:
+            axis.set_xticks(range(columns), [_literal(name) for name in confusion.predicted], rotation=90, fontsize=7)
+            axis.set_yticks(range(rows), [_literal(name) for name in confusion.labels], fontsize=7)
+        if max(rows, columns) <= _MAX_COUNTED:
+            for (i, j), fraction in np.ndenumerate(fractions):
+                color = "white" if fraction > 0.5 else "black"
+                axis.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=color)
 
 
 def _literal(name: str) -> str:
@@ -94,31 +92,24 @@ def plot_logs(logs: dict[str, Path], picture: Path) -> None:
     Args:
         logs: paths of the logs by the names of the runs.
         picture: path of the PNG file.
-
-    Raises:
-        TenreoError: if matplotlib is not installed, or a log cannot be read.
     """
-    require_plotting()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for i, (name, path) in enumerate(logs.items()):
-        rows = read_log(path)
-        for axis, column in zip(axes, ("loss", "top1"), strict=True):
-            for split in ("train", "val") if len(logs) == 1 else ("val",):
-                chosen = [r for r in rows if r["split"] == split]
-                x = [_epochs_done(r) for r in chosen]
-                y = [float(r[column]) for r in chosen]
-                thin = {"alpha": 0.35, "linewidth": 0.8} if split == "train" else {"marker": "o"}
-                label = f"{name}: {split}" if len(logs) == 1 else name
-                axis.plot(x, _smoothed(y) if split == "train" else y, color=f"C{i}", label=label, **thin)
-    for axis, text in zip(axes, ("loss in nats", "top-1 in %"), strict=True):
-        axis.set(xlabel="epochs", ylabel=text)
-        axis.grid(alpha=0.3)
-    axes[1].legend(fontsize="small")
-    with atomic_write(picture) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    splits = ("train", "val") if len(logs) == 1 else ("val",)
+    with _saved_figure(picture, 9, 3.6) as figure:
+        axes = figure.subplots(1, 2)
+        for i, (name, path) in enumerate(logs.items()):
+            log = read_log(path)
+            for axis, column in zip(axes, ("loss", "top1"), strict=True):
+                for split in splits:
+                    rows = [row for row in log if row["split"] == split]
+                    values = [float(row[column]) for row in rows]
+                    style = {"alpha": 0.35, "linewidth": 0.8} if split == "train" else {"marker": "o"}
+                    label = f"{name}: {split}" if len(logs) == 1 else name
+                    values = _smoothed(values) if split == "train" else values
+                    axis.plot([_epochs_done(row) for row in rows], values, color=f"C{i}", label=label, **style)
+        for axis, text in zip(axes, ("loss in nats", "top-1 in %"), strict=True):
+            axis.set(xlabel="epochs", ylabel=text)
+            axis.grid(alpha=0.3)
+        axes[1].legend(fontsize="small")
 
 
 def _epochs_done(row: dict[str, str]) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from tenreo.errors import printable
@@ -39,30 +40,42 @@ def megabytes(value: int) -> str:
     return f"{value / 1e6:.2f} MB"
 
 
-def coverage(before: Counts, after: Counts) -> str:
-    """Format the percentage of the dense model's parameters that is in compressed weights."""
-    return number(100 * after.weights / max(1, before.dense_parameters), 1)
-
-
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1, last_text: bool = False
 ) -> Table:
     """Make a table.
 
     Args:
-        title: title; like the cells, it may contain any characters.
+        title: title or "" for none; like the cells, it may contain any characters.
         columns: headings.
         rows: cells of the rows.
         text: number of columns on the left that contain text and are aligned left; all others contain numbers.
         last_text: whether the last column contains text as well.
     """
-    result = Table(title=printable(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    result = Table(
+        title=printable(title) or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     for i, column in enumerate(columns):
         words = i < text or (last_text and i == len(columns) - 1)
         result.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for row in rows:
         result.add_row(*map(printable, row))
     return result
+
+
+def table_of_models(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str | Table]:
+    """Return a title, a table of models, and if it would be wider than the terminal, a numbered list of their names.
+
+    Args:
+        title: title, which may be longer than a line.
+        columns: headings, the first one of the models' names.
+        rows: cells of the rows, the first one a name.
+    """
+    whole, console = table("", columns, rows), Console()
+    if whole.__rich_measure__(console, console.options.update(max_width=10**6)).maximum <= console.width:
+        return [title, whole]
+    numbered = [(str(i), *row[1:]) for i, row in enumerate(rows, 1)]
+    return [title, table("", columns, numbered), *(f"{columns[0]} {i}: {row[0]}" for i, row in enumerate(rows, 1))]
 
 
 def counts_table(
@@ -79,18 +92,16 @@ def counts_table(
         snr: SNR of all compressed weights together in dB, before refinement and after encoding.
         size: size of the file on disk in bytes.
     """
+    covered = number(100 * after.weights / max(1, before.dense_parameters), 1)
+    statistics = millions(before.batchnorm_statistics), millions(after.batchnorm_statistics)
     rows = [
         ("parameters (paper)", millions(before.parameters), millions(after.parameters)),
         ("  positions", "-", millions(after.positions)),
         ("  coefficients", "-", millions(after.coefficients)),
         *([("  scales of coefficients", "-", millions(after.scales))] if after.scales else []),
         ("  left dense", millions(before.dense_parameters), millions(after.dense_parameters)),
-        (
-            "  BatchNorm statistics",
-            millions(before.batchnorm_statistics),
-            millions(after.batchnorm_statistics),
-        ),
-        *([("  weights covered", "-", f"{coverage(before, after)} %")] if after.weights else []),
+        ("  BatchNorm statistics", *statistics),
+        *([("  weights covered", "-", f"{covered} %")] if after.weights else []),
         ("trainable (paper)", millions(before.paper_trainable), millions(after.paper_trainable)),
         ("trainable (requires_grad)", millions(before.requires_grad), millions(after.requires_grad)),
         ("bytes of all tensors", megabytes(before.bytes), megabytes(after.bytes)),
@@ -99,26 +110,19 @@ def counts_table(
         rows.append(("bits per compressed weight", "-", number(after.bits_per_weight)))
     if size is not None:
         rows.append(("bytes on disk", "-", megabytes(size)))
-    if snr is not None:
-        for name, value in zip(("SNR before refinement", "SNR of compressed weights"), snr, strict=True):
-            rows.append((name, "-", f"{number(value)} dB"))
+    for name, value in zip(("SNR before refinement", "SNR of compressed weights"), snr or (), strict=False):
+        rows.append((name, "-", f"{number(value)} dB"))
     return table("Totals", ("", "dense", "compressed"), rows)
 
 
 def dense_table(layers: Iterable[LayerPlan]) -> Table:
-    """Make the table of weights that are left dense; small ones with the same reason share a row.
-
-    Args:
-        layers: all layers of a plan.
-    """
+    """Make the table of the weights of a plan that are left dense; small ones with the same reason share a row."""
     rows = []
     small: dict[str, list[LayerPlan]] = {}
     for layer in layers:
-        if not layer.why_dense:
-            continue
-        if layer.numel >= LARGE:
+        if layer.why_dense and layer.numel >= LARGE:
             rows.append((layer.name, "x".join(map(str, layer.shape)), f"{layer.numel:,}", layer.why_dense))
-        else:
+        elif layer.why_dense:
             small.setdefault(layer.why_dense, []).append(layer)
     for why, members in small.items():
         names = ", ".join(member.name for member in members[:2])
@@ -128,29 +132,21 @@ def dense_table(layers: Iterable[LayerPlan]) -> Table:
 
 
 def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:
-    """Make the table of compressed layers.
-
-    Args:
-        layers: name and record of each layer.
-    """
-    rows = []
-    for name, layer in layers:
-        curve = layer.curve
-        rows.append((
-            name,
-            "x".join(map(str, layer.shape)),
-            str(curve.groups),
-            str(curve.length),
-            f"{curve.coefficients_per_row}/{curve.precision.bits}",
-            f"{layer.columns / curve.coefficients_per_row:.4g}",
-            number(layer.errors.snr_unrefined),
-            number(layer.errors.snr),
-        ))  # fmt: skip
-    columns = ("layer", "shape", "groups", "samples", "coeffs\n/bits", "rate", "paper\nSNR dB", "SNR\ndB")
+    """Make the table of compressed layers, given by name and record."""
+    rows = [
+        (
+            name, "x".join(map(str, layer.shape)), f"{layer.curve.groups} x {layer.curve.length}",
+            f"{layer.curve.coefficients_per_row}/{layer.curve.precision.bits}",
+            f"{layer.columns / layer.curve.coefficients_per_row:.4g}",
+            number(layer.errors.snr_unrefined), number(layer.errors.snr),
+        )
+        for name, layer in layers
+    ]  # fmt: skip
+    columns = ("layer", "shape", "groups x\nsamples", "coeffs\n/bits", "rate", "paper\nSNR dB", "SNR\ndB")
     return table("Layers", columns, rows, text=2)
 
 
-def evaluations_table(title: str, measured: Iterable[tuple[str, Evaluation]]) -> Table:
+def evaluations_table(title: str, measured: Iterable[tuple[str, Evaluation]]) -> list[str | Table]:
     """Make the table of evaluations: accuracy with its 95 % confidence interval, loss, speed and memory.
 
     Args:
@@ -158,40 +154,30 @@ def evaluations_table(title: str, measured: Iterable[tuple[str, Evaluation]]) ->
         measured: name and results of each model.
     """
     columns = (
-        "model", "top-1 %", "95 % inter-\nval of top-1", "top-5 %", "loss", "images", "images/s",
-        "images/s\nwithout\nreading", "peak\nmemory",
+        "model", "top-1\n%", "95 % inter-\nval of top-1", "top-5\n%", "loss", "images", "images\n/s",
+        "images\n/s, not\nreading", "peak\nmemory",
     )  # fmt: skip
     rows = [
         (name, number(e.top1), "{:.2f} - {:.2f}".format(*e.top1_interval), number(e.top5), number(e.loss, 4),
          str(e.images), number(e.images_per_second, 1), number(e.model_images_per_second, 1),
-         megabytes(e.peak_memory))
+         f"{e.peak_memory / 1e6:.0f} MB")
         for name, e in measured
     ]  # fmt: skip
-    return table(title, columns, rows)
+    return table_of_models(title, columns, rows)
 
 
-def agreement_table(title: str, compared: Iterable[tuple[str, Agreement]]) -> Table:
-    """Make the table of models compared with a reference model.
-
-    Args:
-        title: title that names the reference.
-        compared: name and results of each model.
-    """
-    columns = (
-        "model", "agreement\nof top-1 %", "KL\nin nats", "images", "top-1 %", "top-1 % of\nthe reference",
-    )  # fmt: skip
+def agreement_table(title: str, compared: Iterable[tuple[str, Agreement]]) -> list[str | Table]:
+    """Make the table of models compared with the reference model that the title names."""
+    columns = ("model", "agreement\nof top-1 %", "KL\nin nats", "images", "top-1 %", "top-1 % of\nthe reference")
     rows = [
         (name, number(a.agreement), number(a.kl, 4), str(a.images), number(a.top1), number(a.reference_top1))
         for name, a in compared
     ]
-    return table(title, columns, rows)
-
-
-_WORST = 5  # number of classes in the table of the worst ones
+    return table_of_models(title, columns, rows)
 
 
 def classes_table(classes: Sequence[ClassAccuracy]) -> Table:
-    """Make the table of the classes with the lowest accuracy, the worst first."""
-    worst = sorted(classes, key=lambda each: (each.top1, -each.images))[:_WORST]
+    """Make the table of the five classes with the lowest accuracy, the worst first."""
+    worst = sorted(classes, key=lambda each: (each.top1, -each.images))[:5]
     rows = [(each.name, each.mistaken_for or "-", number(each.top1), str(each.images)) for each in worst]
     return table("Worst classes", ("class", "most often predicted as", "top-1 %", "images"), rows, text=2)
