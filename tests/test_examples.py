@@ -1,4 +1,4 @@
-"""The examples of the docstrings and of the README run."""
+"""Tests that run the examples of the docstrings and of the README."""
 
 import copy
 import doctest
@@ -22,7 +22,7 @@ EXAMPLES = ("encode", "decode", "compress_", "expand_", "resolve", "calibrate_",
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_docstrings(name):
+def test_docstring_examples(name):
     torch.manual_seed(0)
     module = importlib.import_module(name)
     failed, _ = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
@@ -38,8 +38,8 @@ def python_blocks(text):
     return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
 
 
-def test_the_readmes_python(tmp_path, monkeypatch):
-    """The code runs word for word, with a small network as the user's model."""
+def test_the_example_of_the_readme(tmp_path, monkeypatch):
+    """The code runs unchanged, with a small network as the user's model."""
     blocks = python_blocks((ROOT / "README.md").read_text())
     assert len(blocks) == 1 and "compress_" in blocks[0]
     monkeypatch.chdir(tmp_path)

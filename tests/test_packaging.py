@@ -1,4 +1,4 @@
-"""Files beside the package: the lowest versions, the hosted workflow, the documentation's menu, and the examples."""
+"""Files outside of the package: lowest versions, continuous integration, the menu of the documentation, examples."""
 
 import subprocess
 import sys
@@ -11,13 +11,13 @@ from processes import ROOT
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def test_the_lowest_versions_are_those_of_pyproject():
+def test_the_lowest_versions_equal_those_of_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     groups = [project["dependencies"], *(extras[name] for name in ("demo", "plot", "tensorboard", "timm", "onnx"))]
-    wanted = [requirement.replace(">=", "==") for group in groups for requirement in group]
+    expected = [requirement.replace(">=", "==") for group in groups for requirement in group]
     lines = (ROOT / "tests" / "lowest-versions.txt").read_text().splitlines()
-    assert [line for line in lines if not line.startswith("#")] == wanted
+    assert [line for line in lines if not line.startswith("#")] == expected
 
 
 def test_the_workflow_runs_the_same_script_on_every_version():
@@ -41,5 +41,5 @@ def test_examples_run(example, tmp_path):
     assert done.stdout and not done.stderr
 
 
-def test_there_is_an_example_of_each_kind():
+def test_every_example_is_tested():
     assert [path.stem for path in EXAMPLES] == ["own_model", "serving", "training_loop"]

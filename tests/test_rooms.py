@@ -1,4 +1,4 @@
-"""Imports go one way, from room to room; heavy libraries stay at home; functions stay short."""
+"""Imports between rooms go one way, heavy libraries are imported in few rooms, and functions are short."""
 
 import ast
 import re
@@ -9,13 +9,13 @@ from processes import ROOT
 import tenreo
 
 PACKAGE = ROOT / "tenreo"
-# Each may import from itself and from those before it; the first one is the modules that belong to no folder.
+# A room may import from itself and from the rooms before it; "" stands for the modules outside of folders.
 ROOMS = (
     "", "codec", "files", "modules", "planning", "compression", "models", "correction", "data", "evaluation",
     "exporting", "training", "cli",
 )  # fmt: skip
 FIRST = {"errors", "sizes", "options", "devices"}
-HOMES = {
+ROOMS_OF_LIBRARY = {
     "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"}, "yaml": {"cli"}, "matplotlib": {"cli"},
     "torchvision": {"models", "data"}, "PIL": {"data"}, "sklearn": {"data"}, "safetensors": {"files"},
     "numba": {"codec", "planning"}, "onnxruntime": {"exporting"}, "onnxscript": {"exporting"}, "timm": {"models"},
@@ -27,19 +27,19 @@ by_path = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to
 
 
 def imports(tree, module):
-    """Full names of all that a module imports, wherever it does."""
+    """Yield the full names of everything that a module imports, also inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = module.split(".")[: -node.level] if node.level else []
             start = ".".join([*above, *([node.module] if node.module else [])])
-            # What is imported from a package may be a module of it.
+            # A name that is imported from a package may be a module.
             yield from (f"{start}.{alias.name}" for alias in node.names)
 
 
 def room_of(name):
-    """The number of the room that a module of tenreo is in; None of tenreo itself and of its public names."""
+    """Return the number of the room of a module; None for the package itself and its public names."""
     part = [*name.split("."), ""][1]
     if part in FIRST:
         return 0
@@ -47,28 +47,28 @@ def room_of(name):
 
 
 def wrong_imports(source, module):
-    """Names that a module imports and may not."""
-    here = ROOMS[room_of(module)]
+    """Yield the names that a module must not import but does."""
+    room = ROOMS[room_of(module)]
     for name in imports(ast.parse(source), module):
         top = name.split(".")[0]
         if top == "tenreo":
-            there = room_of(name)
-            # Public names and the version: what they need is not to be seen here, so only the last room may use them.
-            if (there is None and here != ROOMS[-1]) or (there is not None and there > room_of(module)):
+            target = room_of(name)
+            # Public names may come from any room, so only the last room may import them.
+            if (target is None and room != ROOMS[-1]) or (target is not None and target > room_of(module)):
                 yield name
-        elif here not in HOMES.get(top, {here}):
+        elif room not in ROOMS_OF_LIBRARY.get(top, {room}):
             yield name
 
 
 def test_every_folder_is_a_room_and_every_room_a_folder():
     folders = {p.relative_to(PACKAGE).parts[0] for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE}
     assert folders == set(ROOMS) - {""}
-    loose = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-    assert loose == FIRST
+    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert modules == FIRST
 
 
 @by_path
-def test_imports_only_go_back(path):
+def test_imports_go_only_to_earlier_rooms(path):
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     assert list(wrong_imports(path.read_text(), module)) == []
 
@@ -86,21 +86,20 @@ def test_imports_only_go_back(path):
         ("tenreo.compression.x", "import torchvision.models as models"),
     ],
 )
-def test_a_wrong_import_would_be_found(module, source):
+def test_wrong_imports_are_detected(module, source):
     assert len(list(wrong_imports(source, module))) == 1
     assert list(wrong_imports("import torch\nfrom tenreo.errors import TenreoError", module)) == []
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "codec").glob("*.py")), ids=lambda p: p.stem)
-def test_the_codec_knows_tensors_alone(path):
+def test_the_codec_does_not_use_modules(path):
     tree = ast.parse(path.read_text())
     assert not [name for name in imports(tree, "tenreo.codec.x") if "torch.nn" in name]
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "nn"]
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "nn"]
 
 
-@pytest.mark.skipif(not DOCUMENT.exists(), reason="docs/architecture.md is not written yet")
-def test_the_document_states_the_same_order():
+def test_the_document_states_the_order_of_the_rooms():
     lines = [line.replace("`", "") for line in DOCUMENT.read_text().splitlines() if re.match("`?codec`? →", line)]
     assert [line.split(" → ") for line in lines] == [list(ROOMS[1:])]
 
@@ -112,15 +111,15 @@ def functions(tree):
 @by_path
 def test_functions_are_short_and_take_few_parameters(path):
     for node in functions(ast.parse(path.read_text())):
-        given = node.args
-        names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if a]
+        args = node.args
+        names = [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg) if a]
         count = len([name for name in names if name not in ("self", "cls")])
         assert node.end_lineno - node.lineno + 1 < 60, f"{node.name} is long"
         assert count <= 8 or path.relative_to(PACKAGE).parts[:2] == ("cli", "commands"), f"{node.name} takes {count}"
 
 
 @by_path
-def test_all_that_is_public_has_a_docstring(path):
+def test_public_functions_and_classes_have_docstrings(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
     kinds = (ast.FunctionDef, ast.ClassDef)
@@ -132,25 +131,25 @@ def test_all_that_is_public_has_a_docstring(path):
                     assert ast.get_docstring(method), f"{node.name}.{method.name}"
 
 
-def test_public_names_are_listed_alike_for_people_and_for_types():
+def test_public_names_are_the_same_for_type_checkers():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If) and node.test.id == "TYPE_CHECKING")
     typed = {}
     for node in block.body:
         for alias in node.names:
-            assert alias.asname == alias.name  # so that type checkers take it for public
+            assert alias.asname == alias.name  # so that type checkers regard the name as public
             typed[alias.name] = node.module.removeprefix("tenreo.")
     assert typed == tenreo._MODULES
     assert set(tenreo.__all__) == {"TenreoError", *typed} and set(tenreo.__all__) <= set(dir(tenreo))
 
 
 @pytest.mark.parametrize("name", tenreo.__all__)
-def test_public_names_are_there(name):
-    found = getattr(tenreo, name)
-    assert found.__doc__ and found.__name__ == name
-    assert found.__module__ in (f"tenreo.{tenreo._MODULES.get(name, 'errors')}",)
+def test_public_names_exist_and_have_docstrings(name):
+    value = getattr(tenreo, name)
+    assert value.__doc__ and value.__name__ == name
+    assert value.__module__ == f"tenreo.{tenreo._MODULES.get(name, 'errors')}"
 
 
-def test_other_names_are_not():
+def test_other_names_raise_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'tenreo' has no attribute 'compress'"):
-        _ = tenreo.nothing if hasattr(tenreo, "nothing") else tenreo.__getattr__("compress")
+        _ = tenreo.compress

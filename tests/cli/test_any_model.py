@@ -1,4 +1,4 @@
-"""`--model`, `tenreo export`, and recipes of layers in YAML: models of every source from the command line."""
+"""Models of every source on the command line: `--model`, `tenreo export`, and settings of single layers in YAML."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ FAST = ("-g", 4, "-r", 2, "--refine", 0)
 
 @pytest.fixture
 def clinet(inside, monkeypatch):
-    """A module of functions in the working folder; `called` is there once build was called."""
+    """A module of model functions in the working folder; `build` creates the file `called`."""
     (inside / "clinet.py").write_text(MODULE)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield inside
@@ -51,95 +51,83 @@ def clinet(inside, monkeypatch):
 
 @pytest.fixture
 def own(clinet):
-    """The file of a function's model, compressed."""
+    """A compressed file of the model that `clinet:build` returns."""
     here("compress", "--model", "clinet:build", *FAST, *SMALL, "-o", "own.safetensors")
     (clinet / "called").unlink()
     return clinet / "own.safetensors"
 
 
 def test_a_function_is_compressed_evaluated_and_exported_in_processes(clinet):
-    told = good("compress", "-m", "clinet:build", *FAST, *SMALL).stdout
+    output = good("compress", "-m", "clinet:build", *FAST, *SMALL).stdout
     name = "compressed-clinet-build-uniform-4-2.0.safetensors"
-    assert f"wrote {name}" in told and "1 BatchNorms" in told and "weights covered" in told
+    assert f"wrote {name}" in output and "1 BatchNorms" in output and "weights covered" in output
     info = read_header(clinet / name).info
     assert (info.builder, info.classes, info.preprocess.crop) == ("clinet:build", 10, 32)
     assert info.preprocess.mean == (0.5, 0.5, 0.5)
-    found = json.loads(
+    result = json.loads(
         good("evaluate", name, "--model", "clinet:build", "--data", "digits", "--limit", 30, "--json").stdout
     )
-    assert found["images"] == 30
+    assert result["images"] == 30
     done = json.loads(good("export", name, "-m", "clinet:build", "--to", "m.onnx", "--json").stdout)
     assert done["dynamic"] is True and done["difference"] < 1e-5 and done["bytes"] == (clinet / "m.onnx").stat().st_size
 
 
-def test_a_function_is_only_called_where_it_is_given(own, clinet):
+def test_a_function_is_called_only_if_the_command_line_names_it(own, clinet):
     for typed in (("evaluate", own, "--data", "digits"), ("finetune", own, "--data", "digits"),
                   ("export", own, "--to", "x.pth")):  # fmt: skip
-        told = refused(*typed)
-        assert "names the function clinet:build" in told and "(-m/--model)" in told
+        error = refused(*typed)
+        assert "names the function clinet:build" in error and "(-m/--model)" in error
         assert "names clinet:build" in refused(*typed, "--model", "clinet:gray")
     assert "clinet:build" in here("inspect", own).stdout
     assert not (clinet / "called").exists()
 
 
-def test_what_is_exported_is_what_the_model_does(own, clinet):
+def test_exported_models_have_the_outputs_of_the_compressed_model(own, clinet):
     model = tenreo.load(own, trust_builder=True)
     x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    wanted = model(x).detach()
+    expected = model(x).detach()
     export = ("export", own, "--model", "clinet:build", "--to")
-    told = here(*export, "m.onnx").stdout
-    assert "batches: of any size" in told and "largest difference" in told
+    output = here(*export, "m.onnx").stdout
+    assert "batches: of any size" in output and "largest difference" in output
     session = onnxruntime.InferenceSession("m.onnx")
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    numpy.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    numpy.testing.assert_allclose(outputs, expected.numpy(), atol=1e-5)
     here(*export, "m.pt2", "--input", "3x40x40")
     here(*export, "m.pth"), here(*export, "half.safetensors", "--dtype", "float16")
     plain = build_model("clinet:build", {}, trusted=True)
     plain.load_state_dict(torch.load("m.pth"))
-    assert torch.equal(plain(x), wanted)
+    assert torch.equal(plain(x), expected)
     assert load_file("half.safetensors")["3.weight"].dtype == torch.float16
     assert read_header(clinet / "half.safetensors").info.builder == "clinet:build"
     before = (clinet / "m.pth").read_bytes()
     assert "exists already; use --force to replace it, or choose another --to" in refused(*export, "m.pth")
     assert (clinet / "m.pth").read_bytes() == before
     for typed in ("evaluate", "half.safetensors"), ("evaluate", "m.pth"):
-        told = here(*typed, "--model", "clinet:build", "--data", "digits", "--limit", 10, "--json").stdout
-        assert json.loads(told)["images"] == 10
+        output = here(*typed, "--model", "clinet:build", "--data", "digits", "--limit", 10, "--json").stdout
+        assert json.loads(output)["images"] == 10
 
 
-def test_agreement_and_distillation_find_the_dense_weights(clinet):
+def test_agreement_and_distillation_use_the_dense_weights_that_the_file_names(clinet):
     torch.save(build_model("clinet:build", {}, trusted=True).state_dict(), "dense.pth")
     model = ("--model", "clinet:build")
     here("compress", *model, "--weights", "dense.pth", *FAST, *SMALL, "-o", "c.safetensors")
-    told = here("evaluate", "c.safetensors", *model, "--data", "digits", "--limit", 20, "--against", "dense", "--json")
-    assert json.loads(told.stdout)["against"]["kl"] < 0.1
-    here(
-        "finetune",
-        "c.safetensors",
-        *model,
-        "--data",
-        "digits",
-        "--epochs",
-        1,
-        "-b",
-        512,
-        "--distill",
-        "-o",
-        "t.safetensors",
-    )
+    data = ("--data", "digits")
+    output = here("evaluate", "c.safetensors", *model, *data, "--limit", 20, "--against", "dense", "--json").stdout
+    assert json.loads(output)["against"]["kl"] < 0.1
+    here("finetune", "c.safetensors", *model, *data, "--epochs", 1, "-b", 512, "--distill", "-o", "t.safetensors")
     assert read_header(clinet / "t.safetensors").info.builder == "clinet:build"
     assert json.loads(here("evaluate", "t.safetensors", *model, "--data", "digits", "--json").stdout)["images"] == 360
 
 
-def test_timm_by_name(inside):
+def test_timm_models_are_compressed_by_name(inside):
     dry = ("compress", "--model", "timm:convnext_atto", "-g", 4, "-r", 4, "--dry-run")
     plan = json.loads(here(*dry, "--json").stdout)
     assert 0.9 < plan["coverage"] < 1 and plan["before"]["dense_parameters"] == sum(
         p.numel() for p in build_model("timm:convnext_atto", {}, "meta").parameters()
     )
-    told = here(*dry, columns=80).stdout
-    assert max(map(len, told.splitlines())) <= 80
-    assert sum(layer["why_dense"] != "" for layer in plan["layers"]) > 10 > told.count("not in the general rule")
+    output = here(*dry, columns=80).stdout
+    assert max(map(len, output.splitlines())) <= 80
+    assert sum(layer["why_dense"] != "" for layer in plan["layers"]) > 10 > output.count("not in the general rule")
     here("compress", "-m", "timm:resnet10t", "--weights", "none", "-g", 4, "-r", 8, "--refine", 0, "--input", "1x64x64",
          "-o", "t.safetensors")  # fmt: skip
     info = read_header(inside / "t.safetensors").info
@@ -147,7 +135,7 @@ def test_timm_by_name(inside):
     assert "has 10 classes, the model has 1000" in refused("evaluate", "t.safetensors", "--data", "digits")
 
 
-def test_models_of_other_tasks_need_no_labels(inside):
+def test_a_segmentation_model_is_compressed(inside):
     job = ("compress", *FAST, "--weights", "none")
     done = json.loads(
         here(*job, "--model", "torchvision:lraspp_mobilenet_v3_large", "--input", "3x64x64", "--json").stdout
@@ -156,14 +144,14 @@ def test_models_of_other_tasks_need_no_labels(inside):
     assert done["corrections"][0]["batchnorms"] > 10 and 0.5 < done["coverage"] < 1
 
 
-def test_where_nothing_can_be_matched_that_is_said(clinet):
+def test_a_note_states_why_statistics_are_not_corrected(clinet):
     done = here("compress", "--model", "clinet:text", *FAST, "--include", "*", "-o", "t.safetensors")
     assert done.stderr.startswith("statistics are not corrected: input: the model does not take images")
-    told = refused("export", "t.safetensors", "--model", "clinet:text", "--to", "t.onnx", code=1)
-    assert "the model does not take images" in told
+    error = refused("export", "t.safetensors", "--model", "clinet:text", "--to", "t.onnx", code=1)
+    assert "the model does not take images" in error
 
 
-def test_sweep_takes_models_as_well(clinet):
+def test_sweep_accepts_a_model_function(clinet):
     rows = json.loads(here("sweep", "--model", "clinet:build", "-g", 4, 8, "-r", 2, "--dry-run", "--json").stdout)
     assert rows["model"] == "clinet:build" and len(rows["rows"]) == 3
 
@@ -197,22 +185,22 @@ COMPRESS = ("compress", *FAST, "--model")
         (("export", "own.safetensors", "-m", "clinet:build", "--to", "m.onnx", "--input", "5x9x9"), 1, "does not take"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_one_line(own, clinet, typed, code, message):
+def test_errors_are_one_line_and_create_no_files(own, clinet, typed, code, message):
     before = sorted(clinet.rglob("*.*"))
-    told = refused(*typed, code=code)
-    assert message in told and told.count("\n") == 1
+    error = refused(*typed, code=code)
+    assert message in error and error.count("\n") == 1
     assert [path for path in sorted(clinet.rglob("*.*")) if path.suffix != ".pyc"] == [
         path for path in before if path.suffix != ".pyc"
     ]
 
 
-def test_weights_of_another_model_are_refused_with_a_guess(inside):
+def test_weights_of_another_model_are_refused_with_a_hint(inside):
     torch.save(build_model("timm:convnext_atto", {}).state_dict(), "w.pth")
-    told = refused(*COMPRESS, "timm:resnet10t", "--weights", "w.pth", code=1)
-    assert "w.pth does not fit the model" in told and "names of timm's models" in told
+    error = refused(*COMPRESS, "timm:resnet10t", "--weights", "w.pth", code=1)
+    assert "w.pth does not fit the model" in error and "names of timm's models" in error
 
 
-def test_layers_have_recipes_of_their_own_in_yaml(clinet):
+def test_yaml_files_set_recipes_of_single_layers(clinet):
     (clinet / "r.yaml").write_text(
         "model: clinet:build\ngroups: 4\nuniform: 2.0\ninclude: ['*']\nlayers:\n  '0': dense\n  '3': {groups: 8}\n"
     )

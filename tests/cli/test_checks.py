@@ -1,4 +1,4 @@
-"""What is wrong is said before torch is imported: within a second, and before any work."""
+"""Wrong usage is reported before torch is imported and before any work."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from processes import DATA, here, refused
 
 FILE = DATA / "int8.safetensors"
-# Commands in one process; what is not said before torch is imported has its name in the answer.
+# Runs several commands in one process; the last item of each result is whether torch had been imported.
 RUN = """
 import json, os, sys
 from typer.testing import CliRunner
@@ -112,8 +112,8 @@ WRONG = {
 
 
 @pytest.fixture
-def furnished(inside):
-    """A folder with a file, a folder and a pipe in it, and what is left of a run."""
+def filled_folder(inside):
+    """A working folder that contains a file, two folders, a pipe, and the log of a run."""
     os.mkfifo(inside / "pipe")
     for name in ("empty", "other.state"):
         (inside / name).mkdir()
@@ -134,16 +134,16 @@ def furnished(inside):
         (["--weights", LONG], "neither a file, nor none, nor one of"),
     ],
 )
-def test_wrong_names_and_weights_are_refused_before_any_work(furnished, command, typed, message):
-    before = sorted(furnished.rglob("*"))
+def test_wrong_names_and_weights_are_refused_before_any_work(filled_folder, command, typed, message):
+    before = sorted(filled_folder.rglob("*"))
     error = refused(command, *PAPER, *typed)
     assert message in error and error.count("\n") == 1
-    assert sorted(furnished.rglob("*")) == before
+    assert sorted(filled_folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("command", WRONG)
-def test_what_is_wrong_is_said_before_torch_is_imported(furnished, command):
-    before = sorted(furnished.rglob("*"))
+def test_wrong_usage_is_reported_before_torch_is_imported(filled_folder, command):
+    before = sorted(filled_folder.rglob("*"))
     lines = [[command, *typed] for typed, _ in WRONG[command]]
     done = subprocess.run([sys.executable, "-c", RUN], input=json.dumps(lines), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -151,19 +151,19 @@ def test_what_is_wrong_is_said_before_torch_is_imported(furnished, command):
     for (typed, message), (code, out, err, exception, torch) in zip(WRONG[command], answers, strict=True):
         assert message in err and (code, out) == (2, ""), (typed, code, out, err, exception)
         assert not torch and len(err) < 2400 and err.count("\n") == 1, (typed, err)
-    assert sorted(furnished.rglob("*")) == before and (furnished / "there").read_text() == "mine"
+    assert sorted(filled_folder.rglob("*")) == before and (filled_folder / "there").read_text() == "mine"
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:300", "cuda:x", "x" * 300])
 @pytest.mark.parametrize("job", [["compress", *NONE], ["sweep", *NONE], EVALUATE, FINETUNE], ids=lambda job: job[0])
-def test_a_wrong_device_is_reported_by_torch_before_a_model_is_loaded(furnished, job, device):
-    before = sorted(furnished.rglob("*"))
-    told = refused(*job, "--device", device)
-    assert re.match("error: device: .*(needs auto, cpu, cuda, cuda:N or mps|is not available on this machine)", told)
-    assert "(--device)" in told and told.count("\n") == 1 and sorted(furnished.rglob("*")) == before
+def test_a_wrong_device_is_reported_by_torch_before_a_model_is_loaded(filled_folder, job, device):
+    before = sorted(filled_folder.rglob("*"))
+    error = refused(*job, "--device", device)
+    assert re.match("error: device: .*(needs auto, cpu, cuda, cuda:N or mps|is not available on this machine)", error)
+    assert "(--device)" in error and error.count("\n") == 1 and sorted(filled_folder.rglob("*")) == before
 
 
-def test_a_damaged_file_is_said_before_torch_is_imported(inside):
+def test_a_damaged_file_is_reported_before_torch_is_imported(inside):
     (inside / "d.safetensors").write_bytes(FILE.read_bytes()[:-100])
     lines = [["evaluate", "d.safetensors", "--data", "digits"], ["finetune", "d.safetensors", "--data", "digits"]]
     done = subprocess.run([sys.executable, "-c", RUN], input=json.dumps(lines), capture_output=True, text=True)
@@ -172,8 +172,8 @@ def test_a_damaged_file_is_said_before_torch_is_imported(inside):
         assert code == 1 and "cannot be read as safetensors" in err and not torch
 
 
-def test_device_nodes_stay_what_they_are(inside):
-    """As root `--force` could replace them."""
+def test_device_nodes_are_not_replaced(inside):
+    """As root, `--force` could replace them."""
     before = os.stat("/dev/null")
     for typed in (["-o", "/dev/null"], ["-o", "/dev/null", "--force"]):
         refused("compress", *NONE, *typed)
@@ -181,7 +181,7 @@ def test_device_nodes_stay_what_they_are(inside):
     assert stat.S_ISCHR(after.st_mode) and (after.st_ino, after.st_rdev) == (before.st_ino, before.st_rdev)
 
 
-def test_weights_of_tenreo_know_their_architecture(dense_file, inside):
+def test_a_tenreo_file_of_weights_names_the_architecture(dense_file, inside):
     typed = ("compress", "--weights", dense_file, "-g", 8, "-r", 8, "--dry-run", "--json")
     assert json.loads(here(*typed).stdout) == json.loads(here(*typed, "-a", "mobilenet_v2").stdout)
     (inside / "x.safetensors").write_bytes(FILE.read_bytes())

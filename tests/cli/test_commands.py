@@ -1,4 +1,4 @@
-"""What all commands have in common: signatures, help, exit codes, JSON."""
+"""Properties of all commands: signatures, help, exit codes and JSON."""
 
 import importlib
 import json
@@ -26,30 +26,30 @@ WITH_YAML = ("compress", "finetune")
 
 
 def command_of(name):
-    """The function of a command."""
+    """Return the function of a command."""
     return getattr(importlib.import_module(f"tenreo.cli.commands.{name}"), name)
 
 
 def params_of(name):
-    """The parameters of a command by name, without --help and --config."""
+    """Return the parameters of a command by name, without --help and --config."""
     params = typer.main.get_command(app).commands[name].params
     return {p.name: p for p in params if p.name not in ("help", "config")}
 
 
 def fields_of(name):
-    """The fields of a command's dataclasses: a recipe's rate has one of its own, its layers a key of YAML alone."""
-    found = {}
+    """Return class and field of every option of a command by name, without `Recipe.rate` and `Recipe.layers`."""
+    by_name = {}
     for hint in list(get_type_hints(command_of(name)).values())[:-1]:
         cls = get_args(hint)[0] if get_origin(hint) is list else hint
         for part in (RateOptions, Recipe) if cls is Recipe else (cls,):
-            found |= {f.name: (part, f) for f in fields(part) if part is not Recipe or "option" in f.metadata}
-    return found
+            by_name |= {f.name: (part, f) for f in fields(part) if part is not Recipe or "option" in f.metadata}
+    return by_name
 
 
 def test_version_and_help_in_a_process():
     assert good("--version").stdout.strip() == f"tenreo {package.__version__}"
-    told = good("--help").stdout
-    assert all(re.search(rf"^  {command} ", told, re.M) for command in COMMANDS)
+    output = good("--help").stdout
+    assert all(re.search(rf"^  {command} ", output, re.M) for command in COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -79,7 +79,7 @@ def test_names_of_options_are_those_of_fields(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_without_options_a_command_gets_the_defaults(parsed, name):
+def test_commands_receive_the_defaults(parsed, name):
     typed = {"finetune": ["f", "--data", "d"], "evaluate": ["f", "--data", "d"], "inspect": ["f"],
              "export": ["f", "--to", "x.onnx"], "compress": ["-g", 4, "-r", 2], "sweep": ["-g", 4, "-r", 2],
              }.get(name, [])  # fmt: skip
@@ -96,16 +96,16 @@ def test_without_options_a_command_gets_the_defaults(parsed, name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_readable_at_80_columns(name):
-    told = here(name, "--help", columns=80).stdout
-    assert max(map(len, told.splitlines())) <= 80 and "…" not in told
-    words = " ".join(told.split())
+    output = here(name, "--help", columns=80).stdout
+    assert max(map(len, output.splitlines())) <= 80 and "…" not in output
+    words = " ".join(output.split())
     for key, (cls, field) in fields_of(name).items():
         assert key in ("file", "files") or f"--{key.replace('_', '-')} " in words
         assert " ".join(options_of(cls)[key].help.removesuffix(".").split()) in words, key
         if isinstance(field.default, (int, float, str, Path)) and not isinstance(field.default, bool):
             assert f"[default: {field.default}]" in words, key
     assert f"Example: tenreo {name}" in words
-    assert "\nRate or size:\n" in told or name not in ("compress", "sweep")
+    assert "\nRate or size:\n" in output or name not in ("compress", "sweep")
 
 
 def test_help_and_inspect_do_not_import_torch(compressed_file):
@@ -125,8 +125,8 @@ def test_names_and_devices_are_completed():
         param = params_of("compress")[name]
         assert [item.value for item in param.shell_complete(None, beginning)] == wanted
     assert "resnext50_32x4d" in architecture_names()
-    told = here("compress", "--help").stdout
-    assert "float32|float16|bfloat16|int8|int6" in told and "--dense-dtype <float32|float16|bfloat16>" in told
+    output = here("compress", "--help").stdout
+    assert "float32|float16|bfloat16|int8|int6" in output and "--dense-dtype <float32|float16|bfloat16>" in output
 
 
 def test_wrong_usage_in_a_process_is_exit_code_2():
@@ -159,22 +159,22 @@ def test_wrong_usage_is_exit_code_2(inside, typed, message):
     assert not list(inside.iterdir())
 
 
-def test_what_goes_wrong_afterwards_is_exit_code_1(inside, compressed_file, folder):
+def test_errors_after_the_checks_are_exit_code_1(inside, compressed_file, folder):
     damaged = inside / "damaged.safetensors"
     damaged.write_bytes(compressed_file.read_bytes()[:-100])
     for typed in (["inspect", damaged], ["evaluate", damaged, "--data", "digits"]):
         assert "damaged.safetensors: cannot be read as safetensors" in refused(*typed, code=1)
     (folder / "val" / "class3" / "zz.JPEG").write_bytes(b"not an image")
-    told = refused("evaluate", compressed_file, "--data", folder, "--workers", 0, code=1)
-    assert "zz.JPEG: cannot be read as an image" in told and told.count("error: ") == 1
+    error = refused("evaluate", compressed_file, "--data", folder, "--workers", 0, code=1)
+    assert "zz.JPEG: cannot be read as an image" in error and error.count("error: ") == 1
 
 
 def test_debug_shows_the_traceback(monkeypatch):
-    done = bad_with_traceback("--debug", "inspect", "nothing.safetensors")
+    done = failed_with_traceback("--debug", "inspect", "nothing.safetensors")
     assert "Traceback" in done.stderr and "WrongUsageError" in done.stderr
 
 
-def bad_with_traceback(*typed):
+def failed_with_traceback(*typed):
     done = subprocess.run([sys.executable, "-m", "tenreo", *typed], capture_output=True, text=True)
     assert done.returncode == 1
     return done
@@ -187,25 +187,25 @@ def test_the_documented_tables_are_those_of_the_options():
     assert tables["rewritten"](text) == text
     assert re.findall("<!-- options of (\\w+) -->", text) == list(COMMANDS)
     for name in COMMANDS:
-        found = set(re.findall("`--(?!no-)([a-z-]+)`", tables["option_table"](name)))
-        assert found == {key.replace("_", "-") for key in params_of(name)} - {"file", "files"}
+        names = set(re.findall("`--(?!no-)([a-z-]+)`", tables["option_table"](name)))
+        assert names == {key.replace("_", "-") for key in params_of(name)} - {"file", "files"}
 
 
 def documented_keys():
-    """Heading -> the keys at the beginning of the rows of its table."""
-    found, heading = {}, None
+    """Return the keys in the first column of the table under each heading of docs/cli.md."""
+    keys, heading = {}, None
     for line in DOCUMENT.read_text().splitlines():
         if line.startswith("#"):
             title = re.fullmatch(r"### `tenreo (.*)`", line)
             heading = title[1] if title else None
         elif heading and (row := re.match(r"\| *`(\w+)`", line)):
-            found.setdefault(heading, set()).add(row[1])
-    return found
+            keys.setdefault(heading, set()).add(row[1])
+    return keys
 
 
 @pytest.fixture(scope="session")
 def objects(compressed_file, dense_file, tmp_path_factory):
-    """Heading in docs/cli.md -> the JSON object that the command prints."""
+    """The JSON object that each command prints, by its heading in docs/cli.md."""
     folder = tmp_path_factory.mktemp("objects")
     dense = ("-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, "--include", "classifier.1")
     typed = {
@@ -221,9 +221,9 @@ def objects(compressed_file, dense_file, tmp_path_factory):
     return {heading: json.loads(here(*words, "--json").stdout) for heading, words in typed.items()}
 
 
-def test_every_object_says_its_schema_and_command(objects):
-    for heading, found in objects.items():
-        assert found["schema"] == 1 and found["command"] == heading.split()[0]
+def test_every_json_object_contains_its_schema_and_command(objects):
+    for heading, printed in objects.items():
+        assert printed["schema"] == 1 and printed["command"] == heading.split()[0]
 
 
 def test_layers_are_always_a_list(objects):
@@ -237,6 +237,6 @@ def test_layers_are_always_a_list(objects):
     ["compress --json", "compress --dry-run --json", "inspect --json", "evaluate --json", "finetune --json",
      "sweep --json", "export --json"],
 )  # fmt: skip
-def test_the_documented_keys_are_those_that_are_printed(objects, heading):
+def test_the_documented_keys_are_printed(objects, heading):
     common = {"schema", "command"}
     assert documented_keys()[heading] | common == set(objects[heading])

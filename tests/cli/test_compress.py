@@ -1,4 +1,4 @@
-"""`tenreo compress`."""
+"""Tests of `tenreo compress`."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from processes import here, refused
 
 from tenreo.planning.recipe import ROUNDS
 
-FEW = ("--include", "features.16.conv.0.0", "--include", "classifier.1")  # of MobileNet-V2's layers: seconds less
+FEW = ("--include", "features.16.conv.0.0", "--include", "classifier.1")  # two layers of MobileNet-V2, to be fast
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def job(dense_file):
     return ("compress", "-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, "--progressive", *FEW)
 
 
-def test_it_writes_the_references_name_and_never_overwrites(job, inside):
+def test_the_default_name_is_that_of_the_reference_and_files_are_not_overwritten(job, inside):
     job = (*job, "--refine", 1)
     done = here(*job)
     path = inside / "compressed-mobilenet_v2-progressive-8-8.0.safetensors"
@@ -37,15 +37,15 @@ def test_refinement_and_statistics_are_on_and_can_be_turned_off(job, inside):
     assert full["corrections"][0]["source"] == "noise" and full["corrections"][0]["batchnorms"] == 52
     plain = json.loads(here(*job, "-o", "p.st", "--refine", 0, "--no-match-statistics").stdout)
     assert plain["snr"] == plain["snr_unrefined"] == full["snr_unrefined"] and plain["corrections"] == []
-    told = here("inspect", "full.st").stdout
-    assert "52 BatchNorms, on 512 images of noise" in told and f"{full['snr']:.2f} dB" in told
+    output = here("inspect", "full.st").stdout
+    assert "52 BatchNorms, on 512 images of noise" in output and f"{full['snr']:.2f} dB" in output
     digits = json.loads(
         here(*job, "-o", "c.st", "--refine", 0, "--calibrate", "digits", "--calibrate-batches", 1).stdout
     )
     assert digits["corrections"][0]["images"] == 64 and digits["corrections"][0]["source"] == "digits"
 
 
-def test_dry_run_shows_the_papers_row_and_writes_nothing(inside):
+def test_dry_run_prints_the_counts_of_the_paper_and_writes_nothing(inside):
     job = ("compress", "-a", "resnet50", "-g", 4, "-r", 1.0, "--progressive", "--dry-run")
     plan = json.loads(here(*job, "--json").stdout)
     assert plan["after"]["coefficients"] == 1732024 and plan["recipe"]["refine"] == ROUNDS
@@ -92,7 +92,7 @@ def test_bad_input_is_refused(inside, options, message):
     assert not list(inside.iterdir())
 
 
-def test_a_size_is_met_and_the_same_command_writes_the_same_bytes(dense_file, inside):
+def test_a_target_size_is_reached_with_reproducible_bytes(dense_file, inside):
     job = ("compress", "-a", "mobilenet_v2", "--weights", dense_file, "--target-size", "8.5MB", "--refine", 1,
            "--no-match-statistics", *FEW)  # fmt: skip
     result = json.loads(here(*job, "--json").stdout)
@@ -101,18 +101,18 @@ def test_a_size_is_met_and_the_same_command_writes_the_same_bytes(dense_file, in
     assert 8_410_000 < result["bytes"] == len(before) <= 8_500_000
     here(*job, "--force", "--jobs", 1)
     assert path.read_bytes() == before
-    told = here("inspect", path).stdout
-    assert "groups chosen, target size 8,500,000" in told and "bits per compressed weight" in told
+    output = here("inspect", path).stdout
+    assert "groups chosen, target size 8,500,000" in output and "bits per compressed weight" in output
 
 
-def test_a_number_of_parameters_is_met_and_the_rate_is_said(inside):
-    told = here("compress", "-a", "mobilenet_v2", "-g", 4, "--target-params", "2.0M", "--dry-run").stdout
-    assert "recipe: 4 groups, progressive 0.7" in told
-    assert re.search(r"parameters \(paper\) +3.54 M +2.00 M", told)
+def test_a_target_number_of_parameters_is_reached_and_the_rate_is_printed(inside):
+    output = here("compress", "-a", "mobilenet_v2", "-g", 4, "--target-params", "2.0M", "--dry-run").stdout
+    assert "recipe: 4 groups, progressive 0.7" in output
+    assert re.search(r"parameters \(paper\) +3.54 M +2.00 M", output)
 
 
 def test_a_full_disk_is_exit_code_1(job, inside, disk_full_after):
     with disk_full_after(20_000):
-        told = refused(*job, "--refine", 0, "--no-match-statistics", code=1)
-    assert "cannot be written" in told and "choose another path" in told
+        error = refused(*job, "--refine", 0, "--no-match-statistics", code=1)
+    assert "cannot be written" in error and "choose another path" in error
     assert not list(inside.iterdir())

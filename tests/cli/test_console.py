@@ -1,4 +1,4 @@
-"""What a person sees where there is no terminal, and how work is shared."""
+"""Output without and with a terminal, and the number of worker processes."""
 
 import os
 from io import StringIO
@@ -7,16 +7,17 @@ from rich.console import Console
 
 from tenreo.cli.shared_options import choose_workers
 from tenreo.cli.terminal import console, tables
+from tenreo.evaluation.accuracy import Evaluation
 
 
-def test_without_a_terminal_progress_is_told_in_lines(monkeypatch, capsys):
+def test_without_a_terminal_progress_is_printed_in_lines(monkeypatch, capsys):
     for seconds, lines in ((0, ["finetune 3/100 loss 2", "finetune 50/100 loss 1"]), (60, [])):
         monkeypatch.setattr(console, "LINE_EVERY", seconds)
         with console.progress_bar("finetune", 100) as advance:
             advance(3, "loss 2")
             advance(done=50, text="loss 1")
-        told = capsys.readouterr().err.splitlines()
-        assert len(told) == len(lines) and all(map(str.startswith, told, lines))
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == len(lines) and all(map(str.startswith, lines, lines))
     with console.progress_bar("finetune", 100, shown=False) as advance:
         advance(3)
     assert not capsys.readouterr().err
@@ -29,7 +30,20 @@ def test_results_go_to_stdout_and_notes_to_stderr(capsys):
     assert (out, err) == ("[bold]wrote[/bold] 3 files\n", "working\n")
 
 
-def test_processes_share_the_cores(monkeypatch):
+def test_long_names_of_models_are_listed_below_their_table(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    result = Evaluation(
+        top1=99.5, top5=99.9, loss=0.1234, images=50_000, seconds=7.0, reading_seconds=3.0, peak_memory=12 * 10**9
+    )
+    for name in ("m.st", "x" * 90):
+        console.show(*tables.evaluations_table("digits (cpu)", [(name, result), ("other", result)]))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80] == [f"model 1: {'x' * 90}"] and "model 2: other" in lines
+    rows = [line.split() for line in lines if "12000 MB" in line]
+    assert len(rows) == 4 and all(row[-4:] == ["7142.9", "12500.0", "12000", "MB"] for row in rows)
+
+
+def test_processes_of_a_run_share_the_cores(monkeypatch):
     cores = len(os.sched_getaffinity(0))
     assert choose_workers(None, "somewhere") == cores and choose_workers(None, "digits") == 0
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(8 * cores))
@@ -39,7 +53,7 @@ def test_processes_share_the_cores(monkeypatch):
 HOSTILE = "[/x] [bold]b[/bold] :smile: \x1b[2K\x1b]0;title\x07\nerror: forged\r\u202e"
 
 
-def test_names_are_printed_as_they_are_and_obeyed_by_nothing(capsys, monkeypatch):
+def test_markup_and_control_characters_in_names_are_printed_literally(capsys, monkeypatch):
     monkeypatch.setattr(console, "LINE_EVERY", 0)
     console.show(f"wrote {HOSTILE}", tables.table(HOSTILE, ("name", "x\ny"), [(HOSTILE, "1")]))
     console.note(HOSTILE)
@@ -51,12 +65,12 @@ def test_names_are_printed_as_they_are_and_obeyed_by_nothing(capsys, monkeypatch
     assert not [line for line in (out + err).splitlines() if line.startswith("error")]
 
 
-def test_a_live_bar_obeys_no_name(monkeypatch):
-    """As on a terminal, where rich itself writes escape sequences: none but its own."""
+def test_a_live_progress_bar_escapes_control_characters(monkeypatch):
+    """On a terminal, rich writes escape sequences of its own, but none that a name contains."""
     terminal = StringIO()
     monkeypatch.setattr(console, "Console", lambda **_: Console(file=terminal, force_terminal=True, width=200))
     with console.progress_bar("[/x] \x1b[31m", 3) as advance:
         advance(3, "[/y] \x1b]0;title\x07")
-    shown = terminal.getvalue()
-    assert "[/x] \\x1b[31m" in shown and "[/y] \\x1b]0;title\\x07" in shown
-    assert "\x1b]" not in shown and "\x1b[31m" not in shown.replace("\x1b[31m\\x1b", "")
+    text = terminal.getvalue()
+    assert "[/x] \\x1b[31m" in text and "[/y] \\x1b]0;title\\x07" in text
+    assert "\x1b]" not in text and "\x1b[31m" not in text.replace("\x1b[31m\\x1b", "")

@@ -12,8 +12,9 @@ from processes import here, refused, start_tenreo
 from tenreo.models.model_files import open_model, save
 
 
-def wait_until(true, process):
-    while not true():
+def wait_until(condition, process):
+    """Wait until a condition is true, and fail if the process ends earlier."""
+    while not condition():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
 
@@ -25,9 +26,9 @@ def test_a_stopped_run_resumes(compressed_file, dense_file, digits_folder, insid
     process = start_tenreo(*job)
     wait_until((inside / "f.csv").exists, process)
     process.send_signal(signal.SIGTERM)
-    told = process.communicate(timeout=60)[1]
-    assert process.returncode == 143 and "go on with the same command and --resume" in told
-    assert "Traceback" not in told and "training loss" in told
+    messages = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and "go on with the same command and --resume" in messages
+    assert "Traceback" not in messages and "training loss" in messages
     resumed = json.loads(here(*job, "--resume", "--plot", "--json").stdout)
     assert [(e["epoch"], e["steps"]) for e in resumed["epochs"]] == [(0, 0), (1, 8), (2, 8)]
     here("inspect", "f.last.safetensors")
@@ -52,35 +53,35 @@ def test_bad_options_are_refused(compressed_file, dense_file, inside):
     assert "nowhere.st: cannot be opened" in refused(*job, "--distill", "--teacher", "nowhere.st")
     assert "is already compressed" in refused(*job, "--distill", "--teacher", compressed_file, code=1)
     assert "warmup: given 2.0 epochs, needs 0 to 1" in refused(*job, "--warmup", 2)
-    (inside / "f.state").write_text("of a run that was cut off before its first epoch was done")
+    (inside / "f.state").write_text("state of a run that was interrupted in its first epoch")
     assert "f.state: exists already" in refused(*job, "-o", "f.safetensors")
     assert sorted(p.name for p in inside.iterdir()) == ["c.yaml", "f.state"]
 
 
 def test_a_run_stopped_during_calibration_writes_nothing(compressed_file, inside):
-    (inside / "f.state").write_text("of an earlier run")
+    (inside / "f.state").write_text("state of an earlier run")
     process = start_tenreo("finetune", compressed_file, "--data", "digits", "-b", 8, "--calibrate", 100,
                            "--out", "f.safetensors", "--force")  # fmt: skip
     wait_until(lambda: not (inside / "f.state").exists(), process)  # the run first removes the old state
     process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "there is nothing to resume" in told and "calibrated" not in told
+    messages = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "there is nothing to resume" in messages and "calibrated" not in messages
     assert not list(inside.iterdir())
 
 
 def test_calibrate_without_training(compressed_file, inside):
     job = ("finetune", compressed_file, "--data", "digits", "--epochs", 0, "--out", "c.safetensors")
-    (inside / "c.state").write_text("of a run that is none of its business")
+    (inside / "c.state").write_text("state of another run")
     assert "give --calibrate 4" in refused(*job)
     done = here(*job, "--calibrate", 2)
     assert "calibrated" in done.stdout and "52 BatchNorms, on 128 images of digits" in done.stderr
     written = (inside / "c.safetensors").read_bytes()
-    found = json.loads(here(*job, "--calibrate", 2, "--force", "--json").stdout)
-    assert found["epochs"] == [] and 0 <= found["calibrated"]["top1"] <= 100
+    result = json.loads(here(*job, "--calibrate", 2, "--force", "--json").stdout)
+    assert result["epochs"] == [] and 0 <= result["calibrated"]["top1"] <= 100
     assert (inside / "c.safetensors").read_bytes() == written  # deterministic
     assert sorted(p.name for p in inside.iterdir()) == ["c.safetensors", "c.state"]
-    told = here("inspect", "c.safetensors").stdout
-    assert "images of noise" in told and "images of digits" in told
+    output = here("inspect", "c.safetensors").stdout
+    assert "images of noise" in output and "images of digits" in output
 
 
 def test_the_best_file_is_the_initial_model_if_no_epoch_is_better(compressed_file, digits_folder, inside):
@@ -90,9 +91,9 @@ def test_the_best_file_is_the_initial_model_if_no_epoch_is_better(compressed_fil
     job = ("finetune", compressed_file, "--data", data, "-b", 32, "--workers", 1, "--freeze", "dense", "-o",
            "f.safetensors")  # fmt: skip
     done = here(*job, "--lr", 0, "--json")
-    found = json.loads(done.stdout)
-    assert found["best"] == 0 and [e["epoch"] for e in found["epochs"]] == [0, 1]
-    assert found["epochs"][0]["train_loss"] is None and found["epochs"][0]["top1"] == found["epochs"][1]["top1"]
+    result = json.loads(done.stdout)
+    assert result["best"] == 0 and [e["epoch"] for e in result["epochs"]] == [0, 1]
+    assert result["epochs"][0]["train_loss"] is None and result["epochs"][0]["top1"] == result["epochs"][1]["top1"]
     assert "no epoch improved the model: f.safetensors is the model before training" in done.stderr
     names = json.loads(here("inspect", "f.safetensors", "--json").stdout)["model"]["class_names"]
     assert names == [f"class{i}" for i in range(10)]
@@ -125,8 +126,8 @@ def test_a_missing_best_file_is_restored_if_the_last_epoch_is_the_best(dense_fil
         shutil.copytree(digits_folder / split / "class0", inside / "data" / split / "class0")
     job = ("finetune", "nines.safetensors", "--data", "data", "-b", 4, "--workers", 1, "--lr", 0.1, "--freeze",
            "coefficients", "-o", "f.safetensors", "--json")  # fmt: skip
-    found = json.loads(here(*job).stdout)
-    assert found["best"] == 1 and [e["top1"] for e in found["epochs"]] == [0, 100]
+    result = json.loads(here(*job).stdout)
+    assert result["best"] == 1 and [e["top1"] for e in result["epochs"]] == [0, 100]
     written = (inside / "f.safetensors").read_bytes()
     (inside / "f.safetensors").unlink()
     here(*job, "--resume")
@@ -141,17 +142,17 @@ def test_distillation_on_a_folder_of_unlabeled_images(compressed_file, dense_fil
     job = ("finetune", compressed_file, "--data", "pictures", "--distill", "--teacher", dense_file, "-b", 16,
            "--workers", 0, "--accumulate", 2, "--freeze-batchnorm", "--json")  # fmt: skip
     done = here(*job, "--epochs", 2, "-o", "whole.safetensors")
-    found = json.loads(done.stdout)
-    assert [(e["epoch"], e["steps"]) for e in found["epochs"]] == [(0, 0), (1, 1), (2, 1)]  # 33 images
+    result = json.loads(done.stdout)
+    assert [(e["epoch"], e["steps"]) for e in result["epochs"]] == [(0, 0), (1, 1), (2, 1)]  # 33 images
     assert "no labels: top-1 is the agreement with the dense model" in done.stderr
-    assert found["epochs"][0]["loss"] > 0 and done.stderr.count("training top-1") == 1
+    assert result["epochs"][0]["loss"] > 0 and done.stderr.count("training top-1") == 1
     here(*job, "--epochs", 1, "-o", "part.safetensors")
     resumed = json.loads(here(*job, "--epochs", 2, "-o", "part.safetensors", "--resume").stdout)
-    assert [e["loss"] for e in resumed["epochs"]] == [e["loss"] for e in found["epochs"]]
+    assert [e["loss"] for e in resumed["epochs"]] == [e["loss"] for e in result["epochs"]]
     assert Path("part.last.safetensors").read_bytes() == Path("whole.last.safetensors").read_bytes()
 
 
-def test_a_new_head(compressed_file, digits_folder, inside):
+def test_a_new_last_layer_is_trained(compressed_file, digits_folder, inside):
     data = inside / "data"
     shutil.copytree(digits_folder, data)
     for split in ("train", "val"):
@@ -159,8 +160,8 @@ def test_a_new_head(compressed_file, digits_folder, inside):
             shutil.rmtree(data / split / f"class{i}")
     job = ("finetune", compressed_file, "--data", data, "--classes", 3, "-b", 32, "--workers", 0, "-o", "h.safetensors")
     assert "leave out --distill" in refused(*job, "--distill")
-    told = here(*job, "--lr", 0.01).stdout
-    assert told.startswith("start: top-1") and "best: top-1" in told and "epoch\n" not in told
+    output = here(*job, "--lr", 0.01).stdout
+    assert output.startswith("start: top-1") and "best: top-1" in output and "epoch\n" not in output
     model = open_model(Path("h.safetensors"))[0]
     assert model.classifier[1].weight.shape == (3, 1280) and not hasattr(model.classifier[1], "parametrizations")
     measured = json.loads(here("evaluate", "h.safetensors", "--data", data, "--json").stdout)

@@ -1,4 +1,4 @@
-"""`tenreo inspect`."""
+"""Tests of `tenreo inspect`."""
 
 import json
 
@@ -10,24 +10,24 @@ def test_inspect(compressed_file, dense_file):
     text = good("inspect", compressed_file).stdout
     assert "mobilenet_v2, 10 classes" in text and "8 groups, progressive 8.0" in text and "classifier.1" in text
     assert "classifier.1" not in here("inspect", compressed_file, "--no-layers").stdout
-    found = json.loads(here("inspect", compressed_file, "--json").stdout)
-    assert found["before"]["parameters"] == 2236682 + 34112
-    assert found["bytes"] == compressed_file.stat().st_size
-    assert found["model"]["arch"] == "mobilenet_v2" and found["recipe"]["progressive"] == 8.0
+    result = json.loads(here("inspect", compressed_file, "--json").stdout)
+    assert result["before"]["parameters"] == 2236682 + 34112
+    assert result["bytes"] == compressed_file.stat().st_size
+    assert result["model"]["arch"] == "mobilenet_v2" and result["recipe"]["progressive"] == 8.0
     assert "layers" not in json.loads(here("inspect", compressed_file, "--json", "--no-layers").stdout)
     assert "dense, mobilenet_v2" in here("inspect", dense_file).stdout
 
 
 def test_tables_fit_80_columns(compressed_file):
     text = here("inspect", compressed_file, columns=80).stdout
-    assert max(map(len, text.splitlines()[1:])) <= 80  # the first line is prose
+    assert max(map(len, text.splitlines()[1:])) <= 80  # the first line is not part of a table
     assert "\x1b" not in text
 
 
-def test_checkpoints_of_the_reference_are_read(tmp_path, reference_state, saved_file):
+def test_checkpoints_of_the_reference_implementation_are_read(tmp_path, reference_state, saved_file):
     torch.save(reference_state(saved_file[0]), tmp_path / "r.pth")
-    found = json.loads(here("inspect", tmp_path / "r.pth", "--json").stdout)
-    assert (found["kind"], found["model"]["arch"], found["recipe"]) == ("reference", "resnet18", None)
+    result = json.loads(here("inspect", tmp_path / "r.pth", "--json").stdout)
+    assert (result["kind"], result["model"]["arch"], result["recipe"]) == ("reference", "resnet18", None)
     ours = json.loads(here("inspect", saved_file[2], "--json").stdout)
-    assert [x["name"] for x in found["layers"]] == sorted(x["name"] for x in ours["layers"])
-    assert found["after"]["coefficients"] == ours["after"]["coefficients"]
+    assert [x["name"] for x in result["layers"]] == sorted(x["name"] for x in ours["layers"])
+    assert result["after"]["coefficients"] == ours["after"]["coefficients"]

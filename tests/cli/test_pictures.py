@@ -1,4 +1,4 @@
-"""Pictures of logs and sweeps."""
+"""Plots of logs and sweeps."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tenreo.training.log import RunLog
 from tenreo.training.observer import Epoch, Step
 
 
-def test_logs_are_drawn_and_other_files_refused(tmp_path):
+def test_logs_are_plotted_and_other_files_refused(tmp_path):
     log = RunLog(tmp_path / "x.csv", resume=False)
     for step in (1, 2, 3):
         log.step(Step(epoch=1, step=step, steps=3, images=16, lr=0.1, loss=2 / step, top1=50.0, epoch_loss=1.0,
@@ -25,7 +25,7 @@ def test_logs_are_drawn_and_other_files_refused(tmp_path):
     assert not (tmp_path / "y.png").exists()
 
 
-def test_sweeps_are_drawn(tmp_path):
+def test_sweeps_are_plotted(tmp_path):
     rows = [{"groups": None, "rate": None, "bytes": 10**7, "snr": None}]
     rows += [{"groups": g, "rate": r, "bytes": 10**6 // r, "snr": 20.0 / r} for g in (4, 8) for r in (1, 2)]
     plot_sweep(rows, tmp_path / "s.png")

@@ -1,4 +1,4 @@
-"""Signals to real processes."""
+"""Signals that are sent to processes."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import hashlib
 from tenreo.cli.terminal.stopping import stoppable
 with stoppable() as stop:
     print("ready", flush=True)
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes in which Python hears no signal
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # Python handles no signal during these minutes
 """
 STEPS = """
 import time
@@ -29,7 +29,7 @@ print("saved", stop.exit_code, flush=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_is_stuck_ends_when_asked_again(number):
+def test_a_second_signal_ends_a_process_inside_compiled_code(number):
     process = start_python(STUCK)
     process.send_signal(number)
     time.sleep(1.2)
@@ -39,12 +39,12 @@ def test_what_is_stuck_ends_when_asked_again(number):
     process.communicate()
 
 
-def test_signals_that_come_together_are_one_request():
+def test_signals_within_a_second_count_as_one():
     process = start_python(STEPS)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    assert process.stdout.readline() == "ready\n"  # and the next run starts anew
+    assert process.stdout.readline() == "ready\n"  # the next run begins without a signal
     process.send_signal(signal.SIGTERM)
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
@@ -53,19 +53,19 @@ def test_signals_that_come_together_are_one_request():
     assert err.count("stopping after this step") == 2
 
 
-def seconds_of_work(process):
-    """Seconds that the cores have spent on a process."""
+def cpu_seconds(process):
+    """Return the CPU time of a process in seconds."""
     user, system = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def test_ctrl_c_ends_with_130_and_no_file(tmp_path):
+def test_ctrl_c_is_exit_code_130_and_leaves_no_file(tmp_path):
     process = start_tenreo(
         "compress", "-a", "resnet152", "-g", 8, "-r", 1.0, "--progressive", "--weights", "none", cwd=tmp_path,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it in the background
     )  # fmt: skip
-    moment = seeded().uniform(8, 10)  # by then it is inside compiled code
-    while seconds_of_work(process) < moment:
+    moment = seeded().uniform(8, 10)  # the process then runs compiled code
+    while cpu_seconds(process) < moment:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

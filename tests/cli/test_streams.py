@@ -1,4 +1,4 @@
-"""Standard output and standard error that are full, closed, or hear what they should not. Real processes."""
+"""Standard output and standard error that are full or closed, and control characters in arguments."""
 
 import json
 import subprocess
@@ -12,13 +12,13 @@ COMMAND = f"{sys.executable} -m tenreo"
 
 
 def shell(line, **options):
-    """A line of a shell."""
+    """Run a command line in bash."""
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, **options)
 
 
 @pytest.mark.parametrize("typed", [f"inspect {FILE}", f"inspect {FILE} --json", "--help", "--version",
                                    "compress --help", "compress -a resnet18 -g 4 -r 2 --dry-run --json"])  # fmt: skip
-def test_a_full_disk_below_stdout_is_one_line_and_exit_code_1(typed):
+def test_a_full_disk_behind_stdout_is_one_line_and_exit_code_1(typed):
     done = shell(f"{COMMAND} {typed} > /dev/full")
     assert done.returncode == 1
     assert done.stderr == (
@@ -26,7 +26,7 @@ def test_a_full_disk_below_stdout_is_one_line_and_exit_code_1(typed):
     )
 
 
-def test_a_closed_stdout_is_said_before_the_work():
+def test_a_closed_stdout_is_reported_before_the_work():
     for typed in (f"inspect {FILE}", "--version", "compress -a resnet18 --weights none -g 4 -r 2 -o /tmp/never.st"):
         done = shell(f"{COMMAND} {typed} >&-")
         assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "standard output is closed" in done.stderr
@@ -41,7 +41,7 @@ def test_without_stderr_results_and_exit_codes_are_the_same():
     assert shell(f"{COMMAND} inspect nothing >&- 2>&-").returncode == 1
 
 
-def test_a_reader_that_leaves_early_is_no_error():
+def test_a_closed_pipe_is_no_error():
     done = shell(f"set -o pipefail; {COMMAND} inspect {FILE} | true")
     assert done.stderr == "" and done.returncode in (0, 1)
 
@@ -58,7 +58,7 @@ def test_every_character_can_be_printed(tmp_path):
     ["compress -g $X", "$X", "compress --$X", "--$X", "inspect $X", "compress -a $X -g 4 -r 2",
      "compress --config $X", "compress -g 4 -r 2 --importance $X", "inspect x $X"],
 )  # fmt: skip
-def test_what_is_typed_is_not_obeyed(typed):
+def test_control_characters_in_arguments_are_escaped(typed):
     hostile = "a\x1b[31m\x1b]0;title\x07\nerror: forged\r\u202e"
     line = typed.replace("$X", '"$X"')
     done = shell(f"{COMMAND} {line}", env={"X": hostile, "PATH": "/usr/bin:/bin"})

@@ -1,4 +1,4 @@
-"""`tenreo sweep`."""
+"""Tests of `tenreo sweep`."""
 
 import json
 
@@ -13,7 +13,7 @@ def job(dense_file):
     return ("sweep", "-a", "mobilenet_v2", "--weights", dense_file, "--include", "classifier.1", "--refine", 1)
 
 
-def test_counts_are_the_papers(inside):
+def test_counts_equal_those_of_the_paper(inside):
     job = ("sweep", "-a", "resnet50", "-g", 4, 8, "-r", 0.5, 1, "--progressive", "--dry-run")
     rows = json.loads(here(*job, "--json").stdout)["rows"]
     assert [(r["groups"], r["rate"]) for r in rows] == [(None, None), (4, 0.5), (4, 1), (8, 0.5), (8, 1)]
@@ -21,7 +21,7 @@ def test_counts_are_the_papers(inside):
     assert max(map(len, here(*job, columns=80).stdout.splitlines())) <= 80
 
 
-def test_settings_are_measured_and_drawn(job, inside):
+def test_settings_are_measured_and_plotted(job, inside):
     job = (*job, "-g", 8, "-r", 8, 16)
     rows = json.loads(
         here(*job, "--data", "digits", "--limit", 40, "--no-match-statistics", "--plot", "s.png", "--json").stdout
@@ -32,22 +32,22 @@ def test_settings_are_measured_and_drawn(job, inside):
 
 
 @pytest.mark.parametrize("typed", [("--split", "test"), ("--labels", "l.txt"), ("--class-map", "m.txt")])
-def test_how_images_lie_needs_images(job, inside, typed):
+def test_the_layout_options_need_data(job, inside, typed):
     assert "give data as well" in refused(*job, "-g", 8, "-r", 8, *typed)
 
 
-def test_a_split_of_another_name_with_labels(job, folder, inside):
+def test_the_split_and_the_class_map_are_used(job, folder, inside):
     (folder / "val").rename(folder / "holdout")
     job = (*job, "-g", 8, "-r", 8, "--no-match-statistics", "--data", folder, "--json")
     rows = json.loads(here(*job, "--split", "holdout").stdout)["rows"]
     assert {"top1", "agreement"} <= set(rows[0])
     (folder / "map").write_text("class0 0")
     assert "lacks the classes class1, " in refused(*job, "--split", "holdout", "--class-map", folder / "map")
-    assert "top1" not in json.loads(here(*job).stdout)["rows"][0]  # loose pictures
+    assert "top1" not in json.loads(here(*job).stdout)["rows"][0]  # the images then have no labels
     assert "test: no such folder" in refused(*job, "--split", "test")
 
 
-def test_a_row_is_what_compress_makes(job, inside):
+def test_a_row_equals_the_result_of_compress(job, inside):
     row = json.loads(here(*job, "-g", 8, "-r", 8, "--json").stdout)["rows"][1]
     words = ("compress", *job[1:], "-g", 8, "-r", 8, "--no-match-statistics", "-o", "m.safetensors", "--json")
     made = json.loads(here(*words).stdout)
@@ -62,12 +62,12 @@ def test_a_row_is_what_compress_makes(job, inside):
         ["-r", 2, 3, "-g", 4, 8, 4],
     ],
 )  # fmt: skip
-def test_several_values_follow_one_name(parsed, typed):
+def test_an_option_takes_several_values(parsed, typed):
     recipes = parsed("sweep", *typed)[1]
     assert recipes == [Recipe(g, Uniform(r)) for g in (4, 8) for r in (2.0, 3.0)]
 
 
-def test_rates_mean_what_they_mean_to_compress(parsed):
+def test_rates_have_the_same_meaning_as_in_compress(parsed):
     for typed, rate in (([], Uniform(2.0)), (["--progressive"], Progressive(2.0))):
         words = ("-g", 4, "-r", 2, *typed)
         assert parsed("sweep", *words)[1] == [parsed("compress", *words)[1]] == [Recipe(4, rate)]

@@ -1,4 +1,4 @@
-"""YAML in place of options."""
+"""YAML files of options."""
 
 import os
 import re
@@ -53,7 +53,7 @@ KEYS = ("coefficients", "dense_parameters", "batchnorm_statistics")
         ("epochs: [", "cannot be read as YAML"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_file(tmp_path, text, message):
+def test_errors_name_the_file_and_the_key(tmp_path, text, message):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(TenreoError, match=rf"c\.yaml: {message}"):
@@ -75,13 +75,13 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path, text, message):
         ("uniform: many", "rate: given 'many', needs a number"),
     ],
 )
-def test_what_compress_does_not_understand_is_exit_code_2(inside, text, message):
+def test_wrong_keys_and_values_are_exit_code_2(inside, text, message):
     (inside / "c.yaml").write_text(text)
-    told = refused("compress", "--config", "c.yaml", "-g", 4)
-    assert re.search(rf"error: c\.yaml: {message}", told), told
+    error = refused("compress", "--config", "c.yaml", "-g", 4)
+    assert re.search(rf"error: c\.yaml: {message}", error), error
 
 
-def test_good_values_are_taken(tmp_path):
+def test_valid_values_are_converted(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("epochs: 3\nlr: 1e-4\nclip: 1\nema: 0.9\namp: true\nout: x.safetensors\nworkers:\n")
     assert read_yaml(path, FINETUNE) == {"epochs": 3, "lr": 1e-4, "clip": 1, "ema": 0.9, "amp": True,
@@ -126,25 +126,25 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 def test_no_yaml_ends_in_a_traceback_or_fills_the_memory(inside, text, message):
     (inside / "c.yaml").write_text(text)
-    told = refused("compress", "--config", "c.yaml", "-a", "resnet18", *([] if "groups" in text else ["-g", 4]))
-    assert re.search(message, told) and told.startswith("error: ") and len(told) < 2200
-    assert told[:-1].isprintable()
+    error = refused("compress", "--config", "c.yaml", "-a", "resnet18", *([] if "groups" in text else ["-g", 4]))
+    assert re.search(message, error) and error.startswith("error: ") and len(error) < 2200
+    assert error[:-1].isprintable()
 
 
-def test_a_pipe_or_a_folder_is_no_configuration(inside):
+def test_pipes_folders_and_missing_files_are_refused(inside):
     os.mkfifo(inside / "pipe")
     (inside / "folder").mkdir()
     for name in ("pipe", "folder", "/dev/zero", "nothing", "x" * 300):
         assert "cannot be read as YAML" in refused("compress", "--config", name, "-g", 4, "-r", 2)
 
 
-def test_a_date_is_a_name(tmp_path):
+def test_a_date_is_read_as_text(tmp_path):
     (tmp_path / "c.yaml").write_text("out: 2001-01-01\n")
     assert read_yaml(tmp_path / "c.yaml", FINETUNE) == {"out": Path("2001-01-01")}
 
 
 def other_value(kind, default, option):
-    """A value of a type that is not the default."""
+    """Return a value that differs from the default."""
     if get_origin(kind) in (Union, UnionType):
         kind = next(each for each in get_args(kind) if each is not type(None))
     default = None if default is MISSING else default
@@ -164,7 +164,7 @@ def other_value(kind, default, option):
 
 
 def every_key(command):
-    """(dataclass, key, value): what a YAML file may say for a command."""
+    """Yield dataclass, key and another value for every key of a command's YAML file."""
     for part in list(get_type_hints(command).values())[:-1]:
         for cls in (RateOptions, Recipe) if part is Recipe else (part,):
             types = get_type_hints(cls)
@@ -179,9 +179,9 @@ def test_every_option_of_compress_is_a_key(parsed, inside, cls, key, value):
     special = {"rate": 2.0, "progressive": True, "target_size": "2MB", "target_params": "2M", "target_kl": 0.1,
                "target_agreement": 99.0}  # fmt: skip
     value = special.get(key, value)
-    said = {key: value} if key == "rate" or key.startswith("target") else {"rate": 2.0, key: value}
-    judged = key in ("target_kl", "target_agreement")  # the rows are then chosen
-    (inside / "c.yaml").write_text(yaml.safe_dump({**({} if judged else {"groups": 8}), **said}))
+    values = {key: value} if key == "rate" or key.startswith("target") else {"rate": 2.0, key: value}
+    groups = {} if key in ("target_kl", "target_agreement") else {"groups": 8}  # these targets choose them
+    (inside / "c.yaml").write_text(yaml.safe_dump({**groups, **values}))
     parts = parsed("compress", "--config", "c.yaml")
     if cls is RateOptions:
         wanted = {"rate": Uniform(2.0), "progressive": Progressive(2.0), "target_size": TargetSize(2_000_000),
@@ -200,13 +200,13 @@ def test_every_option_of_compress_is_a_key(parsed, inside, cls, key, value):
 def test_every_option_of_finetune_is_a_key(parsed, inside, cls, key, value):
     (inside / "c.yaml").write_text(yaml.safe_dump({"epochs": 5, "data": "d", key: value}))
     parts = parsed("finetune", "f", "--config", "c.yaml")
-    found = getattr(next(part for part in parts if type(part) is cls), key)
-    assert found == (Path(value) if key in ("out", "teacher", "labels", "class_map", "tensorboard") else value)
+    received = getattr(next(part for part in parts if type(part) is cls), key)
+    assert received == (Path(value) if key in ("out", "teacher", "labels", "class_map", "tensorboard") else value)
 
 
-def test_what_the_help_promises(parsed, inside):
-    said = "groups: 4\nuniform: 2.0\nmatch_statistics: false\ndense_dtype: float16\nprecision: int8"
-    (inside / "c.yaml").write_text(said)
+def test_keys_have_the_meaning_of_their_options(parsed, inside):
+    text = "groups: 4\nuniform: 2.0\nmatch_statistics: false\ndense_dtype: float16\nprecision: int8"
+    (inside / "c.yaml").write_text(text)
     dense, recipe, statistics, *_ = parsed("compress", "--config", "c.yaml", "-a", "resnet18")
     assert recipe == Recipe(4, Uniform(2.0), precision="int8", dense_dtype="float16")
     assert not statistics.match_statistics and dense.arch == "resnet18"
@@ -229,14 +229,14 @@ def test_what_the_help_promises(parsed, inside):
         ("target_params: 2000000.0", [], TargetParameters(2_000_000)),
     ],
 )
-def test_the_command_line_wins_over_another_rate(parsed, inside, text, typed, rate):
+def test_a_rate_on_the_command_line_replaces_that_of_the_file(parsed, inside, text, typed, rate):
     (inside / "c.yaml").write_text(f"groups: 4\n{text}\n")
     assert parsed("compress", "--config", "c.yaml", *typed)[1].rate == rate
 
 
-def test_the_command_line_wins(parsed, inside):
-    said = "groups: 4\nuniform: 2.0\nallocate: true\ninclude: [a, b]\nrefine: 3\nimportance: {a: 2}"
-    (inside / "c.yaml").write_text(said)
+def test_the_command_line_takes_precedence(parsed, inside):
+    text = "groups: 4\nuniform: 2.0\nallocate: true\ninclude: [a, b]\nrefine: 3\nimportance: {a: 2}"
+    (inside / "c.yaml").write_text(text)
     plain = parsed("compress", "--config", "c.yaml")[1]
     assert plain == Recipe(4, Uniform(2.0), ("a", "b"), refine=3, allocate=True, importance={"a": 2.0})
     for typed in (["--config", "c.yaml", "--no-allocate"], ["--no-allocate", "--config", "c.yaml"]):
@@ -248,7 +248,7 @@ def test_the_command_line_wins(parsed, inside):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_shipped_configuration_gives_the_papers_integers(parsed, path, paper_rows):
+def test_every_configuration_gives_the_counts_of_the_paper(parsed, path, paper_rows):
     dense, recipe, *_ = parsed("compress", "--config", path)
     key = (dense.arch, recipe.groups, recipe.rate.number)
     row = next(r for r in paper_rows if (r["arch"], r["groups"], r["rate"]) == key)
@@ -260,12 +260,12 @@ def test_every_shipped_configuration_gives_the_papers_integers(parsed, path, pap
     assert f"{plan.after.paper_trainable / 1e6:.1f}" == row["trainable_millions"]
 
 
-def test_all_rows_ship(paper_rows):
+def test_every_row_of_the_paper_has_a_configuration(paper_rows):
     assert len(CONFIGS) == sum(r["groups"] is not None for r in paper_rows) == 10
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: p.stem)
-def test_the_papers_settings(parsed, path):
+def test_the_configurations_of_finetuning_have_the_settings_of_the_paper(parsed, path):
     arch = "mobilenet_v2" if path.stem == "mobilenet_v2" else "resnet50"
     parts = parsed("finetune", "f", "--data", "d", "--config", path)
     settings = next(part for part in parts if isinstance(part, Settings))
@@ -274,6 +274,6 @@ def test_the_papers_settings(parsed, path):
     )
 
 
-def test_all_shipped_configurations_are_tested():
+def test_all_configurations_are_tested():
     assert sorted((ROOT / "configs").rglob("*.yaml")) == sorted([*CONFIGS, *TRAINING])
     assert {p.stem for p in TRAINING} == {"resnet", "mobilenet_v2"}
