@@ -200,7 +200,8 @@ class Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options in sections, one per subject, in the order of the command's parameters."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
-        for param in self.get_params(ctx):
+        params: list[Any] = self.get_params(ctx)
+        for param in params:
             panel = getattr(param, "rich_help_panel", None) or _OTHER_PANEL
             if param.param_type_name == "argument":
                 sections["Arguments"].append((param.metavar, param.help))
