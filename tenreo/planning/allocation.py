@@ -47,13 +47,8 @@ def allocate(spectra: Sequence[NDArray[np.float64]], requested: Sequence[int], l
 
     highest = max(-gain[0] for gain in gains)
     counts = counts_above(bisect(lambda threshold: sum(counts_above(threshold)) <= total, 0.0, highest))
-    return _distribute_rest(counts if sum(counts) <= total else least, gains, most, total)
-
-
-def _distribute_rest(counts: list[int], gains: list[NDArray[np.float64]], most: list[int], total: int) -> list[int]:
-    """Distribute the rest, which exists because a threshold keeps or drops equal energies together, best first."""
-    counts = list(counts)
-    left = total - sum(counts)
+    counts = counts if sum(counts) <= total else least
+    left = total - sum(counts)  # a threshold keeps or drops equal energies together
     for i in sorted(range(len(counts)), key=lambda i: gains[i][min(counts[i], len(gains[i]) - 1)]):
         more = min(left, most[i] - counts[i])
         counts[i] += more

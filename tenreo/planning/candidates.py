@@ -29,17 +29,11 @@ _SAMPLES_PER_COEFFICIENT = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A curve that a layer may have.
-
-    Attributes:
-        curve: shape of the curve.
-        bytes: size of the layer in a file.
-        error: expected squared error, relative to the squared norm of the weight.
-    """
+    """A curve that a layer may have."""
 
     curve: CurveShape
-    bytes: int
-    error: float
+    bytes: int  # of the layer in a file
+    error: float  # expected squared error, relative to the squared norm of the weight
 
 
 def curves_by_candidates(
@@ -104,14 +98,10 @@ def candidates(numel: int, recipe: Recipe) -> list[Candidate]:
 
 
 def predicted_error(shape: CurveShape, numel: int) -> float:
-    """Return the expected squared error of a refined curve, relative to the squared norm of its weight.
+    """Return the expected squared error of a refined curve for `numel` elements, relative to their squared norm.
 
     >>> round(predicted_error(CurveShape(4, 8192, 4096), 589_824), 4)
     0.0179
-
-    Args:
-        shape: shape of the curve.
-        numel: number of elements of the weight.
     """
     base = SINGLE_SAMPLE_SNR.get(shape.groups, 0.0)  # the same for all candidates if the recipe gives other groups
     ratio = shape.length // shape.coefficients_per_row
@@ -134,7 +124,10 @@ def choose(offered: Sequence[Sequence[Candidate]], weights: Sequence[float], roo
 
     def at_price(log_price: float) -> list[Candidate]:
         price = math.exp(log_price)
-        return [_cheapest(each, weight, price) for each, weight in zip(offered, weights, strict=True)]
+        return [
+            min(each, key=lambda c: (weight * c.error + price * c.bytes, c.bytes))
+            for each, weight in zip(offered, weights, strict=True)
+        ]
 
     def fits(chosen: Sequence[Candidate]) -> bool:
         return sum(candidate.bytes for candidate in chosen) <= room
@@ -142,17 +135,6 @@ def choose(offered: Sequence[Sequence[Candidate]], weights: Sequence[float], roo
     chosen = at_price(bisect(lambda log_price: fits(at_price(log_price)), -60.0, 20.0))
     if not fits(chosen):
         chosen = [min(each, key=lambda candidate: candidate.bytes) for each in offered]
-    return _fill(chosen, offered, weights, room)
-
-
-def _cheapest(offered: Sequence[Candidate], weight: float, price: float) -> Candidate:
-    return min(offered, key=lambda c: (weight * c.error + price * c.bytes, c.bytes))
-
-
-def _fill(
-    chosen: list[Candidate], offered: Sequence[Sequence[Candidate]], weights: Sequence[float], room: int
-) -> list[Candidate]:
-    """Spend the remaining bytes on better candidates, largest weighted error first."""
     left = room - sum(candidate.bytes for candidate in chosen)
     for i in sorted(range(len(chosen)), key=lambda i: -weights[i] * chosen[i].error):
         fitting = [c for c in offered[i] if c.bytes - chosen[i].bytes <= left]

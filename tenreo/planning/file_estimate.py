@@ -1,4 +1,4 @@
-"""The tensors, the counts and the size of the file that a plan leads to."""
+"""Counts and size of the file that a plan leads to, computed without encoding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tenreo.files.layout import POSITIONS, TensorRecord, file_size, layer_tensor
 from tenreo.files.records import Correction, LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import record
 from tenreo.modules.ties import stored_state
-from tenreo.modules.weights import Weight, find_weights
+from tenreo.modules.weights import find_weights
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.recipe import DenseDtype, Recipe
 
@@ -44,29 +44,26 @@ class FileEstimate:
         self.stored = {name: _stored(tensor, recipe.dense_dtype) for name, tensor in state.items()}
         self.records: dict[str, LayerRecord] = {}  # layers that are compressed already
         for name, weight in find_weights(model).items():
-            if parametrize.is_parametrized(weight.module, weight.tensor):
-                self._add_parametrized(name, weight)
+            if not parametrize.is_parametrized(weight.module, weight.tensor):
+                continue
+            self.dense[weight.parameter] = record(weight.value)
+            if (curve := weight.curve) is not None:
+                self.records[name] = LayerRecord(weight.shape, curve, positions=recipe.positions)
+                self.stored |= self._tensors(weight.parameter, self.records[name])
+            else:
+                self.stored[weight.parameter] = _stored(weight.value, recipe.dense_dtype)
         self.before = count(self.dense)
         self._dense_counts = {name: count({name: tensor}) for name, tensor in self.stored.items()}
         self._stored_counts = count(self.stored, self.records)
-
-    def _add_parametrized(self, name: str, weight: Weight) -> None:
-        """Add a parametrized weight: its dense tensor, and the tensors that the file will contain."""
-        parameter, curve = weight.parameter, weight.curve
-        self.dense[parameter] = record(weight.value)
-        if curve is None:
-            self.stored[parameter] = _stored(weight.value, self.recipe.dense_dtype)
-            return
-        self.records[name] = LayerRecord(weight.shape, curve, positions=self.recipe.positions)
-        tensors = layer_tensors(self.records[name], self.dense[parameter].dtype)
-        self.stored |= {parameter + suffix: tensor for suffix, tensor in tensors.items()}
 
     def after(self, layers: Iterable[LayerPlan]) -> Counts:
         """Return the counts of the model once the layers with a curve are compressed."""
         total = self._stored_counts
         for layer in layers:
             if layer.curve:
-                total += count(self._tensors(layer), {layer.name: self._record(layer)})
+                compressed = self._record(layer)
+                tensors = self._tensors(layer.parameter, compressed, layer.position_bytes)
+                total += count(tensors, {layer.name: compressed})
                 total -= self._dense_counts[layer.parameter]
         return total
 
@@ -77,18 +74,21 @@ class FileEstimate:
         for layer in layers:
             if layer.curve:
                 tensors.pop(layer.parameter)
-                tensors |= self._tensors(layer)
                 records[layer.name] = self._record(layer)
+                tensors |= self._tensors(layer.parameter, records[layer.name], layer.position_bytes)
         return file_size(tensors, metadata(self.info, self.recipe.to_dict(), records))
-
-    def _tensors(self, layer: LayerPlan) -> dict[str, TensorRecord]:
-        tensors = layer_tensors(self._record(layer), self.dense[layer.parameter].dtype)
-        if layer.position_bytes is not None:
-            tensors[POSITIONS] = replace(tensors[POSITIONS], shape=(layer.position_bytes,))
-        return {layer.parameter + suffix: tensor for suffix, tensor in tensors.items()}
 
     def _record(self, layer: LayerPlan) -> LayerRecord:
         return LayerRecord(layer.shape, layer.encoding, _ERRORS, self.recipe.positions)
+
+    def _tensors(
+        self, parameter: str, layer: LayerRecord, position_bytes: int | None = None
+    ) -> dict[str, TensorRecord]:
+        """Return the tensors of a compressed parameter; without `position_bytes`, positions have their maximum size."""
+        tensors = layer_tensors(layer, self.dense[parameter].dtype)
+        if position_bytes is not None:
+            tensors[POSITIONS] = replace(tensors[POSITIONS], shape=(position_bytes,))
+        return {parameter + suffix: tensor for suffix, tensor in tensors.items()}
 
 
 def _stored(tensor: Tensor, dtype: DenseDtype) -> TensorRecord:

@@ -17,18 +17,14 @@ from tenreo.planning.recipe import Pack, Recipe, target_out_of_reach
 _MAX_GROWTH, _MIN_GROWTH = 1e6, 1e-4
 
 
-def curves_by_rate(recipe: Recipe, layers: Iterable[LayerPlan], reference_numel: int) -> list[LayerPlan]:
-    """Return the layers with the curves that follow from their groups and rates.
+def curves_by_rate(recipe: Recipe, layers: Iterable[LayerPlan], reference_numel: int) -> Iterator[LayerPlan]:
+    """Yield the layers with the curves that follow from their groups and rates.
 
     Args:
         recipe: its rate is `Uniform` or `Progressive`.
         layers: layers without curves.
         reference_numel: N_ref of progressive rates.
     """
-    return list(_curves_by_rate(recipe, layers, reference_numel))
-
-
-def _curves_by_rate(recipe: Recipe, layers: Iterable[LayerPlan], reference_numel: int) -> Iterator[LayerPlan]:
     for layer in layers:
         if layer.why_dense:
             yield layer
@@ -69,7 +65,7 @@ def curves_by_growth(
     layers = list(layers)
 
     def curves(growth: float) -> list[LayerPlan]:
-        return curves_by_rate(replace(recipe, rate=Progressive(growth)), layers, reference_numel)
+        return list(curves_by_rate(replace(recipe, rate=Progressive(growth)), layers, reference_numel))
 
     def total(growth: float) -> int:
         if isinstance(recipe.rate, TargetSize):

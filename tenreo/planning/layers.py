@@ -16,7 +16,7 @@ from tenreo.files.records import LayerRecord
 from tenreo.modules.layer_types import CONVOLUTIONS
 from tenreo.modules.weights import Weight, find_weights, parameter_names, why_incompressible
 from tenreo.planning.recipe import DENSE, Recipe
-from tenreo.planning.rules import choice_for
+from tenreo.planning.rules import rule_for
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def find_layers(recipe: Recipe, model: nn.Module) -> list[LayerPlan]:
     """
     weights = find_weights(model)
     _check_patterns(recipe, weights)
-    choice, names = choice_for(model), parameter_names(model)
+    rule, names = rule_for(model), parameter_names(model)
     first = next((name for name, weight in weights.items() if isinstance(weight.module, CONVOLUTIONS)), None)
 
     def why_dense(weight: Weight) -> str:
@@ -96,8 +96,8 @@ def find_layers(recipe: Recipe, model: nn.Module) -> list[LayerPlan]:
         why = why_incompressible(weight, names)
         if why and recipe.include:
             raise TenreoError(f"include: {weight.name or 'the model'} cannot be compressed: {why}")
-        if not why and not recipe.include and not choice.takes(weight, weight.name == first):
-            return f"not in the {choice.rule.name} rule"
+        if not why and not recipe.include and not rule.compresses(weight, weight.name == first):
+            return f"not in the {rule.name} rule"
         return why
 
     def plan(weight: Weight) -> LayerPlan:

@@ -1,4 +1,4 @@
-"""From a recipe and a model to one decision per layer; every check is made here, and nothing is changed."""
+"""Plans: the decision for every layer of a model, checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tenreo.planning.layers import LayerPlan, find_layers, require_compressed
 from tenreo.planning.pricing import curves_by_price
 from tenreo.planning.rates import Progressive
 from tenreo.planning.recipe import Recipe, Strategy
-from tenreo.planning.rules import choice_for
+from tenreo.planning.rules import rule_for
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ())
     """
     model = unwrapped(model)
     layers, weights = find_layers(recipe, model), find_weights(model)
-    reference_numel = choice_for(model).rule.reference_numel
+    reference_numel = rule_for(model).reference_numel
     estimate = FileEstimate(recipe, model, class_names)
     strategy, price = recipe.strategy, 0.0
     if strategy is Strategy.RATE:
-        layers = curves_by_rate(recipe, layers, reference_numel)
+        layers = list(curves_by_rate(recipe, layers, reference_numel))
     elif strategy is Strategy.GROWTH:
         growth, layers = curves_by_growth(recipe, layers, reference_numel, estimate)
         recipe = replace(recipe, rate=Progressive(growth))

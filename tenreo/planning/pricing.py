@@ -1,4 +1,4 @@
-"""One price per bit for all layers: the curve and the estimated bits that a size leaves to each.
+"""One price per bit for all layers: each layer's curve and estimated bits, for a requested file size.
 
 With entropy-coded positions on curves of one row, the squared error of a layer of n weights of variance s falls with
 its bits b per weight as D = c s 4^-b. At a price p, in squared error per bit, every layer has the slope dD/db = -p, so
@@ -30,19 +30,12 @@ _FIRST_BITS = 3.0  # bits per weight at which the search for an output target be
 
 @dataclass(frozen=True)
 class Spread:
-    """The distribution of the values of a weight.
-
-    Attributes:
-        numel: number of elements.
-        variance: mean square.
-        width: difference between the largest and the smallest value.
-        importance: factor of the squared error.
-    """
+    """The distribution of the elements of a weight, and the factor of their squared error."""
 
     numel: int
-    variance: float
-    width: float
-    importance: float = 1.0
+    variance: float  # mean square
+    width: float  # difference between the largest and the smallest element
+    importance: float
 
 
 def curves_by_price(

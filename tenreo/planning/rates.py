@@ -97,12 +97,10 @@ class TargetParameters(Rate):
     """
 
     name = "target_params"
-    parameters: int = field(
-        metadata=described(
-            "Instead of a rate: maximum number of parameters, for example 2.0M; the smallest progressive growth that "
-            "reaches it is used.", least=1, ceiling=_MAX_TOTAL, metavar="NUMBER",
-        )
-    )  # fmt: skip
+    parameters: int = field(metadata=described(
+        "Instead of a rate: maximum number of parameters, for example 2.0M; the smallest progressive growth that "
+        "reaches it is used.", least=1, ceiling=_MAX_TOTAL, metavar="NUMBER",
+    ))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,12 +118,10 @@ class TargetSize(Rate):
     """
 
     name, unit = "target_size", "B"
-    bytes: int = field(
-        metadata=described(
-            "Instead of a rate: maximum size of the file, for example 2.5MB; the expected error is minimized.",
-            least=1, ceiling=_MAX_TOTAL, metavar="SIZE",
-        )
-    )  # fmt: skip
+    bytes: int = field(metadata=described(
+        "Instead of a rate: maximum size of the file, for example 2.5MB; the expected error is minimized.",
+        least=1, ceiling=_MAX_TOTAL, metavar="SIZE",
+    ))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -140,12 +136,10 @@ class TargetKl(Rate):
     """
 
     name = "target_kl"
-    kl: float = field(
-        metadata=described(
-            "Instead of a rate: maximum mean KL divergence of the outputs from those of the dense model, in nats; the "
-            "file is as small as possible.", above=0, ceiling=1000,
-        )
-    )  # fmt: skip
+    kl: float = field(metadata=described(
+        "Instead of a rate: maximum mean KL divergence of the outputs from those of the dense model, in nats; the "
+        "file is as small as possible.", above=0, ceiling=1000,
+    ))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -160,12 +154,10 @@ class TargetAgreement(Rate):
     """
 
     name = "target_agreement"
-    percent: float = field(
-        metadata=described(
-            "Instead of a rate: minimum percentage of images on which the top-1 class equals that of the dense model; "
-            "the file is as small as possible.", above=0, most=100,
-        )
-    )  # fmt: skip
+    percent: float = field(metadata=described(
+        "Instead of a rate: minimum percentage of images on which the top-1 class equals that of the dense model; "
+        "the file is as small as possible.", above=0, most=100,
+    ))  # fmt: skip
 
 
 OutputTarget = TargetKl | TargetAgreement  # reached by running the compressed model

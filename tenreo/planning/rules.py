@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -22,41 +22,29 @@ class Rule:
     Attributes:
         name: name of the rule in a plan's reason to leave a weight dense.
         reference_numel: N_ref of progressive rates.
-        takes: function of a weight, its layer's name relative to the model of the rule, and whether the layer is the
-            first convolution; returns whether the weight is compressed.
+        condition: function of a weight, its layer's name relative to the module of the rule, and whether the layer is
+            the first convolution; returns whether the weight is compressed.
+        prefix: name of the module of the rule, followed by a dot; empty if that is the whole model.
     """
 
     name: str
     reference_numel: int
-    takes: Callable[[Weight, str, bool], bool]
+    condition: Callable[[Weight, str, bool], bool]
+    prefix: str = ""
 
-
-@dataclass(frozen=True)
-class Choice:
-    """A rule and the module that it applies to: the model or one of its submodules.
-
-    Attributes:
-        rule: rule of the module's class.
-        prefix: name of the module followed by a dot; empty for the model itself.
-    """
-
-    rule: Rule
-    prefix: str
-
-    def takes(self, weight: Weight, first: bool) -> bool:
+    def compresses(self, weight: Weight, first: bool) -> bool:
         """Whether a weight is compressed; the general rule applies outside the module."""
-        inside = weight.name.startswith(self.prefix)
-        rule = self.rule if inside else _GENERAL
-        return rule.takes(weight, weight.name.removeprefix(self.prefix), first)
+        rule = self if weight.name.startswith(self.prefix) else _GENERAL
+        return rule.condition(weight, weight.name.removeprefix(self.prefix), first)
 
 
-def choice_for(model: nn.Module) -> Choice:
+def rule_for(model: nn.Module) -> Rule:
     """Return the rule of the only module in a model whose class has one, and the general rule otherwise."""
-    choices = [(path, rule) for path, module in model.named_modules() if (rule := _class_rule(module)) is not None]
-    if len(choices) != 1:
-        return Choice(_GENERAL, "")
-    path, rule = choices[0]
-    return Choice(rule, f"{path}." if path else "")
+    rules = [(path, rule) for path, module in model.named_modules() if (rule := _class_rule(module)) is not None]
+    if len(rules) != 1:
+        return _GENERAL
+    path, rule = rules[0]
+    return replace(rule, prefix=f"{path}." if path else "")
 
 
 def _class_rule(module: nn.Module) -> Rule | None:
