@@ -24,13 +24,7 @@ from tenreo.planning.recipe import recipe_of
 
 
 def check_output(path: Path, force: bool, option: str = "out") -> None:
-    """Raise TenreoError if a file cannot be written, or exists and `force` is not set.
-
-    Args:
-        path: path of the file.
-        force: whether an existing file may be replaced.
-        option: name of the option that sets the path.
-    """
+    """Raise TenreoError if the file that an option names cannot be written, or exists and `force` is not set."""
     check_writable(path)
     if path.exists() and not force:
         raise TenreoError(f"{path}: exists already; use --force to replace it, or choose another --{option}")

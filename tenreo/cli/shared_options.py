@@ -66,12 +66,11 @@ class DenseModel(Options):
     seed: int = option(0, "Seed of random weights.", least=0, ceiling=MOST_SEED)
 
     def require_arch(self) -> str:
-        """Return the architecture that was given or that the file of weights names.
-
-        Raises:
-            TenreoError: if there is neither.
-        """
-        arch = self.arch or _arch_of(self.weights)
+        """Return the given architecture, or that of the tenreo file of weights; raise TenreoError without either."""
+        weights = Path(self.weights or "none")
+        arch = self.arch
+        if arch is None and weights.is_file() and not is_pickle(weights):
+            arch = read_header(weights).info.arch
         if arch is None:
             raise TenreoError("arch: not given, needs an architecture such as resnet50; use --model for other models")
         return arch
@@ -117,12 +116,6 @@ class DenseModel(Options):
         except ValueError as error:
             raise TenreoError(f"{'mean' if self.mean else 'std'}: {error}") from error
         return known
-
-
-def _arch_of(weights: str | None) -> str | None:
-    """Return the architecture that a tenreo file names; None for anything else."""
-    path = Path(weights or "none")
-    return None if not path.is_file() or is_pickle(path) else read_header(path).info.arch
 
 
 def shape_of(text: str) -> tuple[int, ...]:

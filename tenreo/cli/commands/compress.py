@@ -60,11 +60,7 @@ def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding
 
 
 def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Output) -> None:
-    """Check the model, the images and the output file.
-
-    Raises:
-        WrongUsageError: naming what is wrong.
-    """
+    """Raise WrongUsageError if anything is wrong with the model, the images or the output file."""
     with usage():
         checks.check_dense(dense)
         if statistics.calibrate is not None:

@@ -38,22 +38,14 @@ def demo(output: DemoOutput) -> None:
 
 
 def check(output: DemoOutput) -> None:
-    """Check the output folder and the package of the digits.
-
-    Raises:
-        WrongUsageError: naming what is wrong.
-    """
+    """Raise WrongUsageError if anything is wrong with the output folder, or scikit-learn is not installed."""
     with usage():
         checks.check_data(DIGITS, [])
         _check_folder(output.out, output.force)
 
 
 def _check_folder(path: Path, force: bool) -> None:
-    """Raise unless files can be written into a folder, which is created if it does not exist.
-
-    Raises:
-        TenreoError: if it is not a folder, is not empty and force is not set, or cannot be written to.
-    """
+    """Raise TenreoError unless a folder can be created, or is empty (any if `force` is set) and can be written to."""
     missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
     if not missing and (not path.is_dir() or (any(os.scandir(path)) and not force)):
         raise TenreoError(f"{path}: exists already and is not empty; use --force or another --out")

@@ -86,8 +86,7 @@ def evaluate(files: Files, data: Evaluated, layout: Layout, computing: Computing
 def check(files: Files, data: Evaluated, layout: Layout, output: EvaluatedOutput) -> None:
     """Check the files, the images and the output files.
 
-    Raises:
-        TenreoError: naming what is wrong; WrongUsageError unless a file is damaged.
+    Raise WrongUsageError, or TenreoError if a file is damaged.
     """
     with usage():
         for file in files.each:

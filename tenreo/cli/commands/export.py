@@ -50,8 +50,7 @@ def export(file: ModelFile, exported: Exported) -> None:
 def check(file: ModelFile, exported: Exported) -> None:
     """Check the file, the format, the installed packages and the output file.
 
-    Raises:
-        TenreoError: naming what is wrong; WrongUsageError unless the file is damaged.
+    Raise WrongUsageError, or TenreoError if a file is damaged.
     """
     with usage():
         checks.check_file(file)

@@ -84,8 +84,7 @@ def finetune(
 def check(file: ModelFile, data: TrainingData, layout: Layout, settings: Settings, output: TrainingOutput) -> None:
     """Check the file, the images, the installed packages and the output files.
 
-    Raises:
-        TenreoError: naming what is wrong; WrongUsageError unless the file is damaged.
+    Raise WrongUsageError, or TenreoError if a file is damaged.
     """
     with usage():
         checks.check_file(file)

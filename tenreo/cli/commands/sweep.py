@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import DenseModel, Encoding, FileOutput, Layout, Options, Reading
+from tenreo.cli.shared_options import DenseModel, Encoding, FileOutput, Layout, Reading
 from tenreo.errors import TenreoError
 from tenreo.files.paths import check_ending
 from tenreo.options import option
@@ -24,14 +23,6 @@ class SweepData(Reading):
         "unlabeled images, or on the handwritten digits of scikit-learn.",
         metavar="DIR|digits",
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Matching(Options):
-    """Whether the statistics of compressed models are corrected."""
-
-    panel: ClassVar[str] = "Statistics"
-
     match_statistics: bool = option(
         True, "Correct the BatchNorm statistics, or biases, of compressed models before they are evaluated."
     )
@@ -46,13 +37,7 @@ class SweepOutput(FileOutput):
 
 
 def sweep(
-    dense: DenseModel,
-    recipes: list[Recipe],
-    data: SweepData,
-    layout: Layout,
-    matching: Matching,
-    encoding: Encoding,
-    output: SweepOutput,
+    dense: DenseModel, recipes: list[Recipe], data: SweepData, layout: Layout, encoding: Encoding, output: SweepOutput
 ) -> None:
     """Compress a model with every combination of -g and -r, and compare the results.
 
@@ -61,15 +46,11 @@ def sweep(
     check(dense, data, layout, output)
     from tenreo.cli.run.sweep import sweep_recipes
 
-    sweep_recipes(dense, recipes, data, layout, matching, encoding, output)
+    sweep_recipes(dense, recipes, data, layout, encoding, output)
 
 
 def check(dense: DenseModel, data: SweepData, layout: Layout, output: SweepOutput) -> None:
-    """Check the model, the images and the output file.
-
-    Raises:
-        WrongUsageError: naming what is wrong.
-    """
+    """Raise WrongUsageError if anything is wrong with the model, the images or the output file."""
     with usage():
         if output.dry_run and (output.plot or data.data):
             raise TenreoError("dry_run: measures nothing; leave out --plot and --data, or --dry-run")

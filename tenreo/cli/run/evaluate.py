@@ -33,7 +33,7 @@ from tenreo.models.model_files import dense_weights, open_dense, open_model
 def evaluate_files(
     files: Files, data: Evaluated, layout: Layout, computing: Computing, output: EvaluatedOutput
 ) -> None:
-    """Evaluate every file and print the results; the models to compare with are evaluated first."""
+    """Evaluate the models of all files and their references, and print the results."""
     with usage():
         device = choose_device(computing.device)
     loading = Loading(data.batch_size, choose_workers(computing.workers, data.data), data.skip_broken)

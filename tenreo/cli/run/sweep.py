@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tenreo.cli.commands.sweep import Matching, SweepData, SweepOutput
+from tenreo.cli.commands.sweep import SweepData, SweepOutput
 from tenreo.cli.exits import usage
 from tenreo.cli.run.models import open_model
 from tenreo.cli.shared_options import DenseModel, Encoding, Layout, choose_workers
@@ -42,13 +42,7 @@ Row = dict[str, Any]
 
 
 def sweep_recipes(
-    dense: DenseModel,
-    recipes: list[Recipe],
-    data: SweepData,
-    layout: Layout,
-    matching: Matching,
-    encoding: Encoding,
-    output: SweepOutput,
+    dense: DenseModel, recipes: list[Recipe], data: SweepData, layout: Layout, encoding: Encoding, output: SweepOutput
 ) -> None:
     """Compress the model with every recipe and print a row of results for each."""
     with usage():
@@ -65,7 +59,7 @@ def sweep_recipes(
     if images is not None and images.doubt:
         note(images.doubt)
     loading = Loading(data.batch_size, choose_workers(None, data.data or DIGITS), data.skip_broken)
-    job = _Sweep(model.to(device), info, images, loading, matching.match_statistics, encoding.jobs)
+    job = _Sweep(model.to(device), info, images, loading, data.match_statistics, encoding.jobs)
     rows = job.rows(plans)
     note_images(job.broken, job.warned)
     if output.plot is not None:

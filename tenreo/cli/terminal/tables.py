@@ -66,10 +66,7 @@ def table(
 def table_of_models(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str | Table]:
     """Return a title, a table of models, and if it would be wider than the terminal, a numbered list of their names.
 
-    Args:
-        title: title, which may be longer than a line.
-        columns: headings, the first one of the models' names.
-        rows: cells of the rows, the first one a name.
+    The first column contains the names.
     """
     whole, console = table("", columns, rows), Console()
     if whole.__rich_measure__(console, console.options.update(max_width=10**6)).maximum <= console.width:
@@ -79,10 +76,7 @@ def table_of_models(title: str, columns: Sequence[str], rows: Sequence[Sequence[
 
 
 def counts_table(
-    before: Counts,
-    after: Counts,
-    snr: tuple[float | None, float | None] | None = None,
-    size: int | None = None,
+    before: Counts, after: Counts, snr: tuple[float | None, float | None] | None = None, size: int | None = None
 ) -> Table:
     """Make the table of counts and bytes of the dense and the compressed model.
 
@@ -147,12 +141,7 @@ def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:
 
 
 def evaluations_table(title: str, measured: Iterable[tuple[str, Evaluation]]) -> list[str | Table]:
-    """Make the table of evaluations: accuracy with its 95 % confidence interval, loss, speed and memory.
-
-    Args:
-        title: title that names the data.
-        measured: name and results of each model.
-    """
+    """Make the table of evaluations: accuracy with its 95 % confidence interval, loss, speed and memory."""
     columns = (
         "model", "top-1\n%", "95 % inter-\nval of top-1", "top-5\n%", "loss", "images", "images\n/s",
         "images\n/s, not\nreading", "peak\nmemory",
