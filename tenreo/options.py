@@ -22,31 +22,18 @@ _MOST_BYTES = 4096  # bytes of a path; the limit of Linux
 
 @dataclass(frozen=True)
 class Option:
-    """Help and range of a dataclass field.
+    """Help and range of a dataclass field."""
 
-    Attributes:
-        help: help text: one sentence.
-        least: smallest allowed value of a number.
-        most: largest allowed value.
-        above: exclusive lower bound.
-        below: exclusive upper bound.
-        ceiling: largest value that is not certainly a typing error; the help does not mention it.
-        short: short name on the command line, such as -g.
-        metavar: placeholder of the value in the help of the command line.
-        completion: function that returns the values that a shell completes.
-        positional: whether the command line has a positional argument instead of an option.
-    """
-
-    help: str
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
-    ceiling: float | None = None
-    short: str | None = None
-    metavar: str | None = None
-    completion: Callable[[], Iterable[str]] | None = None
-    positional: bool = False
+    help: str  # one sentence
+    least: float | None = None  # smallest allowed value of a number
+    most: float | None = None  # largest allowed value
+    above: float | None = None  # exclusive lower bound
+    below: float | None = None  # exclusive upper bound
+    ceiling: float | None = None  # largest value that is not certainly a typing error; the help does not mention it
+    short: str | None = None  # short name on the command line, such as -g
+    metavar: str | None = None  # placeholder of the value in the help of the command line
+    completion: Callable[[], Iterable[str]] | None = None  # returns the values that a shell completes
+    positional: bool = False  # whether the command line has a positional argument instead of an option
 
     @property
     def range(self) -> str:

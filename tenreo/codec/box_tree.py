@@ -27,35 +27,22 @@ _REPEAT_SAMPLES, _REPEAT_RATIO = 4096, 0.75  # coordinates to sample; at most th
 
 
 class BoxTree(NamedTuple):
-    """A tree over points of g dimensions, as arrays for compiled code.
+    """A tree over points of g dimensions, as arrays for compiled code."""
 
-    Attributes:
-        points: (leaves, g, LEAF) coordinates of the points of each leaf; infinity in unused slots.
-        numbers: (leaves, LEAF) int32, the number of each point; NONE in unused slots.
-        starts: (levels + 1,) int64, the first node of each level. The children of level 0 are leaves, and the last node
-            is the root.
-        low: (nodes, g, WIDE) lower corners of the children's boxes.
-        high: (nodes, g, WIDE) upper corners.
-    """
-
-    points: Any
-    numbers: Any
-    starts: Any
-    low: Any
-    high: Any
+    points: Any  # (leaves, g, LEAF) coordinates of the points of each leaf; infinity in unused slots
+    numbers: Any  # (leaves, LEAF) int32, the number of each point; NONE in unused slots
+    starts: Any  # (levels + 1,) int64, first node of each level; the children of level 0 are leaves, the root is last
+    low: Any  # (nodes, g, WIDE) lower corners of the children's boxes
+    high: Any  # (nodes, g, WIDE) upper corners
 
 
 def sort_for_tree(points: Any) -> Any:
-    """Sort (n, g) points in place for `build_tree`, so that the points of each leaf are adjacent.
-
-    Returns:
-        (n,) int32, the former index of each point.
-    """
+    """Sort (n, g) points in place for `build_tree`; return the former index of each point, (n,) int32."""
     return partition(points, 1 << _depth(len(points)), has_repeated_values(points))
 
 
 def has_repeated_values(points: Any) -> bool:
-    """Return whether many coordinates are equal, judged by a sample of them."""
+    """Return whether many coordinates are equal in a sample of them."""
     values = points.reshape(-1)
     sample = values[:: 1 + len(values) // _REPEAT_SAMPLES]
     return len(np.unique(sample)) <= _REPEAT_RATIO * len(sample)
@@ -135,13 +122,11 @@ def _widest(points, start, end):
 @compiled
 def _split(points, indices, start, end, middle, dim):
     """Partially sort the points [start, end) by one coordinate, so that the lowest ones are [start, middle)."""
-    left = start
-    right = end - 1
+    left, right = start, end - 1
     sample = np.empty(_PIVOT_SAMPLES, points.dtype)
     while left < right:
         pivot = _pivot(points, left, right, middle, dim, sample)
-        i = left
-        j = right
+        i, j = left, right
         while i <= j:
             while points[i, dim] < pivot:
                 i += 1

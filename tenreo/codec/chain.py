@@ -11,7 +11,7 @@ visits them one after the other, since no other column is at distance zero.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from tenreo.codec.box_tree import (
     NONE,
     STACK,
     WIDE,
+    BoxTree,
     build_tree,
     distances_to_boxes,
     distances_to_points,
@@ -86,14 +87,8 @@ def _may_have_equal_columns(points: Floats) -> bool:
 
 @compiled
 def _group_equal_columns(points):
-    """Find equal columns with a hash table.
-
-    Args:
-        points: (n, g) float32.
-
-    Returns:
-        (n,) int32 the lowest column equal to each column, and (n,) int32 the next higher equal column, or -1.
-    """
+    """Return the lowest column equal to each column, and the next higher equal one or -1, both (n,) int32."""
+    # Columns are found by their hash in a table that resolves collisions by linear probing.
     n, dims = points.shape
     size = 2
     while size < 2 * n:
@@ -139,18 +134,6 @@ def _insert_equal_columns(path, following):
     return result
 
 
-class _Unvisited(NamedTuple):
-    """The unvisited points of a tree.
-
-    Attributes:
-        counts: (leaves,) int32, number of unvisited points of each leaf; they fill its first slots.
-        lowest: (nodes, WIDE) int32, the lowest unvisited number below each child, or NONE.
-    """
-
-    counts: Any
-    lowest: Any
-
-
 def _visit_all(points: Floats, first: int, task: Task) -> Integers:
     """Return the chain through (n, g) points, which are overwritten, from a first point: (n,) int32."""
     n = len(points)
@@ -162,53 +145,40 @@ def _visit_all(points: Floats, first: int, task: Task) -> Integers:
     points, numbers = points[:-1], numbers[:-1]
     while done < n:
         tree = build_tree(points, numbers[sort_for_tree(points)])
-        unvisited = _all_unvisited(tree)
+        counts = (tree.numbers != NONE).sum(1, dtype=np.int32)  # unvisited points of each leaf, in its first slots
+        lowest = _lowest_below(tree)
         remaining = int((n - done) * _REBUILD)
         end, leaf = (n - remaining if remaining > LEAF else n), -1
         while done < end:
             task.check_stopped()
             task.report(done / n)
             part = path[done : min(end, done + _CHUNK)]
-            leaf = _walk(tree, unvisited, query, leaf, part)
+            leaf = _walk(tree, counts, lowest, query, leaf, part)
             done += len(part)
         mask = tree.numbers != NONE
         points, numbers = tree.points.transpose(0, 2, 1)[mask], tree.numbers[mask]
     return path
 
 
-@compiled
-def _all_unvisited(tree):
-    """Return the `_Unvisited` of a tree none of whose points was visited."""
-    starts, numbers = tree.starts, tree.numbers
-    counts = np.zeros(len(numbers), np.int32)
-    lowest = np.full((starts[-1], WIDE), NONE, np.int32)
-    for leaf in range(len(numbers)):
-        for k in range(LEAF):
-            counts[leaf] += numbers[leaf, k] != NONE
-        lowest[leaf // WIDE, leaf % WIDE] = numbers[leaf].min()
-    for level in range(1, len(starts) - 1):
-        for i in range(starts[level] - starts[level - 1]):
-            lowest[starts[level] + i // WIDE, i % WIDE] = lowest[starts[level - 1] + i].min()
-    return _Unvisited(counts, lowest)
+def _lowest_below(tree: BoxTree) -> Integers:
+    """Return the lowest number below each child of each node, or NONE: (nodes, WIDE) int32."""
+    lowest = np.full((tree.starts[-1], WIDE), NONE, np.int32)
+    below = tree.numbers.min(1)
+    for first, last in pairwise(tree.starts):
+        lowest[first:last].reshape(-1)[: len(below)] = below
+        below = lowest[first:last].min(1)
+    return lowest
 
 
 @compiled
-def _walk(tree, unvisited, query, leaf, path):
+def _walk(tree, counts, lowest, query, leaf, path):
     """Write the next points of the chain into `path` and delete each of them from the tree.
 
-    Args:
-        tree: `BoxTree`.
-        unvisited: `_Unvisited` of the tree.
-        query: (g,) coordinates of the last point of the chain; updated.
-        leaf: former leaf of that point, or -1.
-        path: (steps,) int32.
-
-    Returns:
-        The former leaf of the new last point.
+    `query` has the (g,) coordinates of the last point of the chain, and `leaf` is its former leaf, or -1. The function
+    updates the query and returns the new leaf.
     """
     # Local names: inside a loop, each access to a field of a tuple would cost a reference count.
     points, numbers, starts, low, high = tree.points, tree.numbers, tree.starts, tree.low, tree.high
-    counts, lowest = unvisited.counts, unvisited.lowest
     stack, bounds = np.empty((STACK, 3), np.int64), np.empty(STACK, points.dtype)  # (node, level, lowest), distance
     to_boxes, to_points = np.empty(WIDE, points.dtype), np.empty(LEAF, points.dtype)
     for step in range(len(path)):

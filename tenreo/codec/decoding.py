@@ -8,6 +8,7 @@ derivatives are registered twice: on the custom operators for `torch.compile`, a
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -54,15 +55,10 @@ def _refuse_onnx() -> None:
 
 
 class SortedColumns(NamedTuple):
-    """The columns sorted by their samples; used by the backward pass on a GPU only.
+    """The columns sorted by their samples; used by the backward pass on a GPU only."""
 
-    Attributes:
-        order: (columns,) int32, columns in ascending order of their samples; empty if not sorted yet.
-        starts: (length + 1,) int32, index into `order` of the first column of each sample; empty if every sample has
-            exactly one column.
-    """
-
-    order: Tensor
+    order: Tensor  # (columns,) int32, columns in ascending order of their samples; empty if not sorted yet
+    # (length + 1,) int32, index into `order` of the first column of each sample; empty if every sample has one column
     starts: Tensor
 
 
@@ -145,23 +141,16 @@ def _(gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: in
     return gradient.new_empty(gradient.shape[0], coefficients_per_row)
 
 
-def _rows_first(info: Any, in_dims: tuple[int | None, ...], values: Tensor, *others: Any) -> Tensor:
+def _vmap(operator: Any, info: Any, in_dims: Any, values: Tensor, *others: Any) -> tuple[Tensor, int]:
     """Implement `torch.vmap` for both operators: treat a batch of matrices as one matrix with more rows."""
     if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
         raise NotImplementedError("vmap over the positions of a compressed weight")
-    return values.movedim(in_dims[0], 0).flatten(0, 1)  # (batch * groups, ...)
+    result = operator(values.movedim(in_dims[0], 0).flatten(0, 1), *others)  # (batch * groups, ...)
+    return result.reshape(info.batch_size, -1, result.shape[1]), 0
 
 
-@gather_samples.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-    rows = _rows_first(info, in_dims, *inputs)
-    return gather_samples(rows, *inputs[1:]).reshape(info.batch_size, -1, len(inputs[1])), 0
-
-
-@gather_adjoint.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-    rows = _rows_first(info, in_dims, *inputs)
-    return gather_adjoint(rows, *inputs[1:]).reshape(info.batch_size, -1, inputs[5]), 0
+for _operator in (gather_samples, gather_adjoint):
+    _operator.register_vmap(partial(_vmap, _operator))
 
 
 def _save_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -64,8 +64,7 @@ def energy(values: Tensor, others: Tensor | None = None) -> float:
     left, right = values.detach().reshape(-1), None if others is None else others.detach().reshape(-1)
     total = 0.0
     for first in range(0, len(left), _PIECE):
-        piece = left[first : first + _PIECE].double()
-        if right is not None:
-            piece = piece - right[first : first + _PIECE].double()
-        total += piece.square().sum().item()
+        part = slice(first, first + _PIECE)
+        difference = left[part].double() if right is None else left[part].double() - right[part].double()
+        total += difference.square().sum().item()
     return total

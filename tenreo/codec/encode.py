@@ -39,15 +39,9 @@ class EncodedWeight:
 
 
 def encode(
-    weight: Tensor,
-    groups: int,
-    coefficients_per_row: int,
-    refine: int = 0,
-    *,
-    length: int | None = None,
-    precision: str = "float32",
-    order: Tensor | None = None,
-) -> EncodedWeight:
+    weight: Tensor, groups: int, coefficients_per_row: int, refine: int = 0, *,
+    length: int | None = None, precision: str = "float32", order: Tensor | None = None,
+) -> EncodedWeight:  # fmt: skip
     """Order the columns of a weight along a short path and keep the low frequencies of the curve.
 
     >>> encoded = encode(torch.randn(64, 32, 3, 3), groups=4, coefficients_per_row=512)

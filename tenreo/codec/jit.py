@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 from numba import njit
@@ -47,13 +48,11 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 def on_compile(notify: Callable[[], Any]) -> Iterator[None]:
     """Call `notify` once if numba compiles a function inside this context."""
 
-    class Listener(event.Listener):  # type: ignore[misc]
-        notified = False
+    notify_once = cache(notify)
 
+    class Listener(event.Listener):  # type: ignore[misc]
         def on_start(self, _event: event.Event) -> None:
-            if not self.notified:
-                self.notified = True
-                notify()
+            notify_once()
 
         def on_end(self, _event: event.Event) -> None:
             pass

@@ -13,15 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenreo.codec.box_tree import (
-    LEAF,
-    STACK,
-    WIDE,
-    build_tree,
-    distances_to_boxes,
-    distances_to_points,
-    sort_for_tree,
-)
+from tenreo.codec.box_tree import LEAF, STACK, WIDE, build_tree, distances_to_boxes, distances_to_points, sort_for_tree
 from tenreo.codec.jit import compiled
 from tenreo.codec.threads import SINGLE_THREADED, Task
 

@@ -42,16 +42,10 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes of columns with common frequencies.
+    """Classes of columns with common frequencies."""
 
-    Attributes:
-        of_blocks: (blocks,) class of each block.
-        across: whether a block has the columns with the same index in all rows (input channels), instead of a row
-            (output channels).
-    """
-
-    of_blocks: Integers
-    across: bool
+    of_blocks: Integers  # (blocks,) class of each block
+    across: bool  # whether a block has the columns with the same index in all rows (input channels), instead of a row
 
     @property
     def count(self) -> int:
@@ -124,14 +118,13 @@ def _encode(symbols: Any, length: int, row: int, memory: int, classes: Classes) 
     coder = range_coder.encoder(4 * len(symbols) + len(classes.of_blocks) + 6 * counts.size + 64)
     if classes.count > 1:
         of_classes = np.bincount(classes.of_blocks)[None]
-        range_coder.encode_counts(of_classes, *coder)
         _encode_symbols(classes.of_blocks, np.zeros(len(classes.of_blocks), np.uint8), 0, of_classes, coder)
-    range_coder.encode_counts(counts, *coder)
     _encode_symbols(symbols, contexts, memory, counts, coder)
     return range_coder.finish(coder)
 
 
 def _encode_symbols(symbols: Any, contexts: Any, memory: int, counts: Any, coder: range_coder.Coder) -> None:
+    range_coder.encode_counts(counts, *coder)
     range_coder.encode_symbols(symbols, contexts, following(memory), *range_coder.count_trees(counts), *coder)
 
 
@@ -235,8 +228,7 @@ def choose_classes(symbols: Any, length: int, row: int, memory: int) -> Classes:
         number = int(blocks.max()) + 1
         if number < 2 or number * length > min(_MOST_CELLS, _CELLS_PER_COLUMN * len(symbols)):
             continue
-        cells = np.bincount(blocks * length + symbols, minlength=number * length)
-        histograms = cells.reshape(number, length).astype(np.float32)
+        histograms = _counts(symbols, blocks, length, number, memory=0).astype(np.float32)
         for count in CLASSES[1:]:
             of_blocks = _cluster(histograms, count, memory)
             classes = Classes(of_blocks, across)

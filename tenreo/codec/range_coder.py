@@ -26,15 +26,10 @@ _FREQUENCIES = 1 + (32 >> np.abs(np.subtract.outer(np.arange(_LENGTHS), np.arang
 
 
 class CountTrees(NamedTuple):
-    """Remaining counts of several tables, as arrays for compiled code.
+    """Remaining counts of several tables, as arrays for compiled code."""
 
-    Attributes:
-        left: (tables, leaves) int64, sum below the left child of each inner node; column 0 has the totals.
-        counts: (tables, symbols) int64.
-    """
-
-    left: Any
-    counts: Any
+    left: Any  # (tables, leaves) int64, sum below the left child of each inner node; column 0 has the totals
+    counts: Any  # (tables, symbols) int64
 
 
 def count_trees(counts: Any) -> CountTrees:
@@ -53,16 +48,12 @@ def count_trees(counts: Any) -> CountTrees:
 
 
 class Coder(NamedTuple):
-    """The state of an encoder or decoder.
+    """The state of an encoder or decoder."""
 
-    Attributes:
-        state: (3,) int64: the lower end of the interval (in a decoder, the distance of the stream from it), the length
-            of the interval, and the number of bytes written or read.
-        data: (bytes,) uint8.
-    """
-
+    # (3,) int64: the lower end of the interval (in a decoder, the distance of the stream from it), the length of the
+    # interval, and the number of bytes written or read
     state: Any
-    data: Any
+    data: Any  # (bytes,) uint8
 
 
 def encoder(capacity: int) -> Coder:
@@ -163,8 +154,7 @@ def decode_counts(counts, most, state, data):
         for i in range(len(row)):
             total = frequencies[previous].sum()
             target = _target(state, total)
-            length = 0
-            below = 0
+            length, below = 0, 0
             while length < _LENGTHS and below + frequencies[previous, length] <= target:
                 below += frequencies[previous, length]
                 length += 1
@@ -195,10 +185,8 @@ def encode_symbols(symbols, contexts, following, left, counts, state, data):
         symbols: (n,) integers; with a state machine, 2 * symbol + lowest bit of the state.
         contexts: (n,) integers.
         following: (states, 2) next state by the lowest bit of the symbol; a single state means no state machine.
-        left: field of `CountTrees`, (contexts, leaves), or (2 * contexts, leaves) with a state machine.
-        counts: field of `CountTrees`.
-        state: field of the `Coder`.
-        data: field of the `Coder`.
+        left, counts: fields of `CountTrees` for all contexts, or for 2 * contexts with a state machine.
+        state, data: fields of the `Coder`.
     """
     machine = 1 if len(following) > 1 else 0
     leaves = left.shape[1]
@@ -206,8 +194,7 @@ def encode_symbols(symbols, contexts, following, left, counts, state, data):
     for i in range(len(symbols)):
         table = contexts[i] << machine | now & machine
         symbol = symbols[i] >> machine
-        node = 1
-        below = 0
+        node, below = 1, 0
         bit = leaves >> 1
         while bit:
             if symbol & bit:
@@ -237,8 +224,7 @@ def decode_symbols(symbols, contexts, following, left, counts, state, data):
         target = _target(state, total)
         if target == total:
             return False
-        node = 1
-        below = 0
+        node, below = 1, 0
         while node < leaves:
             count = left[table, node]
             if target < below + count:

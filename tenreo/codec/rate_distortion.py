@@ -41,19 +41,12 @@ _UNSEEN = 0.01  # initial frequency of a sample without columns
 
 @dataclass(frozen=True)
 class State:
-    """The state of the alternation, in the units of the scaled matrix.
+    """The state of the alternation, in the units of the scaled matrix."""
 
-    Attributes:
-        positions: (columns,) int32.
-        coefficients: (1, coefficients_per_row).
-        frequencies: (classes, length) float64, number of columns at each sample, by class.
-        contexts: (columns,) uint8, class of each column.
-    """
-
-    positions: Tensor
-    coefficients: Tensor
-    frequencies: Any
-    contexts: Any
+    positions: Tensor  # (columns,) int32
+    coefficients: Tensor  # (1, coefficients_per_row)
+    frequencies: Any  # (classes, length), number of columns at each sample, by class
+    contexts: Any  # (columns,) uint8, class of each column
 
     @property
     def length(self) -> int:
@@ -82,8 +75,7 @@ def quantize_uniformly(weight: Tensor, price: float, memory: int = MEMORY) -> En
     low, high = row.min().item(), row.max().item()
     step = math.sqrt(price / _PRICE_PER_SQUARED_STEP) * scale * _TRELLIS_STEP
     step = max(step, (high - low) / MOST_VALUES)
-    margin = 2
-    first, last = math.floor(low / step) - margin, math.ceil(high / step) + margin
+    first, last = math.floor(low / step) - 2, math.ceil(high / step) + 2
     first -= first % 4  # so that 0 belongs to the same subset in every weight
     curve = (torch.arange(first, last + 1, dtype=row.dtype) * step)[None]
     positions = (row[0] / step).round().int() - first

@@ -100,22 +100,20 @@ class _Search:
         if rounds < 2 or per_row < 2 or count < _SWEEP_COLUMNS or self.length < needed:
             return None
         fewer = round(rounds * max(needed / self.length, math.sqrt(_SWEEP_FULL_ROUNDS / count)))
-        return self.descend(self.swept(per_row), min(rounds, max(fewer, _SWEEP_ROUNDS)))
-
-    def swept(self, per_row: int) -> _Fit:
-        """Return the fit to the positions that `sweeps` gives."""
         matrix = self.columns.matrix
         coefficients, positions = sweeps(matrix.cpu().float(), per_row, self.length)
-        positions = positions.to(matrix.device)
-        coefficients = fit(matrix, positions, coefficients.to(matrix), self.length, _ITERATIONS, _TOLERANCE)
-        return self.measure(positions, coefficients)
+        start = self.fitted(positions.to(matrix.device), coefficients.to(matrix))
+        return self.descend(start, min(rounds, max(fewer, _SWEEP_ROUNDS)))
+
+    def fitted(self, positions: Tensor, coefficients: Tensor) -> _Fit:
+        """Fit coefficients to given positions."""
+        fitted = fit(self.columns.matrix, positions, coefficients, self.length, _ITERATIONS, _TOLERANCE)
+        return self.measure(positions, fitted)
 
     def round(self, start: _Start) -> _Fit:
         """Assign and fit once."""
         positions = self.columns.assign(start.coefficients, self.length, start.positions, self.task)
-        matrix = self.columns.matrix
-        coefficients = fit(matrix, positions, start.coefficients, self.length, _ITERATIONS, _TOLERANCE)
-        return self.measure(positions, coefficients)
+        return self.fitted(positions, start.coefficients)
 
     def descend(self, best: _Fit, rounds: int) -> _Fit:
         """Run up to `rounds` rounds from a fit; return the best one."""
@@ -170,7 +168,7 @@ class _CpuColumns:
         return torch.from_numpy(result)
 
     def assign(self, coefficients: Tensor, length: int, positions: Tensor, task: Task) -> Tensor:
-        """Return the nearest sample of each column."""
+        """Return the nearest sample of each column, or its own if that is equally near."""
         nearest = positions.numpy().copy()
         move_to_nearest(_samples(coefficients, length), self.points, nearest, self.distances, task)
         return torch.from_numpy(nearest)
@@ -188,13 +186,11 @@ class _DeviceColumns:
         self.matrix = matrix
 
     def sorted(self, positions: Tensor) -> Tensor:
-        """Return the positions unchanged."""
         return positions
 
     unsorted = sorted
 
     def assign(self, coefficients: Tensor, length: int, positions: Tensor, task: Task) -> Tensor:
-        """Return the nearest sample of each column, unless its own is equally near."""
         task.check_stopped()
         curve = idct(coefficients, length)
         nearest = nearest_by_brute_force(self.matrix.float().T, curve.float().T.contiguous(), positions)
@@ -204,7 +200,6 @@ class _DeviceColumns:
         return torch.where(after < before, nearest, positions)
 
     def error(self, coefficients: Tensor, length: int, positions: Tensor) -> float:
-        """Return the squared error."""
         return (self.matrix - idct(coefficients, length)[:, positions]).square().sum(dtype=torch.float64).item()
 
 
@@ -243,7 +238,7 @@ def fit(
     """
     count = coefficients.shape[1]
     density = torch.bincount(positions, minlength=length).to(matrix.dtype)  # (length,)
-    sums = [dct(scatter(rows, positions, length), count) for rows in _row_blocks(matrix, length)]
+    sums = [dct(_sum_by_sample(rows, positions, length), count) for rows in _row_blocks(matrix, length)]
     target = torch.cat(sums)  # (g, count)
     # T D T' depends on the frequencies of D up to 2 count - 2 only, so a grid of 2 count samples represents it exactly.
     grid = 1 << (2 * count - 1).bit_length()
@@ -276,17 +271,8 @@ def fit(
     return coefficients
 
 
-def scatter(matrix: Tensor, positions: Tensor, length: int) -> Tensor:
-    """Sum the columns at each sample: the adjoint of gathering.
-
-    Args:
-        matrix: (g, n).
-        positions: (n,) int32 in [0, length).
-        length: samples on the curve.
-
-    Returns:
-        (g, length).
-    """
+def _sum_by_sample(matrix: Tensor, positions: Tensor, length: int) -> Tensor:
+    """Sum the columns at each sample, (g, n) -> (g, length): the adjoint of gathering."""
     sums = matrix.new_zeros(matrix.shape[0], length)
     if matrix.device.type == "cpu":
         return sums.index_add_(1, positions.long(), matrix)  # 32-bit indices would take ten times as long

@@ -49,20 +49,15 @@ class CurveShape:
     >>> shape = CurveShape(groups=4, length=4096, coefficients_per_row=256, precision=Precision.INT8)
     >>> shape.columns(64 * 64 * 9), shape.position_bits, shape.bytes(64 * 64 * 9)
     (9216, 12, 14880)
-
-    Attributes:
-        groups: rows of the reshaped weight (g in the paper).
-        length: samples on the curve (n in the paper).
-        coefficients_per_row: low frequencies per row (n / r in the paper).
-        precision: number format of the coefficients in a file.
-        memory: bits of memory of the trellis (`tenreo.codec.trellis`) whose path the positions are; 0: no trellis.
     """
 
-    groups: int
-    length: int
-    coefficients_per_row: int
-    precision: Precision = Precision.FLOAT32
-    memory: int = 0
+    groups: int  # rows of the reshaped weight (g in the paper)
+    length: int  # samples on the curve (n in the paper)
+    coefficients_per_row: int  # low frequencies per row (n / r in the paper)
+    precision: Precision = Precision.FLOAT32  # number format of the coefficients in a file
+    memory: int = (
+        0  # bits of memory of the trellis (`tenreo.codec.trellis`) whose path the positions are; 0: no trellis
+    )
 
     @property
     def coefficients(self) -> int:
@@ -98,11 +93,7 @@ class CurveShape:
         return packed_size(self.columns(numel), self.position_bits) + self.coefficient_bytes(itemsize)
 
     def coefficient_bytes(self, itemsize: int = 4) -> int:
-        """Return the bytes of coefficients and scales in a file.
-
-        Args:
-            itemsize: bytes per element of the weight; coefficients of precision float32 have its dtype.
-        """
+        """Return the bytes of coefficients and scales in a file, given the bytes per element of the weight."""
         bits = 8 * itemsize if self.precision == Precision.FLOAT32 else self.precision.bits
         return packed_size(self.coefficients, bits) + 2 * self.scales
 

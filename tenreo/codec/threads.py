@@ -36,15 +36,10 @@ class ThreadPool:
 
 @dataclass(frozen=True)
 class Task:
-    """The connection of a long computation with its caller.
+    """The connection of a long computation with its caller."""
 
-    Attributes:
-        pool: threads that share the loops of the task; None runs them in the calling thread.
-        progress: function that receives the completed fraction, between 0 and 1.
-    """
-
-    pool: ThreadPool | None = None
-    progress: Callable[[float], None] | None = None
+    pool: ThreadPool | None = None  # threads that share the loops of the task; None runs them in the calling thread
+    progress: Callable[[float], None] | None = None  # receives the completed fraction, between 0 and 1
 
     def report(self, fraction: float) -> None:
         """Report the completed fraction of the task, between 0 and 1."""

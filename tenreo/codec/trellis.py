@@ -77,15 +77,13 @@ def _cheapest_block(values, samples, prices, contexts, machine, start, result):
     states = len(machine)
     # Two states lead to every state, one by each subset of a set: the even set leads to the lower half of the states,
     # the odd set to the upper half. Simple loops over all states are vectorized.
-    from_low = np.empty(states, np.uint32)
-    from_high = np.empty(states, np.uint32)
+    from_low, from_high = np.empty(states, np.uint32), np.empty(states, np.uint32)
     for state in range(states):
         from_low[machine[state, 0]] = state
         from_high[machine[state, 1]] = state
     cost = np.full(states, np.float32(np.inf), np.float32)
     cost[start] = 0
-    low = np.empty(states, np.float32)
-    high = np.empty(states, np.float32)
+    low, high = np.empty(states, np.float32), np.empty(states, np.float32)
     chosen = np.empty((len(values), 4), np.int32)  # best sample of each subset
     by_high = np.empty((len(values), states), np.bool_)  # whether the cheapest way to a state is by the second subset
     costs = np.empty(len(samples), np.float32)
