@@ -73,7 +73,7 @@ def compress_(
         raise TenreoError("target: this target needs runs of the model on images; call tenreo.compress_to_ instead")
     model = require_replaceable(model)
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
-    _check_fit(model, plan)
+    _check_plan(model, plan)
     if jobs is not None and jobs < 1:
         raise TenreoError(f"jobs: given {jobs}, needs at least 1")
     with LayerPool(model, jobs, progress, within) as pool:
@@ -109,7 +109,7 @@ def _encoded_plans(plan: Plan, encoded: dict[str, EncodedLayer]) -> list[LayerPl
     return [encoded[layer.name].plan if layer.name in encoded else layer for layer in plan.layers]
 
 
-def _check_fit(model: nn.Module, plan: Plan) -> None:
+def _check_plan(model: nn.Module, plan: Plan) -> None:
     """Raise an error unless the plan fits the model and the model has values to compress."""
     weights, names = find_weights(model), parameter_names(model)
     for layer in plan.compressed:

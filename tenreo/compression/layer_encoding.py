@@ -26,16 +26,10 @@ Orders = dict[tuple[str, int], Tensor]  # (layer name, groups) -> (columns,) int
 
 
 class EncodedLayer(NamedTuple):
-    """An encoded layer.
-
-    Attributes:
-        weight: encoded weight.
-        plan: plan of the layer, updated with the final curve and the bytes of its positions.
-        report: error, bytes and seconds.
-    """
+    """An encoded layer."""
 
     weight: EncodedWeight
-    plan: LayerPlan
+    plan: LayerPlan  # updated with the final curve and the bytes of its positions
     report: LayerReport
 
 
@@ -66,11 +60,9 @@ def encode_with_rate(model: nn.Module, layer: LayerPlan, task: Task, orders: Ord
     """Encode a layer with the curve shape of its plan, then refine and quantize it."""
     start, rounds = time.perf_counter(), recipe.of_layer(layer.own).refine
     weight, curve = dense_weight(model, layer), layer.encoding
+    order = orders[layer.name, curve.groups]
     try:
-        unrefined = encode(
-            weight, curve.groups, curve.coefficients_per_row, length=curve.length,
-            order=orders[layer.name, curve.groups],
-        )  # fmt: skip
+        unrefined = encode(weight, curve.groups, curve.coefficients_per_row, length=curve.length, order=order)
         encoded = quantize(weight, refined(weight, unrefined, rounds, task), curve.precision, reassign=rounds > 0)
     except TenreoError as error:
         raise TenreoError(f"{layer.name}: {error}") from error
@@ -80,12 +72,7 @@ def encode_with_rate(model: nn.Module, layer: LayerPlan, task: Task, orders: Ord
 def encode_at_price(model: nn.Module, layer: LayerPlan, task: Task, price: float, recipe: Recipe) -> EncodedLayer:
     """Encode a layer on a curve of one row, with positions along a trellis.
 
-    Args:
-        model: model that contains the layer.
-        layer: plan of the layer, whose curve shape sets the precision and the trellis.
-        task: task to check for cancellation.
-        price: Lagrange multiplier (squared error per bit) for a layer of importance 1.
-        recipe: recipe that sets the storage format of the positions.
+    The price is a Lagrange multiplier (squared error per bit) for a layer of importance 1.
     """
     start = time.perf_counter()
     weight, curve = dense_weight(model, layer), layer.encoding
@@ -113,14 +100,9 @@ def _with_report(
     record = LayerRecord(layer.shape, curve, positions=positions)
     position_bytes = len(stored_positions(encoded.positions.cpu(), record))
     report = LayerReport(
-        name=layer.name,
-        shape=layer.shape,
-        curve=curve,
-        squared_norm=norm,
-        squared_error=error,
-        squared_error_unrefined=squared_error(weight, initial),
-        seconds=time.perf_counter() - start,
+        name=layer.name, shape=layer.shape, curve=curve, squared_norm=norm, squared_error=error,
+        squared_error_unrefined=squared_error(weight, initial), seconds=time.perf_counter() - start,
         bytes_before=weight.numel() * weight.element_size(),
         bytes_after=curve.coefficient_bytes(weight.element_size()) + position_bytes,
-    )
+    )  # fmt: skip
     return EncodedLayer(encoded, replace(layer, curve=curve, position_bytes=position_bytes), report)

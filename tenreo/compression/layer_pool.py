@@ -24,17 +24,12 @@ class LayerPool:
     Each thread uses one thread of torch: with several, FFTs and sums would add in another order, so the encoded bytes
     would depend on their number.
 
-    Args:
-        model: model whose layers are encoded.
-        jobs: number of threads; None means one per core.
-        progress: function that receives every finished layer, called from the calling thread.
-        within: function that receives a layer and its completed fraction, called from time to time from the calling
-            thread.
+    The arguments are those of `compress_`.
     """
 
     def __init__(
         self, model: nn.Module, jobs: int | None, progress: Callable[[LayerPlan], None] | None,
-        within: Callable[[LayerPlan, float], None] | None = None,
+        within: Callable[[LayerPlan, float], None] | None,
     ) -> None:  # fmt: skip
         self.model, self.progress, self.within = model, progress, within
         self.reports: SimpleQueue[tuple[LayerPlan, float]] = SimpleQueue()

@@ -45,12 +45,7 @@ class CurveWeight(nn.Module):
         errors: errors relative to the dense weight, if known.
     """
 
-    def __init__(
-        self,
-        encoded: EncodedWeight,
-        precision: Precision = Precision.FLOAT32,
-        errors: LayerErrors = LayerErrors(),
-    ) -> None:
+    def __init__(self, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
         super().__init__()
         groups, per_row = encoded.coefficients.shape
         self.curve = CurveShape(groups, encoded.length, per_row, precision, encoded.memory)
@@ -58,7 +53,7 @@ class CurveWeight(nn.Module):
         self.errors = errors
         self._index = folded_index(encoded.positions, encoded.length)  # (columns,)
         self._sorted: SortedColumns | None = None
-        self._lent: Tensor | None = None  # copy of the positions in the latest state dict, checked for changes
+        self._lent: Tensor | None = None  # copy of the positions in the last state dict; changing it is an error
         self._initial: Tensor | None = encoded.coefficients
 
     @property
@@ -69,30 +64,26 @@ class CurveWeight(nn.Module):
     def forward(self, coefficients: Tensor) -> Tensor:
         """Decode coefficients, (groups, coefficients_per_row), to a weight of shape `shape`."""
         compiling = torch.compiler.is_compiling()
-        if not compiling:
+        if not compiling:  # the compiler cannot trace these steps
             self._prepare(coefficients)
         columns = decode_columns(coefficients, self._index, self.curve.length, self._sorted)  # (groups, columns)
         weight = columns.reshape(self.shape)
         return weight if compiling or is_tracing() else weight.as_subclass(DecodedWeight)
 
     def _prepare(self, coefficients: Tensor) -> None:
-        """Move the index to the coefficients' device, and sort it there for a backward pass; tracing cannot do so."""
+        """Check the last state dict, move the index to the coefficients' device, and sort it for a backward pass."""
         if self._lent is not None:
-            self._check_lent(self._lent)
+            lent, self._lent = self._lent, None
+            # Averaging equal positions can round them down by one; such a change is harmless and is ignored.
+            if lent._version and bool(((lent - self.positions.to(lent.device)).abs() > 1).any()):
+                raise TenreoError(
+                    "positions: they were overwritten in the state dict of a compressed model, which does not change "
+                    "the model; use load_state_dict"
+                )
         if self._index.device != coefficients.device:
             self._set_index(self._index.to(coefficients.device))
         if self._sorted is None and self._index.is_cuda and coefficients.requires_grad and torch.is_grad_enabled():
             self._sorted = sort_columns(self._index, self.curve.length)
-
-    def _check_lent(self, lent: Tensor) -> None:
-        """Raise an error if positions were changed in a state dict, which contains only copies of them."""
-        self._lent = None
-        # Averaging equal positions can round them down by one; such a change is harmless and is ignored.
-        if lent._version and bool(((lent - self.positions.to(lent.device)).abs() > 1).any()):
-            raise TenreoError(
-                "positions: they were overwritten in the state dict of a compressed model, which does not change the "
-                "model; use load_state_dict"
-            )
 
     def _set_index(self, index: Tensor) -> None:
         self._index, self._sorted, self._lent = index, None, None
@@ -106,15 +97,9 @@ class CurveWeight(nn.Module):
         self._lent = destination[prefix + _POSITIONS] = self.positions
 
     def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Mapping[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
         name = prefix + _POSITIONS
         unexpected_keys += [key for key in state_dict if strict and key.startswith(prefix) and key != name]
         if name not in state_dict:
@@ -141,23 +126,14 @@ class CurveWeight(nn.Module):
 
 
 class Curve(NamedTuple):
-    """A compressed weight of a model.
+    """A compressed weight of a model."""
 
-    Attributes:
-        name: name of the layer, as in `Weight.name`; "" if the model itself is the layer.
-        layer: module that has the weight.
-        tensor: attribute of the module, usually `weight`.
-        parameter: name of the weight in a dense model's state dict.
-        weight: parametrization of the weight.
-        coefficients: trainable parameter, (groups, coefficients_per_row).
-    """
-
-    name: str
+    name: str  # name of the layer, as in `Weight.name`; "" if the model itself is the layer
     layer: nn.Module
-    tensor: str
-    parameter: str
+    tensor: str  # attribute of the layer, usually "weight"
+    parameter: str  # name of the weight in the dense model's state dict
     weight: CurveWeight
-    coefficients: nn.Parameter
+    coefficients: nn.Parameter  # (groups, coefficients_per_row)
 
     @property
     def record(self) -> LayerRecord:
@@ -179,14 +155,7 @@ def curves(model: nn.Module) -> Iterator[Curve]:
 
 
 def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
-    """Replace a layer's dense weight by an encoded one, in place.
-
-    Args:
-        weight: dense weight of a module.
-        encoded: its encoding, of the same shape.
-        precision: number format of the coefficients in a file.
-        errors: errors relative to the dense weight.
-    """
+    """Replace a layer's dense weight by an encoded one of the same shape, in place."""
     layer, tensor = weight.module, weight.tensor
     requires_grad = layer.get_parameter(tensor).requires_grad
     _register(layer, tensor, CurveWeight(encoded, precision, errors))

@@ -7,15 +7,12 @@ from collections.abc import Callable
 
 from tenreo.errors import TenreoError
 
-WITHIN = 0.01  # a file this fraction smaller than requested is accepted
 _TRIALS = 12
 _MAX_FLATTENING = 4.0  # a slope is assumed to be at most this factor flatter than the previous one
 _PRICE_PER_BIT = 4.0  # one bit per weight divides the squared error, and so the price, by four (6.02 dB)
 
 
-def search_price(
-    encode: Callable[[float], int], limit: int, weights: int, price: float, within: float = WITHIN
-) -> float:
+def search_price(encode: Callable[[float], int], limit: int, weights: int, price: float, within: float = 0.01) -> float:
     """Find a price per bit at which a file is at most as large as a limit, and only slightly smaller.
 
     This is the secant method on the logarithm of the price, because encoding is slow and bytes fall almost linearly

@@ -48,18 +48,13 @@ class CorrectedLayer(ABC):
         module: layer of the compressed model.
         dense: the same layer of the dense model; None without a dense model.
         channel: index of the channel dimension in the measured tensors.
-
-    Attributes:
-        dense_calls: moments of the dense layer's calls on this batch that the compressed layer has not made yet.
-        moments: pooled moments of the compressed layer; None before its first call.
-        dense_moments: pooled moments of the same calls of the dense layer.
     """
 
     def __init__(self, name: str, module: Any, dense: Any, channel: int) -> None:
         self.name, self.module, self.dense, self.channel = name, module, dense, channel
-        self.dense_calls: deque[Moments] = deque()
-        self.moments: Moments | None = None
-        self.dense_moments: Moments | None = None
+        self.dense_calls: deque[Moments] = deque()  # of this batch, that the compressed layer has not made yet
+        self.moments: Moments | None = None  # pooled over the calls of the compressed layer
+        self.dense_moments: Moments | None = None  # pooled over the same calls of the dense layer
 
     @abstractmethod
     def register_hooks(self) -> Iterator[RemovableHandle]:
@@ -100,17 +95,12 @@ class CorrectedLayer(ABC):
 
 
 class MatchedBatchNorm(CorrectedLayer):
-    """A BatchNorm, frozen or not, whose running statistics are matched to those of the dense model.
-
-    Attributes:
-        running: running mean and variance before the correction.
-        dense_running: running mean and variance of the dense layer; without a dense model, the same as `running`.
-    """
+    """A BatchNorm, frozen or not, whose running statistics are matched to those of the dense model."""
 
     def __init__(self, name: str, module: Any, dense: Any) -> None:
         super().__init__(name, module, dense, 1)
         self.eps = float(module.eps)
-        self.running = _running_statistics(module)
+        self.running = _running_statistics(module)  # before the correction
         self.dense_running = self.running if dense is None else _running_statistics(dense)
 
     def register_hooks(self) -> Iterator[RemovableHandle]:
@@ -171,16 +161,12 @@ class CalibratedBatchNorm(MatchedBatchNorm):
     """A BatchNorm without a dense model, whose running statistics move towards the measured averages.
 
     Per image, p and q are the means over pixels of z and z^2, with z = (x - running_mean) / running_std.
-
-    Attributes:
-        images: moments over the images of p, q and p + q, (3 * channels,); None before the first call.
-        shrinkage: fractions of the way to the averages by which the means and the variances moved.
     """
 
     def __init__(self, name: str, module: Any) -> None:
         super().__init__(name, module, None)
-        self.images: Moments | None = None
-        self.shrinkage = (0.0, 0.0)
+        self.images: Moments | None = None  # of p, q and p + q over the images, (3 * channels,)
+        self.shrinkage = (0.0, 0.0)  # fractions of the way by which the means and the variances moved
 
     def measure(self, x: Tensor) -> tuple[Moments, Moments | None]:
         """Measure one call, and each of its images."""

@@ -17,16 +17,11 @@ class Moments:
     >>> both = Moments.of(torch.tensor([[1.0], [3.0]]), channel=1) + Moments.of(torch.tensor([[5.0]]), channel=1)
     >>> both.count, both.mean.item(), round(both.var.item(), 4)
     (3, 3.0, 2.6667)
-
-    Attributes:
-        count: number of values per channel.
-        mean: (channels,) float64, on the CPU.
-        var: (channels,) float64, biased (divided by `count`), on the CPU.
     """
 
-    count: int
-    mean: Tensor
-    var: Tensor
+    count: int  # values per channel
+    mean: Tensor  # (channels,) float64, on the CPU
+    var: Tensor  # (channels,) float64, biased (divided by `count`), on the CPU
 
     @property
     def confidence(self) -> float:
@@ -35,12 +30,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: Tensor, channel: int) -> Moments:
-        """Compute the moments of a tensor.
-
-        Args:
-            x: floating-point tensor.
-            channel: index of its channel dimension.
-        """
+        """Compute the moments of a floating-point tensor; channel is the index of its channel dimension."""
         x = x.detach().movedim(channel, 1) if x.dim() > 1 else x.detach()[None]
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         # The kernel that BatchNorm uses in training takes a quarter of the time of var_mean on a permuted copy.

@@ -16,12 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenreo.compression.parametrization import curves
-from tenreo.correction.corrected_layers import (
-    CalibratedBatchNorm,
-    CorrectedLayer,
-    MatchedBatchNorm,
-    MatchedBias,
-)
+from tenreo.correction.corrected_layers import CalibratedBatchNorm, CorrectedLayer, MatchedBatchNorm, MatchedBias
 from tenreo.correction.noise import noise_batch
 from tenreo.correction.run_model import Forward, batches_of, image_count, run_batch
 from tenreo.errors import TenreoError
