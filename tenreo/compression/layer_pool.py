@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ class LayerPool:
     def __enter__(self) -> LayerPool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.threads.stop()
         torch.set_num_threads(self.torch_threads)  # the initial number of threads that start later
 

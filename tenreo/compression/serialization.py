@@ -33,13 +33,8 @@ from tenreo.planning.recipe import DenseDtype, Recipe
 def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | None = None) -> None:
     """Write a compressed or dense model to a file, with all metadata that is needed to use it again.
 
-    Coefficients are written in the precision of their layer, dense tensors in the recipe's `dense_dtype`.
-
-    Args:
-        model: any module.
-        path: path of the file; an existing file is replaced atomically.
-        info: description of the model.
-        recipe: recipe to store in the file; it also sets the format of dense tensors and positions.
+    An existing file is replaced atomically. Coefficients are written in the precision of their layer; the recipe, which
+    is stored in the file, sets the format of dense tensors and positions.
 
     Raises:
         TenreoError: if a value exceeds the range of its format, a parameter is not finite, or the file cannot be
@@ -82,7 +77,7 @@ def _file_content(
     if recipe is not None and recipe.dense_dtype != DenseDtype.FLOAT32:
         _cast_dense_(tensors, {curve.parameter + COEFFICIENTS for curve in compressed}, recipe.dense_dtype)
     _pack_layers_(tensors, {curve.parameter: records[curve.name] for curve in compressed})
-    return tensors, entries, _parameter_names(model, names)
+    return tensors, entries, {names[key] for key, _ in model.named_parameters()}
 
 
 def _pack_layers_(tensors: dict[str, Tensor], layers: Mapping[str, LayerRecord]) -> None:
@@ -98,12 +93,7 @@ def _pack_layers_(tensors: dict[str, Tensor], layers: Mapping[str, LayerRecord])
 
 
 def stored_positions(positions: Tensor, layer: LayerRecord) -> Tensor:
-    """Convert positions to the form in which a file stores them.
-
-    Args:
-        positions: (columns,) int32, on the CPU.
-        layer: record of the layer, which sets the storage format.
-    """
+    """Convert positions, (columns,) int32 on the CPU, to the form in which a file stores them."""
     curve = layer.curve
     if layer.positions == Positions.CODED:
         return encode_positions(positions, curve.length, columns_per_output(layer.shape), curve.memory)
@@ -131,11 +121,6 @@ def _file_names(keys: Iterable[str], compressed: Iterable[Curve]) -> dict[str, s
         names[f"{prefix}.original"] = curve.parameter + COEFFICIENTS
         names[f"{prefix}.0.positions"] = curve.parameter + POSITIONS
     return names
-
-
-def _parameter_names(model: nn.Module, names: Mapping[str, str]) -> set[str]:
-    """Return the names in a file of parameters, which must be finite; buffers, such as masks, need not be."""
-    return {names[key] for key, _ in model.named_parameters()}
 
 
 def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -186,12 +171,7 @@ def _unpack_layer(name: str, record: LayerRecord, tensors: Mapping[str, Tensor],
 
 
 def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors into a model in place by their names in a file.
-
-    Args:
-        model: dense model, or one whose layers are already compressed.
-        tensors: tensors with unpacked positions and coefficients.
-        path: path of the file, for error messages.
+    """Load tensors, with unpacked positions and coefficients, into a model in place by their names in a file.
 
     Raises:
         MisfitError: if names are missing or unexpected, or shapes differ.
@@ -206,7 +186,8 @@ def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
         path, {n: tuple(state[key].shape) for key, n in names.items()},
         {n: tuple(tensor.shape) for n, tensor in tensors.items()}, optional,
     )  # fmt: skip
-    check_values(path, {n: state[key] for key, n in names.items()}, tensors, _parameter_names(model, names))
+    parameters = {names[key] for key, _ in model.named_parameters()}
+    check_values(path, {n: state[key] for key, n in names.items()}, tensors, parameters)
     # Some layers (MNASNet) convert states of older versions. Files contain no versions; the current ones are assumed.
     versioned = OrderedDict((key, tensors[n]) for key, n in names.items() if n in tensors)
     versioned._metadata = state._metadata  # type: ignore[attr-defined]

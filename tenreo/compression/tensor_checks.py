@@ -19,13 +19,7 @@ class MisfitError(TenreoError):
 
 
 def check_fit(source: object, own: Shapes, given: Shapes, optional: Container[str]) -> None:
-    """Raise an error unless tensors have the names and shapes of a model's tensors.
-
-    Args:
-        source: origin of the tensors, for the message.
-        own: shapes of the model's tensors.
-        given: shapes of the tensors.
-        optional: names that may be missing.
+    """Raise an error unless tensors have the names and shapes of a model's tensors; optional names may be missing.
 
     Raises:
         TenreoError: if only the number of classes differs.
@@ -69,11 +63,8 @@ def check_values(
 ) -> None:
     """Raise an error unless parameters and BatchNorm statistics are finite, and variances are not negative.
 
-    Args:
-        source: origin of the tensors, for the message.
-        own: tensors of the model; floating-point and other dtypes must not be mixed up.
-        given: tensors to check; names that `own` lacks are ignored.
-        parameters: names of the tensors that are parameters.
+    Other buffers, such as masks, need not be finite. Floating-point tensors must be floating-point in the model, too.
+    Tensors that the model lacks are ignored.
 
     Raises:
         TenreoError: if a tensor fails a check; the message contains its name.

@@ -41,13 +41,9 @@ _STANDARD_ERRORS = 2.0  # changes below this number of standard errors are taken
 
 
 class CorrectedLayer(ABC):
-    """A layer to correct, its counterpart in the dense model, and the moments measured at both.
+    """A layer to correct, its counterpart in the dense model if there is one, and the moments measured at both.
 
-    Args:
-        name: name of the layer.
-        module: layer of the compressed model.
-        dense: the same layer of the dense model; None without a dense model.
-        channel: index of the channel dimension in the measured tensors.
+    In the measured tensors, `channel` is the index of the channel dimension.
     """
 
     def __init__(self, name: str, module: Any, dense: Any, channel: int) -> None:

@@ -19,12 +19,6 @@ def noise_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
     >>> noise_images(8, channels=3, size=32).shape
     torch.Size([8, 3, 32, 32])
 
-    Args:
-        count: number of images.
-        channels: number of channels per image.
-        size: side length in pixels.
-        seed: seed of the random numbers.
-
     Returns:
         (count, channels, size, size) float32; over all images, each channel has mean 0 and standard deviation 1.
     """
@@ -40,10 +34,7 @@ def noise_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
 def noise_batch(model: nn.Module, size: int | tuple[int, ...] | None, seed: int) -> Iterator[Any]:
     """Yield one batch of noise in the shape and dtype of a model's input; nothing is generated before.
 
-    Args:
-        model: model whose input the noise replaces.
-        size: side length in pixels, or shape (channels, [frames,] height, width); None looks it up for the model.
-        seed: seed of the random numbers.
+    The size is a side length in pixels, or a shape (channels, [frames,] height, width); None looks it up for the model.
     """
     shape = input_shape(model, size)
     frames = shape[1] if len(shape) == 4 else 1

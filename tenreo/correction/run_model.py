@@ -1,4 +1,4 @@
-"""Run a model on batches of any supported form: tensors, pairs, tuples, dictionaries, or lists of images."""
+"""Run a model on batches: tensors, (images, labels) pairs, tuples or dictionaries of arguments, or lists of images."""
 
 from __future__ import annotations
 
@@ -26,10 +26,7 @@ def batches_of(images: Any) -> Iterable[Any]:
 def run_batch(model: nn.Module, batch: Any, forward: Forward | None = None) -> None:
     """Move a batch to the model's device and run the model on it; the output is discarded.
 
-    Args:
-        model: any module.
-        batch: a tensor, an (images, labels) pair, a tuple or dictionary of arguments, or a list of images.
-        forward: function that runs the model on the moved batch; None passes the batch to the model's `forward`.
+    If `forward` is given, it is called with the model and the moved batch instead of the model itself.
 
     Raises:
         TenreoError: if the model cannot process the batch.

@@ -9,14 +9,12 @@ from torch.nn.parameter import is_lazy
 def tied_names(model: nn.Module) -> dict[str, str]:
     """Return, for the name of every tensor in a model's state dict, the first name of the same tensor.
 
+    Lazy parameters without values are left out, as are results of `get_extra_state` that are not tensors.
+
     >>> net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     >>> net[1].weight = net[0].weight
     >>> tied_names(net)
     {'0.weight': '0.weight', '1.weight': '0.weight'}
-
-    Args:
-        model: any module. Lazy parameters without values are left out, as are results of `get_extra_state` that are
-            not tensors.
     """
     first: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)  # the parameter objects themselves; detached tensors would be new objects

@@ -81,9 +81,6 @@ def find_weights(model: nn.Module) -> dict[str, Weight]:
 
     >>> list(find_weights(nn.TransformerEncoderLayer(8, 2, 16)))
     ['self_attn.in_proj_weight', 'self_attn.out_proj', 'linear1', 'linear2']
-
-    Args:
-        model: any module.
     """
     weights = (
         Weight(module, tensor, path)
@@ -121,12 +118,7 @@ def parameter_names(model: nn.Module) -> Mapping[int, list[str]]:
 
 
 def why_incompressible(weight: Weight, names: Mapping[int, list[str]]) -> str:
-    """Return why a tensor cannot be replaced by a curve; an empty text if it can.
-
-    Args:
-        weight: the tensor.
-        names: all names of every parameter of the model, as `parameter_names` returns them.
-    """
+    """Return why a tensor cannot be replaced by a curve; an empty text if it can. The names are `parameter_names`."""
     module, tensor = weight.module, weight.tensor
     if parametrize.is_parametrized(module, tensor):
         kind = type(module.get_submodule(f"parametrizations.{tensor}.0")).__name__

@@ -39,15 +39,9 @@ class Candidate:
 def curves_by_candidates(
     recipe: Recipe, layers: Iterable[LayerPlan], weights: Mapping[str, Weight], estimate: FileEstimate
 ) -> list[LayerPlan]:
-    """Choose the curves with the smallest predicted error in a file of at most the recipe's size.
+    """Choose the curves with the smallest predicted error in a file of at most the recipe's `TargetSize`.
 
     The relative error of a layer is weighted by the norm of its weight (docs/research/statistics.md, section 6).
-
-    Args:
-        recipe: its rate is `TargetSize`.
-        layers: layers without curves.
-        weights: the model's weights by the names of their layers.
-        estimate: the file size for given curves.
 
     Raises:
         TenreoError: when no layer can be compressed, or the smallest candidates do not fit.
@@ -111,15 +105,11 @@ def predicted_error(shape: CurveShape, numel: int) -> float:
 
 
 def choose(offered: Sequence[Sequence[Candidate]], weights: Sequence[float], room: int) -> list[Candidate]:
-    """Choose one candidate per layer so that the weighted sum of errors is smallest within a number of bytes.
+    """Choose one candidate per layer so that the weighted sum of errors is smallest in `room` bytes.
 
     At a price per byte, every layer takes the candidate with the smallest sum of weighted error and price, so that the
     slopes are equal; the price is the lowest that fits. The remaining bytes go to the layers with the largest errors.
-
-    Args:
-        offered: candidates of every layer.
-        weights: factor of every layer's error.
-        room: maximum sum of bytes; the smallest candidates fit.
+    The smallest candidates of all layers must fit.
     """
 
     def at_price(log_price: float) -> list[Candidate]:

@@ -27,13 +27,8 @@ _HALF = {DenseDtype.FLOAT16: "F16", DenseDtype.BFLOAT16: "BF16"}
 class FileEstimate:
     """The counts and the file size of a model for any choice of curves; the dense tensors are counted only once.
 
-    Args:
-        recipe: contains the number format of dense tensors and the coding of positions.
-        model: the model before compression; layers that are compressed already are counted as such.
-        class_names: class names that the header will contain.
-
-    Attributes:
-        before: counts of the dense model.
+    Layers of the model that are compressed already are counted as such. The header of the file will contain the class
+    names. The attribute `before` has the counts of the dense model.
     """
 
     def __init__(self, recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ()) -> None:

@@ -18,13 +18,7 @@ _MAX_GROWTH, _MIN_GROWTH = 1e6, 1e-4
 
 
 def curves_by_rate(recipe: Recipe, layers: Iterable[LayerPlan], reference_numel: int) -> Iterator[LayerPlan]:
-    """Yield the layers with the curves that follow from their groups and rates.
-
-    Args:
-        recipe: its rate is `Uniform` or `Progressive`.
-        layers: layers without curves.
-        reference_numel: N_ref of progressive rates.
-    """
+    """Yield the layers with the curves that follow from their groups and their `Uniform` or `Progressive` rates."""
     for layer in layers:
         if layer.why_dense:
             yield layer
@@ -48,13 +42,7 @@ def curves_by_rate(recipe: Recipe, layers: Iterable[LayerPlan], reference_numel:
 def curves_by_growth(
     recipe: Recipe, layers: Iterable[LayerPlan], reference_numel: int, estimate: FileEstimate
 ) -> tuple[float, list[LayerPlan]]:
-    """Find the smallest progressive growth that reaches a total of parameters or bytes.
-
-    Args:
-        recipe: its rate is `TargetParameters` or `TargetSize`.
-        layers: layers without curves.
-        reference_numel: N_ref of progressive rates.
-        estimate: the counts and the file size for given curves.
+    """Find the smallest progressive growth that reaches the recipe's `TargetParameters` or `TargetSize`.
 
     Returns:
         The growth, and the layers with their curves.
@@ -80,11 +68,7 @@ def curves_by_growth(
 
 
 def smallest_growth(fits: Callable[[float], bool]) -> float | None:
-    """Return the smallest progressive growth that fits, rounded up to four digits; None if none fits.
-
-    Args:
-        fits: condition that is true from some growth on.
-    """
+    """Return the smallest progressive growth that fits, rounded up to four digits; None if none fits."""
     if not fits(_MAX_GROWTH):
         return None
     smallest = bisect(lambda log: fits(math.exp(log)), math.log(_MIN_GROWTH), math.log(_MAX_GROWTH), steps=50)

@@ -41,13 +41,9 @@ class Spread:
 def curves_by_price(
     recipe: Recipe, layers: Iterable[LayerPlan], weights: Mapping[str, Weight], estimate: FileEstimate
 ) -> tuple[float, list[LayerPlan]]:
-    """Choose the curves at the price per bit that is estimated to reach the target.
+    """Choose the curves at the price per bit that is estimated to reach the recipe's `TargetSize`.
 
-    Args:
-        recipe: its rate is `TargetSize`, `TargetKl` or `TargetAgreement`.
-        layers: layers without curves.
-        weights: the model's weights by the names of their layers.
-        estimate: the file size for given curves.
+    For `TargetKl` and `TargetAgreement`, the price is only the first one of the search for the target.
 
     Returns:
         The price, and the layers with their curves and estimated bytes.

@@ -196,7 +196,7 @@ class Recipe:
         if isinstance(self.rate, OutputTarget):
             return Strategy.PRICE
         if isinstance(self.rate, TargetParameters) or self.refine == 0:
-            return Strategy.GROWTH  # short curves are bad without refinement
+            return Strategy.GROWTH  # without refinement, short curves have large errors
         return Strategy.PRICE if self._codes_one_row else Strategy.CANDIDATES
 
     @property
@@ -262,12 +262,7 @@ def recipe_of(header: Header) -> Recipe | None:
 
 
 def target_out_of_reach(recipe: Recipe, least: int) -> TenreoError:
-    """Return the error for a total that the smallest encoding exceeds, with the settings that could help.
-
-    Args:
-        recipe: its rate is `TargetSize` or `TargetParameters`.
-        least: bytes or parameters of the smallest encoding.
-    """
+    """Return the error for a `TargetSize` or `TargetParameters` below that of the smallest encoding, with remedies."""
     size = isinstance(recipe.rate, TargetSize)
     remedies = ["give more"]
     remedies += ["choose more groups"] if recipe.groups else []

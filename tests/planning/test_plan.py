@@ -1,3 +1,5 @@
+"""Plans: the layers that rules and patterns choose, and the counts of the result."""
+
 import re
 
 import pytest

@@ -1,3 +1,5 @@
+"""Recipes and rates: checked values, their form in files, and the strategy that follows."""
+
 import json
 from pathlib import Path
 
@@ -38,10 +40,7 @@ def test_rates():
         (lambda: Recipe(4, Uniform(2), dense_dtype=None), "dense_dtype: given None, needs one of"),
         (lambda: Recipe(4, Uniform(2), allocate=1), "allocate: given 1, needs true or false"),
         (lambda: Recipe(4, TargetSize(9), allocate=True), "a target size distributes its bytes already"),
-        (
-            lambda: Recipe(4, Uniform(2), importance={"fc": 0}),
-            "importance of fc: given 0, needs a number above",
-        ),
+        (lambda: Recipe(4, Uniform(2), importance={"fc": 0}), "importance of fc: given 0, needs a number above"),
         (lambda: Recipe(4, Uniform(2), importance=["fc"]), "importance: given .*needs layer-name patterns"),
         (lambda: TargetSize(2.5), "target_size: given 2.5, needs a whole number"),
         (lambda: TargetParameters(0), "target_params: given 0"),
