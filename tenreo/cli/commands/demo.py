@@ -47,6 +47,6 @@ def check(output: DemoOutput) -> None:
 def _check_folder(path: Path, force: bool) -> None:
     """Raise TenreoError unless a folder can be created, or is empty (any if `force` is set) and can be written to."""
     missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
-    if not missing and (not path.is_dir() or (any(os.scandir(path)) and not force)):
+    if not missing and (not path.is_dir() or (any(path.iterdir()) and not force)):
         raise TenreoError(f"{path}: exists already and is not empty; use --force or another --out")
     check_writable(missing[-1] if missing else path / "x")
