@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from tenreo.compression.parametrization import expand_
+from tenreo.compression.serialization import write_model
 from tenreo.errors import TenreoError, shown
-from tenreo.exporting.arguments import Arguments, call_arguments, cast, first_line
 from tenreo.exporting.comparison import largest_difference
-from tenreo.exporting.dense import write_dense
 from tenreo.exporting.formats import check_format
-from tenreo.exporting.onnx import run_onnx, write_onnx
-from tenreo.exporting.program import run_program, write_program
-from tenreo.files.atomic import check_writable
+from tenreo.exporting.programs import Arguments, first_line, onnx_program, run_onnx, run_program, torch_program
+from tenreo.files.atomic import atomic_write, check_writable
 from tenreo.files.records import ModelInfo
-from tenreo.models.inputs import takes_lists
+from tenreo.models.identification import identify
+from tenreo.models.inputs import arguments_of, input_shape, takes_lists
+from tenreo.modules.ties import stored_state
 from tenreo.modules.wrappers import check_unsharded, unwrapped
 from tenreo.planning.recipe import DenseDtype
+
+_BATCH = 2  # a dimension of size 1 would be exported as a constant
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,19 @@ def export(
         raise TenreoError(f"dtype: given {shown(dtype)}, needs one of {', '.join(DenseDtype)}")
     kind: torch.dtype = getattr(torch, dtype)
     dense = expand_(deepcopy(model)).eval().to(kind)
-    if path.suffix in (".safetensors", ".pth"):
-        write_dense(model, dense, path, info)
+    if path.suffix == ".safetensors":
+        write_model(dense, path, replace(info or identify(model), corrections=()))
         return Export(path, path.stat().st_size)
-    given = call_arguments(model, inputs)
-    expected, arguments = _outputs(model, cast(given, model)), cast(given, dense)
-    write, run = (write_program, run_program) if path.suffix == ".pt2" else (write_onnx, run_onnx)
-    dynamic = write(dense, arguments, path)
+    if path.suffix == ".pth":
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            torch.save(stored_state(dense), file)
+        return Export(path, path.stat().st_size)
+    given = _arguments(model, inputs)
+    expected, arguments = _outputs(model, _cast(given, model)), _cast(given, dense)
+    make, run = (torch_program, run_program) if path.suffix == ".pt2" else (onnx_program, run_onnx)
+    content, dynamic = make(dense, arguments, path)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
     if path.suffix == ".onnx" and kind == torch.bfloat16:  # not supported by ONNX Runtime's CPU kernels
         return Export(path, path.stat().st_size, dynamic)
     try:
@@ -103,10 +112,45 @@ def export(
         raise
     except Exception as error:  # torch and ONNX Runtime may raise any error
         raise TenreoError(f"{path}: is written, but cannot be run here: {first_line(error)}") from error
-    difference = largest_difference(
-        path, outputs, tree_leaves(expected), len(expected) if takes_lists(model) else 0
-    )  # fmt: skip
+    images = len(expected) if takes_lists(model) else 0
+    difference = largest_difference(path, outputs, tree_leaves(expected), images)
     return Export(path, path.stat().st_size, dynamic, difference)
+
+
+def example_inputs(model: nn.Module, size: int | tuple[int, ...] | None = None) -> tuple[Any, ...]:
+    """Return the positional arguments of a call with random images.
+
+    Args:
+        model: compressed or dense model.
+        size: side of the images in pixels, or the shape of one input; by default it is taken from the model.
+
+    Raises:
+        TenreoError: if the model does not take images, or their size is not known.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return arguments_of(model, torch.randn(_BATCH, *input_shape(model, size), generator=generator))
+
+
+def _arguments(model: nn.Module, inputs: Any) -> Arguments:
+    """Return the arguments that given inputs stand for; None stands for random images."""
+    if inputs is None:
+        inputs = example_inputs(model)
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+def _cast(arguments: Arguments, model: nn.Module) -> Arguments:
+    """Return the arguments on a model's device, floating-point tensors in its dtype."""
+    known = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(known) if value.is_floating_point() else value.to(known.device)
+
+    result: Arguments = tree_map(move, arguments)
+    return result
 
 
 def _outputs(model: nn.Module, arguments: Arguments) -> Any:
@@ -120,7 +164,7 @@ def _outputs(model: nn.Module, arguments: Arguments) -> Any:
         with torch.no_grad():
             return model.eval()(*arguments[0], **arguments[1])
     except Exception as error:  # a model may raise any error
-        shapes = ", ".join(str(list(x.shape)) for x in tree_leaves(arguments) if isinstance(x, torch.Tensor))
+        shapes = ", ".join(str(list(x.shape)) for x in tree_leaves(arguments) if isinstance(x, Tensor))
         raise TenreoError(f"input: the model does not take {shapes}: {first_line(error)}; give another") from error
     finally:
         model.train(training)

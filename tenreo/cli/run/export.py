@@ -8,8 +8,7 @@ from tenreo.cli.commands.export import Exported
 from tenreo.cli.run.models import open_file
 from tenreo.cli.shared_options import ModelFile, shape_of
 from tenreo.cli.terminal.console import show, show_json
-from tenreo.exporting.arguments import example_inputs
-from tenreo.exporting.export import export
+from tenreo.exporting.export import example_inputs, export
 
 
 def export_file(file: ModelFile, exported: Exported) -> None:
