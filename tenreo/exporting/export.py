@@ -52,12 +52,7 @@ class Export:
 
 
 def export(
-    model: nn.Module,
-    path: str | Path,
-    *,
-    dtype: str = "float32",
-    inputs: Any = None,
-    info: ModelInfo | None = None,
+    model: nn.Module, path: str | Path, *, dtype: str = "float32", inputs: Any = None, info: ModelInfo | None = None
 ) -> Export:
     """Write a compressed model as a dense one, for programs that do not have tenreo.
 
