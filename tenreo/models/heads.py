@@ -1,4 +1,4 @@
-"""Replaces the last layer of a model by one with another number of outputs."""
+"""The last layer of a model, which computes its outputs, and its replacement for another number of outputs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import torch
 from torch import nn
 
 from tenreo.errors import TenreoError
+
+
+def last_layer(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d | None, int]:
+    """Return name, module and number of outputs of a model's last Linear or Conv2d; ("", None, 0) if it has none."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    if not layers:
+        return "", None, 0
+    name, layer = layers[-1]
+    return name, layer, layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 def new_head_(model: nn.Module, classes: int | None, wanted: int, seed: int = 0) -> None:
@@ -20,16 +29,14 @@ def new_head_(model: nn.Module, classes: int | None, wanted: int, seed: int = 0)
     Raises:
         TenreoError: if the last layer does not have `classes` outputs.
     """
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    name, old = layers[-1] if layers else ("", None)
-    outputs = 0 if old is None else old.out_features if isinstance(old, nn.Linear) else old.out_channels
+    name, old, outputs = last_layer(model)
     if old is None or outputs != (classes or outputs):
         raise TenreoError(
             f"classes: the last layer of this model ({name or 'none'}) has {outputs} outputs, the model {classes}; "
             "give a model that ends in a Linear or Conv2d"
         )
     torch.manual_seed(seed)
-    new: nn.Module
+    new: nn.Linear | nn.Conv2d
     if isinstance(old, nn.Linear):
         new = nn.Linear(old.in_features, wanted, bias=old.bias is not None)
     else:

@@ -19,7 +19,8 @@ from tenreo.compression.parametrization import curves
 from tenreo.compression.tensor_checks import abbreviate
 from tenreo.files.records import ModelInfo
 from tenreo.models.builders import TRANSFORMING, build_info
-from tenreo.models.model_info import classifier_name, model_info
+from tenreo.models.heads import last_layer
+from tenreo.models.model_info import model_info
 from tenreo.models.names import architecture_names
 
 _SIZES = (96, 224)  # sides of test images in pixels; the architecture's own size is tried last
@@ -43,8 +44,7 @@ def resemble(model: nn.Module) -> ModelInfo:
     if base is None:
         return ModelInfo()
     own = _weight_shapes(model)
-    last = model.get_submodule(classifier_name(model))
-    classes = int(last.out_features if isinstance(last, nn.Linear) else last.out_channels)  # type: ignore[arg-type]
+    classes = last_layer(model)[2]
     for arch in architecture_names():
         if torchvision.models.get_model_builder(arch).__module__ == base.__module__:
             info = model_info(f"torchvision:{arch}", {"num_classes": classes})
@@ -69,16 +69,17 @@ def difference(model: nn.Module, info: ModelInfo) -> str:
         model: compressed or dense model, on any device, in training or evaluation mode.
         info: info with an architecture, or with a builder, which is called.
     """
-    plain = build_info(info, "meta", trusted=True).eval()
+    plain = build_info(info, "meta", trusted=True)
     stored = plain.state_dict()
     if any(buffer.is_meta and name not in stored for name, buffer in plain.named_buffers()):
-        plain = build_info(info, trusted=True).eval()  # buffers that no state dict contains need their values
+        plain = build_info(info, trusted=True)  # buffers that no state dict contains need their values
     state = _dense_state(model)
     own, given = ({name: tuple(t.shape) for name, t in each.items()} for each in (plain.state_dict(), state))
     if own != given:
         other = sorted(name for name in {*own, *given} if own.get(name) != given.get(name))
         return f"its tensors have other names or shapes ({abbreviate(other)})"
-    if _has_hooks(model, plain):
+    everywhere = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+    if everywhere or not _hooks(model) <= _hooks(plain):
         return "it has forward hooks, which a file cannot store"
     if _dropout(model) != _dropout(plain):
         return "it has other dropout"
@@ -169,14 +170,8 @@ def _dropout(model: nn.Module) -> dict[str, float]:
     return {name: float(m.p) for name, m in model.named_modules() if isinstance(m, kinds)}
 
 
-def _has_hooks(model: nn.Module, plain: nn.Module) -> bool:
-    """Return whether a model has hooks that its builder does not register, as weight_norm does."""
-    everywhere = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-    return bool(everywhere) or not _hooks(model) <= _hooks(plain)
-
-
 def _hooks(model: nn.Module) -> Counter[tuple[str, str]]:
-    """Count the forward hooks of a model by module name and kind of hook."""
+    """Count the forward hooks by module name and kind; builders register some themselves, as weight_norm does."""
     return Counter(
         (name, type(hook).__qualname__)
         for name, module in model.named_modules()

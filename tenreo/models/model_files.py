@@ -8,26 +8,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tenreo.compression.serialization import restore_, write_model
-from tenreo.compression.tensor_checks import MisfitError, check_fit
+from tenreo.compression.tensor_checks import check_fit
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import check_writable
-from tenreo.files.header import Header, check_info, is_pickle, read_header
+from tenreo.files.header import Header, check_info
 from tenreo.files.paths import check_ending
 from tenreo.files.records import ModelInfo, Preprocess
-from tenreo.files.safetensors import read_tensors
 from tenreo.models.builders import build_info, build_model, check_trusted
 from tenreo.models.identification import difference, identify
 from tenreo.models.model_info import model_info
-from tenreo.models.name_guesses import guess
+from tenreo.models.name_guesses import guessing
 from tenreo.models.names import check_source_of, is_safe
 from tenreo.models.pretrained import find_weights, fitting_arguments, with_weights
-from tenreo.models.reference import identify_paper, read_dense_pickle, read_reference
-from tenreo.models.uninitialized import Uninitialized
+from tenreo.models.reference import read_any
 from tenreo.modules.wrappers import unwrapped
 from tenreo.planning.recipe import Recipe, recipe_of
+
+_RANDOM_FILLS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
 
 
 def save(
@@ -116,7 +118,7 @@ def open_model(
     Raises:
         TenreoError: as `load`, and if the file names another builder.
     """
-    header, tensors = _read(path, named=model is not None or builder is not None)
+    header, tensors = read_any(path, named=model is not None or builder is not None)
     recipe_of(header)  # raises if the recipe is invalid
     if builder is not None:
         header = replace(header, info=_info_with(builder, header))
@@ -130,13 +132,21 @@ def open_model(
             )
         _check_shapes(info, header)
         # A function may also draw random numbers for values that the file does not contain.
-        with Uninitialized() if is_safe(info.source or "") else nullcontext():  # type: ignore[no-untyped-call]
+        with _Uninitialized() if is_safe(info.source or "") else nullcontext():  # type: ignore[no-untyped-call]
             model = build_info(info, trusted=trust_builder)
-    try:
+    with guessing(tensors):
         restore_(unwrapped(model), header, tensors)
-    except MisfitError as error:
-        raise MisfitError(f"{error}{guess({name: tuple(t.shape) for name, t in tensors.items()})}") from error
     return model.eval(), header
+
+
+class _Uninitialized(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Context in which tensors that a file will overwrite are not filled with random numbers.
+
+    Untouched memory pages are never allocated, and random initialization would take longer than reading the file.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in _RANDOM_FILLS else func(*args, **(kwargs or {}))
 
 
 def _info_with(builder: str, header: Header) -> ModelInfo:
@@ -167,24 +177,6 @@ def _check_shapes(info: ModelInfo, header: Header) -> None:
         own = {n: tuple(t.shape) for n, t in build_info(info, "meta").state_dict().items()}
         given = header.dense_shapes()
         check_fit(header.path, {n: s for n, s in own.items() if n in given}, given, ())
-
-
-def _read(path: Path, named: bool) -> tuple[Header, Mapping[str, Tensor]]:
-    """Read header and tensors of any file.
-
-    Args:
-        path: path of the file.
-        named: whether the caller names the model; if not, a dense file without a model must be one of the paper's
-            architectures.
-    """
-    if is_pickle(path):
-        return read_dense_pickle(path) if named else read_reference(path)
-    header = read_header(path)
-    tensors = read_tensors(path)
-    if header.info.name is None and not named and header.kind == "dense":
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        header = replace(header, info=identify_paper(path, shapes, set())[0])
-    return header, tensors
 
 
 def dense_weights(header: Header, given: Path | None = None) -> str | None:

@@ -50,12 +50,6 @@ def model_info(
     return ModelInfo(classes=classes if known else None, preprocess=preprocess, builder=builder, kwargs=kwargs)
 
 
-def classifier_name(model: nn.Module) -> str:
-    """Return the name of a model's last Conv2d or Linear, which computes its outputs."""
-    names: list[str] = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    return names[-1]
-
-
 def _timm_preprocess(config: Mapping[str, Any]) -> Preprocess:
     """Return the preprocessing of a timm configuration, whose `crop_pct` is crop / resize."""
     channels, crop = int(config["input_size"][0]), int(config["input_size"][-1])

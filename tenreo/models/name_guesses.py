@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 
 import torchvision
+from torch import Tensor
 
+from tenreo.compression.tensor_checks import MisfitError
 from tenreo.files.records import ModelInfo
 from tenreo.models.builders import build_info
 from tenreo.models.names import architecture_names
 
-_OPTIONAL = ("num_batches_tracked",)
-_FEWEST = 10  # tensors that an architecture has at least
+OPTIONAL = "num_batches_tracked"  # files of old torch versions do not contain it
+_FEWEST = 10  # smallest number of tensors of an architecture
 _TIMM = ("conv_stem.", "blocks.", "stages.", "stem.", "patch_embed.", "head.fc.", "conv_head.")
+
+
+@contextmanager
+def guessing(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Add the model that the tensors belong to, as far as it can be guessed, to the message of a MisfitError."""
+    try:
+        yield
+    except MisfitError as error:
+        raise MisfitError(f"{error}{guess({n: tuple(t.shape) for n, t in tensors.items()})}") from error
 
 
 def guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -25,31 +37,30 @@ def guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
     Args:
         shapes: shapes of the tensors, by state-dict name.
     """
-    names = {name for name in shapes if not name.endswith(_OPTIONAL)}
+    names = {name for name in shapes if not name.endswith(OPTIONAL)}
     if sum(any(name.startswith(prefix) for name in names) for prefix in _TIMM) >= 2:
         return "; these are names of timm's models: name the model, as timm:NAME"
-    for arch, own in _candidates(names) if len(names) >= _FEWEST else ():
+    # Architectures of one source file have outermost modules of the same names, so one of each other file is built.
+    others: set[str] = set()
+    for arch in architecture_names() if len(names) >= _FEWEST else ():
+        file = torchvision.models.get_model_builder(arch).__module__
+        if file in others:
+            continue
+        own = architecture_shapes(arch)
+        if _outermost(own) != _outermost(names):
+            others.add(file)
         # Weight and bias of the last layer may differ, since they depend on the number of classes.
-        if set(own) == names and sum(own[name] != shapes[name] for name in names) <= 2:
+        elif set(own) == names and sum(own[name] != shapes[name] for name in names) <= 2:
             return f"; these are names of {arch}"
     return ""
 
 
-def _candidates(names: set[str]) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
-    """Yield architectures with the outermost modules of these names, and the shapes of their tensors."""
-    modules = {name.partition(".")[0] for name in names}
-    # Architectures of one source file have outermost modules of the same names, so one of each file is built.
-    same: dict[str, bool] = {}
-    for arch in architecture_names():
-        family = torchvision.models.get_model_builder(arch).__module__
-        if same.get(family, True):
-            own = _shapes(arch)
-            same[family] = {name.partition(".")[0] for name in own} == modules
-            if same[family]:
-                yield arch, own
+def _outermost(names: Iterable[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
 
 
 @cache
-def _shapes(arch: str) -> dict[str, tuple[int, ...]]:
+def architecture_shapes(arch: str) -> Mapping[str, tuple[int, ...]]:
+    """Return the shapes of the tensors that every file of an architecture with its usual classes contains, by name."""
     state = build_info(ModelInfo(arch), "meta").state_dict()
-    return {name: tuple(value.shape) for name, value in state.items() if not name.endswith(_OPTIONAL)}
+    return {name: tuple(value.shape) for name, value in state.items() if not name.endswith(OPTIONAL)}

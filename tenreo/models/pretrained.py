@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import urllib.error
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +13,15 @@ import torchvision
 from torch import Tensor, nn
 
 from tenreo.compression.serialization import load_tensors_
-from tenreo.compression.tensor_checks import MisfitError
 from tenreo.errors import TenreoError, shown
-from tenreo.files.header import is_pickle, read_header
 from tenreo.files.paths import check_readable
-from tenreo.files.pickles import read_pickle
 from tenreo.files.records import MOST_CLASSES, ModelInfo
-from tenreo.files.safetensors import read_tensors
 from tenreo.models.builders import build_info, check_model, pretrained_timm, with_transform
-from tenreo.models.model_info import classifier_name, model_info
-from tenreo.models.name_guesses import guess
+from tenreo.models.heads import last_layer
+from tenreo.models.model_info import model_info
+from tenreo.models.name_guesses import OPTIONAL, guessing
 from tenreo.models.names import check_source_of, is_safe
+from tenreo.models.reference import read_any
 
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet that are used in training only
 
@@ -55,15 +53,14 @@ def with_weights(
         tag = str(getattr(model, "pretrained_cfg", {}).get("tag") or "pretrained")
         return model, replace(model_info(builder, kwargs, model), weights=tag)
     origin = find_weights(builder, weights)
-    entry, known, stored = origin, weights, ModelInfo()
+    entry, known, stored = origin, weights if origin is None else origin.name, ModelInfo()
     state: Mapping[str, Tensor] | None = None
     if isinstance(origin, Path):
         state, stored = _read_dense(origin, builder)
         enumeration = torchvision.models.get_model_weights(name) if source == "torchvision" else ()
-        entry = next((entry for entry in enumeration if _file_name(entry) == origin.name), None)
-        known = origin.name
+        entry = next((entry for entry in enumeration if Path(entry.url).name == origin.name), None)
     elif origin is not None:
-        state, known = _download(origin), origin.name
+        state = _download(origin)
     if state is not None and is_safe(builder):
         kwargs |= fitting_arguments(builder, {key: tuple(value.shape) for key, value in state.items()}, kwargs)
     info = model_info(builder, kwargs, weights=entry)
@@ -75,7 +72,8 @@ def with_weights(
     model = build_info(info, trusted=True)
     if state is not None:
         own = {key: value for key, value in state.items() if info.arch is None or not key.startswith(_AUXILIARY)}
-        _load(model, own, origin if isinstance(origin, Path) else Path(_file_name(origin)))
+        with guessing(own):
+            load_tensors_(model, own, origin if isinstance(origin, Path) else Path(Path(origin.url).name))
     return model, info if info.arch else replace(model_info(builder, kwargs, model), weights=known)
 
 
@@ -107,16 +105,15 @@ def find_weights(builder: str, weights: str | None) -> Any:
         family, _, member = (weights or next(iter(names), "")).rpartition(".")
         if member in enumeration.__members__ and family in ("", enumeration.__name__):
             return enumeration[member]
-    path = Path(weights or "none")
-    if _exists(path):
-        check_readable(path)
-        return path
+    if weights is not None and os.path.exists(weights):  # False for names that are too long or contain a NUL byte
+        check_readable(Path(weights))
+        return Path(weights)
     known = f", nor one of {', '.join(names)}" if names else ""
     raise TenreoError(f"weights: {shown(weights)} is neither a file, nor none{known}")
 
 
 def fitting_arguments(builder: str, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the number of classes and of auxiliary outputs with which a model has the tensors of a file.
+    """Return the arguments, `num_classes` and `aux_loss`, with which a model has the tensors of a file.
 
     Args:
         builder: timm:NAME or torchvision:NAME.
@@ -128,14 +125,12 @@ def fitting_arguments(builder: str, shapes: Mapping[str, tuple[int, ...]], given
         be built.
     """
     wanted = _compared(shapes)
-    auxiliary: dict[str, Any] = {}
-    if any(name.startswith("aux_classifier.") for name in wanted):
-        auxiliary = {"aux_loss": True}
+    auxiliary: dict[str, Any] = {"aux_loss": True} if any(n.startswith("aux_classifier.") for n in wanted) else {}
 
     def built(choice: Mapping[str, Any]) -> nn.Module:
         return build_info(model_info(builder, {**choice, **given}), "meta")
 
-    head = f"{classifier_name(built(auxiliary))}.weight"
+    head = f"{last_layer(built(auxiliary))[0]}.weight"
     sizes = [shape[:1] for name, shape in wanted.items() if name.endswith("cls_score.weight") or name == head]
     classes = [size[0] for size in sizes if size and 1 <= size[0] <= MOST_CLASSES]
     best: dict[str, Any] = {}
@@ -154,20 +149,8 @@ def _compared(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...
     """Return the shapes of tensors that every file of a model contains."""
     return {
         name: shape for name, shape in shapes.items()
-        if not name.endswith("num_batches_tracked") and not name.startswith(_AUXILIARY)
+        if not name.endswith(OPTIONAL) and not name.startswith(_AUXILIARY)
     }  # fmt: skip
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # the name is too long or contains a NUL byte
-        return False
-
-
-def _file_name(entry: Any) -> str:
-    """Return the name of the file with torchvision's weights."""
-    return str(entry.url).rsplit("/", 1)[1]
 
 
 def _download(entry: Any) -> Mapping[str, Tensor]:
@@ -179,10 +162,10 @@ def _download(entry: Any) -> Mapping[str, Tensor]:
     try:
         state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True)
         return state
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise TenreoError(
-            f"weights: {entry.url} cannot be downloaded ({error}); put {_file_name(entry)} "
+            f"weights: {entry.url} cannot be downloaded ({error}); put {Path(entry.url).name} "
             f"into {folder}, or give the path of a file, or none for random weights"
         ) from error
 
@@ -193,26 +176,9 @@ def _read_dense(path: Path, builder: str) -> tuple[Mapping[str, Tensor], ModelIn
     Raises:
         TenreoError: if the file cannot be read, is compressed, or is of another architecture than the builder's.
     """
-    if is_pickle(path):
-        state: Mapping[str, Tensor] = read_pickle(path)
-        info, compressed = ModelInfo(), any(key.endswith(".index") for key in state)
-    else:
-        header = read_header(path)
-        state, info, compressed = read_tensors(path), header.info, bool(header.layers)
-        if info.arch is not None:
-            check_source_of(header, builder)
-    if compressed:
+    header, state = read_any(path, named=True)
+    if header.info.arch is not None and header.kind != "reference":
+        check_source_of(header, builder)
+    if header.layers:
         raise TenreoError(f"{path}: is already compressed; give the file of the dense weights")
-    return state, info
-
-
-def _load(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load the tensors of a state dict into a model.
-
-    Raises:
-        MisfitError: if they do not fit, guessing the model that they belong to.
-    """
-    try:
-        load_tensors_(model, state, path)
-    except MisfitError as error:
-        raise MisfitError(f"{error}{guess({k: tuple(v.shape) for k, v in state.items()})}") from error
+    return state, header.info

@@ -1,4 +1,4 @@
-"""Reading state dicts, including the reference implementation's, which are recognized by names and shapes."""
+"""Reading files of any kind; the reference implementation's are recognized by names and shapes of their tensors."""
 
 from __future__ import annotations
 
@@ -11,23 +11,45 @@ from torch import Tensor, nn
 
 from tenreo.codec.shape import CurveShape, Positions
 from tenreo.errors import TenreoError
-from tenreo.files.header import Header, check_layers
+from tenreo.files.header import Header, check_layers, is_pickle, read_header
 from tenreo.files.layout import COEFFICIENTS, POSITIONS
 from tenreo.files.pickles import read_pickle
 from tenreo.files.records import MOST_CLASSES, LayerErrors, LayerRecord, ModelInfo
-from tenreo.files.safetensors import record
+from tenreo.files.safetensors import read_tensors, record
 from tenreo.models.builders import build_info
-from tenreo.models.model_info import classifier_name, model_info
-from tenreo.models.name_guesses import guess
+from tenreo.models.model_info import model_info
+from tenreo.models.name_guesses import OPTIONAL, architecture_shapes, guess
 from tenreo.models.names import PAPER
 
-_OPTIONAL = "num_batches_tracked"  # files of old torch versions do not contain it
+
+def read_any(path: Path, named: bool) -> tuple[Header, dict[str, Tensor]]:
+    """Read header and tensors of a file of tenreo, of a dense model, or of the reference implementation.
+
+    Args:
+        path: path of the file.
+        named: whether the caller names the model; if not, a dense file that does not name it must be of one of the
+            paper's architectures.
+
+    Raises:
+        TenreoError: if the file is damaged or of another kind.
+    """
+    if is_pickle(path):
+        return read_reference(path, named)
+    header, tensors = read_header(path), read_tensors(path)
+    if header.info.name is None and not named and header.kind == "dense":
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        header = replace(header, info=_identify_paper(path, shapes, set()))
+    return header, tensors
 
 
-def read_reference(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    """Read a checkpoint of the reference implementation.
+def read_reference(path: Path, named: bool = False) -> tuple[Header, dict[str, Tensor]]:
+    """Read a checkpoint of the reference implementation, or a state dict of a dense model.
 
     Its keys are `X.index` (columns,) and `X.weight` (groups, coefficients_per_row) for a compressed layer X.
+
+    Args:
+        path: path of the file, a pickle.
+        named: whether a dense model may have any architecture, as in `read_any`.
 
     Returns:
         The header that a file of tenreo would have, and the tensors under tenreo's names.
@@ -37,10 +59,13 @@ def read_reference(path: Path) -> tuple[Header, dict[str, Tensor]]:
     """
     state = read_pickle(path)
     compressed = {key.removesuffix(".index") for key in state if key.endswith(".index")}
-    shapes = {key: tuple(value.shape) for key, value in state.items() if not key.endswith(".index")}
-    info, skeleton = identify_paper(path, shapes, {f"{name}.weight" for name in compressed})
-    modules = dict(skeleton.named_modules())
+    info = ModelInfo()
+    modules: dict[str, nn.Module] = {}
     layers: dict[str, LayerRecord] = {}
+    if compressed or not named:
+        shapes = {key: tuple(value.shape) for key, value in state.items() if not key.endswith(".index")}
+        info = _identify_paper(path, shapes, {f"{name}.weight" for name in compressed})
+        modules = dict(build_info(info, "meta").named_modules())
     tensors = dict(state)
     for name in sorted(compressed):
         index, layer = tensors.pop(f"{name}.index"), modules.get(name)
@@ -59,24 +84,9 @@ def read_reference(path: Path) -> tuple[Header, dict[str, Tensor]]:
     kind = "reference" if compressed else "dense"
     records = {name: record(tensor) for name, tensor in tensors.items()}
     header = Header(path, kind, records, info, None, layers, path.stat().st_size)
-    check_layers(header)
+    if layers:  # a dense model may have any names
+        check_layers(header)
     return header, tensors
-
-
-def read_dense_pickle(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    """Read a state dict of any dense model, or a checkpoint of the reference implementation.
-
-    Returns:
-        The header that a file of tenreo would have, and the tensors.
-
-    Raises:
-        TenreoError: if the file is neither.
-    """
-    state = read_pickle(path)
-    if any(key.endswith(".index") for key in state):
-        return read_reference(path)
-    records = {name: record(tensor) for name, tensor in state.items()}
-    return Header(path, "dense", records, ModelInfo(), None, {}, path.stat().st_size), state
 
 
 def _layer_record(shape: tuple[int, ...], coefficients: Tensor, index: Tensor) -> LayerRecord:
@@ -93,33 +103,26 @@ def _layer_record(shape: tuple[int, ...], coefficients: Tensor, index: Tensor) -
     return LayerRecord.checked(shape, curve, LayerErrors(), Positions.INT32)
 
 
-def identify_paper(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], compressed: set[str]
-) -> tuple[ModelInfo, nn.Module]:
-    """Find the architecture of the paper that has these names and, except for compressed weights, these shapes.
+def _identify_paper(path: Path, shapes: Mapping[str, tuple[int, ...]], compressed: set[str]) -> ModelInfo:
+    """Return the info of the paper's architecture with these names and, except for compressed weights, these shapes.
 
     Args:
         path: path of the file, for messages.
         shapes: shapes of the tensors, by state-dict name.
-        compressed: names of compressed weights, which have other shapes.
-
-    Returns:
-        Its info, and a model of it on the meta device.
+        compressed: names of compressed weights.
 
     Raises:
         TenreoError: if there is no such architecture.
     """
-    names = {key for key in shapes if not key.endswith(_OPTIONAL)}
+    names = {key for key in shapes if not key.endswith(OPTIONAL)}
     for arch in PAPER:
-        skeleton = build_info(ModelInfo(arch), "meta")
-        state, classifier = skeleton.state_dict(), classifier_name(skeleton)
+        own = architecture_shapes(arch)
+        classifier = list(own)[-1].rpartition(".")[0]
         dense = {key for key in names - compressed if not key.startswith(classifier)}
-        same = names == {key for key in state if not key.endswith(_OPTIONAL)}
-        if same and all(shapes[key] == tuple(state[key].shape) for key in dense):
+        if names == set(own) and all(shapes[key] == own[key] for key in dense):
             sizes = (shapes[key][0] for key in (f"{classifier}.bias", f"{classifier}.weight") if shapes.get(key))
             classes = next(sizes, 1000)
             if not 1 <= classes <= MOST_CLASSES:
                 raise TenreoError(f"{path}: has {classes} classes, needs 1 to {MOST_CLASSES:,}")
-            info = replace(model_info(f"torchvision:{arch}", {"num_classes": classes}), weights=None)
-            return info, build_info(info, "meta")
+            return replace(model_info(f"torchvision:{arch}", {"num_classes": classes}), weights=None)
     raise TenreoError(f"{path}: the names of its tensors are those of none of {', '.join(PAPER)}{guess(shapes)}")
