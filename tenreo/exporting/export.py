@@ -149,11 +149,7 @@ def _cast(arguments: Arguments, model: nn.Module) -> Arguments:
 
 
 def _outputs(model: nn.Module, arguments: Arguments) -> Any:
-    """Return the outputs of a model in evaluation mode, and restore its mode.
-
-    Raises:
-        TenreoError: if the model does not take the arguments.
-    """
+    """Return the outputs of a model in evaluation mode, and restore its mode."""
     training = model.training
     try:
         with torch.no_grad():

@@ -57,11 +57,7 @@ def onnx_program(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[by
 
 
 def _trace(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[Any, bool]:
-    """Return the exported program, and whether it takes batches of any size.
-
-    Raises:
-        TenreoError: if the model cannot be traced.
-    """
+    """Return the exported program, and whether it takes batches of any size."""
     batch = torch.export.Dim("batch", min=1, max=2**16)
 
     def shape(value: Any) -> Any:

@@ -191,11 +191,7 @@ def find_function(builder: str) -> Any:
 
 
 def _check_arguments(builder: str, kwargs: Mapping[str, Any]) -> None:
-    """Raise if an argument, which a file may contain, would read files or build a model without bounds.
-
-    Raises:
-        TenreoError: naming the argument.
-    """
+    """Raise if an argument, which a file may contain, would read files or build a model without bounds."""
     for key, value in kwargs.items():
         if key != "init_weights" and any(word in key for word in _FETCHING):
             raise TenreoError(f"model: the argument {key} of {builder} may read files, and is not allowed")
@@ -205,7 +201,7 @@ def _check_arguments(builder: str, kwargs: Mapping[str, Any]) -> None:
 
 
 def _call(builder: str, kwargs: Mapping[str, Any]) -> Any:
-    """Call a builder."""
+    """Call a builder, without its pretrained weights."""
     source, _, name = builder.partition(":")
     if not is_safe(builder):
         return find_function(builder)(**kwargs)

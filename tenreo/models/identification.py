@@ -29,7 +29,7 @@ _ROUNDING = 1e-3  # relative difference allowed between two runs of the same ari
 
 def identify(model: nn.Module) -> ModelInfo:
     """Return the info of a model, with its architecture if a plain model with the same weights computes the same."""
-    similar = resemble(model)
+    similar = similar_architecture(model)
     if similar.arch is not None:
         for transform in (False, True) if similar.arch in TRANSFORMING else (None,):
             info = replace(similar, transform_input=transform)
@@ -38,13 +38,13 @@ def identify(model: nn.Module) -> ModelInfo:
     return replace(similar, arch=None)
 
 
-def resemble(model: nn.Module) -> ModelInfo:
+def similar_architecture(model: nn.Module) -> ModelInfo:
     """Return the info of the architecture that a model resembles by its class and the shapes of its weights."""
     base = next((c for c in type(model).__mro__ if c.__module__.startswith("torchvision.models.")), None)
     if base is None:
         return ModelInfo()
     own = _weight_shapes(model)
-    classes = last_layer(model)[2]
+    classes = last_layer(model)[2] or None
     for arch in architecture_names():
         if torchvision.models.get_model_builder(arch).__module__ == base.__module__:
             info = model_info(f"torchvision:{arch}", {"num_classes": classes})
@@ -102,7 +102,8 @@ def _same_outputs(model: nn.Module, plain: nn.Module, crop: int) -> bool | None:
     channels = 3 if first is None else first.in_channels
     like = next(p for p in plain.parameters() if p.is_floating_point())
     model = _without_caches(model)
-    filled = _nonzero_parameters(plain, {name for name, _ in model.named_parameters(remove_duplicate=False)})
+    own = {name for name, _ in model.named_parameters(remove_duplicate=False)}  # without compressed weights
+    filled = _nonzero_parameters(plain, own)
     with torch.no_grad(), _unchanged(model):
         for size in (*_SIZES, crop):
             generator = torch.Generator().manual_seed(size)
@@ -138,12 +139,7 @@ def _output(value: Any) -> Tensor:
 
 
 def _nonzero_parameters(plain: nn.Module, own: set[str]) -> dict[str, Tensor]:
-    """Return random values for parameters that are zero, by name; zeros would hide differences in earlier layers.
-
-    Args:
-        plain: dense model.
-        own: names of the parameters of the other model, which do not include compressed weights.
-    """
+    """Return random values for parameters named `own` that are zero; zeros would hide differences in earlier layers."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: (0.1 * torch.randn(p.shape, generator=generator)).to(p)

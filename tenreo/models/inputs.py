@@ -1,4 +1,4 @@
-"""The inputs and outputs of a model as far as they follow from the model itself."""
+"""Inputs and outputs of a model, derived from the model itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tenreo.errors import TenreoError
 from tenreo.files.records import MOST_CLASSES, Preprocess
-from tenreo.models.identification import resemble
+from tenreo.models.identification import similar_architecture
 
 
 def input_shape(model: nn.Module, size: int | tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -35,7 +35,7 @@ def input_shape(model: nn.Module, size: int | tuple[int, ...] | None = None) -> 
     if size is None and isinstance(timm, Mapping) and timm.get("input_size"):
         size = int(timm["input_size"][-1])
     if size is None:
-        info = resemble(model)
+        info = similar_architecture(model)
         if info.arch is None:
             raise TenreoError("input: the size of the model's input is not known; give the size, or images")
         size = info.preprocess.crop

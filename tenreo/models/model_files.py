@@ -150,11 +150,7 @@ class _Uninitialized(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _info_with(builder: str, header: Header) -> ModelInfo:
-    """Return the info of a file, completed with the builder if the file contains none.
-
-    Raises:
-        TenreoError: if the file names another builder.
-    """
+    """Return the info of a file, completed with the builder if the file contains none, which must not name another."""
     info = header.info
     check_source_of(header, builder)
     if info.source is not None:
@@ -168,11 +164,7 @@ def _info_with(builder: str, header: Header) -> ModelInfo:
 
 
 def _check_shapes(info: ModelInfo, header: Header) -> None:
-    """Raise if the model that a file names has other shapes than its tensors, before the model takes memory.
-
-    Raises:
-        MisfitError: naming the tensors that do not fit.
-    """
+    """Raise if the model that a file names has other shapes than its tensors, before the model takes memory."""
     if info.arch is None and is_safe(info.builder or ""):
         own = {n: tuple(t.shape) for n, t in build_info(info, "meta").state_dict().items()}
         given = header.dense_shapes()

@@ -53,7 +53,8 @@ def with_weights(
         tag = str(getattr(model, "pretrained_cfg", {}).get("tag") or "pretrained")
         return model, replace(model_info(builder, kwargs, model), weights=tag)
     origin = find_weights(builder, weights)
-    entry, known, stored = origin, weights if origin is None else origin.name, ModelInfo()
+    entry, stored = origin, ModelInfo()
+    known = weights if origin is None else origin.name
     state: Mapping[str, Tensor] | None = None
     if isinstance(origin, Path):
         state, stored = _read_dense(origin, builder)
@@ -154,14 +155,9 @@ def _compared(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...
 
 
 def _download(entry: Any) -> Mapping[str, Tensor]:
-    """Download the state dict of torchvision's weights, unless it is in torch's cache.
-
-    Raises:
-        TenreoError: if it cannot be downloaded.
-    """
+    """Download the state dict of torchvision's weights, unless it is in torch's cache."""
     try:
-        state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True)
-        return state
+        return dict(entry.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise TenreoError(
@@ -171,11 +167,7 @@ def _download(entry: Any) -> Mapping[str, Tensor]:
 
 
 def _read_dense(path: Path, builder: str) -> tuple[Mapping[str, Tensor], ModelInfo]:
-    """Read the tensors of a dense model from a file of any kind, and its info if the file contains one.
-
-    Raises:
-        TenreoError: if the file cannot be read, is compressed, or is of another architecture than the builder's.
-    """
+    """Read tensors and info of a dense model of the builder's architecture from a file of any kind."""
     header, state = read_any(path, named=True)
     if header.info.arch is not None and header.kind != "reference":
         check_source_of(header, builder)

@@ -104,16 +104,7 @@ def _layer_record(shape: tuple[int, ...], coefficients: Tensor, index: Tensor) -
 
 
 def _identify_paper(path: Path, shapes: Mapping[str, tuple[int, ...]], compressed: set[str]) -> ModelInfo:
-    """Return the info of the paper's architecture with these names and, except for compressed weights, these shapes.
-
-    Args:
-        path: path of the file, for messages.
-        shapes: shapes of the tensors, by state-dict name.
-        compressed: names of compressed weights.
-
-    Raises:
-        TenreoError: if there is no such architecture.
-    """
+    """Return the info of the paper's architecture with these names and, except for compressed weights, these shapes."""
     names = {key for key in shapes if not key.endswith(OPTIONAL)}
     for arch in PAPER:
         own = architecture_shapes(arch)

@@ -15,7 +15,7 @@ import tenreo
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
 from tenreo.models.builders import build_model, with_transform
-from tenreo.models.identification import identify, resemble
+from tenreo.models.identification import identify, similar_architecture
 from tenreo.models.model_info import model_info
 
 X = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
@@ -87,7 +87,7 @@ def dilated(_):
 ])  # fmt: skip
 def test_a_changed_model_is_saved_without_an_architecture(tmp_path, change):
     model = change(resnet())
-    assert resemble(model).arch in ("resnet18", "resnet50")
+    assert similar_architecture(model).arch in ("resnet18", "resnet50")
     tenreo.save(model, tmp_path / "m.safetensors")
     assert read_header(tmp_path / "m.safetensors").info.arch is None
     info = model_info("torchvision:resnet18", {"num_classes": 7})
