@@ -105,7 +105,7 @@ def _encode_at_one_price(pool: LayerPool, plan: Plan) -> dict[str, EncodedLayer]
 
 
 def _encoded_plans(plan: Plan, encoded: dict[str, EncodedLayer]) -> list[LayerPlan]:
-    """Return all layers of a plan, updated where they were encoded."""
+    """Return all layers of a plan; the encoded ones are updated."""
     return [encoded[layer.name].plan if layer.name in encoded else layer for layer in plan.layers]
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from tenreo.codec.threads import Task, ThreadPool
 from tenreo.planning.layers import LayerPlan
 
-_INTERVAL = 0.2  # seconds between two looks at the progress within layers
+_INTERVAL = 0.2  # seconds between two checks of the progress within layers
 
 
 class LayerPool:
@@ -40,7 +40,7 @@ class LayerPool:
 
     def __exit__(self, *_: object) -> None:
         self.threads.stop()
-        torch.set_num_threads(self.torch_threads)  # the initial number of threads that start later
+        torch.set_num_threads(self.torch_threads)  # threads that are created later begin with this number
 
     def each(self, function: Callable[..., Any], layers: Sequence[LayerPlan], *arguments: Any) -> dict[str, Any]:
         """Return function(model, layer, task, *arguments) for every layer, by name of the layer."""

@@ -16,7 +16,7 @@ def search_price(encode: Callable[[float], int], limit: int, weights: int, price
     """Find a price per bit at which a file is at most as large as a limit, and only slightly smaller.
 
     This is the secant method on the logarithm of the price, because encoding is slow and bytes fall almost linearly
-    with it; where the secant leaves the bracket of known prices, the bracket is halved.
+    with it; if the secant leaves the bracket of known prices, the bracket is halved.
 
     Args:
         encode: function that encodes all layers at a price and returns the bytes of the file, which fall as the price

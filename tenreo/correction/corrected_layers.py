@@ -124,7 +124,7 @@ class MatchedBatchNorm(CorrectedLayer):
         return mean + t * (moments.mean - mean), var + t * (moments.var - var)
 
     def _match(self, c: Moments, d: Moments, dense: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the statistics that do in the compressed model what the given ones do in the dense model."""
+        """Return the statistics for the compressed model that correspond to given ones for the dense model."""
         mean, var = dense
         ratio = ((c.var + self.eps) / (d.var + self.eps)) ** c.confidence
         return mean * ratio.sqrt() + c.confidence * (c.mean - d.mean * ratio.sqrt()), var * ratio

@@ -47,7 +47,7 @@ def check_unsharded(model: nn.Module) -> None:
     Raises:
         TenreoError: with the name of a parameter that is sharded over processes.
     """
-    name = next((name for name, value in model.named_parameters() if is_sharded(value)), None)
+    name = next((name for name, value in model.named_parameters() if hasattr(value, "full_tensor")), None)
     if name is not None:
         raise TenreoError(
             f"model: {name} is sharded over several processes; save the model with tenreo.save in each of them, and "
@@ -55,12 +55,7 @@ def check_unsharded(model: nn.Module) -> None:
         )
 
 
-def is_sharded(value: object) -> bool:
-    """Whether a tensor is sharded over processes (a DTensor)."""
-    return hasattr(value, "full_tensor")
-
-
 def full_tensor(value: Tensor) -> Tensor:
     """Return a tensor with all its shards; every process that has a shard must call this."""
-    whole: Tensor = value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
+    whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value  # only a DTensor has the method
     return whole

@@ -1,1 +1,1 @@
-"""What to do: recipes, the layers that they choose, and plans; nothing here changes a model."""
+"""Planning of a compression: recipes, the layers that they choose, and plans; nothing here changes a model."""
