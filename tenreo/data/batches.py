@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -36,42 +37,32 @@ class Loading:
 _Sample = tuple[DecodedImage | None, list[BrokenImage]]
 
 
-class _EvaluationImages(Dataset[_Sample]):
-    """Images without replacement of broken ones."""
+class _Samples(Dataset[_Sample]):
+    """Images with a seed for training, or None for evaluation.
 
-    def __init__(self, images: Images) -> None:
-        self.images = images
+    In training, random augmentation depends on the seed and the index alone, so that runs can be resumed.
+    """
 
-    def __getitem__(self, i: int) -> _Sample:
-        result = self.images.read(i)
-        return (None, [result]) if isinstance(result, BrokenImage) else (result, [])
-
-
-class _TrainingImages(Dataset[_Sample]):
-    """Images whose random augmentation depends on the seed and the index alone, so that runs can be resumed."""
-
-    def __init__(self, images: Images, seed: int, skip_broken: bool) -> None:
-        self.images, self.seed, self.skip_broken = images, seed, skip_broken
+    def __init__(self, images: Images, seed: int | None, skip_broken: bool) -> None:
+        self.images, self.seed = images, seed
+        self.attempts = len(images) if skip_broken and seed is not None else 1
 
     def __getitem__(self, i: int) -> _Sample:
-        # torch.manual_seed would seed the GPU's generator as well.
-        before = torch.default_generator.get_state()
-        torch.default_generator.manual_seed((self.seed * 1_000_003 + i) % 2**63)
-        try:
+        if self.seed is None:
             return self._read(i)
-        finally:
-            torch.default_generator.set_state(before)
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would seed the GPU's generator as well.
+            torch.default_generator.manual_seed((self.seed * 1_000_003 + i) % 2**63)
+            return self._read(i)
 
     def _read(self, i: int) -> _Sample:
-        """Read the image, or with skip_broken the next image that can be read."""
+        """Read the first readable image from index i on, within the number of attempts."""
         broken: list[BrokenImage] = []
-        for k in range(len(self.images)):
+        for k in range(self.attempts):
             result = self.images.read((i + k) % len(self.images))
             if not isinstance(result, BrokenImage):
                 return result, broken
             broken.append(result)
-            if not self.skip_broken:
-                break
         return None, broken
 
 
@@ -168,7 +159,7 @@ class Batches:
             self.global_sizes = [len(batch) for batch in batches[skip:]]
             own = [batch.tensor_split(world_size)[rank].tolist() for batch in batches[skip:]]
         self.loader = DataLoader(
-            _EvaluationImages(images) if seed is None else _TrainingImages(images, seed, loading.skip_broken),
+            _Samples(images, seed, loading.skip_broken),
             batch_sampler=own,
             num_workers=loading.workers,
             collate_fn=_collate,
@@ -201,3 +192,26 @@ class Batches:
             labels, self.max_label, self.paths = torch.tensor(batch.labels), max(batch.labels), batch.paths
             yield batch.images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             start = time.perf_counter()
+
+
+class UnlabeledBatches:
+    """Randomly chosen batches of images without labels, each (batch_size, 3, crop, crop) float32 on the CPU.
+
+    Iterating raises a TenreoError if an image cannot be read. If broken images are skipped, another image takes the
+    place of each.
+
+    Args:
+        images: images to choose from.
+        count: maximum number of batches.
+        loading: how images are read.
+        seed: seed of the choice.
+
+    Attributes:
+        batches: all batches, which record the broken images.
+    """
+
+    def __init__(self, images: Images, count: int, loading: Loading, seed: int = 0) -> None:
+        self.batches, self.count = Batches(images, loading, torch.device("cpu"), seed=seed), count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (images for images, _ in islice(self.batches, min(self.count, len(self.batches))))

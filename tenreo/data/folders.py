@@ -43,14 +43,13 @@ def find_image_files(folder: Path) -> list[Path]:
         TenreoError: if there is no image file or a folder cannot be read.
     """
     files: list[Path] = []
-    pending, visited = [folder], {_identity(folder)}
+    pending, visited = [folder], {os.path.realpath(folder)}
     while pending:  # an explicit stack: folders may be nested deeper than Python's recursion limit
         for entry in _visible_entries(pending.pop()):
             if _is_folder(entry):
-                subfolder = Path(entry.path)
-                if (identity := _identity(subfolder)) not in visited:
-                    visited.add(identity)
-                    pending.append(subfolder)
+                if (real := os.path.realpath(entry.path)) not in visited:
+                    visited.add(real)
+                    pending.append(Path(entry.path))
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
                 files.append(Path(entry.path))
     if not files:
@@ -73,12 +72,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    """Return the device and inode, which are the same for every path that leads to a folder."""
-    try:
-        status = folder.stat()
-    except OSError as error:
-        raise TenreoError(f"{folder}: cannot be read: {error.strerror}; repair or remove it") from error
-    return status.st_dev, status.st_ino

@@ -13,8 +13,7 @@ from PIL import Image
 
 from tenreo.data.shards import TarMember
 
-# Pillow's modes for gray pixels of 16 bits.
-_MODES_OF_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_MODES_OF_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes for gray pixels of 16 bits
 # Number of the TIFF tag BitsPerSample: samples of 12 bits, for example, are stored in Pillow's modes of 16 bits.
 _TIFF_BITS_PER_SAMPLE = 258
 

@@ -76,11 +76,8 @@ class Images(Dataset[Any]):
         class_names: tuple[str, ...] = (),
         doubt: str = "",
     ) -> None:
-        self.samples = samples
-        self.classes = classes
-        self.prepare = prepare
-        self.class_names = class_names
-        self.doubt = doubt
+        self.samples, self.classes, self.prepare = samples, classes, prepare
+        self.class_names, self.doubt = class_names, doubt
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -206,7 +203,7 @@ def open_unlabeled(
     prepare = image_transform(preprocess, augment, data == DIGITS, erase)
     if data == DIGITS:
         return Images([(image, -1) for image, _ in _load_digits(split)], 0, prepare)
-    return Images([(source, -1) for source, _ in find_unlabeled(data, split).samples], 0, prepare)
+    return Images([(source, -1) for source in find_unlabeled(data, split)], 0, prepare)
 
 
 def open_optionally_labeled(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,7 @@ from tenreo.files.paths import check_readable
 # The name of a class, the index of a model's output, or None for an unknown class.
 ClassLabel = str | int | None
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
-# Maximum size of a label file in bytes; a list of ImageNet's training images takes 100 MB.
-_MAX_SIZE = 2**30
+_MAX_SIZE = 2**30  # bytes; a list of ImageNet's training images takes 100 MB
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
 
@@ -106,7 +105,7 @@ def read_metadata(folder: Path) -> list[tuple[Path, ClassLabel]] | None:
     if path is None:
         return None
     samples: list[tuple[Path, ClassLabel]] = []
-    for row in list(_read_rows(path)):
+    for row in _read_rows(path):
         name, label = row.get("file_name"), row.get("label")
         if not isinstance(name, str) or not name:
             raise TenreoError(f"{path}: has the columns {shown(list(row)[:5])}, needs file_name and label")
@@ -118,18 +117,15 @@ def read_metadata(folder: Path) -> list[tuple[Path, ClassLabel]] | None:
     return samples
 
 
-def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    text = _read_text(path)
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    lines = _read_text(path).splitlines()
     try:
         if path.suffix == ".csv":
-            yield from csv.DictReader(text.splitlines())
-            return
-        for line in text.splitlines():
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError("a line is not a JSON object")
-                yield row
+            return list(csv.DictReader(lines))
+        rows = [json.loads(line) for line in lines if line.strip()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line is not a JSON object")
+        return rows
     except (ValueError, csv.Error, RecursionError) as error:
         raise TenreoError(f"{path}: cannot be read: {shown(str(error))}; repair it") from error
 
@@ -145,7 +141,7 @@ def read_class_map(path: Path) -> dict[str, str | int]:
     Raises:
         TenreoError: if the file cannot be read or gives no class, or two classes, for one class of the data.
     """
-    pairs = _devkit_pairs(path) if path.suffix == ".mat" else _text_pairs(path, _read_text(path))
+    pairs = _devkit_pairs(path) if path.suffix == ".mat" else _text_pairs(path)
     class_map: dict[str, str | int] = {}
     for name, target in pairs:
         if target is None or class_map.setdefault(name, target) != target:
@@ -155,11 +151,18 @@ def read_class_map(path: Path) -> dict[str, str | int]:
     return class_map
 
 
-def _text_pairs(path: Path, text: str) -> list[tuple[str, ClassLabel]]:
-    if text.lstrip().startswith("{"):
-        return _json_pairs(path, text)
-    pairs = (_split_line(path, line) for line in text.splitlines() if line.strip())
-    return [(name, parse_class(target)) for name, target in pairs]
+def _text_pairs(path: Path) -> list[tuple[str, ClassLabel]]:
+    text = _read_text(path)
+    if not text.lstrip().startswith("{"):
+        pairs = (_split_line(path, line) for line in text.splitlines() if line.strip())
+        return [(name, parse_class(target)) for name, target in pairs]
+    try:
+        values = json.loads(text)
+        if all(isinstance(value, list) for value in values.values()):
+            return [(str(value[0]), int(number)) for number, value in values.items()]
+        return [(name, parse_class(str(value))) for name, value in values.items()]
+    except (ValueError, IndexError, RecursionError) as error:
+        raise TenreoError(f"class_map: {path} cannot be read as JSON: {shown(str(error))}; repair it") from error
 
 
 def _devkit_pairs(path: Path) -> list[tuple[str, ClassLabel]]:
@@ -174,16 +177,6 @@ def _devkit_pairs(path: Path) -> list[tuple[str, ClassLabel]]:
             f"class_map: {path} is not the meta.mat of ImageNet's devkit ({shown(str(error))}); repair it, or give a "
             "text file that maps the devkit's numbers to WordNet ids or outputs"
         ) from error
-
-
-def _json_pairs(path: Path, text: str) -> list[tuple[str, ClassLabel]]:
-    try:
-        values = json.loads(text)
-        if all(isinstance(value, list) for value in values.values()):
-            return [(str(value[0]), int(number)) for number, value in values.items()]
-        return [(name, parse_class(str(value))) for name, value in values.items()]
-    except (ValueError, IndexError, RecursionError) as error:
-        raise TenreoError(f"class_map: {path} cannot be read as JSON: {shown(str(error))}; repair it") from error
 
 
 def _split_line(path: Path, line: str) -> tuple[str, str]:

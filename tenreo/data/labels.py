@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tenreo.data.label_files import ClassLabel, infer_class_names
+from tenreo.data.label_files import infer_class_names
 from tenreo.data.layouts import ImageList
 from tenreo.errors import TenreoError, shown
 
-# Maximum number of names in a message.
-_MAX_NAMES = 5
+_MAX_NAMES = 5  # in a message
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
 
@@ -53,7 +52,10 @@ def assign_labels(
     classes = [each for _, each in images.samples]
     location, names = images.location, images.class_names
     if class_map is not None:
-        classes = _map_classes(images, class_map)
+        missing = sorted({str(each) for each in classes} - set(class_map))
+        if missing:
+            raise TenreoError(f"class_map: lacks the classes {abbreviate(missing)} of {location}; add them")
+        classes = [class_map[str(each)] for each in classes]
         names = tuple(sorted({each for each in classes if isinstance(each, str)}))
         model_names = model_names or infer_class_names(class_count, names)
         if names and not model_names:
@@ -73,13 +75,6 @@ def assign_labels(
         names, doubt = _ordered_names(location, names, class_count, model_names, train_names)
     index = {name: i for i, name in enumerate(names)}
     return Labels([index[str(each)] for each in classes], len(names), names, doubt)
-
-
-def _map_classes(images: ImageList, class_map: Mapping[str, str | int]) -> list[ClassLabel]:
-    missing = sorted({str(each) for _, each in images.samples} - set(class_map))
-    if missing:
-        raise TenreoError(f"class_map: lacks the classes {abbreviate(missing)} of {images.location}; add them")
-    return [class_map[str(each)] for _, each in images.samples]
 
 
 def _number_labels(
@@ -127,11 +122,7 @@ def _ordered_names(
 
 
 def check_class_count(location: str, count: int, class_count: int | None) -> None:
-    """Check that data have as many classes as the model; None skips the check.
-
-    Raises:
-        TenreoError: if the numbers differ.
-    """
+    """Raise unless data have as many classes as the model; None skips the check."""
     if class_count is not None and count != class_count:
         raise TenreoError(
             f"{location}: has {count} classes, the model has {class_count}; give the data it was trained on, or a "
@@ -140,17 +131,7 @@ def check_class_count(location: str, count: int, class_count: int | None) -> Non
 
 
 def _check_known_classes(location: str, names: Sequence[str], known: Sequence[str], source: str) -> None:
-    """Check that every class of the data is known.
-
-    Args:
-        location: where the data are.
-        names: names of the data's classes.
-        known: names of the classes that have labels.
-        source: where the known names come from.
-
-    Raises:
-        TenreoError: if a class is unknown; the message lists the differences.
-    """
+    """Raise unless all names of the data's classes are among the known ones, which come from `source`."""
     unknown, unused = sorted(set(names) - set(known)), sorted(set(known) - set(names))
     if unknown:
         missing = f"; {abbreviate(unused)} of these are missing" if unused else ""

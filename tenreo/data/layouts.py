@@ -7,7 +7,7 @@ converts the classes to the model's labels.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,7 @@ from tenreo.errors import TenreoError
 
 DIGITS = "digits"  # name of the data set of handwritten digits that scikit-learn contains
 ROOT_SPLIT = "."  # name of the split that is the data folder itself
-# Folder names of a split that may have several.
-_SPLIT_FOLDERS = {"val": ("val", "validation")}
+_SPLIT_FOLDERS = {"val": ("val", "validation")}  # folder names of a split that may have several
 
 
 class ImageList(NamedTuple):
@@ -65,19 +64,17 @@ def find_labeled(data: str, split: str, labels: Path | None = None) -> ImageList
     for source, label in samples:
         if label is None:
             raise TenreoError(f"{source}: has no class; give labels, or use a command that needs none")
-    return ImageList(str(path), samples, _names(label for _, label in samples))
+    return ImageList(str(path), samples, _names(samples))
 
 
-def find_unlabeled(data: str, split: str) -> ImageList:
-    """List the images of a split, or of the whole folder if it has no such split, ignoring their classes.
+def find_unlabeled(data: str, split: str) -> Sequence[Path | TarMember]:
+    """List the images of a split, or of the whole folder if it has no such split.
 
     Raises:
         TenreoError: if there is no such folder or it contains no image.
     """
     path, shards = locate(data, split if has_split(data, split) else ROOT_SPLIT)
-    if shards:
-        return ImageList(str(path), [(member, None) for member, _ in read_shards(shards)], ())
-    return ImageList(str(path), [(file, None) for file in find_image_files(path)], ())
+    return [member for member, _ in read_shards(shards)] if shards else find_image_files(path)
 
 
 def split_class_names(data: str, split: str) -> tuple[str, ...]:
@@ -88,11 +85,11 @@ def split_class_names(data: str, split: str) -> tuple[str, ...]:
     if shards:
         return ()
     metadata = read_metadata(path)
-    return tuple(class_folders(path)) if metadata is None else _names(label for _, label in metadata)
+    return tuple(class_folders(path)) if metadata is None else _names(metadata)
 
 
-def _names(labels: Iterable[ClassLabel]) -> tuple[str, ...]:
-    return tuple(sorted({label for label in labels if isinstance(label, str)}))
+def _names(samples: Iterable[tuple[object, ClassLabel]]) -> tuple[str, ...]:
+    return tuple(sorted({label for _, label in samples if isinstance(label, str)}))
 
 
 def has_split(data: str, split: str) -> bool:
@@ -106,13 +103,9 @@ def has_split(data: str, split: str) -> bool:
 
 def has_labels(data: str, split: str) -> bool:
     """Return whether a split has class folders, a metadata file, or shards, which usually contain labels."""
-    if not has_split(data, split):
-        return False
-    path, shards = locate(data, split)
-    if shards or any((path / name).is_file() for name in METADATA_FILES):
-        return True
     try:
-        return bool(class_folders(path))
+        path, shards = locate(data, split)
+        return bool(shards) or any((path / name).is_file() for name in METADATA_FILES) or bool(class_folders(path))
     except TenreoError:
         return False
 

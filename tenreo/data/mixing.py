@@ -24,11 +24,8 @@ def batch_mixer(mixup: float, cutmix: float, classes: int) -> Mixer | None:
         A function from images (batch, 3, height, width) and labels (batch,) to the mixed images and the class
         probabilities (batch, classes). Without labels, the function returns the labels unchanged.
     """
-    count = max(classes, 1)
-    chosen = [
-        kind(alpha=alpha, num_classes=count)
-        for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha
-    ]  # fmt: skip
+    kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+    chosen = [kind(alpha=alpha, num_classes=max(classes, 1)) for kind, alpha in kinds if alpha]
     if not chosen:
         return None
     mix = chosen[0] if len(chosen) == 1 else v2.RandomChoice(chosen)

@@ -20,8 +20,7 @@ from tenreo.data.label_files import ClassLabel, parse_class
 from tenreo.errors import TenreoError
 from tenreo.files.paths import check_readable
 
-# Maximum size in bytes of a member that contains a label; larger ones are ignored.
-_MAX_LABEL_SIZE = 2**20
+_MAX_LABEL_SIZE = 2**20  # bytes; larger members are ignored
 # Extensions of members that contain a label; if a key has both, the first one is used.
 _LABEL_EXTENSIONS = ("cls", "json")
 

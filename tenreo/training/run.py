@@ -12,9 +12,8 @@ from torch import nn
 
 from tenreo.compression.serialization import write_model
 from tenreo.correction.statistics import calibrate_
-from tenreo.data.batches import Batches, Loading
+from tenreo.data.batches import Batches, Loading, UnlabeledBatches
 from tenreo.data.images import Images
-from tenreo.data.unlabeled import UnlabeledBatches
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import Evaluation, evaluate
 from tenreo.files.header import Header, read_header

@@ -13,9 +13,8 @@ from networks import digits_classifier
 from PIL import Image
 from processes import ROOT
 
-from tenreo.data.batches import Batches, Loading
+from tenreo.data.batches import Batches, Loading, UnlabeledBatches
 from tenreo.data.images import open_images
-from tenreo.data.unlabeled import UnlabeledBatches
 from tenreo.data.workers import explain_worker_loss
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import evaluate

@@ -19,9 +19,8 @@ from tenreo.codec.jit import on_compile
 from tenreo.compression.compress_model import compress_
 from tenreo.compression.report import Report
 from tenreo.correction.statistics import match_statistics_
-from tenreo.data.batches import Loading
+from tenreo.data.batches import Loading, UnlabeledBatches
 from tenreo.data.images import open_unlabeled
-from tenreo.data.unlabeled import UnlabeledBatches
 from tenreo.data.workers import explain_worker_loss
 from tenreo.devices import choose_device
 from tenreo.errors import TenreoError
