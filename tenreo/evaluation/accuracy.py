@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,8 +17,7 @@ from tenreo.data.batches import Batches
 from tenreo.devices import half_dtype, peak_memory
 from tenreo.errors import TenreoError
 
-# The 97.5 % quantile of the standard normal distribution, for two-sided 95 % confidence intervals.
-_NORMAL_QUANTILE = 1.959963984540054
+_NORMAL_QUANTILE = 1.959963984540054  # the 97.5 % quantile, for two-sided 95 % confidence intervals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +59,10 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return values that can be written as JSON."""
-        speed = {
-            "images_per_second": self.images_per_second,
+        return {
+            **asdict(self), "top1_interval": list(self.top1_interval), "images_per_second": self.images_per_second,
             "model_images_per_second": self.model_images_per_second,
-        }
-        return {**asdict(self), "top1_interval": list(self.top1_interval), **speed}
+        }  # fmt: skip
 
 
 def wilson_interval(correct: int, images: int) -> tuple[float, float]:
@@ -111,15 +108,18 @@ def evaluate(
         torch.cuda.reset_peak_memory_stats(device)
     was_training = model.training
     model.eval()
-    autocast = torch.autocast(device.type, half_dtype(device)) if amp else nullcontext()
     # float64 represents the counts of `_batch_sums` exactly; MPS does not support it.
     sums = torch.zeros(5, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
     start, reading = time.perf_counter(), 0.0
-    with torch.inference_mode(), parametrize.cached(), autocast:
+    with torch.inference_mode(), parametrize.cached(), torch.autocast(device.type, half_dtype(device), enabled=amp):
         for images, labels in batches:
             reading += batches.wait_seconds
             logits = model(images).float()
-            _check_outputs(logits, batches.max_label)
+            if logits.ndim != 2 or logits.shape[1] <= batches.max_label:
+                raise TenreoError(
+                    f"an image has the label {batches.max_label}, counted from 0, but the model's outputs have the "
+                    f"shape {list(logits.shape[1:])}; give the data it was trained on"
+                )
             sums += _batch_sums(logits, labels).to(sums)
             if each is not None:
                 each(logits, labels)
@@ -145,27 +145,10 @@ def evaluate(
     )
 
 
-def _check_outputs(logits: Tensor, highest: int) -> None:
-    """Check that the logits (batch, classes) have a column for every label up to the highest.
-
-    Raises:
-        TenreoError: if they do not.
-    """
-    if logits.ndim != 2 or logits.shape[1] <= highest:
-        raise TenreoError(
-            f"an image has the label {highest}, counted from 0, but the model's outputs have the shape "
-            f"{list(logits.shape[1:])}; give the data it was trained on"
-        )
-
-
 def _batch_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the sums of a batch over its images, (5,): top-1 hits, top-5 hits, loss, images, more than 5 classes.
+    """Return (5,): the top-1 hits, top-5 hits, total loss and images of a batch, and whether there are over 5 classes.
 
-    Args:
-        logits: (batch, classes).
-        labels: (batch,).
-
-    If any of the logits is not finite, the loss is NaN, even if no label selects that logit.
+    If any of the logits (batch, classes) is not finite, the loss is NaN, even if no label selects that logit.
     """
     top = logits.topk(min(5, logits.shape[1])).indices  # (batch, 5)
     hits = top == labels[:, None]

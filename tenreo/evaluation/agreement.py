@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,19 +34,10 @@ class Agreement:
     reference_top1: float | None
 
 
-class ImageBatches(Protocol):
-    """Batches of images and labels on a device; unknown labels are -1."""
-
-    device: torch.device
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (batch, channels, height, width) and labels (batch,)."""
-
-
 def compare(
     model: nn.Module,
     reference: nn.Module,
-    batches: ImageBatches,
+    batches: Iterable[tuple[Tensor, Tensor]],
     amp: bool = False,
     *,
     progress: Callable[[int], None] | None = None,
@@ -56,20 +45,19 @@ def compare(
     """Compare the outputs of two models on the same images.
 
     Args:
-        model: model on the batches' device, in evaluation mode.
+        model: model in evaluation mode.
         reference: model with the same classes, on the same device and in evaluation mode; usually the dense model.
-        batches: images; unknown labels are -1.
+        batches: images (batch, channels, height, width) on this device, and labels (batch,), -1 if unknown.
         amp: whether to autocast to `half_dtype`.
         progress: function that is called with the number of images of every batch.
 
     Raises:
         TenreoError: if no image can be read, the shapes of the outputs differ, or an output is not finite.
     """
-    device = batches.device
-    autocast = torch.autocast(device.type, half_dtype(device)) if amp else nullcontext()
+    device = next(model.parameters()).device
     sums = torch.zeros(4, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
     count, labeled = 0, True
-    with torch.inference_mode(), parametrize.cached(), autocast:
+    with torch.inference_mode(), parametrize.cached(), torch.autocast(device.type, half_dtype(device), enabled=amp):
         for images, labels in batches:
             own, other = model(images).float(), reference(images).float()
             if own.shape != other.shape:

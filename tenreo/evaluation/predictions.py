@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,17 +95,15 @@ class Predictions:
 
     def classes(self) -> list[ClassAccuracy]:
         """Return the accuracy on every class that occurs among the labels, in the order of the labels."""
+        predictions: dict[int, Counter[int]] = {}
         labels, predicted, _ = self._columns()
-        images, hits = Counter(labels), Counter(a for a, b in zip(labels, predicted, strict=True) if a == b)
-        mistakes: dict[int, Counter[int]] = {}
         for label, other in zip(labels, predicted, strict=True):
-            if label != other:
-                mistakes.setdefault(label, Counter())[other] += 1
+            predictions.setdefault(label, Counter())[other] += 1
         classes = []
-        for label in sorted(images):
-            most = min(mistakes[label].items(), key=lambda item: (-item[1], item[0]))[0] if label in mistakes else None
-            name = None if most is None else self.name(most)
-            classes.append(ClassAccuracy(self.name(label), images[label], 100 * hits[label] / images[label], name))
+        for label, counts in sorted(predictions.items()):
+            images, hits = counts.total(), counts.pop(label, 0)
+            mistaken_for = self.name(min(counts, key=lambda other: (-counts[other], other))) if counts else None
+            classes.append(ClassAccuracy(self.name(label), images, 100 * hits / images, mistaken_for))
         return classes
 
     def confusion(self) -> Confusion:
@@ -158,8 +155,7 @@ def predict(
         TenreoError: if no image can be read.
     """
     device = predictions.batches.device
-    autocast = torch.autocast(device.type, half_dtype(device)) if amp else nullcontext()
-    with torch.inference_mode(), parametrize.cached(), autocast:
+    with torch.inference_mode(), parametrize.cached(), torch.autocast(device.type, half_dtype(device), enabled=amp):
         for images, labels in predictions.batches:
             predictions.add(model(images).float(), labels)
             if progress is not None:

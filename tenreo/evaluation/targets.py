@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -79,7 +79,8 @@ def compress_to_(
         TenreoError: as in `resolve`, and if even the finest encoding does not reach the target.
     """
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
-    if not isinstance(plan.recipe.rate, OutputTarget):
+    rate = plan.recipe.rate
+    if not isinstance(rate, OutputTarget):
         raise TenreoError(f"target: given {plan.recipe}, needs TargetKl or TargetAgreement")
     dense = deepcopy(model).eval()
     inputs = images
@@ -87,25 +88,26 @@ def compress_to_(
         channels, *_, side = input_shape(unwrapped(model), size)
         inputs = noise_images(_NOISE_IMAGES, channels, side, seed=_NOISE_SEED)
     inputs = inputs.to(next(model.parameters()))
+    batches = [
+        (batch, batch.new_full((len(batch),), -1, dtype=torch.int64)) for batch in torch.split(inputs, _BATCH_SIZE)
+    ]
 
     def trial(network: nn.Module, price: float) -> tuple[Report, Correction, Agreement]:
         report = compress_(network, replace(plan, price=price), jobs=jobs)
         correction = match_statistics_(network, dense, images, size=size, source=source)
-        agreement = compare(network, dense, _TensorBatches(inputs))
+        agreement = compare(network, dense, batches)
         bits = report.after.bits_per_weight or 0
         progress(f"{bits:.2f} bits per weight: KL {agreement.kl:.4f}, {agreement.agreement:.1f} %")
         return report, correction, agreement
 
-    price = _highest_price(lambda price: _holds(plan.recipe, trial(deepcopy(dense), price)[2]), plan.price)
+    def holds(price: float) -> bool:
+        agreement = trial(deepcopy(dense), price)[2]
+        return agreement.kl <= rate.kl if isinstance(rate, TargetKl) else agreement.agreement >= rate.number
+
+    price = _highest_price(holds, plan.price)
     report, correction, agreement = trial(model.eval(), price)
     compared_on = f"{len(inputs)} images of {'noise' if images is None else source}"
     return TargetResult(replace(plan, price=price), report, correction, agreement, compared_on)
-
-
-def _holds(recipe: Recipe, agreement: Agreement) -> bool:
-    """Return whether an agreement meets the target of a recipe."""
-    rate = recipe.rate
-    return agreement.kl <= rate.kl if isinstance(rate, TargetKl) else agreement.agreement >= rate.number
 
 
 def _highest_price(holds: Callable[[float], bool], start: float) -> float:
@@ -131,14 +133,3 @@ def _highest_price(holds: Callable[[float], bool], start: float) -> float:
     if bad < math.inf:
         good = bisect(lambda log_price: holds(math.exp(log_price)), bad, good, tolerance=_TOLERANCE)
     return math.exp(good)
-
-
-class _TensorBatches:
-    """Batches of a tensor of images for `compare`, without labels."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images, self.device = images, images.device
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in torch.split(self.images, _BATCH_SIZE):
-            yield batch, torch.full((len(batch),), -1, device=batch.device)
