@@ -41,7 +41,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         TenreoError: if the folder cannot be written to, or something other than a regular file has this path.
     """
-    with _system_errors_named(path):
+    with write_errors_named(path):
         target = _target(path)
         with _temporary(target) as (handle, temporary):
             _remove_abandoned(target)
@@ -64,13 +64,17 @@ def check_writable(path: Path) -> None:
         TenreoError: if the folder does not exist or cannot be written to, if something other than a regular file has
             this path, or if it is a symbolic link to a file that does not exist.
     """
-    with _system_errors_named(path), _temporary(_target(path)):
+    with write_errors_named(path), _temporary(_target(path)):
         pass
 
 
 @contextmanager
-def _system_errors_named(path: Path) -> Iterator[None]:
-    """Raise errors of the system as errors that name the path, not a temporary file."""
+def write_errors_named(path: Path) -> Iterator[None]:
+    """Raise errors of the system in the context as errors that name a path that is written.
+
+    Raises:
+        TenreoError: instead of an OSError.
+    """
     try:
         yield
     except OSError as error:

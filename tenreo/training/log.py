@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tenreo.errors import TenreoError
-from tenreo.files.atomic import atomic_write
+from tenreo.files.atomic import atomic_write, write_errors_named
 from tenreo.training.observer import Epoch, Step
 
 COLUMNS = (
@@ -58,16 +58,14 @@ class RunLog:
         if self.file is None:
             self._begin(row)
         try:
-            csv.DictWriter(self.file, COLUMNS, lineterminator="\n").writerow(row)
-            self.file.flush()
-        except OSError as error:
+            with write_errors_named(self.path):
+                csv.DictWriter(self.file, COLUMNS, lineterminator="\n").writerow(row)
+                self.file.flush()
+        except TenreoError:
             with suppress(OSError):  # closing tries to write the buffered row again
                 self.file.close()
             self.file = None
-            raise self._write_error(error) from error
-
-    def _write_error(self, error: OSError) -> TenreoError:
-        return TenreoError(f"{self.path}: cannot be written: {error.strerror}; choose another path")
+            raise
 
     def _begin(self, first: dict[str, Any]) -> None:
         """Create the file, with the earlier rows that precede the first row of this run."""
@@ -75,10 +73,8 @@ class RunLog:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(row for row in self.earlier if _moment(row) < _moment(first))
-        try:
+        with write_errors_named(self.path):
             self.file = self.path.open("a", newline="")
-        except OSError as error:
-            raise self._write_error(error) from error
 
     def close(self) -> None:
         """Flush the file to the disk and close it.
@@ -88,11 +84,8 @@ class RunLog:
         """
         if self.file is not None:
             file, self.file = self.file, None
-            try:
-                with file:
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise self._write_error(error) from error
+            with write_errors_named(self.path), file:
+                os.fsync(file.fileno())
 
 
 def _moment(row: dict[str, Any]) -> tuple[int, int, bool]:

@@ -76,21 +76,15 @@ def finetune_(
             trainer.progress = load_state(state.path, trainer.parts, trainer.configuration)
             check_history(state.path, trainer.progress)
         if not trainer.progress.history:
-            _evaluate_start(trainer)
+            if settings.epochs and settings.batch_size == 1:
+                _check_single_image_batches(trainer)
+            _evaluate_epoch(trainer, {"epoch": 0, "steps": 0, "lr": None, "train_loss": None, "train_top1": None})
         while trainer.epochs_done < settings.epochs and not trainer.out_of_patience:
             _run_epoch(trainer)
     if trainer.average is not None:
         trainer.average.copy_to(model)
     model.eval()
     return trainer.progress.history
-
-
-def _evaluate_start(trainer: Trainer) -> None:
-    """Evaluate the model before training, as epoch 0."""
-    if trainer.settings.epochs and trainer.settings.batch_size == 1:
-        _check_single_image_batches(trainer)
-    trained = {"epoch": 0, "steps": 0, "lr": None, "train_loss": None, "train_top1": None}
-    _evaluate_epoch(trainer, trained)
 
 
 def _check_single_image_batches(trainer: Trainer) -> None:
@@ -110,16 +104,12 @@ def _check_single_image_batches(trainer: Trainer) -> None:
 
 def _run_epoch(trainer: Trainer) -> None:
     """Train the remaining steps of the current epoch, and evaluate the model."""
-    progress, group = trainer.progress, trainer.group
+    s, progress, group = trainer.settings, trainer.progress, trainer.group
+    loading = replace(trainer.resources.loading(s), batch_size=s.batch_size * s.accumulate)
     batches = Batches(
-        trainer.train,
-        trainer.training_loading,
-        trainer.device,
-        seed=trainer.seed(),
-        rank=group.rank,
-        world_size=group.size,
+        trainer.train, loading, trainer.device, seed=trainer.seed(), rank=group.rank, world_size=group.size,
         skip=progress.step,
-    )
+    )  # fmt: skip
     if not batches.steps:
         raise TenreoError(
             f"no batch to train on: given {len(trainer.train)} images, needs at least 2 per process; give more images"
@@ -178,30 +168,23 @@ def _evaluate_epoch(trainer: Trainer, trained: dict[str, Any], *training_batches
         trained: fields of `Epoch` that do not come from the evaluation.
         training_batches: batches that the epoch was trained on; their broken images are reported.
     """
-
-    def stop_if_asked(_: int) -> None:
-        # The state was saved before the evaluation, so nothing is lost.
-        if trainer.observer.should_stop():
-            raise KeyboardInterrupt
-
-    start, progress = time.perf_counter(), trainer.progress
-    val = Batches(
-        trainer.val, trainer.evaluation_loading, trainer.device, rank=trainer.group.rank, world_size=trainer.group.size
-    )
+    start, progress, group, observer = time.perf_counter(), trainer.progress, trainer.group, trainer.observer
+    loading = trainer.resources.loading(trainer.settings)
+    val = Batches(trainer.val, loading, trainer.device, rank=group.rank, world_size=group.size)
     used = (*training_batches, val)
     with trainer.evaluated_weights():
-        result = evaluate(trainer.model, val, trainer.settings.amp, progress=stop_if_asked, total=trainer.group.sum)
+        # The state was saved before the evaluation, so nothing is lost if the observer stops it.
+        result = evaluate(trainer.model, val, trainer.settings.amp, progress=observer.stop_if_asked, total=group.sum)
         epoch = Epoch(
             **trained, top1=result.top1, top5=result.top5, loss=result.loss,
             seconds=progress.seconds + time.perf_counter() - start,
             waiting=progress.waiting / progress.seconds if progress.seconds else 0.0,
         )  # fmt: skip
-        for path in sorted(trainer.group.union(set().union(*(b.broken for b in used)))):
-            trainer.observer.on_broken(path)
-        for path, text in sorted(trainer.group.union(set().union(*(b.warnings for b in used)))):
-            trainer.observer.on_warned(path, text)
-        is_best = all(epoch.top1 > earlier.top1 for earlier in progress.history)
-        trainer.observer.on_epoch(epoch, is_best)
+        for path in sorted(group.union(set().union(*(b.broken for b in used)))):
+            observer.on_broken(path)
+        for path, text in sorted(group.union(set().union(*(b.warnings for b in used)))):
+            observer.on_warned(path, text)
+        observer.on_epoch(epoch, all(epoch.top1 > earlier.top1 for earlier in progress.history))
     trainer.progress = Progress(history=[*progress.history, epoch])
     # The observer has written the model files: a run that ends in between evaluates this epoch again.
     trainer.save()

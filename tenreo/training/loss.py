@@ -29,11 +29,7 @@ def training_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, settin
     if teacher is None:
         return loss
     t = settings.temperature
-    divergence = kl_div(
-        log_softmax(logits / t, 1),
-        log_softmax(teacher.float() / t, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
+    own, target = (log_softmax(outputs.float() / t, 1) for outputs in (logits, teacher))
+    divergence = kl_div(own, target, reduction="batchmean", log_target=True)
     distillation = weight * t * t * divergence
     return distillation if weight == 1 else (1 - weight) * loss + distillation

@@ -98,3 +98,8 @@ class Observer:
     def should_stop(self) -> bool:
         """Return whether to save the state and stop; called after each step and during evaluations."""
         return False
+
+    def stop_if_asked(self, _: int) -> None:
+        """Raise KeyboardInterrupt if the run is to stop; a progress callback for evaluations."""
+        if self.should_stop():
+            raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from torch import nn
 
 from tenreo.compression.serialization import write_model
 from tenreo.correction.statistics import calibrate_
-from tenreo.data.batches import Batches, Loading, UnlabeledBatches
+from tenreo.data.batches import Batches, UnlabeledBatches
 from tenreo.data.images import Images
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import Evaluation, evaluate
@@ -30,12 +30,7 @@ from tenreo.training.trainer import Resources
 
 
 class Datasets(NamedTuple):
-    """The images of a run.
-
-    Attributes:
-        train: training images.
-        val: validation images.
-    """
+    """The training and validation images of a run."""
 
     train: Images
     val: Images
@@ -58,11 +53,6 @@ class RunObserver(Observer):
     def should_stop(self) -> bool:
         """Return whether to save the state and stop."""
         return self.stop()
-
-    def stop_if_asked(self, _: int) -> None:
-        """Raise KeyboardInterrupt if the run is to stop; a progress callback for evaluations."""
-        if self.stop():
-            raise KeyboardInterrupt
 
     def on_broken(self, path: str) -> None:
         """Collect the path of a skipped image."""
@@ -143,7 +133,7 @@ class Run:
             progress(count)
             observer.stop_if_asked(count)
 
-        images = UnlabeledBatches(train, batches, self._loading, self.settings.seed)
+        images = UnlabeledBatches(train, batches, self.resources.loading(self.settings), self.settings.seed)
         correction = calibrate_(model, images, source=source, progress=advance)
         observer.broken |= images.batches.broken
         observer.warned |= images.batches.warnings
@@ -156,7 +146,8 @@ class Run:
             KeyboardInterrupt: if the observer stopped the evaluation.
         """
         group = self.resources.group
-        batches = Batches(val, self._loading, self.resources.device, rank=group.rank, world_size=group.size)
+        loading = self.resources.loading(self.settings)
+        batches = Batches(val, loading, self.resources.device, rank=group.rank, world_size=group.size)
         result = evaluate(model, batches, self.settings.amp, progress=observer.stop_if_asked, total=group.sum)
         observer.broken |= group.union(batches.broken)
         observer.warned |= group.union(batches.warnings)
@@ -203,10 +194,6 @@ class Run:
             digests.append(_digest(Path(teacher)) if teacher and Path(teacher).is_file() else str(teacher))
         return " and ".join(digests)
 
-    @property
-    def _loading(self) -> Loading:
-        return Loading(self.settings.batch_size, self.resources.workers, self.settings.skip_broken)
-
 
 def _digest(path: Path) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 hash of a file."""
@@ -217,27 +204,21 @@ def _digest(path: Path) -> str:
         raise TenreoError(f"{path}: cannot be read: {error.strerror}; give the path of a file") from error
 
 
+@dataclass(kw_only=True)
 class RunWriter(RunObserver):
     """Writes the model files and the logs of a run.
 
-    Args:
-        observer: observer of the run so far, whose collected images are shared.
+    Attributes:
         run: the run.
         model: model that is trained.
         info: description of the model for the files.
         logs: logs that receive every step and epoch.
     """
 
-    def __init__(
-        self,
-        observer: RunObserver,
-        run: Run,
-        model: nn.Module,
-        info: ModelInfo,
-        logs: Sequence[RunLog | TensorBoard],
-    ) -> None:
-        super().__init__(observer.stop, observer.broken, observer.warned)
-        self.run, self.model, self.info, self.logs = run, model, info, logs
+    run: Run
+    model: nn.Module
+    info: ModelInfo
+    logs: Sequence[RunLog | TensorBoard]
 
     def on_step(self, step: Step) -> None:
         """Log a step."""

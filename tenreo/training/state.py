@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Protocol, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -130,7 +130,10 @@ def load_state(path: Path, parts: Mapping[str, Stateful], configuration: Mapping
         raise TenreoError(f"{path}: does not exist, so there is nothing to resume; start without resuming")
     try:
         with path.open("rb") as file:
-            _check_archive(file)
+            check_torch_file(file)  # loading another file could take more memory than its size
+            with zipfile.ZipFile(file) as archive:
+                if damaged := archive.testzip():  # torch does not compare checksums
+                    raise ValueError(f"{damaged} has a wrong checksum")
             file.seek(0)
             values: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         _check_configuration(path, values["configuration"], configuration)
@@ -154,29 +157,13 @@ def load_state(path: Path, parts: Mapping[str, Stateful], configuration: Mapping
 
 
 def check_history(path: Path, progress: Progress) -> None:
-    """Raise unless the history of a state is complete, from epoch 0 on.
-
-    Args:
-        path: path of the state, for the error message.
-        progress: progress from the state.
-
-    Raises:
-        TenreoError: if epochs are missing; states of earlier versions have no epoch 0.
-    """
+    """Raise TenreoError unless the progress from a state file has the results of every epoch from 0 on."""
     numbers = [epoch.epoch for epoch in progress.history]
     if numbers != list(range(len(numbers))) or not numbers:
         raise TenreoError(
             f"{path}: does not contain the results of epoch 0 and of every later epoch, as states of earlier versions "
             "do not; start again without resuming"
         )
-
-
-def _check_archive(file: IO[bytes]) -> None:
-    """Raise ValueError if checksums are wrong, or if loading the file could take more memory than its size."""
-    check_torch_file(file)
-    with zipfile.ZipFile(file) as archive:
-        if damaged := archive.testzip():  # torch does not compare checksums
-            raise ValueError(f"{damaged} has a wrong checksum")
 
 
 def _progress(values: Any) -> Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tenreo.errors import TenreoError
+from tenreo.files.atomic import write_errors_named
 from tenreo.training.observer import Epoch, Step
 
 
@@ -25,10 +26,8 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise TenreoError("tensorboard: is not installed; install tenreo[tensorboard]") from error
-        try:
+        with write_errors_named(folder):
             self.writer = SummaryWriter(str(folder))
-        except OSError as error:
-            raise TenreoError(f"{folder}: cannot be written: {error.strerror}; choose another folder") from error
 
     def step(self, step: Step) -> None:
         """Write the scalars of a step."""

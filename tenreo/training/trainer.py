@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,10 @@ class Resources:
     device: torch.device = torch.device("cpu")
     workers: int = 0
     group: ProcessGroup = SINGLE_PROCESS
+
+    def loading(self, settings: Settings) -> Loading:
+        """Return how images are loaded; training loads all images of an optimizer step at once instead."""
+        return Loading(settings.batch_size, self.workers, settings.skip_broken)
 
 
 class Trainer:
@@ -81,9 +85,7 @@ class Trainer:
         scaled = settings.amp and self.half == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.average = ExponentialMovingAverage(model, settings.ema) if settings.ema else None
-        self.parts: dict[str, Stateful] = {
-            "model": model, "optimizer": self.optimizer, "scaler": self.scaler,
-        }  # fmt: skip
+        self.parts: dict[str, Stateful] = {"model": model, "optimizer": self.optimizer, "scaler": self.scaler}
         if self.average is not None:
             self.parts["average"] = self.average
 
@@ -110,16 +112,6 @@ class Trainer:
         """Whether early stopping ends the run."""
         patience, history = self.settings.patience, self.progress.history
         return bool(patience and history) and self.epochs_done - best_of(history).epoch >= patience
-
-    @property
-    def training_loading(self) -> Loading:
-        """How training images are loaded: all batches of an optimizer step at once."""
-        return replace(self.evaluation_loading, batch_size=self.settings.batch_size * self.settings.accumulate)
-
-    @property
-    def evaluation_loading(self) -> Loading:
-        """How validation images are loaded."""
-        return Loading(self.settings.batch_size, self.resources.workers, self.settings.skip_broken)
 
     def save(self) -> None:
         """Write the training state; only the main process does this."""

@@ -16,7 +16,7 @@ from tenreo.cli.run.training import Training
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note
 from tenreo.cli.terminal.stopping import Stop, stoppable
-from tenreo.data.batches import Batches, Loading
+from tenreo.data.batches import Batches
 from tenreo.data.images import Images, open_images, open_optionally_labeled, open_unlabeled, train_val_split
 from tenreo.data.label_files import LabelFiles
 from tenreo.data.layouts import DIGITS, has_labels, has_split, locate
@@ -113,7 +113,7 @@ def _open_datasets(info: ModelInfo, data: TrainingData, layout: Layout, settings
 
 def _label_with_teacher(images: Images, teacher: nn.Module, settings: Settings, resources: Resources) -> Images:
     """Label images with the predictions of the teacher, so that top-1 is the agreement with the teacher."""
-    batches = Batches(images, Loading(settings.batch_size, resources.workers, settings.skip_broken), resources.device)
+    batches = Batches(images, resources.loading(settings), resources.device)
     labels = predict_labels(teacher.eval(), batches, settings.amp)
     if resources.group.is_main:
         note("no labels: top-1 is the agreement with the dense model")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from torch import nn
 
@@ -105,7 +104,9 @@ class Training:
                 note(HEADER)
                 images = len(self.datasets.train)
                 advance = stack.enter_context(progress_bar("finetune", run.settings.epochs * images))
-                observer = _Reporter(advance, images, observer, run, self.model, info, logs)
+                observer = _Reporter(
+                    **vars(observer), run=run, model=self.model, info=info, logs=logs, advance=advance, images=images
+                )
             return run.finetune(self.model, info, self.datasets, self.teacher, observer)
 
     def _show_results(self, calibrated: Evaluation | None, history: list[Epoch]) -> None:
@@ -141,12 +142,12 @@ class Training:
             )
 
 
+@dataclass(kw_only=True)
 class _Reporter(RunWriter):
     """Writes the files of a run, and shows its progress: `advance` moves a bar by numbers of `images` per epoch."""
 
-    def __init__(self, advance: Callable[..., None], images: int, *writer_arguments: Any) -> None:
-        super().__init__(*writer_arguments)
-        self.advance, self.images = advance, images
+    advance: Callable[..., None]
+    images: int
 
     def on_step(self, step: Step) -> None:
         """Log the step and move the progress bar."""
