@@ -160,14 +160,16 @@ def test_a_program_that_decodes_is_loaded_after_importing_the_decoding(net, tmp_
 def test_detectors_are_exported_for_a_fixed_batch(tmp_path):
     from tenreo.models.builders import build_model
 
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     sides = {"min_size": 96, "max_size": 96, "box_score_thresh": 0.0, "box_detections_per_img": 3}
     net = build_model("torchvision:fasterrcnn_mobilenet_v3_large_320_fpn", sides)
+    # Large weights separate the scores: rounding, which depends on the processor, selects among nearly equal ones.
     for layer in net.modules():
-        if isinstance(
-            layer, nn.Conv2d | nn.Linear
-        ):  # otherwise all scores are equal and the selected boxes are arbitrary
+        if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    with torch.no_grad():
+        for layer in (net.rpn.head.cls_logits, net.roi_heads.box_predictor.cls_score):
+            layer.weight.mul_(1000)
     tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(4.0), include=("roi_heads.box_head.fc7",), refine=0))
     images = [torch.rand(3, 96, 96), torch.rand(3, 96, 96)]
     wanted = net([image.clone() for image in images])
