@@ -161,12 +161,9 @@ def _train_batches(trainer: Trainer, batches: Batches) -> None:
 
 
 def _evaluate_epoch(trainer: Trainer, trained: dict[str, Any], *training_batches: Batches) -> None:
-    """Evaluate the model, report the epoch and save the state.
+    """Evaluate the model, report the epoch and all broken images, and save the state.
 
-    Args:
-        trainer: the training run.
-        trained: fields of `Epoch` that do not come from the evaluation.
-        training_batches: batches that the epoch was trained on; their broken images are reported.
+    `trained` contains the fields of `Epoch` that do not come from the evaluation.
     """
     start, progress, group, observer = time.perf_counter(), trainer.progress, trainer.group, trainer.observer
     loading = trainer.resources.loading(trainer.settings)

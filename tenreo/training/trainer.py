@@ -78,9 +78,8 @@ class Trainer:
         if settings.compile:
             self.engine = torch.compile(self.engine)  # type: ignore[assignment]
         self.optimizer = make_optimizer(model, settings)
-        self.half = (
-            half_dtype(self.device) if settings.amp_dtype == AmpType.AUTO else getattr(torch, settings.amp_dtype)
-        )
+        automatic = settings.amp_dtype == AmpType.AUTO
+        self.half = half_dtype(self.device) if automatic else getattr(torch, settings.amp_dtype)
         self.mix = batch_mixer(settings.mixup, settings.cutmix, train.classes)
         scaled = settings.amp and self.half == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
