@@ -173,7 +173,7 @@ COMPRESS = ("compress", *FAST, "--model")
         ((*COMPRESS, "clinet:build", "--input", "3x32"), 2, "input: given '3x32', needs channels, height and width"),
         ((*COMPRESS, "clinet:build", "--input", "3x32x48"), 2, "needs a square"),
         ((*COMPRESS, "clinet:build", "--input", "3x9999x9999"), 2, "at most 4,096 and 1,024 by 1,024"),
-        ((*COMPRESS, "clinet:build", "--mean", "1,2"), 2, "mean: mean of 2 and std of 3 channels, needs 3 or 1"),
+        ((*COMPRESS, "clinet:build", "--mean", "1,2"), 2, "mean: mean has 2 and std has 3 numbers, needs 3 or 1"),
         ((*COMPRESS, "clinet:build", "--std", "0,0,0"), 2, "std: "),
         ((*COMPRESS, "clinet:build", "--std", "a"), 2, "std: given 'a', needs a number per channel"),
         ((*COMPRESS, "clinet:build", "--weights", "nowhere.pth"), 2, "neither a file, nor none (--weights)"),
