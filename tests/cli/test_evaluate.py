@@ -98,7 +98,7 @@ def test_predictions_and_confusion_matrices_are_written(compressed_file, digits_
     assert [row[0] for row in matrix[1:]] == [c["name"] for c in result["classes"]] == [f"class{i}" for i in range(10)]
     assert [sum(map(int, row[1:])) for row in matrix[1:]] == [c["images"] for c in result["classes"]]
     assert Path("c.png").read_bytes().startswith(b"\x89PNG") and "wrote p.csv, c.csv, c.png" in done.stderr
-    assert "c.csv: exists already; use --force" in refused(*job)
+    assert "p.csv: exists already; use --force" in refused(*job)
     output = here(*job, "--force").stdout
     assert "Worst classes" in output and "mean top-1 of the 10 classes" in output and "95 %" in output
 

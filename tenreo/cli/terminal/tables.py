@@ -143,8 +143,8 @@ def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:
 def evaluations_table(title: str, measured: Iterable[tuple[str, Evaluation]]) -> list[str | Table]:
     """Make the table of evaluations: accuracy with its 95 % confidence interval, loss, speed and memory."""
     columns = (
-        "model", "top-1\n%", "95 % inter-\nval of top-1", "top-5\n%", "loss", "images", "images\n/s",
-        "images\n/s, not\nreading", "peak\nmemory",
+        "model", "top-1\n%", "95 % inter-\nval of top-1", "top-5\n%", "loss", "images", "images/s",
+        "images/s\nwithout\nreading", "peak\nmemory",
     )  # fmt: skip
     rows = [
         (name, number(e.top1), "{:.2f} - {:.2f}".format(*e.top1_interval), number(e.top5), number(e.loss, 4),
