@@ -1,7 +1,5 @@
 """Devices: choosing one by name, its 16-bit data type and its memory."""
 
-from __future__ import annotations
-
 import resource
 import sys
 from collections.abc import Iterator

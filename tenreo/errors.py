@@ -1,7 +1,5 @@
 """The error class of tenreo, and helpers that keep untrusted text in messages short and printable."""
 
-from __future__ import annotations
-
 import math
 import reprlib
 from typing import Any

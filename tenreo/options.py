@@ -4,8 +4,6 @@
 `check_options` checks their values. The command line and the keys of YAML files are generated from the fields.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,5 @@
 """Sizes of packed integers, and parsing of amounts such as 2.5MB."""
 
-from __future__ import annotations
-
 import re
 
 from tenreo.errors import TenreoError, shown

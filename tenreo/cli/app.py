@@ -1,7 +1,5 @@
 """The command line: `tenreo compress | evaluate | finetune | inspect | export | sweep | demo`."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated, Any, NoReturn
 

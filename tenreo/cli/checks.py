@@ -4,8 +4,6 @@ They run before anything slow, so that a wrong path or a typing error is reporte
 can check, such as the device, is checked at the start of a command's body.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from importlib.util import find_spec

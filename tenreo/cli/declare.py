@@ -5,8 +5,6 @@ its options on the command line. `Recipe` takes the options of `RateOptions` in 
 accepts several values of `-g` and `-r`.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields

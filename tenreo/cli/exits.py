@@ -1,7 +1,5 @@
 """Exit codes and error messages of the command line. No torch."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,7 +1,5 @@
 """Options that several commands share, in one dataclass per subject. No torch."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,7 +1,5 @@
 """YAML files whose keys are names of options. No torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path

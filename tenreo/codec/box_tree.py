@@ -8,8 +8,6 @@ The search is exact because rounding is monotone: the distance to a box, compute
 order, never exceeds the computed distance to a point inside it.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

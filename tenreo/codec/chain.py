@@ -9,8 +9,6 @@ Equal columns, which are frequent in pruned weights and in weights of few bits, 
 visits them one after the other, since no other column is at distance zero.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

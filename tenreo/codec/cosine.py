@@ -7,8 +7,6 @@ exp(-i pi k / 2L), X[k] = Re W[k] and X[L-k] = -Im W[k]. So a real FFT is enough
 not computed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import lru_cache

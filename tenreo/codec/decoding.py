@@ -6,8 +6,6 @@ derivatives are registered twice: on the custom operators for `torch.compile`, a
 `torch.func`.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, NamedTuple
 

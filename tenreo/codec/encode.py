@@ -1,7 +1,5 @@
 """`encode` and `decode`: from a weight to a curve with positions, and back (section 2 of arXiv 2010.12110)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

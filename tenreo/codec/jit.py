@@ -1,7 +1,5 @@
 """Compilation of numeric functions with numba, cached on disk if a folder is writable."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache

@@ -4,8 +4,6 @@ The search starts from a sample that each point already has and replaces it only
 does not depend on how the points are divided among threads.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -4,8 +4,6 @@ Number i occupies the bits [i * width, (i + 1) * width) of the stream, lowest bi
 k % 8 of byte k // 8, as in `numpy.packbits` with bit order "little".
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

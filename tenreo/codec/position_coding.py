@@ -11,8 +11,6 @@ packed bits are shorter, the stream has packed bits instead. A checksum detects 
                  class of each block; the counts of the positions by class and set; the positions
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections.abc import Sequence

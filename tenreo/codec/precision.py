@@ -6,8 +6,6 @@ the scale with the smallest error. Scales are bfloat16, so the product of code a
 quantizing twice changes nothing.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

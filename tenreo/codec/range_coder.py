@@ -9,8 +9,6 @@ sequence among all with these counts, which is less than their entropy for permu
 are stored in trees: node i has the sum of the counts below its left child, and its children are 2i and 2i + 1.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

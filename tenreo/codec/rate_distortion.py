@@ -11,8 +11,6 @@ increases the cost (P. A. Chou, T. Lookabaugh, R. M. Gray, "Entropy-constrained 
 without columns have an infinite cost and are not used again.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any

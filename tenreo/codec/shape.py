@@ -1,7 +1,5 @@
 """The shape of an encoded weight and its size in a file. This module does not import torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

@@ -6,8 +6,6 @@ range of its values at the highest available frequency. The other rows follow a 
 columns, one sweep per cell. The gain is measured in docs/research/refinement.md.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -5,8 +5,6 @@ a loop do not depend on the number of threads, and each chunk writes a part of t
 not depend on the number of threads either.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor

@@ -9,8 +9,6 @@ multilevel/phase signals", 1982; M. W. Marcellin, T. R. Fischer, "Trellis coded 
 Gauss-Markov sources", 1990).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Compression of all layers of a model, several layers at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Encoding of one layer of a plan, either with the plan's rate or at a price per bit."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Files of a given size: the search for the price per bit at which the file has that size."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Report of a compression: errors, bytes and seconds as plain values."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

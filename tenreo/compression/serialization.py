@@ -1,7 +1,5 @@
 """Conversion between a model and the tensors of its file, with checks of all names, shapes and values."""
 
-from __future__ import annotations
-
 import os
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Mapping

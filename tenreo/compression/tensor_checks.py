@@ -1,7 +1,5 @@
 """Checks of tensor names, shapes and values before they are loaded into a model."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Mapping, Sequence
 
 import torch

@@ -23,8 +23,6 @@ output of a compressed layer. Without the root this is bias correction: M. Nagel
 Weight Equalization and Bias Correction", arXiv 1906.04721, section 4.2.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator

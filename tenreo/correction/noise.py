@@ -1,7 +1,5 @@
 """Noise images for correcting statistics without data."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Run a model on batches: tensors, (images, labels) pairs, tuples or dictionaries of arguments, or lists of images."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

@@ -5,8 +5,6 @@ and the mismatch grows from layer to layer. Both functions run the model on batc
 BatchNorm, and correct its running statistics by the formulas in `tenreo.correction.corrected_layers`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Kinds of augmentation of training images. This module does not import torch."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

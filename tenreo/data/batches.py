@@ -1,7 +1,5 @@
 """Batches of labeled images on a device, divided among the processes of a distributed run."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Folders of images: class folders and the image files below them. This module does not import torch."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

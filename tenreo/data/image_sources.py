@@ -1,7 +1,5 @@
 """Places that an image is read from, and decoding to RGB with 8 bits per channel."""
 
-from __future__ import annotations
-
 import stat
 import warnings
 from io import BytesIO

@@ -1,7 +1,5 @@
 """Text files that give the classes of images: lists, metadata and class maps. No torch import."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

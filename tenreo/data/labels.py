@@ -1,7 +1,5 @@
 """From the data's classes to labels, the indices of a model's outputs. This module does not import torch."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -4,8 +4,6 @@ Every layout is converted to a list of image sources and classes; later stages d
 converts the classes to the model's labels.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Mixing the images of a batch with torchvision's mixup and CutMix."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor

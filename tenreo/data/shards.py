@@ -5,8 +5,6 @@ therefore be shuffled over all shards, a subset can be chosen and a run can be r
 requires uncompressed shards.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tarfile

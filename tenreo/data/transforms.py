@@ -1,7 +1,5 @@
 """Transforms from PIL images to model inputs: torchvision's classification preset and augmentation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Worker processes that decode images: their start, their end, and errors that explain the loss of one."""
 
-from __future__ import annotations
-
 import atexit
 import multiprocessing
 import os

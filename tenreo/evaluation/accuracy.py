@@ -1,7 +1,5 @@
 """Accuracy, loss and speed of a model on labeled images."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

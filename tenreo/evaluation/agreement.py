@@ -1,7 +1,5 @@
 """Agreement of the outputs of two models on images, which need no labels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

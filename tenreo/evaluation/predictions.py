@@ -1,7 +1,5 @@
 """Predictions of a model for single images: accuracy per class, confusion matrix and CSV files."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence

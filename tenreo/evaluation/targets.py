@@ -1,7 +1,5 @@
 """Compression to a target accuracy: the smallest file whose outputs agree well enough with the dense model's."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Compares the outputs of an exported program with those of the model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Exporting a compressed model as dense weights, a program of torch.export, or ONNX."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """File formats that models are exported to. This module does not import torch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tenreo.errors import TenreoError, shown

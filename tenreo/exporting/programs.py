@@ -1,7 +1,5 @@
 """Dense models as programs: those of torch.export, and ONNX."""
 
-from __future__ import annotations
-
 import io
 import tempfile
 import warnings

@@ -1,7 +1,5 @@
 """Atomic replacement of files: a file is written completely or not at all. Only regular files are replaced."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator

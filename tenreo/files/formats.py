@@ -1,7 +1,5 @@
 """Recognition of files that are neither safetensors nor torch's format, for messages. No torch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tenreo.errors import TenreoError

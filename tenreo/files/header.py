@@ -6,8 +6,6 @@ In version 1, positions are int32 and coefficients are floating-point numbers. I
 coefficients may be integers. In version 3, positions may be entropy-coded. docs/format.md specifies every byte.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

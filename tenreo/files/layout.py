@@ -4,8 +4,6 @@ A compressed parameter `X.weight` is stored as two tensors, `X.weight.coefficien
 coefficients are integers, there is a third one, `X.weight.scales`. Bit-packed integers and coded positions are uint8.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Container, Mapping

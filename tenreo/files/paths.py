@@ -1,7 +1,5 @@
 """Checks of paths before a file is read or written, which need no torch."""
 
-from __future__ import annotations
-
 import stat
 from pathlib import Path
 

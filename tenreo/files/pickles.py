@@ -1,7 +1,5 @@
 """Reading state dicts from torch's own files, bare or inside a checkpoint. No code in a file is ever executed."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import warnings

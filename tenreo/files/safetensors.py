@@ -1,7 +1,5 @@
 """Writing and reading the tensors of safetensors files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Building models by name: torchvision's, timm's, and those that a function returns."""
 
-from __future__ import annotations
-
 import importlib
 import warnings
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """The last layer of a model, which computes its outputs, and its replacement for another number of outputs."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

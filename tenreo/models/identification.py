@@ -1,7 +1,5 @@
 """Recognizes torchvision's architectures: by names and shapes of tensors, confirmed by the model's outputs."""
 
-from __future__ import annotations
-
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager

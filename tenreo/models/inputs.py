@@ -1,7 +1,5 @@
 """Inputs and outputs of a model, derived from the model itself."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Saving models to files and loading them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What is known about a model that is built by name: its classes, weights and preprocessing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Guesses which model the tensors of a file belong to, for messages about tensors that do not fit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache

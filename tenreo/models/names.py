@@ -1,7 +1,5 @@
 """Names of models, SOURCE:NAME, and the checks of them. Importing this module does not import torch."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Models with weights: torchvision's and timm's by name, those of a file, or random ones."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Reading files of any kind; the reference implementation's are recognized by names and shapes of their tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

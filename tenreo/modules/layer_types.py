@@ -1,7 +1,5 @@
 """Types of layers that several rooms distinguish."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 

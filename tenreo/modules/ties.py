@@ -1,7 +1,5 @@
 """The tensors of a state dict without duplicates of tied tensors."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 

@@ -1,7 +1,5 @@
 """The weights of a model that can be compressed: floating-point parameters of two dimensions or more."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Wrappers around a model: data parallelism, averaged weights, compilation and sharding."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel

@@ -7,8 +7,6 @@ which is largest for flat spectra; so every layer gets at least an eighth and at
 the rate gives it (docs/research/statistics.md).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Bisection: the boundary of a condition that holds on one side of an interval."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 

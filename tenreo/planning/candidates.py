@@ -7,8 +7,6 @@ costs 0.4 dB. The constants are fitted to Laplace-distributed weights: for the s
 prediction is 0.5 dB off on average (docs/research/size.md).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Counts and size of the file that a plan leads to, computed without encoding."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 

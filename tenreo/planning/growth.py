@@ -1,7 +1,5 @@
 """Curves that follow from a rate, and the smallest progressive growth that reaches a total."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace

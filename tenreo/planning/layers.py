@@ -1,7 +1,5 @@
 """The layers of a model: which of them a recipe compresses, and the decision for each."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Plans: the decision for every layer of a model, checked before anything is changed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Any
 

@@ -7,8 +7,6 @@ takes (reverse water-filling; T. Cover and J. Thomas, "Elements of Information T
 a price is known only after encoding: `tenreo.compression.price_search`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

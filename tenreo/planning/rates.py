@@ -4,8 +4,6 @@ A recipe has exactly one `Rate`. `Uniform` and `Progressive` give every layer a 
 a quality, from which the curves of the layers follow. On the command line and in YAML files `RateOptions` names them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields

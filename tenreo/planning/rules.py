@@ -3,8 +3,6 @@
 A rule is looked up by the qualified names of the class and its base classes, so torchvision is never imported.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The experiment of `tenreo demo`: train a model of handwritten digits, and compare compression methods on it."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Distributed training in processes that torchrun starts: ranks, sums over processes, gradient averaging."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -1,7 +1,5 @@
 """The log of a run: a CSV file of every step and every evaluation. This module does not import torch."""
 
-from __future__ import annotations
-
 import csv
 import os
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Fine-tuning: gradient descent on every parameter that requires a gradient; positions do not change."""
 
-from __future__ import annotations
-
 import math
 import time
 from copy import deepcopy

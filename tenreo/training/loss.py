@@ -1,7 +1,5 @@
 """The training loss: cross-entropy with the labels, and the divergence from the outputs of a teacher."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 

@@ -1,7 +1,5 @@
 """The results that a training run reports, and the interface of the object that receives them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The trainable parameters, and their optimizer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

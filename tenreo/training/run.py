@@ -1,7 +1,5 @@
 """A fine-tuning run with files: the initial model, the best and last model, the training state and the log."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import file_digest

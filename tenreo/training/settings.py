@@ -1,7 +1,5 @@
 """The options of training with their defaults, ranges and help sentences. This module does not import torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar

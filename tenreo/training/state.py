@@ -4,8 +4,6 @@ The file contains no state of random number generators: the order of images, aug
 seed, epoch, step, image and process.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """Validation of a saved training state; `load_state_dict` of torch accepts many invalid values."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

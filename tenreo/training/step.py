@@ -1,7 +1,5 @@
 """One step of the optimizer, with gradient accumulation, mixed precision and distillation."""
 
-from __future__ import annotations
-
 import math
 from contextlib import nullcontext
 

@@ -1,7 +1,5 @@
 """Event files for TensorBoard, which is an optional package."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tenreo.errors import TenreoError

@@ -1,7 +1,5 @@
 """The objects that a training run needs for every step: model, optimizer, scaler, averages and progress."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """`tenreo compress`: options and checks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """`tenreo demo`: options and checks."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`tenreo evaluate`: options and checks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar

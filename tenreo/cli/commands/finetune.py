@@ -1,7 +1,5 @@
 """`tenreo finetune`: options and checks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path

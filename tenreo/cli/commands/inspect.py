@@ -1,7 +1,5 @@
 """`tenreo inspect`: options and checks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tenreo.cli.exits import usage

@@ -1,7 +1,5 @@
 """Body of `tenreo compress`."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path

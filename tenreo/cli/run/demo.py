@@ -1,7 +1,5 @@
 """`tenreo demo`: train, compress and fine-tune a model on handwritten digits, without internet access."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Body of `tenreo evaluate`."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Body of `tenreo export`."""
 
-from __future__ import annotations
-
 import torch
 
 from tenreo.cli.commands.export import Exported

@@ -1,7 +1,5 @@
 """Body of `tenreo finetune`."""
 
-from __future__ import annotations
-
 import os
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Body of `tenreo inspect`; it imports torch only for .pth files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

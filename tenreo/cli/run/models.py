@@ -1,7 +1,5 @@
 """The model that a command works on: the one that `--arch` or `--model` names, or that of a file."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Body of `tenreo sweep`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field

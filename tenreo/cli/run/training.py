@@ -1,7 +1,5 @@
 """A fine-tuning run in the terminal: progress, the table of epochs and the results."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace

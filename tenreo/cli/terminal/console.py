@@ -1,7 +1,5 @@
 """Printing: tables and JSON on stdout, notes and progress on stderr."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Collection, Iterator

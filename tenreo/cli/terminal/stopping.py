@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM: the first signal makes a run save and stop, a second one ends the process at once."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

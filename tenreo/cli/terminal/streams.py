@@ -1,7 +1,5 @@
 """Standard output and standard error, which may be closed, full, or a terminal. Does not import rich."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator
