@@ -1,4 +1,4 @@
-"""tenreo: shrink convolutional networks by tensor reordering (arXiv 2010.12110)."""
+"""tenreo: shrink trained neural networks by tensor reordering (arXiv 2010.12110)."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

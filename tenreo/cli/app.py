@@ -54,19 +54,19 @@ def _parser_error(error: Any) -> int:
 app = typer.Typer(
     name="tenreo",
     cls=Group,
-    help="Shrink convolutional networks by tensor reordering (arXiv 2010.12110).",
+    help="Shrink trained neural networks by tensor reordering (arXiv 2010.12110).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-add_command(app, compress.compress, yaml=True)
-add_command(app, evaluate.evaluate)
-add_command(app, finetune.finetune, yaml=True)
-add_command(app, inspect.inspect)
-add_command(app, export.export)
-add_command(app, sweep.sweep)
-add_command(app, demo.demo)
+add_command(app, compress.compress, "compress_and_save", yaml=True)
+add_command(app, evaluate.evaluate, "evaluate_files")
+add_command(app, finetune.finetune, "finetune_file", yaml=True)
+add_command(app, inspect.inspect, "inspect_file")
+add_command(app, export.export, "export_file")
+add_command(app, sweep.sweep, "sweep_recipes")
+add_command(app, demo.demo, "run_demo")
 
 
 def _version(wanted: bool) -> None:

@@ -8,6 +8,7 @@ accepts several values of `-g` and `-r`.
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -26,15 +27,17 @@ _OTHER_PANEL = "Files and running"  # heading of options whose dataclass has no 
 _REPEATABLE = ("groups", "rate")  # options of which `list[Recipe]` accepts several values
 
 
-def add_command(app: typer.Typer, body: Callable[..., None], yaml: bool = False) -> None:
+def add_command(app: typer.Typer, check: Callable[..., None], body: str, yaml: bool = False) -> None:
     """Add a command to the application.
 
     Args:
         app: application of the command line.
-        body: function of option dataclasses; its docstring is the help text.
+        check: function of option dataclasses that checks them without torch; its docstring is the help text.
+        body: name of the function in the module of `tenreo.cli.run` with the command's name that does the work. The
+            module is imported after the checks, because it imports torch.
         yaml: whether the command has `--config`, a YAML file with defaults of its options.
     """
-    hints = {n: h for n, h in get_type_hints(body).items() if n != "return"}
+    hints = {n: h for n, h in get_type_hints(check).items() if n != "return"}
 
     def run(context: typer.Context, **values: Any) -> None:
         with exit_codes(context):
@@ -43,7 +46,8 @@ def add_command(app: typer.Typer, body: Callable[..., None], yaml: bool = False)
                 if yaml:  # `layers` is a key of the file without an option of that name
                     typed["layers"] = (context.default_map or {}).get("layers")
                 arguments = {name: _build(hint, typed) for name, hint in hints.items()}
-            body(**arguments)
+            check(**arguments)
+            getattr(import_module(f"tenreo.cli.run.{check.__name__}"), body)(*arguments.values())
 
     parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
     for hint in hints.values():
@@ -53,7 +57,7 @@ def add_command(app: typer.Typer, body: Callable[..., None], yaml: bool = False)
         parameters.append(_config_parameter(list(hints.values())))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
-    run.__name__, run.__doc__ = body.__name__, body.__doc__
+    run.__name__, run.__doc__ = check.__name__, check.__doc__
     app.command(cls=Command)(run)
 
 

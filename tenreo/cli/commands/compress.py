@@ -52,9 +52,6 @@ def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding
     Example: tenreo compress --arch mobilenet_v2 -g 4 -r 0.5 --progressive
     """
     check(dense, recipe, statistics, output)
-    from tenreo.cli.run.compress import compress_and_save
-
-    compress_and_save(dense, recipe, statistics, encoding, output)
 
 
 def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Output) -> None:

@@ -30,9 +30,6 @@ def demo(output: DemoOutput) -> None:
     Example: tenreo demo
     """
     check(output)
-    from tenreo.cli.run.demo import run_demo
-
-    run_demo(output)
 
 
 def check(output: DemoOutput) -> None:

@@ -76,9 +76,6 @@ def evaluate(files: Files, data: Evaluated, layout: Layout, computing: Computing
     Example: tenreo evaluate model.safetensors --data imagenet
     """
     check(files, data, layout, output)
-    from tenreo.cli.run.evaluate import evaluate_files
-
-    evaluate_files(files, data, layout, computing, output)
 
 
 def check(files: Files, data: Evaluated, layout: Layout, output: EvaluatedOutput) -> None:

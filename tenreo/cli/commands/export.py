@@ -40,9 +40,6 @@ def export(file: ModelFile, exported: Exported) -> None:
     Example: tenreo export model.safetensors --to model.onnx
     """
     check(file, exported)
-    from tenreo.cli.run.export import export_file
-
-    export_file(file, exported)
 
 
 def check(file: ModelFile, exported: Exported) -> None:

@@ -74,9 +74,6 @@ def finetune(
     On several GPUs: torchrun --nproc-per-node 8 -m tenreo finetune ...
     """
     check(file, data, layout, settings, output)
-    from tenreo.cli.run.finetune import finetune_file
-
-    finetune_file(file, data, layout, settings, computing, output)
 
 
 def check(file: ModelFile, data: TrainingData, layout: Layout, settings: Settings, output: TrainingOutput) -> None:

@@ -21,9 +21,6 @@ def inspect(file: File, shown: Inspected) -> None:
     Example: tenreo inspect model.safetensors
     """
     check(file)
-    from tenreo.cli.run.inspect import inspect_file
-
-    inspect_file(file, shown)
 
 
 def check(file: File) -> None:

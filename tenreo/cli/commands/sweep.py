@@ -42,9 +42,6 @@ def sweep(
     Example: tenreo sweep --arch mobilenet_v2 -g 4 8 -r 0.5 1 --progressive
     """
     check(dense, data, layout, output)
-    from tenreo.cli.run.sweep import sweep_recipes
-
-    sweep_recipes(dense, recipes, data, layout, encoding, output)
 
 
 def check(dense: DenseModel, data: SweepData, layout: Layout, output: SweepOutput) -> None:
