@@ -113,11 +113,7 @@ def evaluate(
         for images, labels in batches:
             reading += batches.wait_seconds
             logits = model(images).float()
-            if logits.ndim != 2 or logits.shape[1] <= batches.max_label:
-                raise TenreoError(
-                    f"an image has the label {batches.max_label}, counted from 0, but the model's outputs have the "
-                    f"shape {list(logits.shape[1:])}; give the data it was trained on"
-                )
+            _check_outputs(logits, batches.max_label)
             sums += _batch_sums(logits, labels).to(sums)
             if each is not None:
                 each(logits, labels)
@@ -141,6 +137,15 @@ def evaluate(
         reading_seconds=reading,
         peak_memory=peak_memory(device),
     )
+
+
+def _check_outputs(logits: Tensor, max_label: int) -> None:
+    """Raise unless the outputs have the shape (batch, classes) with a class for every label."""
+    if logits.ndim != 2 or logits.shape[1] <= max_label:
+        raise TenreoError(
+            f"an image has the label {max_label}, counted from 0, but the model's outputs have the shape "
+            f"{list(logits.shape[1:])}; give the data it was trained on"
+        )
 
 
 def _batch_sums(logits: Tensor, labels: Tensor) -> Tensor:
