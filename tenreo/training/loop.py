@@ -74,15 +74,20 @@ def finetune_(
             trainer.progress = load_state(state.path, trainer.parts, trainer.configuration)
             check_history(state.path, trainer.progress)
         if not trainer.progress.history:
-            if settings.epochs and settings.batch_size == 1:
-                _check_single_image_batches(trainer)
-            _evaluate_epoch(trainer, {"epoch": 0, "steps": 0, "lr": None, "train_loss": None, "train_top1": None})
+            _evaluate_start(trainer)
         while trainer.epochs_done < settings.epochs and not trainer.out_of_patience:
             _run_epoch(trainer)
     if trainer.average is not None:
         trainer.average.copy_to(model)
     model.eval()
     return trainer.progress.history
+
+
+def _evaluate_start(trainer: Trainer) -> None:
+    """Evaluate the model before training, as epoch 0."""
+    if trainer.settings.epochs and trainer.settings.batch_size == 1:
+        _check_single_image_batches(trainer)
+    _evaluate_epoch(trainer, {"epoch": 0, "steps": 0, "lr": None, "train_loss": None, "train_top1": None})
 
 
 def _check_single_image_batches(trainer: Trainer) -> None:
