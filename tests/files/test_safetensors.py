@@ -111,12 +111,12 @@ def test_buffers_may_contain_any_values_and_parameters_must_be_finite(tmp_path):
         wrong = copy.deepcopy(model)
         state = wrong.state_dict()
         state[name.replace("weight.coefficients", "parametrizations.weight.original")].view(-1)[0] = value
-        with pytest.raises(TenreoError, match=f"{name} holds {why}"):
+        with pytest.raises(TenreoError, match=f"{name} contains {why}"):
             tenreo.save(wrong, tmp_path / "m.safetensors")
         tensors = read_tensors(tmp_path / "m.safetensors")
         tensors[name].view(-1)[0] = value
         with safe_open(tmp_path / "m.safetensors", "pt") as file:
             write_tensors(tmp_path / "bad.safetensors", tensors, file.metadata())
-        with pytest.raises(TenreoError, match=rf"bad\.safetensors: {name} holds {why}"):
+        with pytest.raises(TenreoError, match=rf"bad\.safetensors: {name} contains {why}"):
             tenreo.load(tmp_path / "bad.safetensors", make())
     assert (tmp_path / "m.safetensors").read_bytes() == before
