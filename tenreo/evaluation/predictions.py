@@ -185,7 +185,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _cell(value: object) -> object:
-    """Return the content of a CSV cell without control characters, and without a formula that a spreadsheet would run.
+    r"""Return the content of a CSV cell without control characters, and without a formula that a spreadsheet would run.
 
     >>> _cell("=1+1"), _cell("cat\x1b[2J"), _cell(3)
     ("'=1+1", 'cat\\x1b[2J', 3)

@@ -116,6 +116,8 @@ if sys.argv[2] == "error":
     next(held)
     raise ValueError("unrelated")
 if sys.argv[2] == "interrupt":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+
     def interrupt(picture):  # in the last worker, a second after the main process has started to wait
         time.sleep(1)
         if torch.utils.data.get_worker_info().id == 1:
