@@ -68,11 +68,7 @@ def match_statistics_(
         TenreoError: if the models differ or cannot process the batches; the compressed model is then unchanged.
     """
     compressed, dense = unwrapped(compressed), unwrapped(dense)
-    if compressed is dense:
-        raise TenreoError(
-            "statistics: the compressed model and the dense model are the same object; pass a copy that was made "
-            "before compressing"
-        )
+    _check_pair(compressed, dense)
     strength = 1.0
     if images is None:
         images, source, strength = noise_batch(dense, size, seed), "noise", _NOISE_BIAS_STRENGTH
@@ -114,11 +110,27 @@ def calibrate_(
     Raises:
         TenreoError: if the model cannot process the batches; it is then unchanged.
     """
-    source = source or "images"
+    source, model = source or "images", unwrapped(model)
     layers = [CalibratedBatchNorm(name, m) for name, m in model.named_modules() if is_batchnorm(m)]
     if not layers:
         return Correction(source, 0, 0, 0, "no BatchNorm")
     return _correct([model], layers, images, source, forward, progress)
+
+
+def _check_pair(compressed: nn.Module, dense: nn.Module) -> None:
+    """Raise if the two models are the same object, or the second one is compressed."""
+    if compressed is dense:
+        raise TenreoError(
+            "statistics: the compressed model and the dense model are the same object; pass a copy that was made "
+            "before compressing"
+        )
+    name = next((curve.name for curve in curves(dense)), None)
+    if name is not None:
+        swapped = "" if any(curves(compressed)) else ", and the first has none, so the arguments are swapped"
+        raise TenreoError(
+            f"statistics: the second model has a compressed layer {name!r}{swapped}; call "
+            "match_statistics_(compressed, dense) with the dense model as it was before compressing"
+        )
 
 
 def _matched_layers(model: nn.Module, dense: nn.Module, bias_strength: float) -> Sequence[CorrectedLayer]:

@@ -14,7 +14,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
     >>> unwrapped(nn.DataParallel(AveragedModel(nn.Linear(3, 2))))
     Linear(in_features=3, out_features=2, bias=True)
+
+    Raises:
+        TenreoError: if it is not a module.
     """
+    if not isinstance(model, nn.Module):
+        raise TenreoError(f"model: given an object of type {type(model).__name__}, needs a torch.nn.Module")
     while True:
         # The class that torch.compile returns is not public, but the name of its child is fixed.
         inner = model.module if isinstance(model, _WRAPPERS) else model._modules.get("_orig_mod")
@@ -27,16 +32,17 @@ def require_replaceable(model: nn.Module) -> nn.Module:
     """Return the unwrapped model after checking that its parameters may be replaced.
 
     Raises:
-        TenreoError: when the model is in DistributedDataParallel, which keeps references to the parameters that it
-            was given, or when its parameters are sharded.
+        TenreoError: when it is not a module, when it is in DistributedDataParallel, which keeps references to the
+            parameters that it was given, or when its parameters are sharded.
     """
+    inner = unwrapped(model)
     check_unsharded(model)
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise TenreoError(
             "model: is in DistributedDataParallel, which keeps the parameters that it was given; compress or expand "
             "the model before wrapping it"
         )
-    return unwrapped(model)
+    return inner
 
 
 def check_unsharded(model: nn.Module) -> None:

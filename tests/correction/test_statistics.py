@@ -520,6 +520,25 @@ def test_noise_has_the_models_dtype_and_size(dtype):
     assert [x.shape[1:] for x in inputs if x.shape[-1] == 24] and inputs[-1].shape[1:] == (3, 8, 8)
 
 
+def test_swapped_arguments_are_refused_before_anything_changes():
+    small, dense = pair()
+    before = [copy.deepcopy(model.state_dict()) for model in (small, dense)]
+    x = torch.randn(8, 3, 8, 8)
+    for call, message in (
+        (lambda: tenreo.match_statistics_(dense, small, x), "first has none, so the arguments are swapped"),
+        (lambda: tenreo.match_statistics_(nn.DataParallel(dense), nn.DataParallel(small), x), "are swapped"),
+        (lambda: tenreo.match_statistics_(copy.deepcopy(small), small, x), "second model has a compressed layer '3'"),
+        (lambda: tenreo.match_statistics_(small, x), "given an object of type Tensor, needs a torch.nn.Module"),
+        (lambda: tenreo.calibrate_(x, small), "given an object of type Tensor, needs a torch.nn.Module"),
+        (lambda: tenreo.compress_(dense.state_dict(), RECIPE), "OrderedDict, needs a torch.nn.Module"),
+        (lambda: tenreo.expand_(dense.state_dict()), "OrderedDict, needs a torch.nn.Module"),
+    ):
+        with pytest.raises(TenreoError, match=message):
+            call()
+        for model, state in zip((small, dense), before, strict=True):
+            assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+
+
 def test_other_models_and_unknown_sizes_are_refused():
     small, dense = pair()
     with pytest.raises(TenreoError, match="size of the model's input is not known"):
