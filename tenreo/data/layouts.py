@@ -4,13 +4,15 @@ Every layout is converted to a list of image sources and classes; later stages d
 converts the classes to the model's labels.
 """
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tenreo.data.folders import class_folders, find_image_files
-from tenreo.data.label_files import METADATA_FILES, ClassLabel, read_labels, read_metadata
+from tenreo.data.folders import class_folders, find_class_files, find_image_files
+from tenreo.data.label_files import ClassLabel, read_labels
+from tenreo.data.metadata import METADATA_FILES, read_metadata
 from tenreo.data.shards import TarMember, read_shards
 from tenreo.errors import TenreoError
 
@@ -52,13 +54,13 @@ def find_labeled(data: str, split: str, labels: Path | None = None) -> ImageList
         samples: list[tuple[Path | TarMember, ClassLabel]] = [*read_shards(shards)]
     elif labels is not None:
         files = find_image_files(path)
-        samples = [*zip(files, read_labels(labels, files), strict=True)]
+        samples = [*zip(files, read_labels(labels, path, files), strict=True)]
     elif (metadata := read_metadata(path)) is not None:
         samples = [*metadata]
     else:
-        folders = class_folders(path)
-        samples = [(file, name) for name, folder in folders.items() for file in find_image_files(folder)]
-        return ImageList(str(path), samples, tuple(folders))
+        classes = find_class_files(path)
+        samples = [(file, name) for name, files in classes.items() for file in files]
+        return ImageList(str(path), samples, tuple(classes))
     for source, label in samples:
         if label is None:
             raise TenreoError(f"{source}: has no class; give labels, or use a command that needs none")
@@ -139,4 +141,6 @@ def locate(data: str, split: str) -> tuple[Path, list[Path]]:
 
 
 def _tar_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.tar") if not file.name.startswith("."))
+    """Return the tar files in a folder, each once even if links lead to it."""
+    files = sorted((file for file in folder.glob("*.tar") if not file.name.startswith(".")), reverse=True)
+    return sorted({os.path.realpath(file): file for file in files}.values())

@@ -11,10 +11,9 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tenreo.data.folders import EXTENSIONS
-from tenreo.data.label_files import ClassLabel, parse_class
+from tenreo.data.label_files import ClassLabel, parse_class, read_json
 from tenreo.errors import TenreoError
 from tenreo.files.paths import check_readable
 
@@ -65,7 +64,8 @@ def read_shards(shards: Iterable[Path]) -> list[tuple[TarMember, ClassLabel]]:
     model's output. The class is None if neither exists.
 
     Raises:
-        TenreoError: if a shard is not an uncompressed tar file or contains no image.
+        TenreoError: if a shard is not an uncompressed tar file, contains no image, or contains an image or a label
+            twice.
     """
     samples: list[tuple[TarMember, ClassLabel]] = []
     for shard in shards:
@@ -84,25 +84,40 @@ def read_shards(shards: Iterable[Path]) -> list[tuple[TarMember, ClassLabel]]:
 
 
 def _read_shard(shard: Path) -> list[tuple[TarMember, ClassLabel]]:
-    images: dict[str, TarMember] = {}
+    images: dict[str, list[TarMember]] = {}
     labels: dict[str, dict[str, ClassLabel]] = {}
+    names: set[str] = set()
     length = shard.stat().st_size
     with tarfile.open(shard, "r:") as archive:
         for entry in archive:
             if not 0 <= entry.size <= length - entry.offset_data:
                 raise ValueError(f"{entry.name} is longer than the file")
-            if not entry.isreg() or entry.sparse is not None:
-                continue
-            folder, name = os.path.split(entry.name)
+            path = os.path.normpath(entry.name)
+            folder, name = os.path.split(path)
             stem, _, extension = name.partition(".")
-            if not stem:  # a hidden file
+            is_image = os.path.splitext(name)[1].lower() in EXTENSIONS
+            if not stem or not (is_image or extension in _LABEL_EXTENSIONS) or entry.isdir():  # without stem: hidden
                 continue
+            if not entry.isreg() or entry.sparse is not None:
+                raise TenreoError(f"{shard}: {path} is a link or special; pack it with tar --hard-dereference -h")
+            if path in names:
+                raise TenreoError(f"{shard}: contains {path} twice; pack it again with one of them")
+            names.add(path)
             key, member = f"{folder}/{stem}", TarMember(shard, entry.name, entry.offset_data, entry.size)
-            if os.path.splitext(name)[1].lower() in EXTENSIONS:
-                images.setdefault(key, member)
-            elif extension in _LABEL_EXTENSIONS and entry.size <= _MAX_LABEL_SIZE:
+            if is_image:
+                images.setdefault(key, []).append(member)
+            elif entry.size <= _MAX_LABEL_SIZE:
                 labels.setdefault(key, {})[extension] = _read_label(member, extension)
-    return [(member, _preferred(labels.get(key, {}))) for key, member in images.items()]
+    return [(_only_image(members), _preferred(labels.get(key, {}))) for key, members in images.items()]
+
+
+def _only_image(members: list[TarMember]) -> TarMember:
+    """Return the image of a key; beside `key.jpg`, a key may have images with two extensions, such as masks."""
+    plain = [member for member in members if os.path.basename(member.name).count(".") == 1]
+    (image, *others) = plain or members
+    if others:
+        raise TenreoError(f"{image} has the same key as {others[0].name}; rename or remove one of them")
+    return image
 
 
 def _preferred(labels: dict[str, ClassLabel]) -> ClassLabel:
@@ -114,8 +129,10 @@ def _read_label(member: TarMember, extension: str) -> ClassLabel:
     if extension == "cls":
         return parse_class(text)
     try:
-        values: Any = json.loads(text)
-    except (ValueError, RecursionError):
+        values = read_json(text)
+    except (json.JSONDecodeError, RecursionError):
         return None
+    except ValueError as error:
+        raise TenreoError(f"{member}: {error}; keep one of them") from error
     label = values.get("label", values.get("cls")) if isinstance(values, dict) else None
     return parse_class(str(label)) if isinstance(label, (int, str)) and not isinstance(label, bool) else None

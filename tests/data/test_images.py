@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from tenreo.data.batches import Batches, Loading
-from tenreo.data.images import BrokenImage, Images, open_images
+from tenreo.data.images import BrokenImage, Images, open_images, open_unlabeled
 from tenreo.data.labels import text_order_differs
 from tenreo.data.transforms import image_transform
 from tenreo.errors import TenreoError
@@ -218,6 +218,63 @@ def test_links_are_followed_once_and_hidden_files_are_ignored(folder, tmp_path_f
     (val / "class4" / "._0.png").write_bytes(b"resource fork")
     images = open_images(str(folder), "val", SMALL, 10)
     assert [source.name for source, _ in images.samples] == plain and len(images.class_names) == 10
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Create two images in val/a and one in val/b, of the values 10, 20 and 30."""
+    for i, name in enumerate(("a/1", "a/2", "b/3"), 1):
+        save(Image.fromarray(np.full((8, 8), 10 * i, np.uint8)), tmp_path / "val" / f"{name}.png")
+    return tmp_path / "val"
+
+
+def names_of(val):
+    return [
+        (source.relative_to(val).as_posix(), label) for source, label in open_images(str(val), ".", SMALL, 2).samples
+    ]
+
+
+PAIR = [("a/1.png", 0), ("a/2.png", 0), ("b/3.png", 1)]
+
+
+@pytest.mark.parametrize("link", ["a/up", "a/deep/up", "a/up.png", "up", "b/up"])
+@pytest.mark.parametrize("target", ["val", ".", "val/..", "val/../.."])
+def test_links_to_folders_above_add_no_images(pair, link, target):
+    """A link in class a to the folder of all classes added the images of class b to class a."""
+    (pair / link).parent.mkdir(exist_ok=True)
+    (pair / link).symlink_to(pair.parent / target)
+    assert names_of(pair) == PAIR
+    assert len(open_unlabeled(str(pair), ".", SMALL)) == 3
+
+
+def test_links_from_linked_folders_to_folders_above_add_no_images(pair, tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    (pair / "a").rename(store / "a")
+    (pair / "a").symlink_to(store / "a")
+    (store / "a" / "above").symlink_to(store)  # contains class a itself
+    (store / "a" / "back").symlink_to(pair)  # contains the link to class a
+    Image.fromarray(GRAY).save(store / "other.png")
+    assert names_of(pair) == PAIR
+    (tmp_path_factory.mktemp("alias") / "data").symlink_to(pair)
+    assert [label for _, label in names_of(tmp_path_factory.getbasetemp() / "alias0" / "data")] == [0, 0, 1]
+
+
+def test_an_image_with_several_links_is_counted_once(pair):
+    (pair / "a" / "0.png").symlink_to("1.png")
+    (pair / "a" / "0").symlink_to("z")
+    (pair / "a" / "z").mkdir()
+    (pair / "a" / "z" / "9.png").symlink_to("../2.png")
+    (pair / "a" / "y").symlink_to("z")
+    assert names_of(pair) == PAIR
+    os.link(pair / "a" / "1.png", pair / "a" / "4.png")  # a file of its own, as in torchvision
+    assert names_of(pair) == [*PAIR[:2], ("a/4.png", 0), PAIR[2]]
+
+
+@pytest.mark.parametrize(("link", "target"), [("b/1.png", "../a/1.png"), ("b/x", "../a"), ("c", "a"), ("a/x", "../b")])
+def test_links_that_give_an_image_two_classes_are_refused(pair, link, target):
+    (pair / link).symlink_to(target)
+    with pytest.raises(TenreoError, match=r"/[13]\.png: is the same file as .*/[13]\.png, so it has two classes"):
+        open_images(str(pair), ".", SMALL, 2)
 
 
 @pytest.fixture

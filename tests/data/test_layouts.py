@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.io import loadmat, savemat
 from timm.data import ImageNetInfo
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -140,6 +141,118 @@ def test_hugging_face_image_folder(folder, plain, kind, numbers):
         open_images(str(folder), "val", SMALL, 10)
 
 
+@pytest.fixture
+def three(tmp_path):
+    """Create the images a/1.png, a/2.png and b/1.png in a folder."""
+    for name in ("a/1", "a/2", "b/1"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / "data" / f"{name}.png")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metadata.csv", "file_name,label\na/1.png,0\nb/1.png,1\n", r"does not list a/2\.png"),
+        ("metadata.jsonl", '{"file_name": "a/1.png", "label": 0}', r"does not list a/2\.png|does not list b/1\.png"),
+        ("metadata.csv", "file_name,label\na/1.png,0\na/2.png,0\nb/1.png,1\na/1.png,0", "in the lines 2 and 5"),
+        ("metadata.csv", 'file_name,label,x\na/1.png,0,"t\nl"\na/2.png,0\n./a/2.png,1\nb/1.png,1', "lines 4 and 5"),
+        ("metadata.jsonl", '{"file_name": "a/1.png"}\n\n{"file_name": "a/1.png", "label": 1}', "in the lines 1 and 3"),
+        ("metadata.jsonl", '{"file_name": "a/1.png", "label": 1, "label": 0}', "line 1: the key 'label' occurs twice"),
+        ("metadata.csv", "file_name,label,label\na/1.png,0,1", "names a column twice"),
+        ("metadata.csv", "file_name,label\na/1.png,cat, tabby", "line 2 has 3 cells for 2 columns"),
+        ("metadata.csv", 'file_name,label\na/1.png,"cat\na/2.png,1\nb/1.png,2', "unexpected end of data"),
+        ("labels", "a/1 0\na/2 0\nb/1 1\na/1 1", r"class of a/1\.png in the lines 1, 4"),
+        ("labels", "a/1 0\na/2 0\nb/1 1\na/1.png 0", r"class of a/1\.png in the lines 4, 1"),
+        ("labels", "a/1 0\na/2 0\nb/1 1\n2 1", r"class of a/2\.png in the lines 2, 4"),
+        ("labels", "1 0\n2 0", r"line 1 names a/1\.png and b/1\.png; give their folders"),
+        ("labels", "a/1 0\na/2 0\nc/1 1", r"contains no class for b/1\.png"),
+    ],
+)  # fmt: skip
+def test_incomplete_and_contradictory_lists_are_refused(three, name, text, message):
+    """The last line, or the first in a shard, decided silently."""
+    (three.parent / "labels").write_text("") if name == "labels" else None
+    path = three.parent / name if name == "labels" else three / name
+    path.write_text(text)
+    label_files = LabelFiles(path) if name == "labels" else LabelFiles()
+    with pytest.raises(TenreoError, match=message):
+        open_images(str(three), ".", SMALL, 2, label_files=label_files)
+
+
+def test_lists_may_name_folders_and_unusual_characters(three):
+    path = three.parent / "labels"
+    for text in ("val/a/1 x\ndata/a/2.png x\nb/1.png\ty", "a/1,x\na/2,x\n/any/data/b/1.png,y\nc/1,z"):
+        path.write_text(text)
+        images = open_images(str(three), ".", SMALL, 2, label_files=LabelFiles(path))
+        assert [label for _, label in images.samples] == [0, 0, 1]
+    rows = [("a/1.png", "x\u2028"), ("a/2.png", "x\u2028"), ("b/1.png", "y, z")]
+    (three / "metadata.jsonl").write_text(
+        "\n".join(json.dumps({"file_name": file, "label": label}, ensure_ascii=False) for file, label in rows)
+    )
+    assert open_images(str(three), ".", SMALL, 2).class_names == ("x", "y, z")
+    (three / "metadata.csv").write_text("file_name,label\n")
+    with pytest.raises(TenreoError, match=r"contains metadata\.csv and metadata\.jsonl; remove one"):
+        open_images(str(three), ".", SMALL, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{\n"a": 1,\n"b": 2,\n"a": 3}', "the key 'a' occurs twice, in the lines 2, 4"),
+        ('{"a": 1, "a": 1}', "the key 'a' occurs twice"),
+        ('{"0": ["a", "x"], "0": ["b", "y"]}', "the key '0' occurs twice"),
+        ('{"0": ["a", "x"], "1": ["a", "y"]}', "gives the class of 'a' in the entry '0' and in the entry '1'"),
+        ("a 1\nb 2\n\na 1", "gives the class of 'a' in line 1 and in line 4"),
+    ],
+)
+def test_repeated_keys_of_class_maps_are_refused(tmp_path, text, message):
+    (tmp_path / "map").write_text(text)
+    with pytest.raises(TenreoError, match=message):
+        read_class_map(tmp_path / "map")
+
+
+def pack(path, members):
+    """Write a tar file with members (name, content), None for a link to the first member."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            if content is None:
+                entry.type, entry.linkname = tarfile.LNKTYPE, members[0][0]
+            entry.size = len(content or b"")
+            archive.addfile(entry, io.BytesIO(content or b""))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (["x.png", "x.cls", "x.png"], r"contains x\.png twice"),
+        (["x.png", "x.cls", "./x.png"], r"contains x\.png twice"),
+        (["x.png", "x.cls", "x.cls"], r"contains x\.cls twice"), (["x.png", "x.jpg", "x.cls"], "has the same key as"),
+        (["x.a.png", "x.b.png", "x.cls"], "has the same key as"),
+        (["x.png", "x.cls", "link.png"], r"link\.png is a link"),
+        (["x.png", "x.json"], "the key 'label' occurs twice"),
+    ],
+)  # fmt: skip
+def test_shards_that_contain_a_name_twice_are_refused(three, members, message):
+    """The first image and the last label were used silently, and images that are links left out."""
+    contents = {"png": (three / "a" / "1.png").read_bytes(), "cls": b"1", "json": b'{"label": 1, "label": 0}'}
+    path = three.parent / "x.tar"
+    pack(path, [(n, None if n == "link.png" else contents.get(n.split(".")[-1], b"")) for n in members])
+    with pytest.raises(TenreoError, match=message):
+        open_images(str(path), ".", SMALL, 2)
+
+
+def test_masks_and_links_to_shards_are_not_images(three, tmp_path):
+    image = (three / "a" / "1.png").read_bytes()
+    pack(
+        tmp_path / "x.tar",
+        [("x.seg.png", b""), ("x.png", image), ("x.cls", b"1"), ("y.left.png", image), ("y.cls", b"0")],
+    )
+    (tmp_path / "a.tar").symlink_to("x.tar")
+    samples = open_images(str(tmp_path), ".", SMALL, 2).samples
+    assert [(source.name, label) for source, label in samples] == [("x.png", 1), ("y.left.png", 0)]
+
+
 @pytest.mark.parametrize("kind", ["cls", "name", "json"])
 @pytest.mark.parametrize("layout", ["val/0.tar", "digits-val-000{}.tar", "{}.tar"])
 def test_shards(folder, plain, tmp_path_factory, kind, layout):
@@ -214,7 +327,7 @@ def test_class_map_to_the_models_class_names(folder, tmp_path):
     ):
         open_images(str(folder), "val", SMALL, 10, label_files=LabelFiles(class_map=path))
     path.write_text("class1 2\nclass1 3")
-    with pytest.raises(TenreoError, match="does not give exactly one class for 'class1'"):
+    with pytest.raises(TenreoError, match="gives the class of 'class1' in line 1 and in line 2"):
         open_images(str(folder), "val", SMALL, 10, label_files=LabelFiles(class_map=path))
 
 
