@@ -1,6 +1,7 @@
 """Building models by name: torchvision's, timm's, and those that a function returns."""
 
 import importlib
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,8 +21,11 @@ from tenreo.files.records import MOST_CLASSES, ModelInfo
 from tenreo.models.names import add_working_folder, check_builder, check_known, check_source, is_safe
 
 TRANSFORMING = ("googlenet", "inception_v3")  # architectures that have the argument `transform_input`
-# Parts of the names of arguments that read files or download, which a name in a file must not cause.
-_FETCHING = ("pretrained", "weights", "checkpoint", "cache", "path", "file", "url", "hub", "scriptable", "exportable")
+# Parts of the names of arguments that read files, download, or run the model (torchvision's `quantize`).
+_FETCHING = (
+    "pretrained", "weights", "checkpoint", "cache", "path", "file", "url", "hub", "scriptable", "exportable",
+    "quantize",
+)  # fmt: skip
 
 
 def build_model(
@@ -192,7 +196,9 @@ def _check_arguments(builder: str, kwargs: Mapping[str, Any]) -> None:
     """Raise if an argument, which a file may contain, would read files or build a model without bounds."""
     for key, value in kwargs.items():
         if key != "init_weights" and any(word in key for word in _FETCHING):
-            raise TenreoError(f"model: the argument {key} of {builder} may read files, and is not allowed")
+            raise TenreoError(
+                f"model: the argument {key} of {builder} may read files or run the model, and is not allowed"
+            )
         numbers = [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, (int, float))]
         if any(abs(number) > MOST_CLASSES for number in numbers):
             raise TenreoError(f"model: the argument {key} of {builder} is {shown(value)}, at most {MOST_CLASSES:,}")
@@ -206,12 +212,10 @@ def _call(builder: str, kwargs: Mapping[str, Any]) -> Any:
     check_model(builder)
     if source == "timm":
         return require_timm().create_model(name, pretrained=False, **kwargs)
-    # Models of other tasks than classification would download the weights of their backbone.
-    backbone = {} if hasattr(torchvision.models, name) else {"weights_backbone": None}
-    try:
-        return torchvision.models.get_model(name, weights=None, **backbone, **kwargs)
-    except TypeError:
-        return torchvision.models.get_model(name, weights=None, **kwargs)
+    # By default, models of other tasks than classification download the weights of their backbone.
+    parameters = inspect.signature(torchvision.models.get_model_builder(name)).parameters
+    backbone = {"weights_backbone": None} if "weights_backbone" in parameters else {}
+    return torchvision.models.get_model(name, weights=None, **backbone, **kwargs)
 
 
 def _reason(error: Exception) -> str:

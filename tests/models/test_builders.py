@@ -1,11 +1,13 @@
 """Building models by name, and the limits of what a file may cause."""
 
 import json
+import socket
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -125,6 +127,7 @@ def test_a_model_that_differs_from_its_builder_is_refused(ownnet):
         ("timm:resnet10t", {"pretrained": True}, "pretrained .* may read files"),
         ("timm:resnet10t", {"pretrained_cfg": "hf-hub:some/one"}, "may read files"),
         ("torchvision:fcn_resnet50", {"weights_backbone": "DEFAULT"}, "may read files"),
+        ("torchvision:quantized_resnet18", {"quantize": True}, "quantize .* or run the model"),
         ("timm:resnet10t", {"num_classes": 10**12}, "num_classes .* is 1000000000000, at most 100,000"),
         ("timm:resnet10t", {"layers": [1, 10**9, 1, 1]}, "layers .* at most"),
         ("timm:resnet10t", {"nonsense": 3}, "cannot be built: .*nonsense"),
@@ -141,6 +144,19 @@ def test_a_model_that_differs_from_its_builder_is_refused(ownnet):
 def test_a_file_cannot_cause_downloads_calls_or_large_models(own_file, builder, kwargs, match):
     with pytest.raises(TenreoError, match=match):
         tenreo.load(relabeled(own_file[1], builder=builder, kwargs=kwargs))
+
+
+def test_wrong_arguments_cause_no_download(monkeypatch):
+    def connect(*_, **__):
+        pytest.fail("a connection to the network")
+
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, connect)
+    # Models of other tasks than classification have backbones with weights of their own.
+    for name in torchvision.models.list_models():
+        if not hasattr(torchvision.models, name):
+            with pytest.raises(TenreoError, match=f"torchvision:{name} cannot be built"):
+                build_model(f"torchvision:{name}", {"num_classes": "x"}, "meta")
 
 
 def test_a_large_model_is_refused_by_its_shapes_before_it_takes_memory(own_file):
