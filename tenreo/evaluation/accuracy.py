@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from tenreo.data.batches import Batches
 from tenreo.devices import half_dtype, peak_memory
 from tenreo.errors import TenreoError
+from tenreo.evaluation.ranking import ranks
 
 _NORMAL_QUANTILE = 1.959963984540054  # the 97.5 % quantile, for two-sided 95 % confidence intervals
 
@@ -153,8 +154,8 @@ def _batch_sums(logits: Tensor, labels: Tensor) -> Tensor:
 
     If any of the logits (batch, classes) is not finite, the loss is NaN, even if no label selects that logit.
     """
-    top = logits.topk(min(5, logits.shape[1])).indices  # (batch, 5)
-    hits = top == labels[:, None]
+    rank = ranks(logits, labels)
     loss = cross_entropy(logits, labels, reduction="sum") + torch.where(logits.isfinite().all(), 0.0, math.nan)
     many = logits.shape[1] > 5
-    return torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_tensor(len(labels)), loss.new_tensor(many)])
+    top1, top5 = (rank == 0).sum(), (rank < 5).sum()
+    return torch.stack([top1, top5, loss, loss.new_tensor(len(labels)), loss.new_tensor(many)])

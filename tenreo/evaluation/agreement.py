@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from tenreo.devices import half_dtype
 from tenreo.errors import TenreoError
+from tenreo.evaluation.ranking import predicted_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def compare(
                     f"the outputs have the shape {list(own.shape[1:])} in one model and {list(other.shape[1:])} in the "
                     "other; compare models with the same classes"
                 )
-            predicted, expected = own.argmax(1), other.argmax(1)
+            predicted, expected = predicted_classes(own), predicted_classes(other)
             divergence = kl_div(own.log_softmax(1), other.log_softmax(1), reduction="sum", log_target=True)
             hits = [(predicted == expected).sum(), (predicted == labels).sum(), (expected == labels).sum()]
             sums += torch.stack([divergence, *hits]).to(sums)

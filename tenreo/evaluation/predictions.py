@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from tenreo.data.batches import Batches
 from tenreo.devices import half_dtype
 from tenreo.errors import TenreoError, printable
+from tenreo.evaluation.ranking import predicted_classes
 from tenreo.files.atomic import atomic_write
 
 COLUMNS = ("path", "label", "predicted", "confidence", "correct")
@@ -77,7 +78,8 @@ class Predictions:
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Add the latest batch: logits (batch, classes) float32 and labels (batch,), -1 if unknown."""
-        confidence, predicted = logits.softmax(1).max(1)
+        predicted = predicted_classes(logits)
+        confidence = logits.softmax(1).gather(1, predicted[:, None])[:, 0]
         self.paths += self.batches.paths
         self._parts.append((labels, predicted, confidence))  # still on their device: copying would wait for it
 

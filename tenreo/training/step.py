@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from tenreo.evaluation.ranking import predicted_classes
 from tenreo.training.distributed import local_gradients
 from tenreo.training.loss import training_loss
 from tenreo.training.settings import Settings
@@ -77,8 +78,8 @@ def _backward(trainer: Trainer, images: Tensor, targets: Tensor, weight: float) 
     # Mixed images count as their predominant class, unlabeled images as the class that the teacher predicts.
     expected = targets if targets.ndim == 1 else targets.argmax(1)
     if teacher_logits is not None and trainer.train.classes == 0:
-        expected = teacher_logits.argmax(1)
-    correct = (logits.detach().argmax(1) == expected).sum()
+        expected = predicted_classes(teacher_logits)
+    correct = (predicted_classes(logits.detach()) == expected).sum()
     # float64 represents counts exactly; MPS does not support it, but runs a single process only.
     dtype = torch.float32 if trainer.device.type == "mps" else torch.float64
     return torch.stack([loss.detach() * len(images), correct]).to(dtype)
