@@ -127,7 +127,7 @@ def _run_epoch(trainer: Trainer) -> None:
     trained = {
         "epoch": epoch,
         "steps": batches.steps,
-        "lr": trainer.set_lr(epoch),  # that of the last step
+        "lr": trainer.set_lr(batches.steps - 1, batches.steps),  # that of the last step
         "train_loss": progress.loss / progress.seen,
         "train_top1": 100 * progress.correct / progress.seen,
     }
@@ -140,7 +140,7 @@ def _train_batches(trainer: Trainer, batches: Batches) -> None:
     set_training_mode(trainer.model, s.freeze, s.freeze_batchnorm)
     epoch, before = trainer.epochs_done + 1, time.perf_counter()
     for (images, labels), total in zip(batches, batches.global_sizes, strict=True):
-        lr = trainer.set_lr(epoch - 1 + (progress.step + 1) / batches.steps)
+        lr = trainer.set_lr(progress.step, batches.steps)
         torch.manual_seed(trainer.seed(progress.step))
         loss, correct, stop = train_step(trainer, images, labels, total)
         if not math.isfinite(loss):

@@ -85,7 +85,7 @@ class Settings:
         Schedule.STEP, "Learning rate schedule; step divides the rate by ten from the sixteenth epoch on."
     )
     warmup: float = option(
-        0.0, "Number of epochs in which the learning rate rises linearly from 0.", least=0, ceiling=_MAX_EPOCHS
+        0.0, "Number of epochs in which the learning rate rises linearly to its peak.", least=0, ceiling=_MAX_EPOCHS
     )
     label_smoothing: float = option(
         0.0, "Label smoothing: fraction of every label that is spread evenly over all classes.", least=0, below=1

@@ -120,13 +120,15 @@ class Trainer:
         seed = self.settings.seed * 1_000_003 + self.epochs_done
         return (seed if step is None else (seed * 1_000_003 + step) * 1_009 + self.group.rank) % 2**63
 
-    def set_lr(self, done: float) -> float:
-        """Set the learning rate of the optimizer and return it.
+    def set_lr(self, step: int, steps: int) -> float:
+        """Set the learning rate of the optimizer for a step of the current epoch and return it.
 
         Args:
-            done: epochs since the start of the run, up to the end of the next step.
+            step: index of the step in its epoch, from 0.
+            steps: number of steps of an epoch.
         """
-        lr = (self.settings.lr or 0.0) * lr_multiplier(self.settings, done)
+        start, end = (self.epochs_done + number / steps for number in (step, step + 1))
+        lr = (self.settings.lr or 0.0) * lr_multiplier(self.settings, start, end)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr * parameters["lr_scale"]
         return lr

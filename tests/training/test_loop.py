@@ -1,7 +1,9 @@
 """Tests of fine-tuning on real images: learning, resuming and stopping."""
 
+import math
 from copy import copy
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -91,7 +93,26 @@ def test_training_follows_its_schedule(digits):
     few = digits[0].limited(64), digits[1].limited(4)
     settings = Settings(epochs=4, lr=0.01, batch_size=16, schedule="cosine", warmup=2)
     history = finetune_(digits_classifier(), *few, settings)
-    assert [e.lr for e in history[1:]] == pytest.approx([0.005, 0.01, 0.005, 0])
+    assert [e.lr for e in history[1:]] == pytest.approx(
+        [0.005, 0.01, 0.01 * cosine_factor(3 / 8), 0.01 * cosine_factor(7 / 8)]
+    )
+
+
+def cosine_factor(part):
+    return (1 + math.cos(math.pi * part)) / 2
+
+
+@pytest.mark.parametrize("how", [{}, {"warmup": 1.0}, {"schedule": "step"}, {"epochs": 2}])
+def test_every_epoch_of_one_step_trains(digits, how):
+    """The cosine had the rate 0 in the last step, so a run of one step changed nothing."""
+    few, net, weights = (digits[0].limited(16), digits[1].limited(4)), plain_net(), []
+
+    class Recorder(Observer):
+        def on_step(self, step):
+            weights.append(net[2].weight.detach().clone())
+
+    finetune_(net, *few, Settings(**{"lr": 0.1, "batch_size": 16, "schedule": "cosine", **how}), observer=Recorder())
+    assert not any(torch.equal(*pair) for pair in pairwise([plain_net()[2].weight, *weights]))
 
 
 @pytest.mark.parametrize(
