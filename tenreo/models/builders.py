@@ -52,6 +52,7 @@ def build_model(
     attempts: list[AbstractContextManager[Any]] = [nullcontext()]
     if is_safe(builder):
         _check_arguments(builder, kwargs)
+        check_model(builder)  # imports timm, whose constants must not be created on the meta device
         attempts = [torch.device(device)]
         if device == "meta":
             attempts += [_registered_on_meta(), nullcontext()]
@@ -209,7 +210,6 @@ def _call(builder: str, kwargs: Mapping[str, Any]) -> Any:
     source, _, name = builder.partition(":")
     if not is_safe(builder):
         return find_function(builder)(**kwargs)
-    check_model(builder)
     if source == "timm":
         return require_timm().create_model(name, pretrained=False, **kwargs)
     # By default, models of other tasks than classification download the weights of their backbone.

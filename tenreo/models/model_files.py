@@ -1,7 +1,6 @@
 """Saving models to files and loading them."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from tenreo.files.atomic import check_writable
 from tenreo.files.header import Header, check_info
 from tenreo.files.paths import check_ending
 from tenreo.files.records import ModelInfo, Preprocess
-from tenreo.models.builders import build_info, build_model, check_trusted
+from tenreo.models.build_limits import limited_by
+from tenreo.models.builders import build_info, build_model, check_model, check_trusted
 from tenreo.models.identification import difference, identify
 from tenreo.models.model_info import model_info
 from tenreo.models.name_guesses import guessing
@@ -128,10 +128,8 @@ def open_model(
                 f"{path}: does not contain how to build the model; name it, or in Python load it with "
                 "tenreo.load(path, model)"
             )
-        _check_shapes(info, header)
-        # A function may also draw random numbers for values that the file does not contain.
-        with _Uninitialized() if is_safe(info.source or "") else nullcontext():  # type: ignore[no-untyped-call]
-            model = build_info(info, trusted=trust_builder)
+        # A function may take any time, and draw random numbers for values that the file does not contain.
+        model = _built(info, header) if is_safe(info.source or "") else build_info(info, trusted=trust_builder)
     with guessing(tensors):
         restore_(unwrapped(model), header, tensors)
     return model.eval(), header
@@ -161,12 +159,16 @@ def _info_with(builder: str, header: Header) -> ModelInfo:
     )  # fmt: skip
 
 
-def _check_shapes(info: ModelInfo, header: Header) -> None:
-    """Raise if the model that a file names has other shapes than its tensors, before the model takes memory."""
-    if info.arch is None and is_safe(info.builder or ""):
-        own = {n: tuple(t.shape) for n, t in build_info(info, "meta").state_dict().items()}
-        given = header.dense_shapes()
-        check_fit(header.path, {n: s for n, s in own.items() if n in given}, given, ())
+def _built(info: ModelInfo, header: Header) -> nn.Module:
+    """Build the model of torchvision or timm that a file names, unless it has other shapes than the file's tensors."""
+    check_model(info.source or "")
+    with limited_by(header):
+        if info.arch is None:
+            own = {n: tuple(t.shape) for n, t in build_info(info, "meta").state_dict().items()}
+            given = header.dense_shapes()
+            check_fit(header.path, {n: s for n, s in own.items() if n in given}, given, ())
+        with _Uninitialized():  # type: ignore[no-untyped-call]
+            return build_info(info)
 
 
 def dense_weights(header: Header, given: Path | None = None) -> str | None:

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tenreo.codec import position_coding
 from tenreo.codec.position_coding import decode_positions, encode_positions
 from tenreo.codec.trellis import following
 from tenreo.errors import TenreoError
@@ -121,3 +122,18 @@ def test_rejects_other_numbers_of_columns_or_samples(columns, length, row):
     stream = encode_positions(random_positions("laplace", 500, 30, 20, 0), 30, 20)
     with pytest.raises(TenreoError, match="the file is damaged"):
         decode_positions(stream, columns, length, row)
+
+
+@pytest.mark.parametrize("columns", [2**25, 2**40, 2**62])
+def test_a_short_stream_cannot_cause_a_large_allocation(columns):
+    stream = encode_positions(torch.zeros(100, dtype=torch.int32), 4, 10)
+    with pytest.raises(TenreoError, match=f"a stream of positions has 5 bytes for {columns:,} positions"):
+        decode_positions(torch.cat([stream[:5], torch.zeros(5, dtype=torch.uint8)]), columns, 4, 10)
+
+
+def test_many_equal_positions_are_packed_so_that_they_can_be_read(monkeypatch):
+    monkeypatch.setattr(position_coding, "_MOST_COLUMNS", 1000)
+    positions = torch.zeros(100_000, dtype=torch.int32)
+    stream = encode_positions(positions, 2, 1000)
+    assert torch.equal(decode_positions(stream, 100_000, 2, 1000), positions)
+    assert stream[0] == position_coding.KIND_PACKED and len(stream) == 5 + 100_000 // 8

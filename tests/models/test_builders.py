@@ -128,8 +128,8 @@ def test_a_model_that_differs_from_its_builder_is_refused(ownnet):
         ("timm:resnet10t", {"pretrained_cfg": "hf-hub:some/one"}, "may read files"),
         ("torchvision:fcn_resnet50", {"weights_backbone": "DEFAULT"}, "may read files"),
         ("torchvision:quantized_resnet18", {"quantize": True}, "quantize .* or run the model"),
-        ("timm:resnet10t", {"num_classes": 10**12}, "num_classes .* is 1000000000000, at most 100,000"),
-        ("timm:resnet10t", {"layers": [1, 10**9, 1, 1]}, "layers .* at most"),
+        ("timm:resnet10t", {"num_classes": 10**12}, "num_classes .* is 1000000000000, but no dimension"),
+        ("timm:resnet10t", {"layers": [1, 10**9, 1, 1]}, "layers .* but no dimension"),
         ("timm:resnet10t", {"nonsense": 3}, "cannot be built: .*nonsense"),
         ("timm:hf-hub:some/one", {}, "needs timm:NAME"),
         ("timm:../../x", {}, "needs timm:NAME"),
@@ -160,7 +160,7 @@ def test_wrong_arguments_cause_no_download(monkeypatch):
 
 
 def test_a_large_model_is_refused_by_its_shapes_before_it_takes_memory(own_file):
-    path = relabeled(own_file[1], builder="timm:vit_giant_patch14_dinov2", kwargs={"num_classes": 99_999})
+    path = relabeled(own_file[1], builder="timm:vit_giant_patch14_dinov2", kwargs={"num_classes": 2000})
     with pytest.raises(TenreoError, match="does not fit the model"):
         tenreo.load(path)
 
