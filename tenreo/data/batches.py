@@ -2,9 +2,8 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,7 +63,8 @@ class _Samples(Dataset[_Sample]):
         return None, broken
 
 
-class _Batch(NamedTuple):
+@dataclass(frozen=True)
+class _Batch:
     """A batch as a worker process sends it.
 
     Attributes:
@@ -82,6 +82,13 @@ class _Batch(NamedTuple):
     broken: list[BrokenImage]
     warnings: list[tuple[str, str]]
     failure: str = ""
+
+    def pin_memory(self) -> "_Batch":
+        """Return the batch with pinned images; a DataLoader calls this method.
+
+        Without it, torch 2.6 to 2.10 would convert the tuples to lists, which cannot be elements of a set.
+        """
+        return self if self.images is None else replace(self, images=self.images.pin_memory())
 
 
 def _collate(samples: list[_Sample]) -> _Batch:

@@ -18,8 +18,10 @@ from tenreo.data.images import open_images
 from tenreo.data.workers import explain_worker_loss
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import evaluate
+from tenreo.files.records import Preprocess
 
 CPU = torch.device("cpu")
+SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def test_augmentation_depends_only_on_seed_and_image(small):
@@ -86,13 +88,43 @@ def test_an_error_explains_that_a_worker_was_killed(digits):
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
 
-@pytest.mark.cuda
-def test_pinned_memory_works_with_broken_images(folder, small):
+@pytest.fixture
+def imperfect(folder, monkeypatch):
+    """Images of which zz.JPEG is broken, and all others cause a warning."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
     bad = folder / "val" / "class3" / "zz.JPEG"
     bad.write_bytes(b"not an image")
-    images = open_images(str(folder), "val", small, 10)
-    batches = Batches(images, Loading(16, 1, True), torch.device("cuda"))
+    return open_images(str(folder), "val", SMALL, 10), bad
+
+
+@pytest.mark.cuda
+def test_pinned_memory_works_with_broken_images_and_warnings(imperfect):
+    images, bad = imperfect
+    batches = Batches(images, Loading(16, 0, True), torch.device("cuda"))
     assert sum(len(y) for x, y in batches if x.is_cuda) == 40 and batches.broken == {str(bad)}
+    assert len({path for path, _ in batches.warnings}) == 40
+
+
+def pinned_by_torch_2_6(data):
+    """Convert a batch as the thread of torch 2.6 that pins memory does, without a GPU."""
+    if isinstance(data, torch.Tensor):
+        return data.clone()
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*map(pinned_by_torch_2_6, data))
+    if isinstance(data, (list, tuple)):
+        return [pinned_by_torch_2_6(each) for each in data]
+    return data.pin_memory() if hasattr(data, "pin_memory") else data
+
+
+def test_warnings_survive_the_pinning_of_older_versions(imperfect, monkeypatch):
+    """Tuples became lists, so a warning about an image ended the epoch: lists cannot be elements of a set."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    images, bad = imperfect
+    batches = Batches(images, Loading(16, 0, True), CPU)
+    collate = batches.loader.collate_fn
+    batches.loader.collate_fn = lambda samples: pinned_by_torch_2_6(collate(samples))
+    assert sum(len(y) for _, y in batches) == 40 and batches.broken == {str(bad)}
+    assert {path for path, _ in batches.warnings} == {str(source) for source, _ in images.samples} - {str(bad)}
 
 
 SCRIPT = """
