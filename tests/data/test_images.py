@@ -1,11 +1,15 @@
 """Opening, decoding, preprocessing and augmentation of images."""
 
+import io
 import os
+import re
 import resource
 import shutil
 import struct
 import subprocess
 import warnings
+import zlib
+from pathlib import Path
 from unittest.mock import ANY
 
 import numpy as np
@@ -189,6 +193,94 @@ def test_a_very_long_image_needs_little_memory(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     torch.testing.assert_close(picture_of(tmp_path), torch.full((3, 32, 32), 51.0), atol=1e-3, rtol=0)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
+
+
+def png(width, height):
+    """Return the start of a gray PNG file of this size; the memory is taken before the values are read."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+
+
+def tiff_with_a_tile(side):
+    """Return a TIFF file of 16 x 16 pixels whose only tile has this side."""
+    data = zlib.compress(bytes(1000))
+    tags = [(256, 4, 16), (257, 4, 16), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1), (322, 4, side),
+            (323, 4, side), (324, 4, 8), (325, 4, len(data))]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(data) + len(data) % 2)
+    return start + data + bytes(len(data) % 2) + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def progressive_jpeg(side):
+    """Return the start of a progressive JPEG file whose header names this side."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG", progressive=True)
+    frame = struct.pack(">HH", 16, 16)
+    return file.getvalue().replace(frame, struct.pack(">HH", side, side), 1)
+
+
+def webp(side):
+    """Return the start of a lossless WebP file of this size."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "WEBP", lossless=True)
+    data, at = bytearray(file.getvalue()), file.getvalue().index(b"VP8L") + 9
+    data[at : at + 4] = ((side - 1) | ((side - 1) << 14)).to_bytes(4, "little")  # 14 bits for each side
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("tall.png", lambda: png(1, 170_000_000)), ("wide.png", lambda: png(170_000_000, 1)),
+        ("square.png", lambda: png(12_000, 12_000)), ("tile.tif", lambda: tiff_with_a_tile(30_000)),
+        ("progressive.jpg", lambda: progressive_jpeg(9_500)), ("x.webp", lambda: webp(8_000)),
+    ],
+)  # fmt: skip
+def test_a_small_file_cannot_take_much_memory(tmp_path, name, make):
+    """An image of 1 x 170,000,000 pixels took 2.4 GB in every worker process."""
+    path = tmp_path / name
+    path.write_bytes(make())
+    images = Images([(path, 0)], 1, image_transform(SMALL, "standard", False))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with warnings.catch_warnings(action="ignore"):
+        result = images.read(0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+    assert result.path == str(path)
+    assert re.search(r"decoding its .* pixels needs .* GB of memory, more than 1\.1 GB", result.why)
+
+
+def test_no_external_program_is_started_for_an_image(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", "EPS")
+    result = Images([(tmp_path / "x.png", 0)], 1, image_transform(SMALL, "none", False)).read(0)
+    assert isinstance(result, BrokenImage) and "EPS file" in result.why
+
+
+@pytest.mark.parametrize("augment", ["none", "standard"])
+def test_large_photographs_take_the_memory_that_is_estimated(tmp_path, augment):
+    """A baseline JPEG of 6,000 x 6,000 pixels needs 4 bytes per pixel, and as many for a crop."""
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (6_000, 6_000), (51, 51, 51)).save(path)
+    images = Images([(path, 0)], 1, image_transform(SMALL, augment, False))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert images.read(0).image.shape == (3, 32, 32)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8.5 * 36_000  # kB
+
+
+def test_a_lack_of_memory_names_the_image(tmp_path):
+    Image.new("L", (9_000, 9_000)).save(tmp_path / "x.png")
+    images = Images([(tmp_path / "x.png", 0)], 1, image_transform(SMALL, "none", False))
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, limits[1]))
+    try:
+        result = images.read(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert isinstance(result, BrokenImage) and result.path == str(tmp_path / "x.png")
 
 
 def test_entries_that_are_not_regular_files_are_reported_without_blocking(folder):
