@@ -1,6 +1,6 @@
 """Fine-tune a tiny compressed network on a folder of digits, in a separate process that tests can kill.
 
-python tests/tiny_run.py DATA FOLDER [--resume] [--batch 16] [--accumulate 1] [--slow]
+python tests/tiny_run.py DATA FOLDER [--resume] [--batch 16] [--accumulate 1] [--lr 0.1] [--slow]
 """
 
 import argparse
@@ -57,6 +57,7 @@ def main():
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument(
         "--slow", action="store_true", help="wait after every step, so that a test can kill the process"
     )
@@ -64,7 +65,7 @@ def main():
     train = open_images(a.data, "train", SMALL, 10, "standard")
     val = open_images(a.data, "val", SMALL, 10)
     settings = Settings(
-        epochs=2, batch_size=a.batch, accumulate=a.accumulate, lr=0.1, save_every=3, ema=0.9, schedule="cosine"
+        epochs=2, batch_size=a.batch, accumulate=a.accumulate, lr=a.lr, save_every=3, ema=0.9, schedule="cosine"
     )  # fmt: skip
     net = without_batchnorm()
     log = RunLog(a.folder / "run.csv", a.resume)

@@ -88,6 +88,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     each: Callable[[Tensor, Tensor], None] | None = None,
     total: Callable[[Tensor], Tensor] = lambda sums: sums,
+    allow_nonfinite: bool = False,
 ) -> Evaluation:
     """Measure a model's accuracy, loss and speed. Compressed weights are decoded once.
 
@@ -98,6 +99,7 @@ def evaluate(
         progress: function that is called with the number of images of every batch.
         each: function that is called with the logits (batch, classes) float32 and labels (batch,) of every batch.
         total: function that sums a tensor over all processes of a distributed run.
+        allow_nonfinite: whether an output that is not finite makes the loss NaN instead of raising an error.
 
     Raises:
         TenreoError: if no image can be read, an output is not finite, or a label has no output.
@@ -125,7 +127,7 @@ def evaluate(
     model.train(was_training)
     if not count:
         raise TenreoError("no image to evaluate on; give at least one that can be read")
-    if not math.isfinite(loss):
+    if not math.isfinite(loss) and not allow_nonfinite:
         raise TenreoError(
             "an output of the model is not finite, so its accuracy and loss are undefined; inspect its file"
         )

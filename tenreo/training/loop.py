@@ -1,6 +1,5 @@
 """Fine-tuning: gradient descent on every parameter that requires a gradient; positions do not change."""
 
-import math
 import time
 from copy import deepcopy
 from dataclasses import replace
@@ -14,6 +13,7 @@ from tenreo.data.images import Images
 from tenreo.devices import peak_memory
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import evaluate
+from tenreo.training.divergence import check_loss, check_weights
 from tenreo.training.observer import Epoch, Observer, Step
 from tenreo.training.optimizer import frozen, set_training_mode
 from tenreo.training.settings import Settings, default_lr
@@ -143,8 +143,7 @@ def _train_batches(trainer: Trainer, batches: Batches) -> None:
         lr = trainer.set_lr(progress.step, batches.steps)
         torch.manual_seed(trainer.seed(progress.step))
         loss, correct, stop = train_step(trainer, images, labels, total)
-        if not math.isfinite(loss):
-            raise TenreoError(f"the loss became {loss} in epoch {epoch}; try a smaller learning rate")
+        check_loss(loss, epoch)
         now = time.perf_counter()
         seconds, before = now - before, now
         progress.add_step(images=total, loss=loss, correct=correct, seconds=seconds, waited=batches.wait_seconds)
@@ -158,6 +157,7 @@ def _train_batches(trainer: Trainer, batches: Batches) -> None:
         )  # fmt: skip
         due = bool(s.save_every) and progress.step % s.save_every == 0
         if stop or due or progress.step == batches.steps:
+            check_weights(trainer.model, epoch, trainer.group)
             trainer.save()
         if stop:
             raise KeyboardInterrupt
@@ -174,7 +174,11 @@ def _evaluate_epoch(trainer: Trainer, trained: dict[str, Any], *training_batches
     used = (*training_batches, val)
     with trainer.evaluated_weights():
         # The state was saved before the evaluation, so nothing is lost if the observer stops it.
-        result = evaluate(trainer.model, val, trainer.settings.amp, progress=observer.stop_if_asked, total=group.sum)
+        result = evaluate(
+            trainer.model, val, trainer.settings.amp, progress=observer.stop_if_asked, total=group.sum,
+            allow_nonfinite=bool(training_batches),
+        )  # fmt: skip
+        check_loss(result.loss, trained["epoch"], "evaluation")
         epoch = Epoch(
             **trained, top1=result.top1, top5=result.top5, loss=result.loss,
             seconds=progress.seconds + time.perf_counter() - start,

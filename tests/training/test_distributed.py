@@ -90,6 +90,16 @@ def test_a_failing_process_ends_the_run_with_its_message(digits_folder, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("batch", [4, 200])  # in a step, and in the evaluation after the only step
+def test_divergence_has_the_same_message_in_all_processes(digits_folder, tmp_path, batch):
+    code, _, err = torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", batch, "--lr", 1e30)
+    own = [line for line in err.splitlines() if line.startswith("process ")]
+    assert code == 1 and 1 <= len(own) <= 2  # torchrun may end the second process before it has printed
+    assert all("error: the loss became " in line and "in epoch 1" in line for line in own)
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "last.safetensors").values())
+
+
+@pytest.mark.slow
 def test_the_command_runs_under_torchrun_and_counts_what_any_process_skips(compressed_file, digits_folder, tmp_path):
     data, out = tmp_path / "data", tmp_path / "f.safetensors"
     shutil.copytree(digits_folder, data)

@@ -8,8 +8,10 @@ from itertools import pairwise
 import pytest
 import torch
 from networks import digits_classifier
+from safetensors.torch import load_file
 from torch import nn
 
+import tenreo
 from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import open_images
 from tenreo.errors import TenreoError
@@ -21,6 +23,11 @@ from tenreo.training.state import StateFile
 from tenreo.training.trainer import Resources
 
 CPU = torch.device("cpu")
+
+
+def plain_net():
+    torch.manual_seed(2)
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 10))
 
 
 class StopAfter(Observer):
@@ -84,9 +91,50 @@ def test_the_learning_rate_is_divided_by_ten_after_15_epochs(digits):
     assert [e.lr for e in history[15:]] == [0.01, pytest.approx(0.001), pytest.approx(0.001)]
 
 
-def test_a_loss_that_explodes_is_an_error(digits):
-    with pytest.raises(TenreoError, match=r"the loss became .*smaller learning rate"):
-        finetune_(digits_classifier(), *digits, Settings(epochs=20, lr=1e18))
+class Saver(Observer):
+    """Writes the model after every epoch."""
+
+    def __init__(self, net, path):
+        self.net, self.path = net, path
+
+    def on_epoch(self, epoch, is_best):
+        tenreo.save(self.net, self.path)
+
+
+class Overflowing(nn.Module):
+    """Net whose BatchNorm meets a variance that overflows in one step, although the loss of this step is finite."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.steps, self.value = 0, value
+        self.norm, self.net = nn.BatchNorm2d(3), plain_net()
+
+    def forward(self, images):
+        self.steps += self.training
+        if self.training and self.steps == 4:  # the last step of the second epoch
+            self.norm.running_var[1] = self.value
+        return self.net(images)
+
+
+@pytest.mark.parametrize(
+    ("net", "lr", "steps", "epoch"),
+    [
+        (plain_net, 1e30, 4, 1),  # nan in a step
+        (plain_net, 1e30, 1, 1),  # finite weights after the only step, but outputs that are not
+        (partial(Overflowing, math.nan), 0.01, 2, 2),
+        (partial(Overflowing, math.inf), 0.01, 2, 2),
+    ],
+)
+def test_divergence_is_named_and_leaves_the_files_of_earlier_epochs(digits, tmp_path, net, lr, steps, epoch):
+    """It ended in "cannot be written: running_var contains NaN" or "inspect its file"."""
+    few, net = (digits[0].limited(32), digits[1].limited(16)), net()
+    model, state = tmp_path / "last.safetensors", tmp_path / "run.state"
+    settings = Settings(epochs=3, lr=lr, batch_size=32 // steps, momentum=0, weight_decay=0, schedule="constant")
+    with pytest.raises(TenreoError, match=rf"^the loss became (nan|inf) in epoch {epoch}.* smaller learning rate"):
+        finetune_(net, *few, settings, state=StateFile(state), observer=Saver(net, model))
+    assert all(tensor.isfinite().all() for tensor in load_file(model).values())
+    assert len(torch.load(state, weights_only=True)["progress"]["history"]) == epoch
+    assert all(value.isfinite().all() for value in torch.load(state, weights_only=True)["parts"]["model"].values())
 
 
 def test_training_follows_its_schedule(digits):
@@ -288,11 +336,6 @@ def test_frozen_batchnorms_keep_their_statistics(digits, affine):
     assert all(torch.equal(a, b) for a, b in zip(before, net[1].state_dict().values(), strict=True))
     finetune_(net, *few, Settings(batch_size=16, freeze="coefficients"))
     assert net[1].num_batches_tracked == 2
-
-
-def plain_net():
-    torch.manual_seed(2)
-    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 10))
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(digits):
