@@ -1,6 +1,7 @@
 """Recognition of files that are neither safetensors nor torch's format, for messages. No torch."""
 
 from pathlib import Path
+from typing import IO
 
 from tenreo.errors import TenreoError
 
@@ -18,14 +19,18 @@ _STARTS = (
 )
 
 
-def check_not_other_format(path: Path) -> None:
-    """Raise if a file is empty, a text, a web page or in another known format, stating what to do.
+def holds_pickle(file: IO[bytes]) -> bool:
+    """Return whether a file is in torch's own format, a zip archive or a bare pickle, and not in safetensors format.
+
+    Args:
+        file: file opened for reading; its position is changed.
 
     Raises:
-        TenreoError: naming the format.
+        TenreoError: if the file is empty, a text, a web page or in another known format, stating what to do.
     """
-    with path.open("rb") as file:
-        start = file.read(512)
+    path = Path(file.name)
+    file.seek(0)
+    start = file.read(512)
     kind = _kind(start)
     if kind is not None:
         raise TenreoError(f"{path}: cannot be read as a model: it is {kind}")
@@ -34,6 +39,8 @@ def check_not_other_format(path: Path) -> None:
             f"{path}: cannot be read as a torch file: it does not begin like a file of torch.save; copy or download it "
             "again"
         )
+    # A safetensors file has a brace after the eight bytes that contain the length of the header.
+    return start.startswith((b"PK\x03\x04", b"\x80")) and start[8:9] != b"{"
 
 
 def _kind(start: bytes) -> str | None:

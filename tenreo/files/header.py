@@ -7,19 +7,18 @@ coefficients may be integers. In version 3, positions may be entropy-coded. docs
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any
-
-from safetensors import SafetensorError, safe_open
+from typing import IO, Any
 
 from tenreo.codec.distortion import total_decibels
 from tenreo.codec.shape import Positions, Precision
 from tenreo.errors import TenreoError, shown
 from tenreo.files.counts import Counts, count
-from tenreo.files.formats import check_not_other_format
+from tenreo.files.formats import holds_pickle
 from tenreo.files.layout import (
     COEFFICIENTS,
     FLOATING,
@@ -30,12 +29,13 @@ from tenreo.files.layout import (
     parameter_name,
     split_name,
 )
-from tenreo.files.paths import check_readable
+from tenreo.files.paths import opened
 from tenreo.files.records import LayerRecord, ModelInfo
-from tenreo.files.values import check_name, cleaned, parse
+from tenreo.files.values import Fields, cleaned, parse
 
 VERSION = 3
 _MOST_HEADER = 10_000_000  # bytes; the header of a compressed ResNet-152 has 0.2 MB
+_MOST_BYTES, _MOST_DIMENSIONS = 2**63, 64  # of a tensor
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,10 @@ def is_pickle(path: Path) -> bool:
     """Return whether a file is in torch's own format: a zip archive or a bare pickle.
 
     Raises:
-        TenreoError: if the file does not exist, is not a regular file, or may not be read.
+        TenreoError: if the file does not exist, is not a regular file, may not be read, or is in another known format.
     """
-    check_readable(path)
-    check_not_other_format(path)
-    with path.open("rb") as file:
-        start = file.read(9)
-    # A safetensors file has a brace after the eight bytes that contain the length of the header.
-    return start.startswith((b"PK\x03\x04", b"\x80")) and start[8:] != b"{"
+    with opened(path) as file:
+        return holds_pickle(file)
 
 
 def read_header(path: Path) -> Header:
@@ -154,7 +150,21 @@ def read_header(path: Path) -> Header:
         TenreoError: if the file is not in safetensors format, has a newer format version, or has metadata that are
             invalid or contradict the tensors.
     """
-    values, tensors, size = _read(path)
+    with opened(path) as file:
+        holds_pickle(file)  # raises for other formats
+        return header_of(file)
+
+
+def header_of(file: IO[bytes]) -> Header:
+    """Read and check the header of a safetensors file that is opened for reading, like `read_header`.
+
+    Its position is then that of the first tensor, and the tensors of the header are in the order of the file.
+    """
+    path = Path(file.name)
+    try:
+        values, tensors, size = _read(file)
+    except (OSError, ValueError) as error:
+        raise TenreoError(f"{path}: cannot be read as safetensors: {error}; copy or download it again") from error
     version = values.get("tenreo.version")
     if version is not None and version not in map(str, range(VERSION + 1)):
         raise TenreoError(
@@ -180,30 +190,44 @@ def read_header(path: Path) -> Header:
     return header
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, TensorRecord], int]:
-    """Return the metadata, the dtypes and shapes of the tensors, and the size in bytes of a safetensors file."""
-    check_readable(path)
-    check_not_other_format(path)
-    try:
-        with path.open("rb") as start:
-            length = int.from_bytes(start.read(8), "little")
-        size = path.stat().st_size
-        if _MOST_HEADER < length < size:
-            raise TenreoError(f"{path}: has a header of {length:,} bytes, needs at most {_MOST_HEADER:,}")
-        with safe_open(path, framework="np") as file:
-            values = file.metadata() or {}
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            tensors = {n: TensorRecord(s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise TenreoError(f"{path}: cannot be read as safetensors: {error}") from error
-    for name, tensor in tensors.items():
-        try:
-            check_name(name)
-        except ValueError as error:
-            raise TenreoError(f"{path}: {error}; rename it") from error
-        if tensor.dtype not in ITEMSIZE:
-            raise TenreoError(f"{path}: {name} has dtype {tensor.dtype}, needs one of {', '.join(ITEMSIZE)}")
+def _read(file: IO[bytes]) -> tuple[dict[str, str], dict[str, TensorRecord], int]:
+    """Return the metadata, the dtypes and shapes of the tensors, and the size in bytes of a safetensors file.
+
+    Raise ValueError unless the tensors fill the file without gaps and overlaps, as the format requires.
+    """
+    file.seek(0)
+    length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
+    if 8 + length > size:
+        raise ValueError(f"a header of {length:,} bytes does not fit into a file of {size:,} bytes")
+    if length > _MOST_HEADER:
+        raise ValueError(f"it has a header of {length:,} bytes, needs at most {_MOST_HEADER:,}")
+    entries = parse(file.read(length).decode())
+    if not isinstance(entries, dict):
+        raise ValueError("its header is not a JSON object")
+    values = entries.pop("__metadata__", None) or {}
+    if not isinstance(values, dict) or not all(isinstance(each, str) for each in values.values()):
+        raise ValueError("its metadata are not strings")
+    tensors: dict[str, TensorRecord] = {}
+    offset = 0
+    for start, end, name, tensor in sorted(_entry(name, fields) for name, fields in entries.items()):
+        if (start, end) != (offset, offset + tensor.bytes):
+            raise ValueError(f"{name} is stored at bytes {start:,} to {end:,}, needs {tensor.bytes:,} from {offset:,}")
+        tensors[name], offset = tensor, end
+    if size != 8 + length + offset:
+        raise ValueError(f"it has {size:,} bytes, but its header describes {8 + length + offset:,}")
     return values, tensors, size
+
+
+def _entry(name: str, fields: Any) -> tuple[int, int, str, TensorRecord]:
+    """Return the first byte, the end, the name and the record of a tensor; raise ValueError if a field is invalid."""
+    try:
+        read = Fields(fields)
+        dtype = read.one_of("dtype", tuple(ITEMSIZE))
+        shape = read.wholes("shape", 0, _MOST_BYTES, _MOST_DIMENSIONS)
+        start, end = read.wholes("data_offsets", 0, _MOST_BYTES, 2)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return start, end, name, TensorRecord(dtype, shape)
 
 
 def check_layers(header: Header) -> None:

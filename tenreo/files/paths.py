@@ -1,7 +1,11 @@
 """Checks of paths before a file is read or written, which need no torch."""
 
+import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tenreo.errors import TenreoError
 
@@ -33,25 +37,45 @@ def kind_of(mode: int) -> str | None:
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "not a regular file")
 
 
-def check_readable(path: Path) -> None:
-    """Raise unless a path, after following links, is a regular file that this process may read.
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a regular file, also through links, for reading. Whoever reads a file more than once opens it only once.
 
-    Pipes and devices are refused before anything is opened, because reading one may never end.
+    Pipes and devices are refused before they are read, because reading one may never end.
 
     Raises:
         TenreoError: if the file does not exist, is not a regular file, or may not be read.
     """
+    file = None
     try:
         kind = kind_of(path.stat().st_mode)
         if kind is None:
-            path.open("rb").close()
+            file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - closed below
+            kind = kind_of(os.fstat(file.fileno()).st_mode)
     except FileNotFoundError:
         raise TenreoError(f"{path}: cannot be opened: no such file; give the path of a file") from None
     except (OSError, ValueError) as error:  # ValueError: the path contains a NUL byte
         why = getattr(error, "strerror", None) or error
         raise TenreoError(f"{path}: cannot be opened: {why}; give the path of a file") from error
-    if kind is not None:
+    if kind is not None or file is None:
         raise TenreoError(f"{path}: cannot be opened: it is {kind}; give the path of a file")
+    with file:
+        yield file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a path; a pipe, which may have replaced a file in the meantime, does not wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def check_readable(path: Path) -> None:
+    """Raise unless a path, after following links, is a regular file that this process may read.
+
+    Raises:
+        TenreoError: as `opened`.
+    """
+    with opened(path):
+        pass
 
 
 def check_ending(path: Path, *endings: str) -> None:

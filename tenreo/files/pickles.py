@@ -5,14 +5,14 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from tenreo.errors import TenreoError
-from tenreo.files.formats import check_not_other_format
-from tenreo.files.paths import check_readable
+from tenreo.files.formats import holds_pickle
+from tenreo.files.paths import opened
 from tenreo.files.pickle_checks import check_torch_file
 from tenreo.files.safetensors import check_plain
 
@@ -32,10 +32,16 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     Raises:
         TenreoError: if the file contains objects other than tensors and plain values, or no state dict.
     """
-    check_readable(path)
-    check_not_other_format(path)
+    with opened(path) as file:
+        holds_pickle(file)  # raises for other formats
+        return state_of(file)
+
+
+def state_of(file: IO[bytes]) -> dict[str, Tensor]:
+    """Read the state dict from a file that is opened for reading, like `read_pickle`."""
+    path = Path(file.name)
     try:
-        with path.open("rb") as file, _namespaces_allowed(), warnings.catch_warnings():
+        with _namespaces_allowed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
             check_torch_file(file)
             file.seek(0)

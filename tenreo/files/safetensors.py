@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import atomic_write
+from tenreo.files.header import Header, header_of
 from tenreo.files.layout import TensorRecord, file_order, header_bytes
-from tenreo.files.paths import check_ending
+from tenreo.files.paths import check_ending, opened
 from tenreo.files.values import check_name
 
 DTYPES = {
@@ -19,6 +19,7 @@ DTYPES = {
     torch.int32: "I32", torch.uint32: "U32", torch.int64: "I64", torch.uint64: "U64", torch.float16: "F16",
     torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
 }  # fmt: skip
+_TORCH = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def record(tensor: Tensor) -> TensorRecord:
@@ -80,6 +81,35 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a safetensors file; the caller has checked its header with `read_header`."""
-    tensors: dict[str, Tensor] = load_file(path)
+    """Read all tensors of a safetensors file.
+
+    Raises:
+        TenreoError: if the file is damaged.
+    """
+    with opened(path) as file:
+        return tensors_of(header_of(file), file)
+
+
+def tensors_of(header: Header, file: IO[bytes]) -> dict[str, Tensor]:
+    """Read all tensors of a safetensors file that is opened for reading, after its header.
+
+    The bytes are read instead of mapped, since reading a map of a file that another process shortens is a bus error.
+
+    Args:
+        header: header of the file, by `header_of`.
+        file: the same file; its position is that of the first tensor.
+
+    Raises:
+        TenreoError: if another process has shortened the file.
+    """
+    data = torch.empty(sum(each.bytes for each in header.tensors.values()), dtype=torch.uint8)
+    if file.readinto(data.numpy()) != len(data):  # type: ignore[attr-defined]
+        raise TenreoError(f"{header.path}: became shorter while it was read; read it again")
+    tensors, end = {}, 0
+    for name, each in header.tensors.items():
+        start, end = end, end + each.bytes
+        dtype = _TORCH[each.dtype]
+        # Files of other programs may contain tensors at addresses that are not multiples of their elements.
+        values = data[start:end] if start % dtype.itemsize == 0 else data[start:end].clone()
+        tensors[name] = values.view(dtype).reshape(each.shape)
     return tensors

@@ -20,10 +20,10 @@ def parse(text: str) -> Any:
 
     Raises:
         ValueError: if the text is not JSON, is nested too deeply, or contains a key that is not printable, a whole
-            number of more than 20 digits, NaN or infinity.
+            number of more than 20 digits, NaN or infinity; or if an object contains a key twice.
     """
     try:
-        value = json.loads(text, parse_int=_parse_whole, parse_constant=_refuse_constant)
+        value = json.loads(text, object_pairs_hook=_object, parse_int=_parse_whole, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     _check_nesting(value, 0)
@@ -38,6 +38,15 @@ def check_name(name: str) -> None:
     """
     if not name.isprintable() or len(name) > MOST_NAME:
         raise ValueError(f"the name {shown(name)} is not printable, or has more than {MOST_NAME:,} characters")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a dictionary of pairs; readers could disagree about the value of a key that occurs twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} occurs twice")
+    return values
 
 
 def _parse_whole(digits: str) -> int:

@@ -1,19 +1,23 @@
 """Reading files of any kind; the reference implementation's are recognized by names and shapes of their tensors."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor, nn
 
 from tenreo.codec.shape import CurveShape, Positions
 from tenreo.errors import TenreoError
-from tenreo.files.header import Header, check_layers, is_pickle, read_header
+from tenreo.files.formats import holds_pickle
+from tenreo.files.header import Header, check_layers, header_of
 from tenreo.files.layout import COEFFICIENTS, POSITIONS
-from tenreo.files.pickles import read_pickle
+from tenreo.files.paths import opened
+from tenreo.files.pickles import state_of
 from tenreo.files.records import MOST_CLASSES, LayerErrors, LayerRecord, ModelInfo
-from tenreo.files.safetensors import read_tensors, record
+from tenreo.files.safetensors import record, tensors_of
 from tenreo.models.builders import build_info
 from tenreo.models.model_info import model_info
 from tenreo.models.name_guesses import OPTIONAL, architecture_shapes, guess
@@ -31,9 +35,11 @@ def read_any(path: Path, named: bool) -> tuple[Header, dict[str, Tensor]]:
     Raises:
         TenreoError: if the file is damaged or of another kind.
     """
-    if is_pickle(path):
-        return read_reference(path, named)
-    header, tensors = read_header(path), read_tensors(path)
+    with opened(path) as file:
+        if holds_pickle(file):
+            return _reference_of(file, named)
+        header = header_of(file)
+        tensors = tensors_of(header, file)
     if header.info.name is None and not named and header.kind == "dense":
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         header = replace(header, info=_identify_paper(path, shapes, set()))
@@ -55,7 +61,14 @@ def read_reference(path: Path, named: bool = False) -> tuple[Header, dict[str, T
     Raises:
         TenreoError: if the file is not such a checkpoint, naming the tensor that does not fit.
     """
-    state = read_pickle(path)
+    with opened(path) as file:
+        holds_pickle(file)  # raises for other formats
+        return _reference_of(file, named)
+
+
+def _reference_of(file: IO[bytes], named: bool) -> tuple[Header, dict[str, Tensor]]:
+    """Read a file that is opened for reading, like `read_reference`."""
+    path, state = Path(file.name), state_of(file)
     compressed = {key.removesuffix(".index") for key in state if key.endswith(".index")}
     info = ModelInfo()
     modules: dict[str, nn.Module] = {}
@@ -81,7 +94,7 @@ def read_reference(path: Path, named: bool = False) -> tuple[Header, dict[str, T
         tensors[f"{name}.weight{POSITIONS}"] = index.reshape(-1).to(torch.int32)
     kind = "reference" if compressed else "dense"
     records = {name: record(tensor) for name, tensor in tensors.items()}
-    header = Header(path, kind, records, info, None, layers, path.stat().st_size)
+    header = Header(path, kind, records, info, None, layers, os.fstat(file.fileno()).st_size)
     if layers:  # a dense model may have any names
         check_layers(header)
     return header, tensors

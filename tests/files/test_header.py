@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
 from tenreo.files.records import ModelInfo
 from tenreo.models.pretrained import with_weights
+from tenreo.models.reference import read_any
 
 
 def metadata_of(path):
@@ -206,7 +209,7 @@ def undescribed_layer(tensors, metadata):
         (name_with_control_characters, r"the name .* is not printable"),
         (long_name, r"the name 'xxx.*xxx' is not printable, or has more than 1,000 characters"),
         (negative_variance, "layer1.0.bn1.running_var contains a negative variance"),
-        (float8, "fc.bias has dtype F8_E4M3, needs one of"),
+        (float8, "fc.bias: dtype 'F8_E4M3', needs one of"),
         (integer_weight, "conv1.weight is torch.int8, the model's is torch.float32"),
         (model_info(arch="resnet18\nwrote x"), r"given 'torchvision:resnet18\\+nwrote x'"),
         (model_info(arch="\x1b[2J" * 10), r"given 'torchvision:\\+x1b\[2J"),
@@ -358,3 +361,65 @@ def test_damaged_pickles_are_refused(tmp_path, legacy):
         path.write_bytes(damaged)
         with pytest.raises(TenreoError, match=r"x\.pth"):
             tenreo.load(path)
+
+
+def with_entries(tmp_path, entries, data=bytes(24)):
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return tmp_path / "m.safetensors"
+
+
+A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ({"a": A, "b": {**A, "data_offsets": [4, 12]}}, "b is stored at bytes 4 to 12, needs 8 from 8"),
+        ({"a": A, "b": {**A, "data_offsets": [16, 24]}}, "b is stored at bytes 16 to 24, needs 8 from 8"),
+        ({"a": {**A, "data_offsets": [0, 24]}}, "a is stored at bytes 0 to 24, needs 8 from 0"),
+        ({"a": {**A, "data_offsets": [8, 0]}}, "a is stored at bytes 8 to 0"),
+        ({"a": {**A, "shape": [2**62, 2**62]}}, "a is stored at bytes 0 to 8, needs"),
+        ({"a": {**A, "shape": [-2]}}, "a: shape -2, needs a whole number"),
+        ({"a": {**A, "shape": [2.0]}}, r"a: shape 2\.0, needs a whole number"),
+        ({"a": {**A, "dtype": "F4"}}, "a: dtype 'F4', needs one of BOOL"),
+        ({"a": {**A, "data_offsets": [0]}}, "a: not enough values"),
+        ({"a": A}, "it has [0-9]+ bytes, but its header describes [0-9]+"),
+        ({"a": 3}, "a: 3 is not an object"),
+        ({"__metadata__": {"x": 3}}, "its metadata are not strings"),
+        ([], "its header is not a JSON object"),
+        (b'{"a": {}, "a": {}}', "the key 'a' occurs twice"),
+        (b'{"a": \xff}', "'utf-8' codec can't decode"),
+    ],
+)
+def test_headers_that_contradict_the_file_are_refused(tmp_path, entries, why):
+    with pytest.raises(TenreoError, match=f"cannot be read as safetensors: {why}"):
+        tenreo.load(with_entries(tmp_path, entries))
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path):
+    """Header and tensors come from one file, whenever another process replaces it."""
+    first, second = (nn.Sequential(nn.Linear(64, 64), nn.Linear(64, n)).eval() for n in (8, 16))
+    for model, name in ((first, "a"), (second, "b")):
+        tenreo.save(model, tmp_path / name)
+    shapes = {8: first.state_dict(), 16: second.state_dict()}
+    path, done = tmp_path / "m.safetensors", threading.Event()
+
+    def replace_often():
+        while not done.is_set():
+            for name in "ab":
+                os.link(tmp_path / name, tmp_path / "copy")
+                os.replace(tmp_path / "copy", path)
+
+    shutil.copyfile(tmp_path / "a", path)
+    thread = threading.Thread(target=replace_often)
+    thread.start()
+    try:
+        for _ in range(300):
+            header, tensors = read_any(path, named=True)
+            assert {n: tuple(t.shape) for n, t in tensors.items()} == header.dense_shapes()
+            state = shapes[len(tensors["1.bias"])]
+            assert all(torch.equal(state[name], value) for name, value in tensors.items())
+    finally:
+        done.set()
+        thread.join()
