@@ -1,5 +1,6 @@
 """Exporting a compressed model as dense weights, a program of torch.export, or ONNX."""
 
+from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -67,7 +68,8 @@ def export(
         path: path of the file, whose ending selects the format: .safetensors and .pth contain the weights under the
             names of the architecture, .pt2 a program of `torch.export`, .onnx a model for ONNX Runtime. Programs and
             ONNX models are run once and compared with the compressed model.
-        dtype: type of floating-point numbers: float32, float16 or bfloat16.
+        dtype: type of floating-point numbers: float32, float16 or bfloat16. Layers in another precision than most of
+            the model, as after `layer.half()`, keep it.
         inputs: batch to run a program on: a tensor, a tuple of arguments, or a dictionary of them. By default random
             numbers, if the model takes images of a known size.
         info: description of the model; by default it is recognized.
@@ -83,7 +85,8 @@ def export(
     if dtype not in list(DenseDtype):
         raise TenreoError(f"dtype: given {shown(dtype)}, needs one of {', '.join(DenseDtype)}")
     kind: torch.dtype = getattr(torch, dtype)
-    dense = expand_(deepcopy(model)).eval().to(kind)
+    dense, own = expand_(deepcopy(model)).eval(), _main_dtype(model)
+    dense._apply(lambda x: x.to(kind) if x.dtype == own else x)  # type: ignore[no-untyped-call]
     if path.suffix == ".safetensors":
         write_model(dense, path, replace(info or identify(model), corrections=()))
         return Export(path, path.stat().st_size)
@@ -135,15 +138,24 @@ def _arguments(model: nn.Module, inputs: Any) -> Arguments:
 
 def _cast(arguments: Arguments, model: nn.Module) -> Arguments:
     """Return the arguments on a model's device, floating-point tensors in its dtype."""
-    known = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
+    device, dtype = next((p.device for p in model.parameters()), torch.device("cpu")), _main_dtype(model)
 
     def move(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return value.to(known) if value.is_floating_point() else value.to(known.device)
+        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
 
     result: Arguments = tree_map(move, arguments)
     return result
+
+
+def _main_dtype(model: nn.Module) -> torch.dtype:
+    """Return the floating-point dtype of most parameters of a model."""
+    counts: Counter[torch.dtype] = Counter({torch.float32: 0})
+    for value in model.parameters():
+        if value.is_floating_point():
+            counts[value.dtype] += value.numel()
+    return counts.most_common(1)[0][0]
 
 
 def _outputs(model: nn.Module, arguments: Arguments) -> Any:

@@ -1,8 +1,14 @@
 """Dense models as programs: those of torch.export, and ONNX."""
 
 import io
+import logging
+import re
 import tempfile
 import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +20,10 @@ from tenreo.errors import TenreoError, shown
 from tenreo.models.inputs import takes_lists
 from tenreo.modules.ties import stored_state
 
-_OPSET = 17  # version of ONNX operators for detectors; torchvision tests its detectors with 11 and later
+_OPSET = 17  # version of ONNX operators for the older exporter; torchvision tests its detectors with 11 and later
+# Ways to trace a model with torch.export: whether the batch may have any size, and whether the code is read by
+# torch.compile's front end (strict), which traces some models that the other way does not, but is slower.
+_WAYS = ((True, False), (True, True), (False, False), (False, True))
 _MOST_BYTES = 2**31  # limit of a protobuf message, which an ONNX file is
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # positional and named
@@ -31,10 +40,14 @@ def torch_program(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[b
     Raises:
         TenreoError: if the model cannot be traced.
     """
-    program, dynamic = _trace(dense, arguments, path)
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    return buffer.getvalue(), dynamic
+
+    def saved(dynamic: bool, strict: bool) -> bytes:
+        buffer = io.BytesIO()
+        torch.export.save(_trace(dense, arguments, dynamic, strict), buffer)
+        return buffer.getvalue()
+
+    attempts = [(dynamic, partial(saved, dynamic, strict)) for dynamic, strict in _WAYS]
+    return _first(attempts, f"{path}: torch.export cannot trace the model")
 
 
 def onnx_program(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[bytes, bool]:
@@ -48,62 +61,86 @@ def onnx_program(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[by
         raise TenreoError(
             f"{path}: the weights have {size:,} bytes, an ONNX file at most {_MOST_BYTES:,}; choose float16, or .pt2"
         )
+    if find_spec("onnx") is None or find_spec("onnxscript") is None:
+        raise TenreoError(f"{path}: ONNX needs onnx, onnxscript and onnxruntime; install tenreo[onnx]")
+
+    def translated(dynamic: bool, strict: bool) -> bytes:
+        program = _trace(dense, arguments, dynamic, strict)
+        model: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+        content: bytes = model.model_proto.SerializeToString()
+        if find_spec("onnxruntime") is not None and not _has_bfloat16(dense):
+            run_onnx(content, arguments)  # translations of some programs cannot be run
+        return content
+
+    problem = f"{path}: torch.onnx cannot translate the model"
     if takes_lists(dense):
-        return _trace_detector(dense, arguments, path), False
-    program, dynamic = _trace(dense, arguments, path)
-    return _translate(program, path), dynamic
+        # The number of detections depends on the data, which torchvision supports with this older exporter only.
+        return _first([(False, lambda: _trace_along_run(dense, arguments))], problem)
+    attempts = [(dynamic, partial(translated, dynamic, strict)) for dynamic, strict in _WAYS]
+    return _first([*attempts, (False, lambda: _trace_faithfully(dense, arguments))], problem)
 
 
-def _trace(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[Any, bool]:
-    """Return the exported program, and whether it takes batches of any size."""
+def _first(attempts: Iterable[tuple[bool, Callable[[], bytes]]], problem: str) -> tuple[bytes, bool]:
+    """Return the content that the first successful attempt makes, and whether it takes batches of any size.
+
+    Args:
+        attempts: pairs of whether a program takes batches of any size, and a function that returns its bytes.
+        problem: what went wrong if all attempts fail; the cause of the first failure is added.
+    """
+    failure: Exception | None = None
+    for dynamic, make in attempts:
+        try:
+            with _silent(), torch.no_grad():  # with gradients, torch 2.14 fails on some shapes
+                return make(), dynamic
+        except Exception as error:  # tracing runs the model, which may raise any error
+            failure = failure or error
+    raise TenreoError(f"{problem}: {first_line(failure or Exception('no attempt'))}") from failure
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Context in which exporters neither warn nor log nor print the programs that they cannot trace."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _trace(dense: nn.Module, arguments: Arguments, dynamic: bool, strict: bool) -> Any:
+    """Return the program of torch.export."""
     batch = torch.export.Dim("batch", min=1, max=2**16)
 
     def shape(value: Any) -> Any:
         return {0: batch} if isinstance(value, Tensor) and value.dim() else None
 
     positional, named = tree_map(shape, arguments)
-    for shapes in (named if named else positional, None):
-        try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")
-                program = torch.export.export(
-                    dense, arguments[0], arguments[1] or None, dynamic_shapes=shapes, strict=False
-                )
-            return program, shapes is not None
-        except Exception as error:  # tracing runs the model, which may raise any error
-            failure = error
-    raise TenreoError(f"{path}: torch.export cannot trace the model: {first_line(failure)}") from failure
+    shapes = (named if named else positional) if dynamic else None
+    return torch.export.export(dense, arguments[0], arguments[1] or None, dynamic_shapes=shapes, strict=strict)
 
 
-def _trace_detector(dense: nn.Module, arguments: Arguments, path: Path) -> bytes:
-    """Return the ONNX bytes of a detector, traced along one run.
-
-    The number of detections depends on the data, which torchvision supports with this older exporter only.
-    """
-    try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            file = Path(folder) / "model.onnx"
-            torch.onnx.export(dense, arguments[0], file, dynamo=False, opset_version=_OPSET)
-            return file.read_bytes()
-    except Exception as error:
-        raise TenreoError(f"{path}: torch.onnx cannot trace the model: {first_line(error)}") from error
+def _trace_along_run(dense: nn.Module, arguments: Arguments) -> bytes:
+    """Return the ONNX bytes of a model that the older exporter traces along one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            dense, arguments[0], file, kwargs=arguments[1] or None, dynamo=False, opset_version=_OPSET
+        )  # fmt: skip
+        return file.read_bytes()
 
 
-def _translate(program: Any, path: Path) -> bytes:
-    """Return the ONNX bytes of a program of torch.export."""
-    try:
-        import onnxscript  # noqa: F401
+def _trace_faithfully(dense: nn.Module, arguments: Arguments) -> bytes:
+    """Trace along one run; raise if the program could differ for other inputs because of the model's control flow."""
+    warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+    return _trace_along_run(dense, arguments)
 
-        with warnings.catch_warnings(), torch.no_grad():  # with gradients, torch 2.14 fails on some shapes
-            warnings.simplefilter("ignore")
-            model: Any = torch.onnx.export(program, dynamo=True, verbose=False)
-        content: bytes = model.model_proto.SerializeToString()
-    except ImportError as error:
-        raise TenreoError(f"{path}: ONNX needs onnx, onnxscript and onnxruntime; install tenreo[onnx]") from error
-    except Exception as error:
-        raise TenreoError(f"{path}: torch.onnx cannot translate the model: {first_line(error)}") from error
-    return content
+
+def _has_bfloat16(dense: nn.Module) -> bool:
+    """Return whether a model has weights in bfloat16, which ONNX Runtime's CPU kernels do not support."""
+    return any(value.dtype == torch.bfloat16 for value in stored_state(dense).values())
 
 
 def run_program(path: Path, arguments: Arguments) -> list[Any]:
@@ -112,8 +149,8 @@ def run_program(path: Path, arguments: Arguments) -> list[Any]:
     return outputs
 
 
-def run_onnx(path: Path, arguments: Arguments) -> list[Tensor]:
-    """Run an ONNX model in ONNX Runtime on the CPU and return its outputs.
+def run_onnx(program: Path | bytes, arguments: Arguments) -> list[Tensor]:
+    """Run an ONNX model, of a file or its content, in ONNX Runtime on the CPU and return its outputs.
 
     Raises:
         TenreoError: if onnxruntime is not installed.
@@ -121,14 +158,17 @@ def run_onnx(path: Path, arguments: Arguments) -> list[Tensor]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise TenreoError(f"{path}: is written, but not checked; install tenreo[onnx] for onnxruntime") from error
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        raise TenreoError(f"{program!s}: is written, but not checked; install tenreo[onnx] for onnxruntime") from error
+    session = onnxruntime.InferenceSession(program, providers=["CPUExecutionProvider"])
     values = [value for value in tree_leaves(arguments) if isinstance(value, Tensor)]
     names = [each.name for each in session.get_inputs()]
     feed = {name: value.cpu().numpy() for name, value in zip(names, values, strict=True)}
     return [torch.from_numpy(each) for each in session.run(None, feed)]
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text that is not blank, or the name of its class."""
-    return shown(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__))
+def first_line(error: BaseException) -> str:
+    """Return the first line of the text of an error's cause that is not blank, or the name of its class."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch.onnx writes in colors
+    return shown(next((line for line in text.splitlines() if line.strip()), type(error).__name__))

@@ -124,19 +124,89 @@ def test_wrong_options_and_inputs_are_refused(net, tmp_path, name, options, matc
     assert not list(tmp_path.iterdir())
 
 
-def test_models_that_cannot_be_traced_raise_one_line(tmp_path):
-    class Dependent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.out = nn.Linear(64, 64)
+class Dependent(nn.Module):
+    """A model whose control flow depends on the data."""
 
-        def forward(self, x):
-            return self.out(x) if x.sum() > 0 else x
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(64, 64)
 
+    def forward(self, x):
+        return self.out(x) if x.sum() > 0 else x
+
+
+class PerImage(nn.Module):
+    """A model with a convolution of one group per image, which exporters cannot translate for any batch size."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel, self.out = nn.Parameter(torch.randn(64, 3, 3, 3)), nn.Linear(64, 64)
+
+    def forward(self, x):
+        batch, channels, height, width = x.shape
+        kernels = self.kernel.repeat(batch, 1, 1, 1)
+        y = nn.functional.conv2d(x.reshape(1, batch * channels, height, width), kernels, groups=batch)
+        return self.out(y.mean((2, 3)).reshape(batch, 64))
+
+
+class Padded(nn.Module):
+    """A model with a mask for sequences of given lengths, as in torchaudio's Conformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(64, 64)
+
+    def forward(self, x, lengths):
+        longest = int(torch.max(lengths).item())
+        mask = torch.arange(longest).expand(len(lengths), longest) < lengths.unsqueeze(1)
+        return self.out(x) * mask.unsqueeze(2)
+
+
+class Mixed(nn.Module):
+    """A model with a layer in half precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.low, self.out = nn.Linear(64, 64), nn.Linear(64, 64).half(), nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.out(self.low(self.first(x).half()).float())
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
+def test_models_that_cannot_be_traced_raise_one_line(tmp_path, name, capfd):
     net = Dependent()
     tenreo.compress_(net, RECIPE)
-    with pytest.raises(TenreoError, match=r"torch\.export cannot trace the model: .*data-dependent"):
-        tenreo.export(net, tmp_path / "model.pt2", inputs=torch.ones(2, 64))
+    with pytest.raises(TenreoError, match=r"torch\.\w+ cannot \w+ the model: .*data-dependent") as caught:
+        tenreo.export(net, tmp_path / name, inputs=torch.ones(2, 64))
+    assert "\\x1b" not in str(caught.value) and capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "dynamic"),
+    [
+        (PerImage, torch.randn(2, 3, 8, 8), False),
+        (Padded, (torch.randn(2, 5, 64), torch.tensor([5, 4])), True),
+        (Mixed, torch.randn(2, 64), True),
+    ],
+)
+def test_onnx_is_written_by_the_first_exporter_that_succeeds(tmp_path, make, inputs, dynamic):
+    torch.manual_seed(0)
+    net = make()
+    tenreo.compress_(net, RECIPE)
+    done = tenreo.export(net, tmp_path / "model.onnx", inputs=inputs)
+    assert done.dynamic is dynamic and done.difference < 1e-3
+
+
+def test_layers_in_another_precision_than_the_model_keep_it(tmp_path):
+    net = Mixed()
+    tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("first", "out"), refine=0))
+    tenreo.export(net, tmp_path / "model.pth", dtype="bfloat16")
+    state = torch.load(tmp_path / "model.pth")
+    assert [state[f"{name}.weight"].dtype for name in ("first", "low", "out")] == [
+        torch.bfloat16, torch.float16, torch.bfloat16
+    ]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")
