@@ -64,7 +64,14 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Report of a whole model: its compressed layers, and its counts and bytes before and after."""
+    """Report of a whole model.
+
+    Attributes:
+        layers: compressed layers.
+        before: counts of the dense model.
+        after: counts of the compressed model; `after.bytes` is the size of the file that `save` writes. If the info
+            that is saved has more than the class names, such as an architecture, the header has that much more.
+    """
 
     layers: tuple[LayerReport, ...]
     before: Counts

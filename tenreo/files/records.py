@@ -18,7 +18,7 @@ _MOST_NAME = 255  # characters of the name of an architecture, class or file
 _MOST_TEXT = 5000  # characters of a path or note
 _MOST_CORRECTIONS = 100
 _MOST_COUNT = 2**53  # images or layers
-_MOST_DIMENSIONS = 8  # dimensions of a weight
+MOST_DIMENSIONS = 8  # dimensions of a weight
 _MOST_ELEMENTS = 2**40  # elements of a weight
 _MOST_DECIBELS = 400.0
 _MOST_NORM = 1e200  # squared norms; sums and ratios of them then stay within float64
@@ -245,7 +245,7 @@ class LayerRecord:
     def from_dict(cls, values: dict[str, Any]) -> LayerRecord:
         """Read the fields of a file. Raise ValueError if a field is invalid."""
         read = Fields(values)
-        shape = read.wholes("shape", 1, _MOST_ELEMENTS, _MOST_DIMENSIONS)
+        shape = read.wholes("shape", 1, _MOST_ELEMENTS, MOST_DIMENSIONS)
         precision = read.one_of("precision", tuple(Precision)) if read.has("precision") else Precision.FLOAT32
         groups, length, per_row = (read.whole(key, 1, _MOST_ELEMENTS) for key in ("groups", "length", "kept"))
         memory = read.whole("memory", 2, MOST_MEMORY) if read.has("memory") else 0

@@ -56,7 +56,8 @@ def save(
             all write the same file.
         path: path of the file, which is replaced atomically.
         info: description of the model; by default it is recognized.
-        recipe: recipe to store in the file, for `inspect`.
+        recipe: recipe to store in the file, for `inspect`, and for the number format of dense tensors; by default the
+            one that the model was compressed with.
         builder: how to build the model: timm:NAME, torchvision:NAME, or package.module:function. `load` calls a
             function only with `trust_builder=True`.
         kwargs: arguments of the builder: numbers, strings, booleans, or lists of them.

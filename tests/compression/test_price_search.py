@@ -67,7 +67,7 @@ def test_a_dry_run_needs_no_values():
     with torch.device("meta"):
         model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 128, 3), nn.Conv2d(128, 64, 1))
     plan = tenreo.resolve(tenreo.Recipe(None, tenreo.TargetSize(60_000)), model)
-    assert 50_000 < plan.after.bytes < 60_000
+    assert 58_000 < plan.after.bytes < 60_500
 
 
 def test_an_accuracy_is_reached_with_the_fewest_bytes(tmp_path):

@@ -44,6 +44,8 @@ def compress_and_save(
     if output.dry_run:
         _show_plan(plan, output.json)
         return
+    for layer in plan.skipped:
+        note(f"{layer.name} is left dense: {layer.why_dense}")
     path = output.out or Path(default_name(dense.name, recipe))
     noise, model = dense.shape or info.preprocess.crop, model.to(device)
     plan, report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
@@ -51,6 +53,7 @@ def compress_and_save(
         note_images(images.batches.broken, images.batches.warnings)
     info = replace(info, corrections=corrections)
     save(model, path, info, plan.recipe)
+    report = replace(report, after=replace(report.after, bytes=path.stat().st_size))
     _show_report(report, plan, path, info, output.json)
 
 
@@ -131,17 +134,16 @@ def _show_plan(plan: Plan, json: bool) -> None:
 
 
 def _show_report(report: Report, plan: Plan, path: Path, info: ModelInfo, json: bool) -> None:
-    size = path.stat().st_size
     if json:
         corrections = [vars(correction) for correction in info.corrections]
         show_json(
             "compress",
-            {"file": str(path), "bytes": size, "recipe": plan.recipe.to_dict(), "coverage": plan.coverage,
+            {"file": str(path), "bytes": report.after.bytes, "recipe": plan.recipe.to_dict(), "coverage": plan.coverage,
              **report.to_dict(), "corrections": corrections},
         )  # fmt: skip
         return
     show(layers_table((layer.name, layer.record) for layer in report.layers))
-    show(counts_table(report.before, report.after, (report.snr_unrefined, report.snr), size))
+    show(counts_table(report.before, report.after, (report.snr_unrefined, report.snr)))
     show(f"recipe: {plan.recipe}")
     for correction in info.corrections:
         show(f"statistics: {correction}")

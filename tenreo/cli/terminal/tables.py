@@ -75,16 +75,13 @@ def table_of_models(title: str, columns: Sequence[str], rows: Sequence[Sequence[
     return [title, table("", columns, numbered), *(f"{columns[0]} {i}: {row[0]}" for i, row in enumerate(rows, 1))]
 
 
-def counts_table(
-    before: Counts, after: Counts, snr: tuple[float | None, float | None] | None = None, size: int | None = None
-) -> Table:
+def counts_table(before: Counts, after: Counts, snr: tuple[float | None, float | None] | None = None) -> Table:
     """Make the table of counts and bytes of the dense and the compressed model.
 
     Args:
         before: counts of the dense model.
         after: counts of the compressed model.
         snr: SNR of all compressed weights together in dB, before refinement and after encoding.
-        size: size of the file on disk in bytes.
     """
     covered = number(100 * after.weights / max(1, before.dense_parameters), 1)
     statistics = millions(before.batchnorm_statistics), millions(after.batchnorm_statistics)
@@ -98,12 +95,10 @@ def counts_table(
         *([("  weights covered", "-", f"{covered} %")] if after.weights else []),
         ("trainable (paper)", millions(before.paper_trainable), millions(after.paper_trainable)),
         ("trainable (requires_grad)", millions(before.requires_grad), millions(after.requires_grad)),
-        ("bytes of all tensors", megabytes(before.bytes), megabytes(after.bytes)),
+        ("bytes on disk", megabytes(before.bytes), megabytes(after.bytes)),
     ]
     if after.bits_per_weight is not None:
         rows.append(("bits per compressed weight", "-", number(after.bits_per_weight)))
-    if size is not None:
-        rows.append(("bytes on disk", "-", megabytes(size)))
     for name, value in zip(("SNR before refinement", "SNR of compressed weights"), snr or (), strict=False):
         rows.append((name, "-", f"{number(value)} dB"))
     return table("Totals", ("", "dense", "compressed"), rows)
