@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from tenreo.errors import TenreoError, shown
 from tenreo.files.counts import Counts
 from tenreo.modules.weights import find_weights
 from tenreo.modules.wrappers import unwrapped
@@ -98,6 +99,9 @@ def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ())
             to compress, when a target is out of reach, and when a file cannot store a tensor of the model.
     """
     model = unwrapped(model)
+    if not isinstance(recipe, Recipe):
+        advice = "; a rate is a part of it, as in tenreo.Recipe(4, tenreo.Uniform(2.0))"
+        raise TenreoError(f"recipe: given {shown(recipe)}, needs a tenreo.Recipe or a plan{advice}")
     layers, weights = find_layers(recipe, model), find_weights(model)
     reference_numel = rule_for(model).reference_numel
     estimate = FileEstimate(recipe, model, class_names)

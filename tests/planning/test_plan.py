@@ -1,6 +1,7 @@
 """Plans: the layers that rules and patterns choose, and the counts of the result."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torchvision
 from torch import nn
 from torch.nn.utils import prune
 
+import tenreo
 from tenreo.errors import TenreoError
 from tenreo.models.builders import build_model
 from tenreo.planning.plan import resolve
@@ -208,3 +210,21 @@ def test_counts_add_up():
     )
     assert plan.after.weight_bytes == sum(x.curve.bytes(x.numel) for x in plan.compressed)
     assert plan.after.bits_per_weight == pytest.approx(8 * plan.after.weight_bytes / weights)
+
+
+@pytest.mark.parametrize("model", [nn.Linear(64, 64).state_dict(), "model.pth", Path("model.pth"), None, nn.Linear])
+def test_something_else_than_a_model_is_an_error(model):
+    for function in (resolve, lambda recipe, model: tenreo.compress_(model, recipe)):
+        with pytest.raises(TenreoError, match=r"^model: given .*, needs a torch\.nn\.Module; load"):
+            function(Recipe(4, Uniform(2.0)), model)
+
+
+@pytest.mark.parametrize("recipe", [None, "uniform", 4, {"groups": 4, "uniform": 2.0}, Uniform(2.0), Recipe])
+def test_something_else_than_a_recipe_is_an_error(recipe):
+    for function in (resolve, lambda recipe, model: tenreo.compress_(model, recipe), swapped_compress_to_):
+        with pytest.raises(TenreoError, match=r"^recipe: given .*, needs a tenreo\.Recipe or a plan"):
+            function(recipe, nn.Sequential(nn.Linear(64, 64)))
+
+
+def swapped_compress_to_(recipe, model):
+    return tenreo.compress_to_(model, recipe)
