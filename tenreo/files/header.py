@@ -69,7 +69,9 @@ class Header:
 
     @property
     def snr_unrefined(self) -> float | None:
-        """The same ratio before refinement."""
+        """The same ratio before refinement, or None if a layer was encoded at a price per bit (`CurveShape.memory`)."""
+        if any(layer.curve.memory for layer in self.layers.values()):
+            return None
         return total_decibels((x.errors.squared_norm, x.errors.snr_unrefined) for x in self.layers.values())
 
     def counts(self) -> Counts:

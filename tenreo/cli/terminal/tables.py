@@ -81,7 +81,7 @@ def counts_table(before: Counts, after: Counts, snr: tuple[float | None, float |
     Args:
         before: counts of the dense model.
         after: counts of the compressed model.
-        snr: SNR of all compressed weights together in dB, before refinement and after encoding.
+        snr: SNR of all compressed weights together in dB, before refinement and after encoding; None leaves a row out.
     """
     covered = number(100 * after.weights / max(1, before.dense_parameters), 1)
     statistics = millions(before.batchnorm_statistics), millions(after.batchnorm_statistics)
@@ -100,7 +100,8 @@ def counts_table(before: Counts, after: Counts, snr: tuple[float | None, float |
     if after.bits_per_weight is not None:
         rows.append(("bits per compressed weight", "-", number(after.bits_per_weight)))
     for name, value in zip(("SNR before refinement", "SNR of compressed weights"), snr or (), strict=False):
-        rows.append((name, "-", f"{number(value)} dB"))
+        if value is not None:
+            rows.append((name, "-", f"{number(value)} dB"))
     return table("Totals", ("", "dense", "compressed"), rows)
 
 
@@ -127,7 +128,7 @@ def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:
             name, "x".join(map(str, layer.shape)), f"{layer.curve.groups} x {layer.curve.length}",
             f"{layer.curve.coefficients_per_row}/{layer.curve.precision.bits}",
             f"{layer.columns / layer.curve.coefficients_per_row:.4g}",
-            number(layer.errors.snr_unrefined), number(layer.errors.snr),
+            number(None if layer.curve.memory else layer.errors.snr_unrefined), number(layer.errors.snr),
         )
         for name, layer in layers
     ]  # fmt: skip
