@@ -24,6 +24,7 @@ from tenreo.devices import choose_device
 from tenreo.errors import TenreoError
 from tenreo.evaluation.targets import compress_to_
 from tenreo.files.records import Correction, ModelInfo
+from tenreo.models.dense_weights import rename_weights
 from tenreo.models.model_files import save
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan, resolve
@@ -51,7 +52,7 @@ def compress_and_save(
     plan, report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
     if images is not None:
         note_images(images.batches.broken, images.batches.warnings)
-    info = replace(info, corrections=corrections)
+    info = rename_weights(replace(info, corrections=corrections), Path(), path.parent)
     save(model, path, info, plan.recipe)
     report = replace(report, after=replace(report.after, bytes=path.stat().st_size))
     _show_report(report, plan, path, info, output.json)
