@@ -3,11 +3,11 @@
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
-from tenreo.errors import TenreoError
+from tenreo.errors import OutOfMemoryError, TenreoError, raise_if_out_of_memory
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,14 +37,35 @@ def explain_out_of_memory(batch_size: int) -> Iterator[None]:
     """Convert an out-of-memory error of the GPU or the machine to a TenreoError that suggests a smaller batch size."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch raises a RuntimeError
-        gpu = isinstance(error, torch.OutOfMemoryError)
-        if not (gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)):
+    except Exception as error:
+        try:
+            raise_if_out_of_memory(error)
+        except OutOfMemoryError:
+            gpu = isinstance(error, torch.OutOfMemoryError)
+            raise OutOfMemoryError(
+                f"the {'GPU' if gpu else 'machine'} does not have enough memory for batch size {batch_size}; "
+                f"try batch size {max(1, batch_size // 2)}"
+            ) from error
+        raise
+
+
+@contextmanager
+def public_function() -> Iterator[None]:
+    """Decorate a public function: whatever the caller's modes are, its tensors can be trained and have full precision.
+
+    It runs outside of inference mode and autocast, and raises an OutOfMemoryError if memory does not suffice.
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        for device in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        try:
+            yield
+        except Exception as error:
+            raise_if_out_of_memory(error)
             raise
-        raise TenreoError(
-            f"the {'GPU' if gpu else 'machine'} does not have enough memory for batch size {batch_size}; "
-            f"try batch size {max(1, batch_size // 2)}"
-        ) from error
 
 
 def half_dtype(device: torch.device) -> torch.dtype:

@@ -1,6 +1,8 @@
-"""The error class of tenreo, and helpers that keep untrusted text in messages short and printable."""
+"""The error class of tenreo, its translation of lacking memory, and helpers for untrusted text in messages."""
 
+import errno
 import math
+import re
 import reprlib
 from typing import Any
 
@@ -66,3 +68,43 @@ class TenreoError(Exception):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(str(message), MOST_CHARACTERS))
+
+
+class OutOfMemoryError(TenreoError):
+    """The memory of the machine or of the GPU does not suffice."""
+
+
+# Texts of errors about memory: of torch's allocators, of C++, of threads without memory for a stack, and of the loader
+# of shared libraries.
+_MEMORY_TEXTS = re.compile(
+    "DefaultCPUAllocator|std::bad_alloc|out of memory|can't start new thread|failed to map segment|"
+    "[Cc]annot allocate memory"
+)
+_BYTES = re.compile(r"tried to allocate ([0-9]+) bytes")
+
+
+def raise_if_out_of_memory(error: BaseException) -> None:
+    """Raise an OutOfMemoryError if an error, or one of its causes, says that memory does not suffice.
+
+    Torch, NumPy and C++ raise errors of several types for this. Code that catches any error of a model calls this
+    function first, because the model is not at fault.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OutOfMemoryError):
+            raise cause
+        if _is_about_memory(cause):
+            size = _BYTES.search(str(cause))
+            what = f"{int(size[1]):,} bytes could not be allocated" if size else "the allocation failed"
+            raise OutOfMemoryError(
+                f"out of memory: {what}; try smaller batches, fewer jobs or workers, or a machine with more memory"
+            ) from error
+        cause = cause.__cause__
+
+
+def _is_about_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
+        return True
+    return isinstance(error, (RuntimeError, ImportError)) and _MEMORY_TEXTS.search(str(error)) is not None

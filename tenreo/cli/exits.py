@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import typer
 
 from tenreo.cli.terminal.streams import discard, note
-from tenreo.errors import TenreoError
+from tenreo.errors import OutOfMemoryError, TenreoError, raise_if_out_of_memory
 
 debug = False  # set by `tenreo --debug`: errors are then raised instead of printed
 
@@ -32,16 +32,28 @@ def exit_codes(context: typer.Context) -> Iterator[None]:
     """Turn errors into a one-line message and an exit code: 2 for wrong usage, 130 for Ctrl-C, 1 otherwise."""
     try:
         yield
-    except (TenreoError, MemoryError, OSError) as error:
+    except Exception as error:
         if debug and not isinstance(error, BrokenPipeError):
             raise
-        raise typer.Exit(end_with(error, context)) from error
+        known = _known(error)
+        if known is None:
+            raise
+        raise typer.Exit(end_with(known, context)) from error
     except KeyboardInterrupt:
         note("stopped")
         with suppress(OSError, ValueError):
             sys.stdout.flush()
         # A normal exit would wait for threads inside compiled code, which cannot be interrupted.
         os._exit(130)
+
+
+def _known(error: Exception) -> TenreoError | OSError | None:
+    """Return an error that a message explains: lacking memory, the library's and the system's errors, or else None."""
+    try:
+        raise_if_out_of_memory(error)
+    except OutOfMemoryError as shortage:
+        return shortage
+    return error if isinstance(error, (TenreoError, OSError)) else None
 
 
 def end_with(error: BaseException, context: typer.Context | None = None) -> int:
@@ -54,11 +66,9 @@ def end_with(error: BaseException, context: typer.Context | None = None) -> int:
 
 
 def _message(error: BaseException, context: typer.Context | None) -> str:
-    if isinstance(error, TenreoError):
-        return str(error) if context is None else _with_option(str(error), context)
     if isinstance(error, OSError):  # raised by the operating system and not converted by the library
         return f"{error.filename or 'operating system'}: {error.strerror or error}"
-    return f"out of memory {error}; try smaller batches or fewer jobs".replace(" ;", ";")
+    return str(error) if context is None else _with_option(str(error), context)
 
 
 def _with_option(message: str, context: typer.Context) -> str:

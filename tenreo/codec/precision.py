@@ -13,7 +13,8 @@ from tenreo.codec.packing import pack, unpack
 from tenreo.codec.shape import CurveShape, Precision, bands
 from tenreo.errors import TenreoError
 
-_CLIPS = torch.linspace(1.0, 0.5, 21)  # value of the largest code, as a fraction of the band's largest value
+# Values of the largest code, as fractions of the band's largest value.
+_CLIPS = torch.linspace(1.0, 0.5, 21, dtype=torch.float32, device="cpu")
 
 
 def pack_coefficients(coefficients: Tensor, precision: Precision) -> tuple[Tensor, Tensor | None]:
@@ -95,9 +96,7 @@ def _quantize_band(band: Tensor, top: float) -> tuple[Tensor, Tensor]:
     largest = band.abs().amax(1)
     trials = (_CLIPS.to(band)[:, None] * largest / top).bfloat16().float()[:, :, None]  # (clips, groups, 1)
     codes = torch.where(trials > 0, band / trials, 0.0).round().clamp(-top, top)  # (clips, groups, width)
-    # Scaled by a power of two, which rounds nothing, the squares neither overflow nor vanish.
-    exponents = torch.frexp(largest).exponent.clamp(-126, 126)[:, None]
-    best = torch.ldexp(band - codes * trials, -exponents).square().sum(2).argmin(0)  # (groups,)
+    best = (band - codes * trials).square().sum(2).argmin(0)  # (groups,)
     groups = torch.arange(len(band), device=band.device)
     return codes[best, groups], trials[best, groups]
 

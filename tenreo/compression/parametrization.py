@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,11 +23,13 @@ from tenreo.codec.encode import EncodedWeight, project
 from tenreo.codec.precision import fake_quantize
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.compression.decoded_weight import DecodedWeight
+from tenreo.devices import public_function
 from tenreo.errors import TenreoError
 from tenreo.files.records import LayerErrors, LayerRecord
+from tenreo.modules.inference_tensors import make_trainable_
+from tenreo.modules.ties import check_has_values
 from tenreo.modules.weights import Weight
-from tenreo.modules.wrappers import require_replaceable
-from tenreo.planning.recipe import Recipe
+from tenreo.modules.wrappers import require_replaceable, unwrapped
 
 _POSITIONS = "positions"  # key in a state dict
 
@@ -44,12 +47,7 @@ class CurveWeight(nn.Module):
         encoded: encoded weight; its coefficients become the layer's parameter at registration.
         precision: number format of the coefficients in a file; in memory they keep their dtype.
         errors: errors relative to the dense weight, if known.
-
-    Attributes:
-        recipe: recipe that the model was compressed with, which `save` uses if it is given none.
     """
-
-    recipe: Recipe | None = None
 
     def __init__(self, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
         super().__init__()
@@ -57,9 +55,10 @@ class CurveWeight(nn.Module):
         self.curve = CurveShape(groups, encoded.length, per_row, precision, encoded.memory)
         self.shape = encoded.shape
         self.errors = errors
-        self._index = folded_index(encoded.positions, encoded.length)  # (columns,)
-        self._sorted: SortedColumns | None = None
-        self._lent: Tensor | None = None  # copy of the positions in the last state dict; changing it is an error
+        self._index: Tensor  # (columns,)
+        self._sorted: SortedColumns | None
+        self._lent: Tensor | None  # copy of the positions in the last state dict; changing it is an error
+        self._set_index(folded_index(encoded.positions, encoded.length))
         self._initial: Tensor | None = encoded.coefficients
 
     @property
@@ -69,6 +68,13 @@ class CurveWeight(nn.Module):
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """Decode coefficients, (groups, coefficients_per_row), to a weight of shape `shape`."""
+        if torch.compiler.is_compiling() or is_tracing() or _decoded.weights is None:
+            return self._decode(coefficients)
+        if self not in _decoded.weights:
+            _decoded.weights[self] = self._decode(coefficients)
+        return _decoded.weights[self]
+
+    def _decode(self, coefficients: Tensor) -> Tensor:
         compiling = torch.compiler.is_compiling()
         if not compiling:  # the compiler cannot trace these steps
             self._prepare(coefficients)
@@ -86,13 +92,15 @@ class CurveWeight(nn.Module):
                     "positions: they were overwritten in the state dict of a compressed model, which does not change "
                     "the model; use load_state_dict"
                 )
-        if self._index.device != coefficients.device:
+        if self._index.device != coefficients.device or self._index.is_inference():
             self._set_index(self._index.to(coefficients.device))
         if self._sorted is None and self._index.is_cuda and coefficients.requires_grad and torch.is_grad_enabled():
             self._sorted = sort_columns(self._index, self.curve.length)
 
     def _set_index(self, index: Tensor) -> None:
-        self._index, self._sorted, self._lent = index, None, None
+        with torch.inference_mode(False):  # a backward pass cannot use tensors that were made in inference mode
+            self._index = index.clone() if index.is_inference() else index
+        self._sorted = self._lent = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CurveWeight:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -100,11 +108,8 @@ class CurveWeight(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        self._lent = destination[prefix + _POSITIONS] = self.positions
-
-    def end_loan(self) -> None:
-        """Drop the copy of the positions that the last state dict contains, after a caller that did not change it."""
-        self._lent = None
+        with torch.inference_mode(False):  # such a tensor would not count the changes that `_prepare` looks for
+            self._lent = destination[prefix + _POSITIONS] = self.positions
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], strict: bool,
@@ -135,6 +140,29 @@ class CurveWeight(nn.Module):
         return project(weight, self.positions, self.curve)
 
 
+class _Decoded(threading.local):
+    """The weights that this thread has decoded inside `decoded_once`; None outside of it."""
+
+    weights: dict[CurveWeight, Tensor] | None = None
+
+
+_decoded = _Decoded()
+
+
+@contextmanager
+def decoded_once() -> Iterator[None]:
+    """Decode every weight at most once, in this thread, inside the context, which must not change coefficients.
+
+    Torch's `parametrize.cached` also gives the weights to other threads, which may train the same model.
+    """
+    outer = _decoded.weights
+    _decoded.weights = {} if outer is None else outer
+    try:
+        yield
+    finally:
+        _decoded.weights = outer
+
+
 class Curve(NamedTuple):
     """A compressed weight of a model."""
 
@@ -162,18 +190,6 @@ def curves(model: nn.Module) -> Iterator[Curve]:
                 named = Weight(layer, tensor, path)
                 coefficients = parametrizations.get_parameter("original")
                 yield Curve(named.name, layer, tensor, named.parameter, curve, coefficients)
-
-
-def remember_recipe_(model: nn.Module, recipe: Recipe | None) -> None:
-    """Store the recipe that a model was compressed with in its compressed layers, so that copies keep it, too."""
-    for curve in curves(model):
-        curve.weight.recipe = recipe
-
-
-def remembered_recipe(model: nn.Module) -> Recipe | None:
-    """Return the recipe that a model was compressed with; None if it is dense, or its layers have different recipes."""
-    recipes = [curve.weight.recipe for curve in curves(model)]
-    return recipes[0] if recipes and all(recipe == recipes[0] for recipe in recipes) else None
 
 
 def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
@@ -238,6 +254,7 @@ def quantized_coefficients(model: nn.Module) -> Iterator[None]:
                 coefficients.copy_(values)
 
 
+@public_function()
 def expand_(model: nn.Module) -> nn.Module:
     """Replace every compressed layer in place by a dense layer with the decoded weight.
 
@@ -253,7 +270,9 @@ def expand_(model: nn.Module) -> nn.Module:
     Raises:
         TenreoError: if it is in DistributedDataParallel.
     """
-    for curve in list(curves(require_replaceable(model))):
+    check_has_values(require_replaceable(model))
+    make_trainable_(unwrapped(model))
+    for curve in list(curves(unwrapped(model))):
         _remove(curve.layer, curve.tensor)
     return model
 

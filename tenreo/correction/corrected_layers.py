@@ -41,7 +41,8 @@ _STANDARD_ERRORS = 2.0  # changes below this number of standard errors are taken
 class CorrectedLayer(ABC):
     """A layer to correct, its counterpart in the dense model if there is one, and the moments measured at both.
 
-    In the measured tensors, `channel` is the index of the channel dimension.
+    Both are modules of copies that share the tensors of the models. In the measured tensors, `channel` is the index of
+    the channel dimension.
     """
 
     def __init__(self, name: str, module: Any, dense: Any, channel: int) -> None:
@@ -55,8 +56,8 @@ class CorrectedLayer(ABC):
         """Register the hooks that measure the layer, and yield the handles that remove them."""
 
     @abstractmethod
-    def correct_(self) -> None:
-        """Correct the layer by the measured moments."""
+    def corrected(self) -> dict[str, Tensor]:
+        """Return the corrected tensors of the layer by their names in the module; none if no batch reached it."""
 
     def measure_dense(self, x: Tensor) -> Moments:
         """Return the moments of one call of the dense layer, and queue them for the compressed layer's call."""
@@ -135,15 +136,14 @@ class MatchedBatchNorm(CorrectedLayer):
         scale, shift = self.broadcast(scale, x), self.broadcast(shift, x)
         return torch.addcmul(shift, x.to(scale.dtype), scale).to(x.dtype)
 
-    def correct_(self) -> None:
-        """Set the running statistics that match those of the dense model."""
-        if self.moments is not None and self.dense_moments is not None:
-            self.set_running_(*self._match(self.moments, self.dense_moments, self.dense_running))
+    def corrected(self) -> dict[str, Tensor]:
+        """Return the running statistics that match those of the dense model."""
+        if self.moments is None or self.dense_moments is None:
+            return {}
+        return self._tensors(*self._match(self.moments, self.dense_moments, self.dense_running))
 
-    def set_running_(self, mean: Tensor, var: Tensor) -> None:
-        """Set the running statistics."""
-        self.module.running_mean.copy_(mean)
-        self.module.running_var.copy_(var)
+    def _tensors(self, mean: Tensor, var: Tensor) -> dict[str, Tensor]:
+        return {"running_mean": mean.to(self.module.running_mean), "running_var": var.to(self.module.running_var)}
 
 
 def _running_statistics(module: Any) -> tuple[Tensor, Tensor]:
@@ -173,10 +173,10 @@ class CalibratedBatchNorm(MatchedBatchNorm):
         self.images = images if self.images is None else self.images + images
         return super().measure(x)
 
-    def correct_(self) -> None:
-        """Move the running statistics by the part of each change that exceeds its standard error."""
+    def corrected(self) -> dict[str, Tensor]:
+        """Return the running statistics, moved by the part of each change that exceeds its standard error."""
         if self.images is None:
-            return
+            return {}
         degrees = max(self.images.count - 1, 1e-9)
         m, q, _ = self.images.mean.chunk(3)
         var_p, var_q, var_sum = self.images.var.chunk(3)
@@ -187,7 +187,7 @@ class CalibratedBatchNorm(MatchedBatchNorm):
         mean, var = self.running
         factor = (self.shrinkage[1] * v.log()).exp()
         std = (var + self.eps).sqrt()
-        self.set_running_(mean + self.shrinkage[0] * m * std, ((var + self.eps) * factor - self.eps).clamp_min(0))
+        return self._tensors(mean + self.shrinkage[0] * m * std, ((var + self.eps) * factor - self.eps).clamp_min(0))
 
 
 def _shrinkage(change: Tensor, squared_error: Tensor) -> float:
@@ -223,8 +223,9 @@ class MatchedBias(CorrectedLayer):
         ratio = torch.where(d.var > 0, c.var / d.var.clamp_min(torch.finfo(torch.float64).tiny), 1.0)
         return self.strength * c.confidence * (d.mean * ratio.sqrt() - c.mean)
 
-    def correct_(self) -> None:
-        """Change the bias."""
-        if self.moments is not None and self.dense_moments is not None:
-            bias = self.module.bias.data
-            bias.add_(self._bias_change(self.moments, self.dense_moments).to(bias))
+    def corrected(self) -> dict[str, Tensor]:
+        """Return the corrected bias."""
+        if self.moments is None or self.dense_moments is None:
+            return {}
+        bias = self.module.bias.detach()
+        return {"bias": bias + self._bias_change(self.moments, self.dense_moments).to(bias)}

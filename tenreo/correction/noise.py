@@ -20,8 +20,9 @@ def noise_images(count: int, channels: int, size: int, seed: int = 0) -> Tensor:
     Returns:
         (count, channels, size, size) float32; over all images, each channel has mean 0 and standard deviation 1.
     """
-    white = torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(seed))
-    rows, columns = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None]
+    kind: Any = {"dtype": torch.float32, "device": "cpu"}
+    white = torch.randn(count, channels, size, size, generator=torch.Generator("cpu").manual_seed(seed), **kind)
+    rows, columns = torch.fft.fftfreq(size, **kind)[:, None], torch.fft.rfftfreq(size, **kind)[None]
     frequency = torch.hypot(rows, columns).clamp_min(1 / size)  # (size, size // 2 + 1)
     images = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(size, size))
     std, mean = torch.std_mean(images, dim=(0, 2, 3), keepdim=True)

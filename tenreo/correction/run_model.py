@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, raise_if_out_of_memory
 
-Forward = Callable[[nn.Module, Any], Any]  # (model, batch) -> ignored result
+Forward = Callable[[nn.Module, Any], Any]  # (model, batch) -> outputs
 
 
 def batches_of(images: Any) -> Iterable[Any]:
@@ -21,8 +21,8 @@ def batches_of(images: Any) -> Iterable[Any]:
     return [images] if isinstance(images, (Tensor, Mapping)) else images
 
 
-def run_batch(model: nn.Module, batch: Any, forward: Forward | None = None) -> None:
-    """Move a batch to the model's device and run the model on it; the output is discarded.
+def run_batch(model: nn.Module, batch: Any, forward: Forward | None = None) -> Any:
+    """Move a batch to the model's device, run the model on it, and return its outputs.
 
     If `forward` is given, it is called with the model and the moved batch instead of the model itself.
 
@@ -33,11 +33,11 @@ def run_batch(model: nn.Module, batch: Any, forward: Forward | None = None) -> N
     moved = _to(batch, device)
     try:
         if forward is not None:
-            forward(model, moved)
-        else:
-            positional, named = _arguments(model, moved)
-            model(*positional, **named)
+            return forward(model, moved)
+        positional, named = _arguments(model, moved)
+        return model(*positional, **named)
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError) as error:
+        raise_if_out_of_memory(error)
         raise TenreoError(
             f"statistics: the model cannot process {_describe(batch)}: {error}; if it needs its inputs in "
             "another form, pass forward=lambda model, batch: ..."

@@ -2,29 +2,37 @@
 
 Decoded weights are attenuated and noisy, so the running statistics of the following BatchNorm no longer fit its input,
 and the mismatch grows from layer to layer. Both functions run the model on batches, measure the input of every
-BatchNorm, and correct its running statistics by the formulas in `tenreo.correction.corrected_layers`.
+BatchNorm, and correct its running statistics by the formulas in `tenreo.correction.corrected_layers`. They run copies
+that share the tensors of the models, because other threads may use the same dense model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from tenreo.compression.parametrization import curves
+from tenreo.compression.parametrization import curves, decoded_once
+from tenreo.correction.comparison import harm_of_correction
 from tenreo.correction.corrected_layers import CalibratedBatchNorm, CorrectedLayer, MatchedBatchNorm, MatchedBias
 from tenreo.correction.noise import noise_batch
 from tenreo.correction.run_model import Forward, batches_of, image_count, run_batch
+from tenreo.devices import public_function
 from tenreo.errors import TenreoError
 from tenreo.files.records import Correction
+from tenreo.modules.copies import in_use, sharing_copy
+from tenreo.modules.inference_tensors import make_trainable_
 from tenreo.modules.layer_types import is_batchnorm
+from tenreo.modules.ties import check_has_values
 from tenreo.modules.wrappers import unwrapped
 
 _NOISE_BIAS_STRENGTH = 0.5  # on noise, full correction of biases can do harm: docs/research/statistics.md, section 4
+_COMPARED = 256  # number of images on which the outputs are compared with and without the correction
 
 
+@public_function()
 def match_statistics_(
     compressed: nn.Module,
     dense: nn.Module,
@@ -39,7 +47,8 @@ def match_statistics_(
     """Correct the statistics of a compressed model in place by comparing it with the dense model.
 
     The BatchNorms are corrected or, in a model without any, the biases of the compressed layers. No images are needed:
-    by default both models run on noise.
+    by default both models run on noise. If the outputs on the same images move away from those of the dense model,
+    nothing is corrected.
 
     >>> import copy
     >>> from tenreo import Recipe, Uniform, compress_
@@ -58,28 +67,32 @@ def match_statistics_(
             height, width); None takes it from the model's timm configuration or from torchvision.
         seed: seed of the noise.
         source: description of the images for the report.
-        forward: function that runs a model on a batch, for models that need their inputs in another form.
+        forward: function that runs a model on a batch and returns the outputs, for models that need their inputs in
+            another form.
         progress: function that is called after each batch with its number of images.
 
     Returns:
-        The number of corrected BatchNorms and biases; the note names the layers that no batch reached.
+        The number of corrected BatchNorms and biases; the note names the layers that no batch reached, or says why the
+        correction is not applied.
 
     Raises:
-        TenreoError: if the models differ or cannot process the batches; the compressed model is then unchanged.
+        TenreoError: if the models differ, cannot process the batches, or another thread corrects one of them; nothing
+            is then changed.
     """
     compressed, dense = unwrapped(compressed), unwrapped(dense)
     _check_pair(compressed, dense)
+    for model in (compressed, dense):
+        check_has_values(model)
     strength = 1.0
     if images is None:
         images, source, strength = noise_batch(dense, size, seed), "noise", _NOISE_BIAS_STRENGTH
-    source = source or "images"
-    layers = _matched_layers(compressed, dense, strength)
-    if not layers:
-        return Correction(source, 0, 0, 0, "no BatchNorm, and no compressed layer with a bias")
-    # The dense model runs first, because each call of a compressed layer is compared with the dense layer's call.
-    return _correct([dense, compressed], layers, images, source, forward, progress)
+    run = _Run(images, source or "images", forward, progress)
+    with in_use(compressed, dense):
+        make_trainable_(compressed)
+        return _match(compressed, dense, strength, run)
 
 
+@public_function()
 def calibrate_(
     model: nn.Module,
     images: Any,
@@ -108,13 +121,29 @@ def calibrate_(
         The number of corrected BatchNorms; the note contains how far the statistics moved towards the averages.
 
     Raises:
-        TenreoError: if the model cannot process the batches; it is then unchanged.
+        TenreoError: if the model cannot process the batches, or another thread corrects it; it is then unchanged.
     """
-    source, model = source or "images", unwrapped(model)
-    layers = [CalibratedBatchNorm(name, m) for name, m in model.named_modules() if is_batchnorm(m)]
-    if not layers:
-        return Correction(source, 0, 0, 0, "no BatchNorm")
-    return _correct([model], layers, images, source, forward, progress)
+    run, model = _Run(images, source or "images", forward, progress), unwrapped(model)
+    check_has_values(model)
+    with in_use(model):
+        make_trainable_(model)
+        copy = sharing_copy(model)
+        layers = [CalibratedBatchNorm(name, m) for name, m in copy.named_modules() if is_batchnorm(m)]
+        if not layers:
+            return Correction(run.source, 0, 0, 0, "no BatchNorm")
+        with _evaluating(copy):
+            total, _ = _measure([copy], layers, run)
+        return _apply(model, layers, run.source, total)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Batches to run models on, their description, and how to run a model on a batch."""
+
+    images: Any
+    source: str
+    forward: Forward | None
+    progress: Callable[[int], None] | None
 
 
 def _check_pair(compressed: nn.Module, dense: nn.Module) -> None:
@@ -131,6 +160,22 @@ def _check_pair(compressed: nn.Module, dense: nn.Module) -> None:
             f"statistics: the second model has a compressed layer {name!r}{swapped}; call "
             "match_statistics_(compressed, dense) with the dense model as it was before compressing"
         )
+
+
+def _match(compressed: nn.Module, dense: nn.Module, strength: float, run: _Run) -> Correction:
+    """Measure both models, and correct the compressed one if that does no harm to its outputs."""
+    small, reference, corrected = sharing_copy(compressed), sharing_copy(dense), sharing_copy(compressed)
+    layers = _matched_layers(small, reference, strength)
+    if not layers:
+        return Correction(run.source, 0, 0, 0, "no BatchNorm, and no compressed layer with a bias")
+    with _evaluating(reference, small, corrected):
+        # The dense model runs first, because each call of a compressed layer is compared with the dense layer's.
+        total, batches = _measure([reference, small], layers, run)
+        _set_corrected_(corrected, layers)
+        harm = harm_of_correction(reference, small, corrected, batches, run.forward)
+    if harm:
+        return Correction(run.source, total, 0, 0, f"the correction is not applied, because {harm}")
+    return _apply(compressed, layers, run.source, total)
 
 
 def _matched_layers(model: nn.Module, dense: nn.Module, bias_strength: float) -> Sequence[CorrectedLayer]:
@@ -153,50 +198,58 @@ def _matched_layers(model: nn.Module, dense: nn.Module, bias_strength: float) ->
     return [MatchedBias(c.name, c.layer, counterpart(c.name, c.layer), bias_strength) for c in biased]
 
 
-def _correct(
-    models: Sequence[nn.Module],
-    layers: Sequence[CorrectedLayer],
-    images: Any,
-    source: str,
-    forward: Forward | None,
-    progress: Callable[[int], None] | None,
-) -> Correction:
-    """Run the models one after the other on every batch, then correct each layer by its measurements."""
-    total = 0
+def _measure(models: Sequence[nn.Module], layers: Sequence[CorrectedLayer], run: _Run) -> tuple[int, list[Any]]:
+    """Run the models one after the other on every batch, and measure the layers.
+
+    Returns:
+        The number of images, and the first batches, with at least `_COMPARED` images if there are as many.
+    """
+    total, kept = 0, []
     with ExitStack() as stack:
         for handle in (handle for layer in layers for handle in layer.register_hooks()):
             stack.callback(handle.remove)
-        stack.enter_context(_evaluating(models))
-        for batch in batches_of(images):
+        for batch in batches_of(run.images):
             for model in models:
-                run_batch(model, batch, forward)
+                run_batch(model, batch, run.forward)
             for layer in layers:
                 layer.dense_calls.clear()
+            if total < _COMPARED:
+                kept.append(batch)
             total += image_count(batch)
-            if progress is not None:
-                progress(image_count(batch))
+            if run.progress is not None:
+                run.progress(image_count(batch))
     if not total:
-        raise TenreoError(f"statistics: {source} contained no batch; note that an iterator can be used only once")
-    with torch.no_grad():
-        for layer in layers:
-            layer.correct_()
-    corrected = sum(layer.moments is not None for layer in layers)
-    norms = corrected if is_batchnorm(layers[0].module) else 0
-    return Correction(source, total, norms, corrected - norms, _note(layers))
+        raise TenreoError(f"statistics: {run.source} contained no batch; note that an iterator can be used only once")
+    return total, kept
 
 
 @contextmanager
-def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Set models to evaluation mode inside the context, without gradients, and decode every weight only once."""
-    modes = [(m, m.training) for model in models for m in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad(), parametrize.cached():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def _evaluating(*models: nn.Module) -> Iterator[None]:
+    """Set copies of models to evaluation mode, and inside the context, decode every weight only once."""
+    for module in (module for model in models for module in model.modules()):
+        module.training = False
+    with torch.no_grad(), decoded_once():
+        yield
+
+
+def _set_corrected_(model: nn.Module, layers: Sequence[CorrectedLayer]) -> None:
+    """Replace the tensors of a model's layers by the corrected ones."""
+    for layer in layers:
+        module = model.get_submodule(layer.name)
+        for name, value in layer.corrected().items():
+            is_parameter = isinstance(getattr(module, name), nn.Parameter)
+            setattr(module, name, nn.Parameter(value, requires_grad=False) if is_parameter else value)
+
+
+def _apply(model: nn.Module, layers: Sequence[CorrectedLayer], source: str, total: int) -> Correction:
+    """Write the corrected values into the tensors of a model, and describe the correction."""
+    with torch.no_grad():
+        for layer in layers:
+            for name, value in layer.corrected().items():
+                getattr(model.get_submodule(layer.name), name).copy_(value)
+    corrected = sum(layer.moments is not None for layer in layers)
+    norms = corrected if is_batchnorm(layers[0].module) else 0
+    return Correction(source, total, norms, corrected - norms, _note(layers))
 
 
 def _note(layers: Sequence[CorrectedLayer]) -> str:

@@ -151,11 +151,11 @@ class Batches:
         self.warnings: set[tuple[str, str]] = set()
         self.wait_seconds = 0.0
         if seed is None:
-            batches = torch.split(torch.arange(len(images)), loading.batch_size)
+            batches = torch.split(torch.arange(len(images), device="cpu"), loading.batch_size)
             own = [batch.tolist() for batch in batches[skip:]][rank::world_size]
             self.steps = skip + len(own)
         else:
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed), device="cpu")
             batches = torch.split(order, loading.batch_size * world_size)
             if len(batches[-1]) < min(2, loading.batch_size) * world_size:
                 batches = batches[:-1]
@@ -194,7 +194,8 @@ class Batches:
                 )
             if batch.images is None:  # every image of this batch is broken
                 continue
-            labels, self.max_label, self.paths = torch.tensor(batch.labels), max(batch.labels), batch.paths
+            labels = torch.tensor(batch.labels, dtype=torch.int64, device="cpu")
+            self.max_label, self.paths = max(batch.labels), batch.paths
             yield batch.images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             start = time.perf_counter()
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import parametrize
 
+from tenreo.compression.parametrization import decoded_once
 from tenreo.data.batches import Batches
 from tenreo.devices import half_dtype, peak_memory
 from tenreo.errors import TenreoError
 from tenreo.evaluation.ranking import ranks
+from tenreo.modules.copies import evaluating
 
 _NORMAL_QUANTILE = 1.959963984540054  # the 97.5 % quantile, for two-sided 95 % confidence intervals
 
@@ -93,7 +94,7 @@ def evaluate(
     """Measure a model's accuracy, loss and speed. Compressed weights are decoded once.
 
     Args:
-        model: model on the batches' device; its training mode is restored afterwards.
+        model: model on the batches' device, in either mode.
         batches: labeled images.
         amp: whether to autocast to `half_dtype`.
         progress: function that is called with the number of images of every batch.
@@ -107,12 +108,11 @@ def evaluate(
     device = batches.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    was_training = model.training
-    model.eval()
+    model = evaluating(model)
     # float64 represents the counts of `_batch_sums` exactly; MPS does not support it.
     sums = torch.zeros(5, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
     start, reading = time.perf_counter(), 0.0
-    with torch.inference_mode(), parametrize.cached(), torch.autocast(device.type, half_dtype(device), enabled=amp):
+    with torch.inference_mode(), decoded_once(), torch.autocast(device.type, half_dtype(device), enabled=amp):
         for images, labels in batches:
             reading += batches.wait_seconds
             logits = model(images).float()
@@ -124,7 +124,6 @@ def evaluate(
                 progress(len(labels))
     top1, top5, loss, count, many = total(sums).tolist()  # waits until the device has finished
     seconds = time.perf_counter() - start
-    model.train(was_training)
     if not count:
         raise TenreoError("no image to evaluate on; give at least one that can be read")
     if not math.isfinite(loss) and not allow_nonfinite:
@@ -132,9 +131,14 @@ def evaluate(
             "an output of the model is not finite, so its accuracy and loss are undefined; inspect its file"
         )
     return Evaluation(
-        top1=100 * top1 / count, top5=100 * top5 / count if many else None, loss=loss / count, images=int(count),
-        seconds=seconds, reading_seconds=reading, peak_memory=peak_memory(device),
-    )  # fmt: skip
+        top1=100 * top1 / count,
+        top5=100 * top5 / count if many else None,
+        loss=loss / count,
+        images=int(count),
+        seconds=seconds,
+        reading_seconds=reading,
+        peak_memory=peak_memory(device),
+    )
 
 
 def _check_outputs(logits: Tensor, max_label: int) -> None:

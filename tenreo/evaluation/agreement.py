@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
-from torch.nn.utils import parametrize
 
+from tenreo.compression.parametrization import decoded_once
 from tenreo.devices import half_dtype
 from tenreo.errors import TenreoError
 from tenreo.evaluation.ranking import predicted_classes
+from tenreo.modules.copies import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,8 @@ def compare(
     """Compare the outputs of two models on the same images.
 
     Args:
-        model: model in evaluation mode.
-        reference: model with the same classes, on the same device and in evaluation mode; usually the dense model.
+        model: model in either mode.
+        reference: model with the same classes, on the same device; usually the dense model.
         batches: images (batch, channels, height, width) on this device, and labels (batch,), -1 if unknown.
         amp: whether to autocast to `half_dtype`.
         progress: function that is called with the number of images of every batch.
@@ -53,10 +54,11 @@ def compare(
     Raises:
         TenreoError: if no image can be read, the shapes of the outputs differ, or an output is not finite.
     """
+    model, reference = evaluating(model), evaluating(reference)
     device = next(model.parameters()).device
     sums = torch.zeros(4, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
     count, labeled = 0, True
-    with torch.inference_mode(), parametrize.cached(), torch.autocast(device.type, half_dtype(device), enabled=amp):
+    with torch.inference_mode(), decoded_once(), torch.autocast(device.type, half_dtype(device), enabled=amp):
         for images, labels in batches:
             own, other = model(images).float(), reference(images).float()
             if own.shape != other.shape:

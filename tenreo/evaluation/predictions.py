@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from tenreo.compression.parametrization import decoded_once
 from tenreo.data.batches import Batches
 from tenreo.devices import half_dtype
 from tenreo.errors import TenreoError, printable
 from tenreo.evaluation.ranking import predicted_classes
 from tenreo.files.atomic import atomic_write
+from tenreo.modules.copies import evaluating
 
 COLUMNS = ("path", "label", "predicted", "confidence", "correct")
 
@@ -112,7 +113,7 @@ class Predictions:
         rows = sorted(set(labels))
         columns = sorted({*labels, *predicted})
         row_of, column_of = ({label: i for i, label in enumerate(each)} for each in (rows, columns))
-        counts = torch.zeros(len(rows), len(columns), dtype=torch.int64)
+        counts = torch.zeros(len(rows), len(columns), dtype=torch.int64, device="cpu")
         for (label, other), count in Counter(zip(labels, predicted, strict=True)).items():
             counts[row_of[label], column_of[other]] = count
         return Confusion([self.name(each) for each in rows], [self.name(each) for each in columns], counts)
@@ -146,7 +147,7 @@ def predict(
     """Predict the classes of images, which need no labels.
 
     Args:
-        model: model on the batches' device, in evaluation mode.
+        model: model on the batches' device, in either mode.
         predictions: object that the predictions for its batches are added to.
         amp: whether to autocast to `half_dtype`.
         progress: function that is called with the number of images of every batch.
@@ -154,8 +155,8 @@ def predict(
     Raises:
         TenreoError: if no image can be read.
     """
-    device = predictions.batches.device
-    with torch.inference_mode(), parametrize.cached(), torch.autocast(device.type, half_dtype(device), enabled=amp):
+    device, model = predictions.batches.device, evaluating(model)
+    with torch.inference_mode(), decoded_once(), torch.autocast(device.type, half_dtype(device), enabled=amp):
         for images, labels in predictions.batches:
             predictions.add(model(images).float(), labels)
             if progress is not None:
@@ -168,7 +169,7 @@ def predict_labels(model: nn.Module, batches: Batches, amp: bool = False) -> dic
     """Return the predicted class of every image file, by its path.
 
     Args:
-        model: model on the batches' device, in evaluation mode.
+        model: model on the batches' device, in either mode.
         batches: images that have files.
         amp: whether to autocast to `half_dtype`.
 

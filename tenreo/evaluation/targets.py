@@ -12,6 +12,7 @@ from tenreo.compression.compress_model import compress_
 from tenreo.compression.report import Report
 from tenreo.correction.noise import noise_images
 from tenreo.correction.statistics import match_statistics_
+from tenreo.devices import public_function
 from tenreo.errors import TenreoError
 from tenreo.evaluation.agreement import Agreement, compare
 from tenreo.files.records import Correction
@@ -49,6 +50,7 @@ class TargetResult:
     compared_on: str
 
 
+@public_function()
 def compress_to_(
     model: nn.Module,
     recipe: Recipe | Plan,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tenreo.compression.parametrization import expand_
 from tenreo.compression.serialization import write_model
-from tenreo.errors import TenreoError, shown
+from tenreo.devices import public_function
+from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
 from tenreo.exporting.comparison import largest_difference
 from tenreo.exporting.formats import check_format
 from tenreo.exporting.programs import Arguments, first_line, onnx_program, run_onnx, run_program, torch_program
@@ -21,10 +23,12 @@ from tenreo.files.atomic import atomic_write, check_writable
 from tenreo.files.records import ModelInfo
 from tenreo.models.identification import identify
 from tenreo.models.inputs import arguments_of, input_shape, takes_lists
-from tenreo.modules.ties import stored_state
+from tenreo.modules.copies import evaluating
+from tenreo.modules.ties import check_has_values, stored_state
 from tenreo.modules.wrappers import check_unsharded, unwrapped
 from tenreo.planning.recipe import DenseDtype
 
+_tracing = Lock()  # torch's exporters change state that all threads share
 _BATCH = 2  # a dimension of size 1 would be exported as a constant
 
 
@@ -50,6 +54,7 @@ class Export:
         return {**vars(self), "path": str(self.path)}
 
 
+@public_function()
 def export(
     model: nn.Module, path: str | Path, *, dtype: str = "float32", inputs: Any = None, info: ModelInfo | None = None
 ) -> Export:
@@ -82,6 +87,7 @@ def export(
     check_format(path)
     check_writable(path)
     check_unsharded(model)
+    check_has_values(model)
     if dtype not in list(DenseDtype):
         raise TenreoError(f"dtype: given {shown(dtype)}, needs one of {', '.join(DenseDtype)}")
     kind: torch.dtype = getattr(torch, dtype)
@@ -94,23 +100,7 @@ def export(
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(stored_state(dense), file)
         return Export(path, path.stat().st_size)
-    given = _arguments(model, inputs)
-    expected, arguments = _outputs(model, _cast(given, model)), _cast(given, dense)
-    make, run = (torch_program, run_program) if path.suffix == ".pt2" else (onnx_program, run_onnx)
-    content, dynamic = make(dense, arguments, path)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
-    if path.suffix == ".onnx" and kind == torch.bfloat16:  # not supported by ONNX Runtime's CPU kernels
-        return Export(path, path.stat().st_size, dynamic)
-    try:
-        outputs = run(path, arguments)
-    except TenreoError:
-        raise
-    except Exception as error:  # torch and ONNX Runtime may raise any error
-        raise TenreoError(f"{path}: is written, but cannot be run here: {first_line(error)}") from error
-    images = len(expected) if takes_lists(model) else 0
-    difference = largest_difference(path, outputs, tree_leaves(expected), images)
-    return Export(path, path.stat().st_size, dynamic, difference)
+    return _export_program(model, dense, path, inputs)
 
 
 def example_inputs(model: nn.Module, size: int | tuple[int, ...] | None = None) -> tuple[Any, ...]:
@@ -124,7 +114,32 @@ def example_inputs(model: nn.Module, size: int | tuple[int, ...] | None = None) 
         TenreoError: if the model does not take images, or their size is not known.
     """
     generator = torch.Generator().manual_seed(0)
-    return arguments_of(model, torch.randn(_BATCH, *input_shape(model, size), generator=generator))
+    shape = _BATCH, *input_shape(model, size)
+    return arguments_of(model, torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu"))
+
+
+def _export_program(model: nn.Module, dense: nn.Module, path: Path, inputs: Any) -> Export:
+    """Write a dense model as a program, run it, and compare its outputs with those of the compressed model."""
+    given = _arguments(model, inputs)
+    expected, arguments = _outputs(model, _cast(given, model)), _cast(given, dense)
+    make, run = (torch_program, run_program) if path.suffix == ".pt2" else (onnx_program, run_onnx)
+    with _tracing:
+        content, dynamic = make(dense, arguments, path)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+    # ONNX Runtime's CPU kernels do not support bfloat16.
+    if path.suffix == ".onnx" and any(p.dtype == torch.bfloat16 for p in dense.parameters()):
+        return Export(path, path.stat().st_size, dynamic)
+    try:
+        outputs = run(path, arguments)
+    except TenreoError:
+        raise
+    except Exception as error:  # torch and ONNX Runtime may raise any error
+        raise_if_out_of_memory(error)
+        raise TenreoError(f"{path}: is written, but cannot be run here: {first_line(error)}") from error
+    images = len(expected) if takes_lists(model) else 0
+    difference = largest_difference(path, outputs, tree_leaves(expected), images)
+    return Export(path, path.stat().st_size, dynamic, difference)
 
 
 def _arguments(model: nn.Module, inputs: Any) -> Arguments:
@@ -159,13 +174,11 @@ def _main_dtype(model: nn.Module) -> torch.dtype:
 
 
 def _outputs(model: nn.Module, arguments: Arguments) -> Any:
-    """Return the outputs of a model in evaluation mode, and restore its mode."""
-    training = model.training
+    """Return the outputs of a model in evaluation mode."""
     try:
         with torch.no_grad():
-            return model.eval()(*arguments[0], **arguments[1])
+            return evaluating(model)(*arguments[0], **arguments[1])
     except Exception as error:  # a model may raise any error
+        raise_if_out_of_memory(error)
         shapes = ", ".join(str(list(x.shape)) for x in tree_leaves(arguments) if isinstance(x, Tensor))
         raise TenreoError(f"input: the model does not take {shapes}: {first_line(error)}; give another") from error
-    finally:
-        model.train(training)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from tenreo.errors import TenreoError, shown
+from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
 from tenreo.models.inputs import takes_lists
 from tenreo.modules.ties import stored_state
 
@@ -93,6 +93,7 @@ def _first(attempts: Iterable[tuple[bool, Callable[[], bytes]]], problem: str) -
             with _silent(), torch.no_grad():  # with gradients, torch 2.14 fails on some shapes
                 return make(), dynamic
         except Exception as error:  # tracing runs the model, which may raise any error
+            raise_if_out_of_memory(error)
             failure = failure or error
     raise TenreoError(f"{problem}: {first_line(failure or Exception('no attempt'))}") from failure
 

@@ -10,7 +10,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, raise_if_out_of_memory
 from tenreo.files.formats import holds_pickle
 from tenreo.files.paths import opened
 from tenreo.files.pickle_checks import check_torch_file
@@ -47,6 +47,7 @@ def state_of(file: IO[bytes]) -> dict[str, Tensor]:
             file.seek(0)
             values: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way
+        raise_if_out_of_memory(error)
         raise TenreoError(f"{path}: cannot be read as a torch file of plain tensors: {_why(error)}") from error
     state = _unwrapped(values)
     if not state or not all(isinstance(key, str) and isinstance(v, Tensor) for key, v in state.items()):

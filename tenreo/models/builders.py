@@ -16,7 +16,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from tenreo.errors import TenreoError, shown
+from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
 from tenreo.files.records import MOST_CLASSES, ModelInfo
 from tenreo.models.names import add_working_folder, check_builder, check_known, check_source, is_safe
 
@@ -58,13 +58,14 @@ def build_model(
             attempts += [_registered_on_meta(), nullcontext()]
     for attempt in attempts:
         try:
-            with warnings.catch_warnings(), attempt:
+            with warnings.catch_warnings(), attempt, _float32() if is_safe(builder) else nullcontext():
                 warnings.simplefilter("ignore")
                 model = _call(builder, kwargs)
             break
         except TenreoError:
             raise
         except Exception as error:  # a package or function may raise any error
+            raise_if_out_of_memory(error)
             # Some models compute their widths from values of tensors, which the meta device does not have.
             meta = isinstance(error, NotImplementedError) or "meta" in str(error)
             if attempt is attempts[-1] or not meta:
@@ -74,6 +75,17 @@ def build_model(
             f"model: {builder} returned an object of type {type(model).__name__}, needs a torch.nn.Module"
         )
     return model.eval()
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Build models in float32, whatever torch's default dtype is."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def build_info(info: ModelInfo, device: str = "cpu", trusted: bool = False) -> nn.Module:
@@ -166,6 +178,7 @@ def pretrained_timm(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     try:
         model: nn.Module = require_timm().create_model(name, pretrained=True, **kwargs)
     except Exception as error:  # several packages take part in a download
+        raise_if_out_of_memory(error)
         raise TenreoError(
             f"weights: those of timm:{name} cannot be downloaded ({error}); give a file, or none for random weights"
         ) from error
@@ -185,6 +198,7 @@ def find_function(builder: str) -> Any:
         for part in name.split("."):
             function = getattr(function, part)
     except Exception as error:  # importing runs the module, which may raise any error
+        raise_if_out_of_memory(error)
         raise TenreoError(f"model: {builder} cannot be imported: {_reason(error)}") from error
     if not callable(function):
         raise TenreoError(

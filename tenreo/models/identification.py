@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from tenreo.compression.parametrization import curves
 from tenreo.compression.tensor_checks import abbreviate
+from tenreo.errors import raise_if_out_of_memory
 from tenreo.files.records import ModelInfo
 from tenreo.models.builders import TRANSFORMING, build_info
 from tenreo.models.heads import last_layer
@@ -91,6 +92,7 @@ def difference(model: nn.Module, info: ModelInfo) -> str:
         # A builder's model that takes no images is accepted because names and shapes agree.
         return "" if same or (same is None and info.arch is None) else "it has other outputs"
     except Exception as error:  # a model may raise any error
+        raise_if_out_of_memory(error)
         return f"it cannot be run: {error}"
 
 
@@ -105,10 +107,11 @@ def _same_outputs(model: nn.Module, plain: nn.Module, crop: int) -> bool | None:
     with torch.no_grad(), _unchanged(model):
         for size in (*_SIZES, crop):
             generator = torch.Generator().manual_seed(size)
-            x = torch.randn(2, channels, size, size, generator=generator).to(like)
+            x = torch.randn(2, channels, size, size, generator=generator, dtype=torch.float32, device="cpu").to(like)
             try:
                 wanted = _output(torch.func.functional_call(plain, filled, (x,)))
-            except (RuntimeError, ValueError, AssertionError, TypeError, StopIteration):
+            except (RuntimeError, ValueError, AssertionError, TypeError, StopIteration) as error:
+                raise_if_out_of_memory(error)
                 continue  # the model takes images of another size, or no images
             given = _output(torch.func.functional_call(model, filled, (x,)))
             if given.shape != wanted.shape:
@@ -126,7 +129,8 @@ def _without_caches(model: nn.Module) -> nn.Module:
     """Return a copy without values that layers (LeViT's attention) cache in evaluation mode."""
     try:
         copy = deepcopy(model)
-    except Exception:  # some modules cannot be copied; the model itself is then used
+    except Exception as error:  # some modules cannot be copied; the model itself is then used
+        raise_if_out_of_memory(error)
         return model
     return copy.train().eval()
 
@@ -140,7 +144,7 @@ def _nonzero_parameters(plain: nn.Module, own: set[str]) -> dict[str, Tensor]:
     """Return random values for parameters named `own` that are zero; zeros would hide differences in earlier layers."""
     generator = torch.Generator().manual_seed(0)
     return {
-        name: (0.1 * torch.randn(p.shape, generator=generator)).to(p)
+        name: (0.1 * torch.randn(p.shape, generator=generator, dtype=torch.float32, device="cpu")).to(p)
         for name, p in plain.named_parameters()
         if name in own and not p.any()
     }

@@ -11,25 +11,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tenreo.compression.serialization import restore_, write_model
 from tenreo.compression.tensor_checks import check_fit
+from tenreo.devices import public_function
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import check_writable
 from tenreo.files.header import Header, check_info
 from tenreo.files.paths import check_ending
 from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.models.build_limits import limited_by
-from tenreo.models.builders import build_info, build_model, check_model
+from tenreo.models.builders import build_info, build_model, check_model, check_trusted
 from tenreo.models.identification import difference, identify
 from tenreo.models.model_info import model_info
 from tenreo.models.name_guesses import guessing
 from tenreo.models.names import check_source_of, is_safe
-from tenreo.models.pretrained import fitting_arguments
+from tenreo.models.pretrained import find_weights, fitting_arguments, with_weights
 from tenreo.models.reference import read_any
+from tenreo.modules.ties import check_has_values
 from tenreo.modules.wrappers import unwrapped
 from tenreo.planning.recipe import Recipe, recipe_of
 
 _RANDOM_FILLS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
 
 
+@public_function()
 def save(
     model: nn.Module,
     path: str | Path,
@@ -56,8 +59,7 @@ def save(
             all write the same file.
         path: path of the file, which is replaced atomically.
         info: description of the model; by default it is recognized.
-        recipe: recipe to store in the file, for `inspect`, and for the number format of dense tensors; by default the
-            one that the model was compressed with.
+        recipe: recipe to store in the file, for `inspect`.
         builder: how to build the model: timm:NAME, torchvision:NAME, or package.module:function. `load` calls a
             function only with `trust_builder=True`.
         kwargs: arguments of the builder: numbers, strings, booleans, or lists of them.
@@ -68,6 +70,7 @@ def save(
     path, model = Path(path), unwrapped(model)
     check_ending(path, ".safetensors")
     check_writable(path)
+    check_has_values(model)
     if builder is not None:
         named = model_info(builder, kwargs, build_model(builder, kwargs, trusted=True))
         info = info or ModelInfo(classes=named.classes, preprocess=named.preprocess)
@@ -103,6 +106,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_builder: boo
     return open_model(Path(path), model, trust_builder)[0]
 
 
+@public_function()
 def open_model(
     path: Path, model: nn.Module | None = None, trust_builder: bool = False, builder: str | None = None
 ) -> tuple[nn.Module, Header]:
@@ -131,6 +135,7 @@ def open_model(
             )
         # A function may take any time, and draw random numbers for values that the file does not contain.
         model = _built(info, header) if is_safe(info.source or "") else build_info(info, trusted=trust_builder)
+    check_has_values(unwrapped(model))
     with guessing(tensors):
         restore_(unwrapped(model), header, tensors)
     return model.eval(), header
@@ -170,3 +175,55 @@ def _built(info: ModelInfo, header: Header) -> nn.Module:
             check_fit(header.path, {n: s for n, s in own.items() if n in given}, given, ())
         with _Uninitialized():  # type: ignore[no-untyped-call]
             return build_info(info)
+
+
+def dense_weights(header: Header, given: Path | None = None) -> str | None:
+    """Return the weights of the dense model that a file was compressed from, as `with_weights` takes them.
+
+    Args:
+        header: header of the compressed file.
+        given: file of the dense model; by default a file with the name that the header contains, in the folder of the
+            compressed file, or else torchvision's or timm's weights.
+
+    Returns:
+        A path or a name; None if timm's weights are to be downloaded.
+
+    Raises:
+        TenreoError: if the header does not name the weights, or they do not exist.
+    """
+    info = header.info
+    # Only a bare file name is accepted, so that a file cannot refer to other folders.
+    named = info.weights not in (None, "none") and Path(str(info.weights)).name == info.weights
+    if info.source is None or (given is None and not named):
+        raise TenreoError(f"{header.path} does not name its dense weights; give their file")
+    path = given or header.path.parent / str(info.weights)
+    weights = str(path) if given or path.is_file() else str(info.weights)
+    if info.source.startswith("torchvision:"):
+        find_weights(info.source, weights)
+    elif not given and not path.is_file():
+        if not info.source.startswith("timm:") or path.suffix:
+            raise TenreoError(f"{path}: this file of the dense weights does not exist; give their file")
+        return None
+    return weights
+
+
+def open_dense(header: Header, given: Path | None = None, trust_builder: bool = False) -> nn.Module:
+    """Open the dense model that a file was compressed from.
+
+    Args:
+        header: header of the compressed file.
+        given: file of the dense model, as in `dense_weights`.
+        trust_builder: whether to call the function that the file names.
+
+    Raises:
+        TenreoError: as `dense_weights`, and if the dense model is itself compressed or has another number of classes.
+    """
+    info, weights = header.info, dense_weights(header, given)
+    check_trusted(str(info.source), trust_builder)
+    model, dense = with_weights(str(info.source), weights, kwargs=info.kwargs)
+    if dense.classes not in (None, info.classes):
+        raise TenreoError(
+            f"{weights}: has {dense.classes} classes, the model has {info.classes}; give the file of its own dense "
+            "model"
+        )
+    return model

@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from tenreo.compression.serialization import load_tensors_
-from tenreo.errors import TenreoError, shown
+from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
 from tenreo.files.paths import check_readable
 from tenreo.files.records import MOST_CLASSES, ModelInfo
 from tenreo.models.builders import build_info, check_model, pretrained_timm, with_transform
@@ -52,7 +52,7 @@ def with_weights(
         return model, replace(model_info(builder, kwargs, model), weights=tag)
     origin = find_weights(builder, weights)
     entry, stored = origin, ModelInfo()
-    known = weights if origin is None else str(origin) if isinstance(origin, Path) else origin.name
+    known = weights if origin is None else origin.name
     state: Mapping[str, Tensor] | None = None
     if isinstance(origin, Path):
         state, stored = _read_dense(origin, builder)
@@ -157,6 +157,7 @@ def _download(entry: Any) -> Mapping[str, Tensor]:
     try:
         return dict(entry.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:
+        raise_if_out_of_memory(error)
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise TenreoError(
             f"weights: {entry.url} cannot be downloaded ({error}); put {Path(entry.url).name} "

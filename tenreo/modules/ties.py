@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from tenreo.errors import TenreoError
+
 
 def tied_names(model: nn.Module) -> dict[str, str]:
     """Return, for the name of every tensor in a model's state dict, the first name of the same tensor.
@@ -17,6 +19,20 @@ def tied_names(model: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)  # the parameter objects themselves; detached tensors would be new objects
     return {name: first.setdefault(id(x), name) for name, x in state.items() if has_values(x)}
+
+
+def check_has_values(model: nn.Module) -> None:
+    """Check that no parameter and no buffer of a model is on the meta device.
+
+    Raises:
+        TenreoError: naming the first one that is.
+    """
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_meta:
+            raise TenreoError(
+                f"model: {name} is on the meta device, without values; build the model on the CPU, or call "
+                "model.to_empty(device='cpu') and load weights into it"
+            )
 
 
 def has_values(value: object) -> bool:

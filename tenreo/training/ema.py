@@ -52,7 +52,7 @@ class ExponentialMovingAverage:
         """Load the result of `state_dict`; raises KeyError or RuntimeError if it belongs to another model."""
         self.steps = int(state["steps"])
         for name, value in self.values.items():
-            value.copy_(torch.as_tensor(state[name]))
+            value.copy_(torch.as_tensor(state[name], device=value.device))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

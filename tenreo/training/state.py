@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, get_args, get_origin, get_type_hin
 
 import torch
 
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, raise_if_out_of_memory
 from tenreo.files.atomic import atomic_write
 from tenreo.files.pickle_checks import check_torch_file
 from tenreo.training.observer import Epoch
@@ -106,6 +106,7 @@ def save_state(path: Path, parts: Mapping[str, Stateful], configuration: Mapping
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(values, file)
     except RuntimeError as error:  # torch raises it while it handles the OSError, which gives the reason
+        raise_if_out_of_memory(error)
         why = error.__context__ or error
         raise TenreoError(f"{path}: cannot be written: {why}; choose another path") from error
 
@@ -148,6 +149,7 @@ def load_state(path: Path, parts: Mapping[str, Stateful], configuration: Mapping
     except TenreoError:
         raise
     except Exception as error:  # torch may raise anything while it reads a damaged file
+        raise_if_out_of_memory(error)
         why = (f"{type(error).__name__} {error}".splitlines() or [""])[0][:200]
         raise TenreoError(
             f"{path}: does not belong to this model, or is damaged ({why}); start again without resuming"

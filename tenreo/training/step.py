@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tenreo.evaluation.ranking import predicted_classes
+from tenreo.training.compilation import explain_compiler
 from tenreo.training.distributed import local_gradients
 from tenreo.training.loss import training_loss
 from tenreo.training.settings import Settings
@@ -37,7 +38,8 @@ def train_step(trainer: Trainer, images: Tensor, labels: Tensor, total: int) -> 
     microbatches = zip(images.tensor_split(count), targets.tensor_split(count), strict=True)
     figures = []
     for i, (x, y) in enumerate(microbatches):
-        with local_gradients(trainer.engine) if i < count - 1 else nullcontext():
+        local = local_gradients(trainer.engine) if i < count - 1 else nullcontext()
+        with local, explain_compiler(trainer.observer):
             # DistributedDataParallel averages gradients over processes, which may have unequal numbers of images; the
             # factor gives every image the same weight.
             figures.append(_backward(trainer, x, y, trainer.group.size / total))
@@ -82,4 +84,4 @@ def _backward(trainer: Trainer, images: Tensor, targets: Tensor, weight: float) 
     correct = (predicted_classes(logits.detach()) == expected).sum()
     # float64 represents counts exactly; MPS does not support it, but runs a single process only.
     dtype = torch.float32 if trainer.device.type == "mps" else torch.float64
-    return torch.stack([loss.detach().to(dtype) * len(images), correct.to(dtype)])
+    return torch.stack([loss.detach() * len(images), correct]).to(dtype)

@@ -34,11 +34,11 @@ def test_refinement_and_statistics_are_on_and_can_be_turned_off(job, inside):
     job = (*job, "--json")
     full = json.loads(here(*job, "-o", "full.st", "--refine", 2).stdout)
     assert full["snr"] > full["snr_unrefined"] + 1
-    assert full["corrections"][0]["source"] == "noise" and full["corrections"][0]["batchnorms"] == 52
+    assert full["corrections"][0]["source"] == "noise" and full["corrections"][0]["images"] == 512
     plain = json.loads(here(*job, "-o", "p.st", "--refine", 0, "--no-match-statistics").stdout)
     assert plain["snr"] == plain["snr_unrefined"] == full["snr_unrefined"] and plain["corrections"] == []
     output = here("inspect", "full.st").stdout
-    assert "52 BatchNorms, on 512 images of noise" in output and f"{full['snr']:.2f} dB" in output
+    assert "on 512 images of noise" in output and f"{full['snr']:.2f} dB" in output
     digits = json.loads(
         here(*job, "-o", "c.st", "--refine", 0, "--calibrate", "digits", "--calibrate-batches", 1).stdout
     )

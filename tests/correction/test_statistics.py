@@ -1,6 +1,11 @@
 """Correction of statistics: the formulas against independent implementations, and all supported inputs."""
 
 import copy
+import math
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,9 +14,11 @@ from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import tenreo
+from tenreo.compression.parametrization import decoded_once
 from tenreo.correction.moments import PRIOR
 from tenreo.correction.noise import noise_batch
 from tenreo.errors import TenreoError
+from tenreo.evaluation.agreement import compare
 
 RECIPE = tenreo.Recipe(4, tenreo.Uniform(20.0), include=("3",), refine=0)
 MEAN, VAR = "running_mean", "running_var"
@@ -189,11 +196,14 @@ def test_on_any_images_batchnorm_outputs_have_mean_beta_and_deviation_gamma():
     dense = net()
     outputs = []
     handle = dense[1].register_forward_hook(lambda _, __, y: outputs.append(y))
+    measured = []
     for x in (torch.randn(64, 3, 8, 8), 100 * torch.rand(64, 3, 8, 8) - 30):
         tenreo.match_statistics_(copy.deepcopy(dense), dense, x)
+        measured += outputs[:2]  # of both models; those that follow are compared
+        outputs.clear()
     handle.remove()
     norm = dense[1]
-    for y in outputs:
+    for y in measured:
         mean, var = moments(y)
         torch.testing.assert_close(mean.float(), norm.bias.detach(), rtol=0.02, atol=0.02)
         torch.testing.assert_close(var.sqrt().float(), norm.weight.detach(), rtol=0.02, atol=0.02)
@@ -416,6 +426,145 @@ def test_only_running_statistics_of_the_compressed_model_change():
     assert after == hooks
 
 
+def in_threads(*calls):
+    """Make all calls at the same time in threads of their own, and return their results or errors."""
+    barrier = threading.Barrier(len(calls))
+
+    def run(call):
+        barrier.wait()
+        try:
+            return call()
+        except TenreoError as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(run, call) for call in calls]]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_threads_that_share_a_dense_model_get_the_result_of_one_thread(training, tmp_path):
+    """Each thread corrects a copy of its own; others compare, export and run the dense model at the same time."""
+    small, dense = pair()
+    x = torch.randn(8, 3, 8, 8)
+    wanted_outputs = dense(x)
+    dense.train(training)
+    kinds = [[torch.randn(16, 3, 8, 8) * (i + 1) + i for _ in range(6)] for i in range(3)]
+    pairs = [(torch.randn(16, 3, 8, 8), torch.full((16,), -1)) for _ in range(4)]
+
+    def corrected(images):
+        own = copy.deepcopy(small)
+        tenreo.match_statistics_(own, dense, images)
+        return own.state_dict()
+
+    def agreement():
+        flat = (nn.Sequential(model, nn.Flatten()) for model in (small, dense))
+        return compare(*flat, pairs)
+
+    def exported():
+        tenreo.export(dense, tmp_path / "dense.pth", inputs=x)
+        return torch.load(tmp_path / "dense.pth")
+
+    calls = [*(partial(corrected, images) for images in kinds), agreement, exported]
+    serial, parallel = [call() for call in calls], in_threads(*calls)
+    for one, other in zip(serial[:3], parallel[:3], strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert serial[3] == parallel[3]
+    assert all(torch.equal(value, dense.state_dict()[name]) for name, value in parallel[4].items())
+    assert all(module.training == training for module in dense.modules())
+    torch.testing.assert_close(dense.eval()(x), wanted_outputs, rtol=0, atol=0)
+
+
+def test_a_model_is_corrected_by_one_thread_at_a_time():
+    small, dense = pair()
+    batches = [torch.randn(16, 3, 8, 8) for _ in range(3)]
+    meeting = threading.Barrier(2)
+
+    def waiting():
+        for batch in batches:
+            meeting.wait(10)
+            yield batch
+        meeting.wait(10)
+
+    def others():
+        meeting.wait(10)
+        refusals = []
+        for call in (
+            lambda: tenreo.match_statistics_(small, dense, batches),
+            lambda: tenreo.calibrate_(small, batches),
+            lambda: tenreo.calibrate_(dense, batches),
+        ):
+            with pytest.raises(TenreoError, match="another thread is changing or measuring this model") as refusal:
+                call()
+            refusals.append(refusal)
+        for _ in batches:
+            meeting.wait(10)
+        return refusals
+
+    wanted = copy.deepcopy(small)
+    tenreo.match_statistics_(wanted, dense, batches)
+    done, refusals = in_threads(lambda: tenreo.match_statistics_(small, dense, waiting()), others)
+    assert done.batchnorms == 2 and len(refusals) == 3
+    assert all(torch.equal(wanted.state_dict()[k], v) for k, v in small.state_dict().items())
+    assert tenreo.calibrate_(dense, batches).batchnorms == 2  # the models are free again
+
+
+def test_weights_are_decoded_once_per_thread_and_stay_trainable_in_others():
+    small, _ = pair()
+    x, inside, done = torch.randn(2, 3, 8, 8), threading.Event(), threading.Event()
+
+    def evaluating():
+        with torch.inference_mode(), decoded_once():
+            first = small[3].weight
+            inside.set()
+            done.wait(10)
+            return first is small[3].weight
+
+    def training():
+        inside.wait(10)
+        small(x).sum().backward()
+        done.set()
+        return small[3].parametrizations.weight.original.grad
+
+    once, gradient = in_threads(evaluating, training)
+    assert once and gradient.abs().sum() > 0
+
+
+def test_a_correction_that_harms_is_not_applied():
+    """BatchNorms with their initial statistics do not describe their inputs, so no correction can be based on them."""
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Conv2d(64, 64, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU()) for _ in range(4)]
+    dense = nn.Sequential(nn.Conv2d(3, 64, 3), *blocks).eval()
+    small = copy.deepcopy(dense)
+    tenreo.compress_(small, tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0))
+    before = copy.deepcopy(small.state_dict())
+    for images in (None, torch.randn(32, 3, 16, 16)):
+        done = tenreo.match_statistics_(small, dense, images, size=16)
+        lowered = re.search(r"not applied, because it lowered the SNR of the outputs from (\S+) to (\S+) dB", done.note)
+        assert lowered and (done.batchnorms, done.biases) == (0, 0)
+        assert float(lowered[2]) < float(lowered[1])
+        assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())
+    with torch.no_grad():
+        wanted, given = dense(images), small(images)
+    snr = 10 * math.log10(wanted.square().sum() / (wanted - given).square().sum())
+    assert float(lowered[1]) == pytest.approx(snr, abs=0.06)
+
+
+def test_outputs_that_cannot_be_compared_do_not_prevent_a_correction():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.found = nn.BatchNorm2d(3), 0
+
+        def forward(self, x):
+            self.found += 1
+            return {"boxes": self.norm(x).flatten()[: self.found], "kept": None, "number": torch.tensor(self.found)}
+
+    dense = Counting().eval()
+    images = torch.randn(64, 3, 8, 8) * 5 + 3
+    for forward in (None, lambda model, batch: [model(batch)] * 0):
+        assert tenreo.match_statistics_(copy.deepcopy(dense), dense, images, forward=forward).batchnorms == 1
+
+
 def test_a_failure_or_an_interruption_changes_nothing():
     small, dense = pair()
     before = copy.deepcopy(small.state_dict())
@@ -495,7 +644,7 @@ def test_a_model_without_anything_to_correct_is_reported():
     tenreo.compress_(small, tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0))
     before = copy.deepcopy(small.state_dict())
     done = tenreo.match_statistics_(small, dense, [torch.randn(4, 64)])
-    assert "nothing to correct" in str(done) and "no compressed layer with a bias" in str(done)
+    assert "nothing corrected" in str(done) and "no compressed layer with a bias" in str(done)
     assert "no BatchNorm" in str(tenreo.match_statistics_(small, dense))
     assert "no BatchNorm" in str(tenreo.calibrate_(small, torch.randn(4, 64)))
     assert all(torch.equal(before[k], v) for k, v in small.state_dict().items())

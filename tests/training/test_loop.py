@@ -10,12 +10,14 @@ import torch
 from networks import digits_classifier
 from safetensors.torch import load_file
 from torch import nn
+from torch._inductor import config
 
 import tenreo
 from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import open_images
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import evaluate
+from tenreo.training.compilation import explain_compiler
 from tenreo.training.loop import finetune_
 from tenreo.training.observer import Observer
 from tenreo.training.settings import Settings
@@ -188,6 +190,20 @@ def test_every_training_option_learns_and_resumes_exactly(digits, tmp_path, how,
     ]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_failure_of_the_compiler_is_one_line(digits, monkeypatch):
+    class Stopping(Observer):
+        def should_stop(self):
+            return True
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    settings = Settings(lr=0.05, batch_size=32, compile=True)
+    why = r"compile: torch.compile cannot compile the model: .*compiler.*leave out"
+    with pytest.raises(TenreoError, match=why) as failure:
+        finetune_(digits_classifier(), *(images.limited(32) for images in digits), settings)
+    with pytest.raises(KeyboardInterrupt), explain_compiler(Stopping()):  # Ctrl-C also reaches the compiler
+        raise failure.value.__cause__
 
 
 def test_a_compiled_run_trains_like_a_plain_one(digits, monkeypatch):
