@@ -1,5 +1,6 @@
 """Saving models to files and loading them."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tenreo.compression.serialization import restore_, write_model
 from tenreo.compression.tensor_checks import check_fit
 from tenreo.devices import public_function
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, shown
 from tenreo.files.atomic import check_writable
 from tenreo.files.header import Header, check_info
 from tenreo.files.paths import check_ending
@@ -67,6 +68,11 @@ def save(
     Raises:
         TenreoError: if the file cannot be written, or the model differs from what the info or the builder names.
     """
+    _check_types(f"save({_kind(model)}, {_kind(path)})", "save(model, path)", path, model)
+    if not isinstance(builder, str | None):
+        raise TenreoError(
+            f"builder: given {shown(builder)}, needs its name as a string, such as package.module:function"
+        )
     path, model = Path(path), unwrapped(model)
     check_ending(path, ".safetensors")
     check_writable(path)
@@ -103,7 +109,22 @@ def load(path: str | Path, model: nn.Module | None = None, *, trust_builder: boo
     Raises:
         TenreoError: if the file is damaged, does not fit the model, or does not contain how to build it.
     """
+    if model is not None:
+        _check_types(f"load({_kind(path)}, {_kind(model)})", "load(path, model)", path, model)
+    else:
+        _check_types(f"load({_kind(path)})", "load(path)", path)
     return open_model(Path(path), model, trust_builder)[0]
+
+
+def _check_types(given: str, needed: str, path: object, *models: object) -> None:
+    """Raise unless a path is one, and a model is a module rather than its class or its state dict."""
+    if not isinstance(path, str | os.PathLike) or not all(isinstance(each, nn.Module) for each in models):
+        raise TenreoError(f"given {given}, needs {needed}: a path, and a torch.nn.Module that has been created")
+
+
+def _kind(value: object) -> str:
+    """Describe an argument by its type, or by its name if it is a class."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 @public_function()

@@ -93,3 +93,30 @@ def test_random_values_of_a_function_that_no_file_contains_are_drawn(tmp_path, m
     tenreo.save(model, tmp_path / "m.safetensors", builder="drawing:build")
     again = tenreo.load(tmp_path / "m.safetensors", trust_builder=True)
     assert again[0].noise.std() > 0.1 and torch.equal(again[0].noise, model[0].noise)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (
+            lambda model, path: tenreo.save(path, model),
+            r"given save\(PosixPath, Sequential\), needs save\(model, path\)",
+        ),
+        (lambda model, path: tenreo.save(model.state_dict(), path), r"given save\(OrderedDict, PosixPath\), needs"),
+        (lambda model, path: tenreo.save(None, path), r"given save\(NoneType, PosixPath\), needs"),
+        (lambda model, path: tenreo.save(model, None), r"given save\(Sequential, NoneType\), needs"),
+        (lambda model, path: tenreo.save(nn.Linear, path), r"given save\(the class Linear, PosixPath\), needs"),
+        (lambda model, path: tenreo.save(model, path, builder=nn.Sequential), "builder: given .*, needs its name"),
+        (
+            lambda model, path: tenreo.load(model, path),
+            r"given load\(Sequential, PosixPath\), needs load\(path, model\)",
+        ),
+        (lambda model, path: tenreo.load(path, nn.Linear), r"given load\(PosixPath, the class Linear\), needs"),
+        (lambda model, path: tenreo.load(path, {}), r"given load\(PosixPath, dict\), needs load\(path, model\)"),
+        (lambda model, path: tenreo.load(model), r"given load\(Sequential\), needs load\(path\)"),
+    ],
+)
+def test_arguments_of_wrong_types_are_refused(tmp_path, call, match):
+    model = nn.Sequential(nn.Linear(64, 64))
+    with pytest.raises(TenreoError, match=match):
+        call(model, tmp_path / "m.safetensors")
