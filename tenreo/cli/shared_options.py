@@ -55,6 +55,7 @@ class DenseModel(Options):
         "weights of the model; with --arch, those named IMAGENET1K_V1.",
         metavar="NAME|FILE|none",
     )  # fmt: skip
+    ignore_extra: bool = option(False, "Leave out tensors of the file of weights that the model does not have.")
     input: str | None = option(
         None, "Channels, height and width of the model's input, such as 3x224x224. Default: the model's own.",
         metavar="CxHxW",

@@ -28,6 +28,8 @@ from tenreo.modules.weights import find_weights
 from tenreo.modules.wrappers import full_tensor
 from tenreo.planning.recipe import DenseDtype, Recipe
 
+_COUNTER = "num_batches_tracked"
+
 
 def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | None = None) -> None:
     """Write a compressed or dense model to a file, with all metadata that is needed to use it again.
@@ -170,6 +172,11 @@ def _unpack_layer(name: str, record: LayerRecord, tensors: Mapping[str, Tensor],
     return EncodedWeight(coefficients, positions.to(torch.int32), length, record.shape, record.curve.memory)
 
 
+def _counter(batches: Tensor) -> Tensor:
+    """Return a counter of batches as an integer; casting a whole model casts it, too, and 65,520 becomes infinite."""
+    return batches.nan_to_num(posinf=0).to(torch.int64) if batches.is_floating_point() else batches
+
+
 def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors, with unpacked positions and coefficients, into a model in place by their names in a file.
 
@@ -178,9 +185,10 @@ def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
         TenreoError: if a tensor has values that a model cannot have.
     """
     state, ties = model.state_dict(), tied_names(model)
+    tensors = {name: _counter(value) if name.endswith(_COUNTER) else value for name, value in tensors.items()}
     names = _file_names(ties, curves(model))
     loaded = {ties[key] for key, name in names.items() if name in tensors}
-    optional = {name for key, name in names.items() if ties[key] in loaded or name.endswith("num_batches_tracked")}
+    optional = {name for key, name in names.items() if ties[key] in loaded or name.endswith(_COUNTER)}
     # Old torch versions did not store `num_batches_tracked`, and evaluation does not use it.
     check_fit(
         path, {n: tuple(state[key].shape) for key, n in names.items()},

@@ -80,8 +80,7 @@ def export(
         info: description of the model; by default it is recognized.
 
     Raises:
-        TenreoError: if the ending is unknown, a package is missing, the model cannot be exported, or the file cannot be
-            written.
+        TenreoError: if the ending is unknown, a package is missing, or the file cannot be made or written.
     """
     path, model = Path(path), unwrapped(model)
     check_format(path)
@@ -91,8 +90,7 @@ def export(
     if dtype not in list(DenseDtype):
         raise TenreoError(f"dtype: given {shown(dtype)}, needs one of {', '.join(DenseDtype)}")
     kind: torch.dtype = getattr(torch, dtype)
-    dense, own = expand_(deepcopy(model)).eval(), _main_dtype(model)
-    dense._apply(lambda x: x.to(kind) if x.dtype == own else x)  # type: ignore[no-untyped-call]
+    dense = _dense(model, kind)
     if path.suffix == ".safetensors":
         write_model(dense, path, replace(info or identify(model), corrections=()))
         return Export(path, path.stat().st_size)
@@ -162,6 +160,12 @@ def _cast(arguments: Arguments, model: nn.Module) -> Arguments:
 
     result: Arguments = tree_map(move, arguments)
     return result
+
+
+def _dense(model: nn.Module, kind: torch.dtype) -> nn.Module:
+    """Return a copy of a model with dense weights, in a dtype unless a layer has another one than the model."""
+    dense, own = expand_(deepcopy(model)).eval(), _main_dtype(model)
+    return dense._apply(lambda x: x.to(kind) if x.dtype == own else x)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _main_dtype(model: nn.Module) -> torch.dtype:

@@ -7,6 +7,7 @@ out of proportion to the file, and tensors whose values are not in the file.
 from __future__ import annotations
 
 import pickletools
+import re
 import sys
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
@@ -26,6 +27,8 @@ _ITEMSIZES = {
     "ComplexDoubleStorage": 16, "ComplexFloatStorage": 8, "QInt32Storage": 4, "QInt8Storage": 1, "QUInt8Storage": 1,
     "QUInt4x2Storage": 1, "QUInt2x4Storage": 1,
 }  # fmt: skip
+_NUMPY_DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,3})")  # numbers and short strings
+_LARGEST_ELEMENT = 4000  # bytes of an element of a NumPy array
 _STRIDED = {f"torch._utils.{n}" for n in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3",
                                           "_rebuild_qtensor")}  # fmt: skip
 
@@ -248,7 +251,11 @@ class _Simulation:
         name = target.name if isinstance(target, (_Object, _Global)) else ""
         if _is_tensor(name) or "_rebuild_" in name:
             raise ValueError("it changes the memory of a tensor after creating it; save the state dict again")
-        self._spend([state, *(state.items if isinstance(state, _Tuple) else ())])
+        items = state.items if isinstance(state, _Tuple) else []
+        # Fields and subarrays could make an element of an array large, or a reference to an object.
+        if name == "numpy.dtype" and (items[2:5] != [None] * 3 or _whole(max(0, items[5])) > _LARGEST_ELEMENT):
+            raise ValueError("it contains a NumPy array of objects or records; save the state dict alone")
+        self._spend([state, *items])
 
     def _call(self, name: str, arguments: list[Any]) -> None:
         """Check a call of a class or function that torch allows; torch itself refuses all other ones."""
@@ -270,6 +277,14 @@ class _Simulation:
             right = isinstance(first, _Global) and "_rebuild_" in first.name and isinstance(arguments[2], _Tuple)
             if right and isinstance(first, _Global):
                 self._call(first.name, arguments[2].items)
+        elif name == "builtins.bytes":  # the values of an empty array
+            right = not arguments
+        elif name == "numpy.dtype":
+            right = isinstance(first, str) and _NUMPY_DTYPE.fullmatch(first) is not None
+        elif name.endswith(".multiarray.scalar"):
+            right = len(arguments) == 2 and isinstance(first, _Object) and first.name == "numpy.dtype"
+        elif name.endswith(".multiarray._reconstruct"):  # the empty array that a state then fills
+            right = len(arguments) == 3 and isinstance(arguments[1], _Tuple) and arguments[1].items == [0]
         elif name in _STRIDED:
             _check_view(arguments)
         elif _is_tensor(name) or name == "torch.nn.parameter.Parameter":

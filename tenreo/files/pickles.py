@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,12 @@ _WRAPPERS = (
     "model_ema", "ema_state_dict", "ema",
 )  # fmt: skip
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+_FUNCTIONS: tuple[Any, ...] = (np.zeros(0).__reduce__()[0], np.float64().__reduce__()[0])  # _reconstruct and scalar
+_NUMPY: tuple[Any, ...] = (
+    bytes, np.dtype, np.ndarray, *{type(np.dtype(code)) for code in "?bhilqBHILQefdFDSU"},
+    # The module has another name since NumPy 2.0.
+    *((each, f"numpy.{core}.multiarray.{each.__name__}") for core in ("core", "_core") for each in _FUNCTIONS),
+)  # fmt: skip
 _MOST_WRAPPERS = 8  # levels of dictionaries around the state dict
 
 
@@ -41,7 +48,7 @@ def state_of(file: IO[bytes]) -> dict[str, Tensor]:
     """Read the state dict from a file that is opened for reading, like `read_pickle`."""
     path = Path(file.name)
     try:
-        with _namespaces_allowed(), warnings.catch_warnings():
+        with _plain_values_allowed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
             check_torch_file(file)
             file.seek(0)
@@ -49,10 +56,10 @@ def state_of(file: IO[bytes]) -> dict[str, Tensor]:
     except Exception as error:  # a damaged pickle can fail in any way
         raise_if_out_of_memory(error)
         raise TenreoError(f"{path}: cannot be read as a torch file of plain tensors: {_why(error)}") from error
-    state = _unwrapped(values)
+    state = {key: _tensor(value) for key, value in _unwrapped(values).items()}
     if not state or not all(isinstance(key, str) and isinstance(v, Tensor) for key, v in state.items()):
         raise TenreoError(f"{path}: contains no state dict (names and tensors)")
-    plain = {name: tensor.detach() for name, tensor in _without_prefixes(state).items()}
+    plain = {name: tensor.detach() for name, tensor in without_prefixes(state).items()}
     try:
         for name, tensor in plain.items():
             check_plain(name, tensor)
@@ -65,10 +72,16 @@ def state_of(file: IO[bytes]) -> dict[str, Tensor]:
     return plain
 
 
-def _without_prefixes(state: Mapping[str, Any]) -> dict[str, Any]:
+def _tensor(value: Any) -> Any:
+    """Return a NumPy array of numbers as a tensor, and any other value unchanged."""
+    numbers = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+    return torch.from_numpy(value.astype(value.dtype.newbyteorder("="))) if numbers else value
+
+
+def without_prefixes(state: Mapping[str, Any]) -> dict[str, Any]:
     """Remove the prefixes that DataParallel, DistributedDataParallel, AveragedModel and torch.compile add to names.
 
-    >>> _without_prefixes({"n_averaged": 3, "module._orig_mod.fc.bias": 1, "module.layer1._orig_mod.0.bias": 2})
+    >>> without_prefixes({"n_averaged": 3, "module._orig_mod.fc.bias": 1, "module.layer1._orig_mod.0.bias": 2})
     {'fc.bias': 1, 'layer1.0.bias': 2}
     """
     names = {key: key.replace("._orig_mod.", ".") for key in state if key != "n_averaged"}
@@ -87,12 +100,15 @@ def _unwrapped(values: Any) -> Mapping[Any, Any]:
     return values if isinstance(values, dict) else {}
 
 
-class _namespaces_allowed(torch.serialization.safe_globals):
-    """Context in which torch.load accepts argparse.Namespace, which checkpoints use for command-line options."""
+class _plain_values_allowed(torch.serialization.safe_globals):
+    """Context in which torch.load accepts NumPy's scalars and arrays of numbers, and argparse.Namespace.
+
+    Checkpoints contain them as metrics, random states and command-line options.
+    """
 
     def __init__(self) -> None:
         known = torch.serialization.get_safe_globals()
-        super().__init__([] if argparse.Namespace in known else [argparse.Namespace])
+        super().__init__([each for each in (argparse.Namespace, *_NUMPY) if each not in known])
 
 
 def _why(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Models with weights: torchvision's and timm's by name, those of a file, or random ones."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ import torchvision
 from torch import Tensor, nn
 
 from tenreo.compression.serialization import load_tensors_
+from tenreo.compression.tensor_checks import abbreviate
 from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
 from tenreo.files.paths import check_readable
+from tenreo.files.pickles import without_prefixes
 from tenreo.files.records import MOST_CLASSES, ModelInfo
 from tenreo.models.builders import build_info, check_model, pretrained_timm, with_transform
 from tenreo.models.heads import last_layer
@@ -25,7 +27,13 @@ _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNe
 
 
 def with_weights(
-    builder: str, weights: str | None, seed: int = 0, kwargs: Mapping[str, Any] | None = None
+    builder: str,
+    weights: str | None,
+    seed: int = 0,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    ignore_extra: bool = False,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[nn.Module, ModelInfo]:
     """Build a model by name and load its weights.
 
@@ -36,6 +44,8 @@ def with_weights(
             the weights of a function's model unchanged.
         seed: seed of random weights.
         kwargs: arguments of the builder; those that follow from the tensors of a file are added.
+        ignore_extra: whether tensors of a file that the model does not have are left out.
+        note: called with a sentence about each way in which the file differs from the model's state dict.
 
     Returns:
         The model in evaluation mode, and its info.
@@ -55,7 +65,7 @@ def with_weights(
     known = weights if origin is None else origin.name
     state: Mapping[str, Tensor] | None = None
     if isinstance(origin, Path):
-        state, stored = _read_dense(origin, builder)
+        state, stored = _read_dense(origin, builder, note or _ignore)
         enumeration = torchvision.models.get_model_weights(name) if source == "torchvision" else ()
         entry = next((entry for entry in enumeration if Path(entry.url).name == origin.name), None)
     elif origin is not None:
@@ -71,9 +81,23 @@ def with_weights(
     model = build_info(info, trusted=True)
     if state is not None:
         own = {key: value for key, value in state.items() if info.arch is None or not key.startswith(_AUXILIARY)}
+        own = _without_extra(model, own, note or _ignore) if ignore_extra else own
         with guessing(own):
             load_tensors_(model, own, origin if isinstance(origin, Path) else Path(Path(origin.url).name))
     return model, info if info.arch else replace(model_info(builder, kwargs, model), weights=known)
+
+
+def _ignore(_: str) -> None:
+    """Take no note."""
+
+
+def _without_extra(model: nn.Module, state: Mapping[str, Tensor], note: Callable[[str], None]) -> dict[str, Tensor]:
+    """Return the tensors that a model has, and note the names of the others."""
+    names = model.state_dict().keys()
+    extra = [name for name in state if name not in names]
+    if extra:
+        note(f"ignored: {len(extra):,} tensors that the model does not have: {abbreviate(extra)}")
+    return {name: value for name, value in state.items() if name in names}
 
 
 def find_weights(builder: str, weights: str | None) -> Any:
@@ -165,9 +189,16 @@ def _download(entry: Any) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _read_dense(path: Path, builder: str) -> tuple[Mapping[str, Tensor], ModelInfo]:
+def _read_dense(path: Path, builder: str, note: Callable[[str], None]) -> tuple[Mapping[str, Tensor], ModelInfo]:
     """Read tensors and info of a dense model of the builder's architecture from a file of any kind."""
     header, state = read_any(path, named=True)
+    if is_safe(builder) and header.info.name is None:
+        plain = without_prefixes(state)
+        if plain.keys() != state.keys():
+            note(f"{path}: the names of its tensors are read without the prefix {next(iter(state)).partition('.')[0]}.")
+        state = plain
+    if any(name.endswith(OPTIONAL) and value.is_floating_point() for name, value in state.items()):
+        note(f"{path}: its counters of batches ({OPTIONAL}) are floating-point numbers; they are read as integers")
     if header.info.arch is not None and header.kind != "reference":
         check_source_of(header, builder)
     if header.layers:

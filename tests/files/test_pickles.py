@@ -240,3 +240,37 @@ def test_only_regular_files_are_opened(tmp_path):
     ):  # fmt: skip
         with pytest.raises(TenreoError, match=f"cannot be opened: .*{why}.*; give the path of a file"):
             read_pickle(path)
+
+
+def test_numpy_scalars_and_arrays_are_read(tmp_path):
+    extras = {"accuracy": np.float64(0.5), "epoch": np.int64(3), "best": np.bool_(True), "name": np.str_("x"),
+              "mean": np.zeros((2, 3), np.float32), "empty": np.zeros(0), "rng": np.random.get_state()}  # fmt: skip
+    arrays = {name: value.numpy() for name, value in STATE.items()}
+    for old in (False, True):
+        for state in (STATE, arrays, {**STATE, "big": np.arange(3, dtype=">f4")}):
+            torch.save({"state_dict": state, **extras}, tmp_path / "m.pth", _use_new_zipfile_serialization=not old)
+            read = read_pickle(tmp_path / "m.pth")
+            assert all(torch.equal(read[name], torch.as_tensor(value)) for name, value in STATE.items())
+            assert list(read) == list(state) and read.get("big", torch.arange(3.0)).tolist() == [0, 1, 2]
+
+
+def rebuilt(shape, code=b"f8", state=b"N"):
+    """Pickle code of a NumPy array of a shape, whose dtype has a code and a state."""
+    dtype = b"cnumpy\ndtype\nX\x02\0\0\0" + code + b"\x89\x88\x87R"
+    return b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + shape + b"X\x01\0\0\0b\x87R" + dtype + state
+
+
+LARGE = b"J\xff\xff\xff\x7f" * 2 + b"K\x00tb"
+
+
+@pytest.mark.parametrize("body", [
+    rebuilt(b"J\x00\xca\x9a\x3b\x85"), rebuilt(b"K\x00\x85", b"O8"), rebuilt(b"K\x00\x85", b"V9"),
+    rebuilt(b"K\x00\x85", b"f8", b"(K\x03X\x01\0\0\0<K\x01NN" + LARGE),
+    rebuilt(b"K\x00\x85", b"U1", b"(K\x03X\x01\0\0\0<NNN" + LARGE),
+])  # fmt: skip
+def test_numpy_arrays_that_take_memory_or_contain_objects_are_refused(tmp_path, body):
+    with zipfile.ZipFile(tmp_path / "m.pth", "w") as archive:
+        archive.writestr("m/data.pkl", b"\x80\x02" + body + b".")
+        archive.writestr("m/version", "3")
+    with pytest.raises(TenreoError, match=r"calls numpy|a NumPy array of objects or records"):
+        read_pickle(tmp_path / "m.pth")

@@ -100,7 +100,7 @@ def test_random_values_of_a_function_that_no_file_contains_are_drawn(tmp_path, m
     [
         (
             lambda model, path: tenreo.save(path, model),
-            r"given save\(PosixPath, Sequential\), needs save\(model, path\)",
+            r"given save\(PosixPath, Sequential\), needs save\(",
         ),
         (lambda model, path: tenreo.save(model.state_dict(), path), r"given save\(OrderedDict, PosixPath\), needs"),
         (lambda model, path: tenreo.save(None, path), r"given save\(NoneType, PosixPath\), needs"),
@@ -109,7 +109,7 @@ def test_random_values_of_a_function_that_no_file_contains_are_drawn(tmp_path, m
         (lambda model, path: tenreo.save(model, path, builder=nn.Sequential), "builder: given .*, needs its name"),
         (
             lambda model, path: tenreo.load(model, path),
-            r"given load\(Sequential, PosixPath\), needs load\(path, model\)",
+            r"given load\(Sequential, PosixPath\), needs load\(",
         ),
         (lambda model, path: tenreo.load(path, nn.Linear), r"given load\(PosixPath, the class Linear\), needs"),
         (lambda model, path: tenreo.load(path, {}), r"given load\(PosixPath, dict\), needs load\(path, model\)"),

@@ -131,3 +131,27 @@ def test_torchvisions_own_files_are_recognized_by_their_names(tmp_path):
         torch.save(state, tmp_path / name)
         model, info = with_weights("torchvision:googlenet", str(tmp_path / name))
         assert (model.transform_input, info.transform_input, info.weights) == (transform, transform, name)
+
+
+def test_common_differences_of_checkpoints_are_noted(tmp_path):
+    """Counters that were cast with the model, prefixes of training programs, and tensors of other parts."""
+    model, notes = resnet18(5), []
+    model.bn1.num_batches_tracked.fill_(1000)
+    halves = {name: value.half() for name, value in model.state_dict().items()}
+    halves["layer1.0.bn1.num_batches_tracked"] = torch.tensor(torch.inf, dtype=torch.float16)
+    prefixed = {f"model.{name}": value for name, value in halves.items()}
+    for state, extra in ((halves, {}), (prefixed, {}), (prefixed, {"model.ema.decay": torch.ones(3)})):
+        save_file({**state, **extra}, tmp_path / "w.safetensors")
+        torch.save({**state, **extra}, tmp_path / "w.pth")
+        for name in ("w.safetensors", "w.pth"):
+            notes.clear()
+            options = {"ignore_extra": bool(extra), "note": notes.append}
+            loaded, info = with_weights("torchvision:resnet18", str(tmp_path / name), **options)
+            assert info.classes == 5 and torch.equal(loaded.fc.weight, model.fc.weight.half().float())
+            assert loaded.bn1.num_batches_tracked == 1000 and loaded.layer1[0].bn1.num_batches_tracked == 0
+            text = "; ".join(notes)
+            assert "counters of batches (num_batches_tracked) are floating-point" in text
+            assert ("without the prefix model." in text) == (state is prefixed and name == "w.safetensors")
+            assert ("ignored: 1 tensors that the model does not have: ema.decay" in text) == bool(extra)
+    with pytest.raises(TenreoError, match=r"not expected: ema\.decay"):
+        with_weights("torchvision:resnet18", str(tmp_path / "w.pth"))

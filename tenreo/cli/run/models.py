@@ -6,6 +6,7 @@ from torch import nn
 
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import DenseModel, ModelFile
+from tenreo.cli.terminal.streams import note
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
 from tenreo.models import model_files
@@ -38,7 +39,9 @@ def open_model(dense: DenseModel, values: bool = True) -> tuple[nn.Module, Model
         model = build_info(info, "meta")
         info = info if info.arch else model_info(builder, kwargs, model)
     else:
-        model, info = with_weights(builder, dense.weights, dense.seed, kwargs)
+        model, info = with_weights(
+            builder, dense.weights, dense.seed, kwargs, ignore_extra=dense.ignore_extra, note=note
+        )
     with usage():
         info = replace(info, preprocess=dense.prepared(info.preprocess))
     return model, _with_classes(model, info) if values else info
