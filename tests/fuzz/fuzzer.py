@@ -423,7 +423,31 @@ def streams(random: Random, inputs: Inputs) -> None:
     assert decoded.shape == (columns,)
 
 
-TARGETS = {f.__name__: f for f in (headers, pickles, states, configurations, pictures, lines, legacy, devkits, streams)}
+def builders(random: Random, inputs: Inputs) -> None:
+    """Load files that name models of timm and torchvision with random arguments."""
+    names = ("timm:vit_tiny_patch16_224", "timm:resnet18", "timm:convnext_atto", "timm:swin_tiny_patch4_window7_224",
+             "timm:efficientnet_b0", "timm:levit_128", "timm:tiny_vit_5m_224", "torchvision:resnet18",
+             "torchvision:mobilenet_v2", "torchvision:fcn_resnet50", "torchvision:ssd300_vgg16", "torchvision:vit_b_16",
+             "timm:nothing", "os:system", "torchvision:", random.choice(WORDS))  # fmt: skip
+    keys = ("num_classes", "depth", "depths", "layers", "embed_dim", "dims", "img_size", "window_size", "window_sizes",
+            "in_chans", "patch_size", "mlp_ratio", "width_per_group", "groups", "image_size", "channel_multiplier",
+            "features_only", "global_pool", "norm_layer", "aux_loss", "progress", "name", *WORDS)  # fmt: skip
+    values = (*NUMBERS, *WORDS, 16, 100, 1000, 2048, True, None)
+    kwargs = {}
+    for _ in range(random.choice((0, 1, 1, 2, 3))):
+        value = random.choice(values)
+        kwargs[random.choice(keys)] = [value] * random.choice((1, 3, 4, 100)) if random.random() < 0.3 else value
+    model = {"builder": random.choice(names), "kwargs": kwargs}
+    header = {"__metadata__": {"tenreo.version": "2", "tenreo.model": json.dumps(model), "tenreo.layers": "{}"},
+              "x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}  # fmt: skip
+    text = json.dumps(header).encode()
+    tenreo.load(inputs.path("m.safetensors", len(text).to_bytes(8, "little") + text + bytes(4)))
+
+
+TARGETS = {
+    f.__name__: f
+    for f in (headers, pickles, states, configurations, pictures, lines, legacy, devkits, streams, builders)
+}
 
 
 def outcome(case: Callable[[], None]) -> str:
