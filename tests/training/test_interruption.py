@@ -55,15 +55,14 @@ def test_a_run_killed_at_random_moments_resumes_to_identical_files(digits_folder
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stopped_run_saves_its_state(digits_folder, tmp_path, uninterrupted, number):
-    process = start_tiny_run(digits_folder, tmp_path, "--slow")
+    process = start_tiny_run(digits_folder, tmp_path, "--pause", 5)
     wait_for(tmp_path / "run.csv", process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, (
-        err
-    )  # exit_codes gives 130 for both signals; the command itself gives 143 for SIGTERM
+    # exit_codes gives 130 for both signals; the command itself gives 143 for SIGTERM
+    assert process.returncode == 130, err
     assert "Traceback" not in err and "stopping after this step" in err
     last = log(tmp_path)[-1]
     state = torch.load(tmp_path / "run.state", weights_only=True)
-    assert state["progress"]["step"] == int(last[1]) < 14  # which need not be a multiple of save_every
+    assert state["progress"]["step"] == int(last[1]) <= 5  # which need not be a multiple of save_every
     check_equal(tmp_path, uninterrupted, tiny_run(digits_folder, tmp_path, "--resume"))
