@@ -99,7 +99,7 @@ def raise_if_out_of_memory(error: BaseException) -> None:
             raise OutOfMemoryError(
                 f"out of memory: {what}; try smaller batches, fewer jobs or workers, or a machine with more memory"
             ) from error
-        cause = cause.__cause__
+        cause = cause.__cause__ or cause.__context__
 
 
 def _is_about_memory(error: BaseException) -> bool:
@@ -107,4 +107,4 @@ def _is_about_memory(error: BaseException) -> bool:
         return True
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
         return True
-    return isinstance(error, (RuntimeError, ImportError)) and _MEMORY_TEXTS.search(str(error)) is not None
+    return isinstance(error, (RuntimeError, ImportError, OSError)) and _MEMORY_TEXTS.search(str(error)) is not None

@@ -159,6 +159,19 @@ def test_every_lack_of_memory_is_recognized(allocate):
             raise_if_out_of_memory(error)
 
 
+def test_lack_of_memory_is_found_behind_another_error():
+    def load():  # as llvmlite loads its library
+        try:
+            raise OSError("libllvmlite.so: failed to map segment from shared object")
+        except OSError:
+            raise OSError("Could not find/load shared object file")  # noqa: B904
+
+    with pytest.raises(OSError, match="Could not find") as failure:
+        load()
+    with pytest.raises(OutOfMemoryError, match="out of memory: the allocation failed"):
+        raise_if_out_of_memory(failure.value)
+
+
 def test_other_errors_are_not_about_memory():
     for error in (RuntimeError("size mismatch"), OSError(2, "No such file"), TenreoError("x"), ValueError("memory")):
         raise_if_out_of_memory(error)
