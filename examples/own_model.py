@@ -22,6 +22,6 @@ model = copy.deepcopy(dense)
 recipe = tenreo.Recipe(groups=None, rate=tenreo.TargetSize(60_000))  # bytes of the file, at most
 report = tenreo.compress_(model, recipe)  # in place
 tenreo.match_statistics_(model, dense, size=32)  # correct BatchNorm; no images are needed
-tenreo.save(model, "own_model.safetensors", recipe=recipe)
+tenreo.save(model, "own_model.safetensors")
 loaded = tenreo.load("own_model.safetensors", build())  # fills a model of the same architecture
 print(f"{report.before.bytes:,} bytes -> {report.after.bytes:,} bytes, SNR {report.snr:.1f} dB")

@@ -1,5 +1,7 @@
 """Small networks for tests, with fixed weights."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -77,3 +79,44 @@ def without_batchnorm():
     )  # fmt: skip
     tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("2", "6"), refine=1))
     return net
+
+
+def random_model(random):
+    """Dense network of one to three small layers, whose weights have a random distribution, scale and dtype."""
+    torch.manual_seed(random.randrange(2**32))
+    widths = [random.choice((1, 2, 7, 16, 40, 64, 100)) for _ in range(random.choice((2, 2, 3, 4)))]
+    layers = [nn.Linear(a, b, bias=random.random() < 0.8) for a, b in pairwise(widths)]
+    if random.random() < 0.3:
+        layers.insert(0, nn.Conv2d(random.choice((1, 3, 8)), widths[0], random.choice((1, 3))))
+    model = nn.Sequential(*layers)
+    spread, center, scale = random.choice((0.0, 1e-7, 1e-3, 1.0, 1.0)), random.choice((0, 0, 1)), random.choice(SCALES)
+    with torch.no_grad():
+        for layer in layers:
+            weight = layer.weight.double()
+            if random.random() < 0.2:
+                weight.view(-1)[random.randrange(weight.numel())] *= random.choice((0.0, 1e3, 1e12))
+            layer.weight.copy_(scale * (center + spread * weight))
+    return model.to(random.choice((torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16)))
+
+
+SCALES = (1.0, 1.0, 1.0, 1e-40, 1e-30, 1e-7, 1e4, 1e30, -1.0)
+
+
+def random_recipe(random, model):
+    """Recipe for all layers of a dense network, with a random rate or target in its neighborhood."""
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    rate = random.choice((
+        lambda: tenreo.TargetSize(1500 + int(size * random.uniform(0.05, 1.5))),
+        lambda: tenreo.TargetSize(1500 + int(size * random.uniform(0.05, 1.5))),
+        lambda: tenreo.TargetParameters(max(1, int(size * random.uniform(0.1, 1)))),
+        lambda: tenreo.Uniform(random.choice((1, 1.5, 2, 7, 1e6))), lambda: tenreo.Progressive(random.uniform(0.1, 9)),
+    ))()  # fmt: skip
+    groups, refine = random.choice((1, 2, 4, 8)), random.choice((0, 2, 12))
+    if isinstance(rate, tenreo.TargetSize) and refine and random.random() < 0.7:
+        groups = None
+    return tenreo.Recipe(
+        groups, rate, include=("*",), refine=refine,
+        position_bits=random.choice((None, None, 1, 3, 9)), pack=random.choice(("entropy", "plain")),
+        precision=random.choice((None, None, "float16", "bfloat16", "int8", "int6")),
+        dense_dtype=random.choice(("float32", "float32", "float16", "bfloat16")),
+    )  # fmt: skip

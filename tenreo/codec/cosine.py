@@ -118,7 +118,7 @@ def dct_folded(folded: Tensor, count: int) -> Tensor:
     """Return the `dct` of a folded signal, (..., length) -> (..., count); not differentiable."""
     length = folded.shape[-1]
     half = length // 2 + 1
-    x = _at_least_float32(folded)
+    x = at_least_float32(folded)
     spectrum = torch.fft.rfft(x)  # (..., half)
     if count <= half:
         spectrum = spectrum[..., :count]
@@ -134,7 +134,7 @@ def idct_folded(coefficients: Tensor, length: int) -> Tensor:
     """Return the folded `idct` of coefficients, (..., count) -> (..., length); not differentiable."""
     count = coefficients.shape[-1]
     half = length // 2 + 1
-    y = _at_least_float32(coefficients)
+    y = at_least_float32(coefficients)
     spectrum = y[..., :half]
     if count > length - half:
         imag = torch.zeros_like(spectrum)
@@ -145,7 +145,8 @@ def idct_folded(coefficients: Tensor, length: int) -> Tensor:
     return folded
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return a tensor in float32 if it is in half precision, whose sums stop growing at a few hundred equal numbers."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

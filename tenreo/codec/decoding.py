@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tenreo.codec.cosine import dct_folded, idct_folded
+from tenreo.codec.cosine import at_least_float32, dct_folded, idct_folded
 from tenreo.errors import TenreoError
 
 
@@ -105,14 +105,19 @@ def gather_adjoint(
     gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int, coefficients_per_row: int
 ) -> Tensor:
     """Apply the adjoint of `gather_samples`: (groups, columns) -> (groups, coefficients_per_row)."""
-    return dct_folded(_sum_by_sample(gradient, index, order, starts, length), coefficients_per_row)
+    sums = _sum_by_sample(gradient, index, order, starts, length)
+    return dct_folded(sums, coefficients_per_row).to(gradient.dtype)
 
 
 def _sum_by_sample(gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int) -> Tensor:
-    """Sum the columns at each sample, (groups, columns) -> (groups, length), always in the same order of addition."""
+    """Sum the columns at each sample, (groups, columns) -> (groups, length), always in the same order of addition.
+
+    Half precision is summed in float32.
+    """
     if not gradient.is_cuda:
         # Each row is added in order: deterministic. index_add_ with 32-bit indices would take 10 to 20 times as long.
         samples = index.long().expand_as(gradient)
+        gradient = at_least_float32(gradient)
         return gradient.new_zeros(len(gradient), length).scatter_add_(1, samples, gradient)
     if order.numel() == 0:
         order, starts = sort_columns(index, length)
@@ -123,7 +128,7 @@ def _sum_by_sample(gradient: Tensor, index: Tensor, order: Tensor, starts: Tenso
 
 def segment_sum(gradient: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     """Sum sorted columns at each sample, (groups, columns) -> (groups, length), without atomic operations."""
-    ordered = gradient.t().index_select(0, order)  # (columns, groups)
+    ordered = at_least_float32(gradient.t().index_select(0, order))  # (columns, groups)
     sums = torch.segment_reduce(ordered, "sum", offsets=starts, axis=0, unsafe=True, initial=0)
     return sums.t().contiguous()
 

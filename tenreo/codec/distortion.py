@@ -45,13 +45,13 @@ def total_decibels(layers: Iterable[tuple[float | None, float | None]]) -> float
     return decibels(sum(norm or 0 for norm, _ in pairs), error)
 
 
-def finite(value: float) -> float | None:
-    """Return the value, or None if it is infinite or NaN, which JSON cannot represent.
+def finite(value: float | None) -> float | None:
+    """Return the value, or None if it is None, infinite or NaN, which JSON cannot represent.
 
     >>> finite(1.5), finite(math.inf)
     (1.5, None)
     """
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def energy(values: Tensor, others: Tensor | None = None) -> float:

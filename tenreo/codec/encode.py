@@ -65,10 +65,20 @@ def encode(
     order = nearest_neighbor_order(weight, groups) if order is None else order
     unrefined = _encode_in_order(weight, order, shape)
     encoded = quantize(weight, refined(weight, unrefined, refine), shape.precision, reassign=refine > 0)
-    if not torch.isfinite(decode(encoded)).all():
+    check_range(weight, decode(encoded))
+    return encoded
+
+
+def check_range(weight: Tensor, encoded: Tensor) -> Tensor:
+    """Return coefficients or decoded values of a weight, unless they exceed the range of its dtype.
+
+    Raises:
+        TenreoError: if they are not finite.
+    """
+    if not torch.isfinite(encoded).all():
         raise TenreoError(
             f"encode: given values up to {weight.abs().max():.3g}, whose curve exceeds the range of {weight.dtype}; "
-            "convert the weight to a wider dtype, or scale it"
+            "exclude the weight, convert it to a wider dtype, or scale it"
         )
     return encoded
 

@@ -96,7 +96,9 @@ def _quantize_band(band: Tensor, top: float) -> tuple[Tensor, Tensor]:
     largest = band.abs().amax(1)
     trials = (_CLIPS.to(band)[:, None] * largest / top).bfloat16().float()[:, :, None]  # (clips, groups, 1)
     codes = torch.where(trials > 0, band / trials, 0.0).round().clamp(-top, top)  # (clips, groups, width)
-    best = (band - codes * trials).square().sum(2).argmin(0)  # (groups,)
+    # Scaled by a power of two, which rounds nothing, the squares neither overflow nor vanish.
+    exponents = torch.frexp(largest).exponent.clamp(-126, 126)[:, None]
+    best = torch.ldexp(band - codes * trials, -exponents).square().sum(2).argmin(0)  # (groups,)
     groups = torch.arange(len(band), device=band.device)
     return codes[best, groups], trials[best, groups]
 

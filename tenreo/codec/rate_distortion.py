@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tenreo.codec.cosine import dct, idct
-from tenreo.codec.encode import EncodedWeight, scaled_matrix
+from tenreo.codec.encode import EncodedWeight, check_range, scaled_matrix
 from tenreo.codec.position_coding import bits_of, choose_classes, columns_per_output
 from tenreo.codec.precision import fake_quantize
 from tenreo.codec.refine import fit
@@ -35,6 +35,10 @@ _FIRST_MEMORY = 3  # of the first path; its frequencies are close to those of a 
 _PRICE_PER_SQUARED_STEP = 0.12  # best price / step^2 of a uniform quantizer with entropy coding: about ln(2) / 6
 _TRELLIS_STEP = 0.55  # a trellis has denser samples, and each of its sets is sparser
 _UNSEEN = 0.01  # initial frequency of a sample without columns
+# Limits for a scaled matrix, whose largest magnitude is between 1/2 and 1.
+_PRICES = 2.0**-100, 2.0**40  # at the lower one only the error counts, at the upper one only the bits
+_FINEST_STEP = 2.0**-23  # a finer one would be lost in the rounding of float32
+_MARGIN = 10  # most samples outside the range of the values, with those that align the first sample
 
 
 @dataclass(frozen=True)
@@ -68,19 +72,34 @@ def quantize_uniformly(weight: Tensor, price: float, memory: int = MEMORY) -> En
         price: squared error that is worth one bit, above 0.
         memory: memory in bits of the trellis for which the encoding is a start, at least 2. The positions are the
             nearest samples, not yet a path of the trellis.
+
+    Returns:
+        An encoding with at most `MOST_VALUES` samples, whatever the price and the range of the values.
+
+    Raises:
+        TenreoError: if a coefficient exceeds the range of the weight's dtype.
     """
     row, scale = scaled_matrix(weight.cpu(), 1)
     low, high = row.min().item(), row.max().item()
-    step = math.sqrt(price / _PRICE_PER_SQUARED_STEP) * scale * _TRELLIS_STEP
-    step = max(step, (high - low) / MOST_VALUES)
+    if low == high:  # a single sample, which needs no rounding
+        value, positions = weight.detach().cpu().reshape(1, -1)[:, :1], torch.zeros(row.shape[1], dtype=torch.int32)
+        return EncodedWeight(value, positions, 1, tuple(weight.shape), memory)
+    step = math.sqrt(_scaled_price(price, scale) / _PRICE_PER_SQUARED_STEP) * _TRELLIS_STEP
+    # At most the range, beside which the rounding of a wider curve would be large.
+    step = max(min(step, high - low), (high - low) / (MOST_VALUES - _MARGIN), _FINEST_STEP)
     first, last = math.floor(low / step) - 2, math.ceil(high / step) + 2
     first -= first % 4  # so that 0 belongs to the same subset in every weight
     curve = (torch.arange(first, last + 1, dtype=row.dtype, device=row.device) * step)[None]
     positions = (row[0] / step).round().int() - first
     coefficients = fit(row.double(), positions, dct(curve)[:, :COEFFICIENTS].double(), curve.shape[1])
-    return EncodedWeight(
-        (coefficients / scale).to(weight.dtype), positions, curve.shape[1], tuple(weight.shape), memory
-    )
+    coefficients = check_range(weight, (coefficients / scale).to(weight.dtype))
+    return EncodedWeight(coefficients, positions, curve.shape[1], tuple(weight.shape), memory)
+
+
+def _scaled_price(price: float, scale: float) -> float:
+    """Return a price in the units of a scaled matrix, within the limits that single precision allows."""
+    least, most = _PRICES
+    return max(least, min(price * scale * scale, most))
 
 
 def trellis_quantize(
@@ -103,17 +122,17 @@ def trellis_quantize(
         An encoding of the same curve shape, on the weight's device.
 
     Raises:
-        TenreoError: if a coefficient is too large for the number format.
+        TenreoError: if a coefficient is too large for the number format or the weight's dtype.
         CancelledError: if the task was cancelled.
     """
     matrix, scale = scaled_matrix(weight.cpu(), 1)
-    price *= scale**2
+    price = _scaled_price(price, scale)
     # One alternation is enough: further ones gain less than 0.01 dB.
     state = initial_state(start, matrix.dtype, scale)
     state = choose_path(matrix, state, price, min(start.memory, _FIRST_MEMORY), task)
     state = classify(state, columns_per_output(weight.shape), start.memory)
     state = fit_curve(matrix, state)
-    rounded = fake_quantize(state.coefficients / scale, precision).to(weight.dtype)
+    rounded = check_range(weight, fake_quantize(state.coefficients / scale, precision).to(weight.dtype))
     state = replace(state, coefficients=rounded.to(matrix.dtype) * scale)
     state = choose_path(matrix, state, price, start.memory, task)
     return replace(start, coefficients=rounded.to(weight.device), positions=state.positions.to(weight.device))
@@ -129,11 +148,20 @@ def initial_state(start: EncodedWeight, dtype: torch.dtype, scale: float) -> Sta
 
 def choose_path(matrix: Tensor, state: State, price: float, memory: int, task: Task = SINGLE_THREADED) -> State:
     """Replace the positions by the cheapest path through the trellis, and count the frequencies again."""
-    prices = (price * bits_of(state.frequencies.astype(np.float64), memory)).astype(np.float32)
+    prices = (price * bits_of(_without_empty_sets(state.frequencies), memory)).astype(np.float32)
     positions = torch.empty_like(state.positions)
     values, samples = matrix[0].float().numpy(), state.curve()[0].float().numpy()
     cheapest_path(values, samples, prices, state.contexts, following(memory), positions.numpy(), task)
     return _count(state, positions, state.contexts, len(prices))
+
+
+def _without_empty_sets(frequencies: Any) -> Any:
+    """Return frequencies in which no class has a set without columns, since a path may have to go through any set."""
+    usable = frequencies.astype(np.float64)
+    for first in range(2):
+        part = usable[:, first::2]
+        part[part.sum(1) == 0] = 1
+    return usable
 
 
 def classify(state: State, row: int, memory: int) -> State:

@@ -17,11 +17,13 @@ from tenreo.compression.layer_encoding import (
     encode_with_rate,
 )
 from tenreo.compression.layer_pool import LayerPool
-from tenreo.compression.parametrization import parametrize_
+from tenreo.compression.parametrization import parametrize_, remember_recipe_
 from tenreo.compression.price_search import search_price
 from tenreo.compression.report import Report
+from tenreo.compression.serialization import written_size
 from tenreo.devices import public_function
 from tenreo.errors import TenreoError
+from tenreo.files.records import ModelInfo
 from tenreo.modules.inference_tensors import make_trainable_
 from tenreo.modules.weights import find_weights, parameter_names, why_incompressible
 from tenreo.modules.wrappers import require_replaceable
@@ -115,7 +117,7 @@ def _check_plan(model: nn.Module, plan: Plan) -> None:
     """Raise an error unless the plan fits the model and the model has values to compress."""
     weights, names = find_weights(model), parameter_names(model)
     for layer in plan.compressed:
-        weight, name = weights.get(layer.name), layer.name or "the model"
+        weight, name = weights.get(layer.name), layer.name
         if weight is None or weight.shape != layer.shape:
             given = list(weight.shape) if weight else "no such layer"
             raise TenreoError(
@@ -139,7 +141,9 @@ def _parametrize_layers_(
         weight, _, report = encoded[layer.name]
         parametrize_(weights[layer.name], weight, report.curve.precision, report.errors)
         reports.append(replace(report, seconds=report.seconds + order_seconds.get(layer.name, 0.0)))
-    return Report(tuple(reports), plan.before, after)
+    remember_recipe_(model, plan.recipe)
+    info = ModelInfo(classes=len(plan.class_names) or None, class_names=plan.class_names)
+    return Report(tuple(reports), plan.before, replace(after, bytes=written_size(model, info)))
 
 
 def _allocate_coefficients(model: nn.Module, plan: Plan, orders: Orders) -> Plan:
@@ -162,4 +166,4 @@ def _allocate_coefficients(model: nn.Module, plan: Plan, orders: Orders) -> Plan
         for layer, n in zip(layers, counts, strict=True)
     }
     updated = tuple(allocated.get(layer.name, layer) for layer in plan.layers)
-    return replace(plan, layers=updated, after=FileEstimate(plan.recipe, model).after(updated))
+    return replace(plan, layers=updated, after=FileEstimate(plan.recipe, model, plan.class_names).after(updated))

@@ -80,26 +80,37 @@ def encode_at_price(model: nn.Module, layer: LayerPlan, task: Task, price: float
         encoded = trellis_quantize(weight, initial, price, curve.precision, task)
     except TenreoError as error:
         raise TenreoError(f"{layer.name}: {error}") from error
-    return _with_report(layer, weight, initial, encoded, recipe.positions, start)
+    return _with_report(layer, weight, None, encoded, recipe.positions, start)
 
 
 def _with_report(
-    layer: LayerPlan, weight: Tensor, initial: EncodedWeight, encoded: EncodedWeight, positions: Positions, start: float
-) -> EncodedLayer:
-    """Add the report to an encoded layer; start is the `time.perf_counter` value at which its encoding began."""
+    layer: LayerPlan, weight: Tensor, unrefined: EncodedWeight | None, encoded: EncodedWeight, positions: Positions,
+    start: float,
+) -> EncodedLayer:  # fmt: skip
+    """Add the report to an encoded layer.
+
+    Args:
+        layer: plan of the layer.
+        weight: its dense weight.
+        unrefined: the paper's encoding with as many values; None at a price, where no such encoding exists.
+        encoded: the final encoding.
+        positions: storage of the positions in a file.
+        start: `time.perf_counter` value at which the encoding began.
+    """
     error, norm = squared_error(weight, encoded), energy(weight)
     if not math.isfinite(error) or not math.isfinite(norm):
         raise TenreoError(
             f"{layer.name}: the weight has values up to {weight.abs().max():.3g}, and its encoding exceeds the range "
             f"of {weight.dtype}; exclude the layer, or scale its weight"
         )
+    error_unrefined = None if unrefined is None else squared_error(weight, unrefined)
     groups, per_row = encoded.coefficients.shape
     curve = CurveShape(groups, encoded.length, per_row, layer.encoding.precision, encoded.memory)
     record = LayerRecord(layer.shape, curve, positions=positions)
     position_bytes = len(stored_positions(encoded.positions.cpu(), record))
     report = LayerReport(
         name=layer.name, shape=layer.shape, curve=curve, squared_norm=norm, squared_error=error,
-        squared_error_unrefined=squared_error(weight, initial), seconds=time.perf_counter() - start,
+        squared_error_unrefined=error_unrefined, seconds=time.perf_counter() - start,
         bytes_before=weight.numel() * weight.element_size(),
         bytes_after=curve.coefficient_bytes(weight.element_size()) + position_bytes,
     )  # fmt: skip

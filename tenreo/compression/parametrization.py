@@ -30,6 +30,7 @@ from tenreo.modules.inference_tensors import make_trainable_
 from tenreo.modules.ties import check_has_values
 from tenreo.modules.weights import Weight
 from tenreo.modules.wrappers import require_replaceable, unwrapped
+from tenreo.planning.recipe import Recipe
 
 _POSITIONS = "positions"  # key in a state dict
 
@@ -47,7 +48,12 @@ class CurveWeight(nn.Module):
         encoded: encoded weight; its coefficients become the layer's parameter at registration.
         precision: number format of the coefficients in a file; in memory they keep their dtype.
         errors: errors relative to the dense weight, if known.
+
+    Attributes:
+        recipe: recipe that the model was compressed with, which `save` uses if it is given none.
     """
+
+    recipe: Recipe | None = None
 
     def __init__(self, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
         super().__init__()
@@ -110,6 +116,10 @@ class CurveWeight(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         with torch.inference_mode(False):  # such a tensor would not count the changes that `_prepare` looks for
             self._lent = destination[prefix + _POSITIONS] = self.positions
+
+    def end_loan(self) -> None:
+        """Drop the copy of the positions that the last state dict contains, after a caller that did not change it."""
+        self._lent = None
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], strict: bool,
@@ -190,6 +200,18 @@ def curves(model: nn.Module) -> Iterator[Curve]:
                 named = Weight(layer, tensor, path)
                 coefficients = parametrizations.get_parameter("original")
                 yield Curve(named.name, layer, tensor, named.parameter, curve, coefficients)
+
+
+def remember_recipe_(model: nn.Module, recipe: Recipe | None) -> None:
+    """Store the recipe that a model was compressed with in its compressed layers, so that copies keep it, too."""
+    for curve in curves(model):
+        curve.weight.recipe = recipe
+
+
+def remembered_recipe(model: nn.Module) -> Recipe | None:
+    """Return the recipe that a model was compressed with; None if it is dense, or its layers have different recipes."""
+    recipes = [curve.weight.recipe for curve in curves(model)]
+    return recipes[0] if recipes and all(recipe == recipes[0] for recipe in recipes) else None
 
 
 def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:

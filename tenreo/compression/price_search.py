@@ -7,6 +7,7 @@ from tenreo.errors import TenreoError
 
 _TRIALS = 12
 _MAX_FLATTENING = 4.0  # a slope is assumed to be at most this factor flatter than the previous one
+_MAX_LOG_STEP = 40.0  # of a step between two prices: 29 bits per weight
 _PRICE_PER_BIT = 4.0  # one bit per weight divides the squared error, and so the price, by four (6.02 dB)
 
 
@@ -42,9 +43,9 @@ def search_price(encode: Callable[[float], int], limit: int, weights: int, price
         if before is not None and before[1] != size:
             slope = min((size - before[1]) / math.log(tried / before[0]), slope / _MAX_FLATTENING)
         before = tried, size
-        price = tried * math.exp((target - size) / slope)
+        price = tried * math.exp(max(-_MAX_LOG_STEP, min((target - size) / slope, _MAX_LOG_STEP)))
         if not low < price < high:
-            price = math.sqrt(low * high) if low > 0 and high < math.inf else (2 * low or high / 2)
+            price = math.sqrt(low) * math.sqrt(high) if low > 0 and high < math.inf else (2 * low or high / 2)
     if high == math.inf:
         raise TenreoError(f"target_size: no price leads to {limit:,} bytes; allow more bytes, or include more layers")
     if tried != high:

@@ -19,7 +19,8 @@ class LayerReport:
         curve: shape of the encoding.
         squared_norm: squared norm of the dense weight.
         squared_error: squared norm of the difference between the dense and the decoded weight.
-        squared_error_unrefined: squared error before refinement, which the paper's encoding has.
+        squared_error_unrefined: squared error before refinement, which the paper's encoding has; None for a layer that
+            was encoded at a price per bit, which has no paper's encoding of the same size.
         seconds: time that one thread spent on the encoding.
         bytes_before: bytes of the dense weight.
         bytes_after: bytes of coefficients, scales and positions in a file.
@@ -30,7 +31,7 @@ class LayerReport:
     curve: CurveShape
     squared_norm: float
     squared_error: float
-    squared_error_unrefined: float
+    squared_error_unrefined: float | None
     seconds: float
     bytes_before: int
     bytes_after: int
@@ -41,9 +42,10 @@ class LayerReport:
         return decibels(self.squared_norm, self.squared_error)
 
     @property
-    def snr_unrefined(self) -> float:
-        """Signal-to-noise ratio in dB before refinement."""
-        return decibels(self.squared_norm, self.squared_error_unrefined)
+    def snr_unrefined(self) -> float | None:
+        """Signal-to-noise ratio in dB before refinement, or None."""
+        error = self.squared_error_unrefined
+        return None if error is None else decibels(self.squared_norm, error)
 
     @property
     def errors(self) -> LayerErrors:
@@ -64,7 +66,14 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Report of a whole model: its compressed layers, and its counts and bytes before and after."""
+    """Report of a whole model.
+
+    Attributes:
+        layers: compressed layers.
+        before: counts of the dense model.
+        after: counts of the compressed model; `after.bytes` is the size of the file that `save` writes. If the info
+            that is saved has more than the class names, such as an architecture, the header has that much more.
+    """
 
     layers: tuple[LayerReport, ...]
     before: Counts
@@ -76,10 +85,11 @@ class Report:
         return decibels(sum(x.squared_norm for x in self.layers), sum(x.squared_error for x in self.layers))
 
     @property
-    def snr_unrefined(self) -> float:
-        """Signal-to-noise ratio in dB before refinement."""
-        error = sum(x.squared_error_unrefined for x in self.layers)
-        return decibels(sum(x.squared_norm for x in self.layers), error)
+    def snr_unrefined(self) -> float | None:
+        """Signal-to-noise ratio in dB before refinement; None unless all layers have one."""
+        errors = [x.squared_error_unrefined for x in self.layers if x.squared_error_unrefined is not None]
+        norm = sum(x.squared_norm for x in self.layers)
+        return decibels(norm, sum(errors)) if len(errors) == len(self.layers) else None
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the report to JSON-compatible values; an infinite ratio becomes None."""

@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +15,19 @@ from tenreo.codec.packing import pack, unpack
 from tenreo.codec.position_coding import columns_per_output, decode_positions, encode_positions
 from tenreo.codec.precision import pack_coefficients, unpack_coefficients
 from tenreo.codec.shape import Positions
-from tenreo.compression.parametrization import Curve, curves, parametrize_
-from tenreo.compression.tensor_checks import check_fit, check_values
+from tenreo.compression.parametrization import Curve, curves, parametrize_, remember_recipe_, remembered_recipe
+from tenreo.compression.tensor_checks import check_fit
 from tenreo.errors import TenreoError
-from tenreo.files.header import Header, metadata
+from tenreo.files.header import Header, check_readable, metadata
 from tenreo.files.layout import COEFFICIENTS, POSITIONS, SCALES, file_size
 from tenreo.files.records import LayerRecord, ModelInfo
-from tenreo.files.safetensors import record, write_tensors
+from tenreo.files.safetensors import check_values, record, write_tensors
 from tenreo.modules.inference_tensors import make_trainable_
-from tenreo.modules.ties import has_values, tied_names
+from tenreo.modules.ties import tied_names
 from tenreo.modules.weights import find_weights
 from tenreo.modules.wrappers import full_tensor
-from tenreo.planning.recipe import DenseDtype, Recipe
+from tenreo.planning.recipe import Recipe, recipe_of
+from tenreo.planning.storage_checks import check_tensors, stored_dense
 
 _COUNTER = "num_batches_tracked"
 
@@ -35,14 +36,16 @@ def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | 
     """Write a compressed or dense model to a file, with all metadata that is needed to use it again.
 
     An existing file is replaced atomically. Coefficients are written in the precision of their layer; the recipe, which
-    is stored in the file, sets the format of dense tensors and positions.
+    is stored in the file, sets the format of dense tensors and positions. By default it is the recipe that the model
+    was compressed with.
 
     Raises:
-        TenreoError: if a value exceeds the range of its format, a parameter is not finite, or the file cannot be
-            written; an existing file is then unchanged.
+        TenreoError: if a value exceeds the range of its format, a parameter is not finite, the file could not be read
+            again, or it cannot be written; an existing file is then unchanged.
     """
     tensors, entries, parameters = _file_content(model, info, recipe)
     check_values(f"{path}: cannot be written", tensors, tensors, parameters)
+    check_readable("save", {name: record(tensor) for name, tensor in tensors.items()}, entries)
     write_tensors(path, tensors, entries)
 
 
@@ -58,25 +61,23 @@ def _file_content(
     """Return the tensors of a file on the CPU, its metadata entries, and the names of tensors that are parameters.
 
     Raises:
-        TenreoError: if the model is itself a compressed layer, an entry of its state dict is not a tensor, or a value
-            exceeds the range of its format.
+        TenreoError: if an entry of the model's state dict is not a tensor, or a value exceeds the range of its format.
     """
+    recipe = recipe or remembered_recipe(model)
     positions = Positions.CODED if recipe is None else recipe.positions
     compressed = list(curves(model))
-    if any(not curve.name for curve in compressed):
-        raise TenreoError(
-            "save: the model is a single compressed layer, which has no name in a file; save nn.Sequential(layer)"
-        )
     records = {curve.name: replace(curve.record, positions=positions) for curve in compressed}
     entries = metadata(info, None if recipe is None else recipe.to_dict(), records)
     ties, state = tied_names(model), model.state_dict()
-    for key, value in state.items():
-        if value is not None and not has_values(value):
-            raise TenreoError(f"save: {key} is a {type(value).__name__}; a file can store only tensors with values")
+    for curve in compressed:
+        curve.weight.end_loan()
+    check_tensors("save", state)
     names = _file_names(ties, compressed)
     tensors = {names[key]: full_tensor(state[key].detach()).cpu() for key in dict.fromkeys(ties.values())}
-    if recipe is not None and recipe.dense_dtype != DenseDtype.FLOAT32:
-        _cast_dense_(tensors, {curve.parameter + COEFFICIENTS for curve in compressed}, recipe.dense_dtype)
+    if recipe is not None:
+        coefficients = {curve.parameter + COEFFICIENTS for curve in compressed}
+        for name in tensors.keys() - coefficients:
+            tensors[name] = stored_dense(name, tensors[name], recipe.dense_dtype)
     _pack_layers_(tensors, {curve.parameter: records[curve.name] for curve in compressed})
     return tensors, entries, {names[key] for key, _ in model.named_parameters()}
 
@@ -99,18 +100,6 @@ def stored_positions(positions: Tensor, layer: LayerRecord) -> Tensor:
     if layer.positions == Positions.CODED:
         return encode_positions(positions, curve.length, columns_per_output(layer.shape), curve.memory)
     return pack(positions, curve.position_bits) if layer.positions == Positions.PACKED else positions
-
-
-def _cast_dense_(tensors: dict[str, Tensor], coefficients: Container[str], dtype: DenseDtype) -> None:
-    """Cast all floating-point tensors except the coefficients."""
-    for name, value in tensors.items():
-        if value.is_floating_point() and name not in coefficients:
-            cast = value.to(getattr(torch, dtype))
-            if not torch.equal(torch.isfinite(cast), torch.isfinite(value)):
-                raise TenreoError(
-                    f"{name}: a value of {value.abs().max():.3g} does not fit into {dtype}; choose dense_dtype bfloat16"
-                )
-            tensors[name] = cast
 
 
 def _file_names(keys: Iterable[str], compressed: Iterable[Curve]) -> dict[str, str]:
@@ -153,6 +142,7 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
         own = replace(encoded, coefficients=encoded.coefficients.to(weight.value.dtype, copy=True))
         parametrize_(weight, own, header.layers[name].curve.precision, header.layers[name].errors)
     load_tensors_(model, state, header.path)
+    remember_recipe_(model, recipe_of(header))
     return model
 
 

@@ -1,9 +1,6 @@
-"""Checks of tensor names, shapes and values before they are loaded into a model."""
+"""Checks of tensor names and shapes before they are loaded into a model."""
 
 from collections.abc import Container, Mapping, Sequence
-
-import torch
-from torch import Tensor
 
 from tenreo.errors import TenreoError
 
@@ -54,27 +51,3 @@ def _class_mismatch(own: Shapes, given: Shapes, wrong: list[str]) -> str:
         return ""
     (given_classes,), (own_classes,) = outputs.pop()
     return f"; these weights have {given_classes} classes, the model has {own_classes}"
-
-
-def check_values(
-    source: object, own: Mapping[str, Tensor], given: Mapping[str, Tensor], parameters: Container[str]
-) -> None:
-    """Raise an error unless parameters and BatchNorm statistics are finite, and variances are not negative.
-
-    Other buffers, such as masks, need not be finite. Floating-point tensors must be floating-point in the model, too.
-    Tensors that the model lacks are ignored.
-
-    Raises:
-        TenreoError: if a tensor fails a check; the message contains its name.
-    """
-    for name in own:
-        tensor = given.get(name)
-        if tensor is None:
-            continue
-        if own[name].is_floating_point() != tensor.is_floating_point():
-            raise TenreoError(f"{source}: {name} is {tensor.dtype}, the model's is {own[name].dtype}")
-        statistics = name.endswith((".running_mean", ".running_var"))
-        if (statistics or name in parameters) and not torch.isfinite(tensor).all():
-            raise TenreoError(f"{source}: {name} contains NaN or infinity")
-        if name.endswith(".running_var") and (tensor < 0).any():
-            raise TenreoError(f"{source}: {name} contains a negative variance")

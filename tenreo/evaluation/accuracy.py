@@ -131,14 +131,9 @@ def evaluate(
             "an output of the model is not finite, so its accuracy and loss are undefined; inspect its file"
         )
     return Evaluation(
-        top1=100 * top1 / count,
-        top5=100 * top5 / count if many else None,
-        loss=loss / count,
-        images=int(count),
-        seconds=seconds,
-        reading_seconds=reading,
-        peak_memory=peak_memory(device),
-    )
+        top1=100 * top1 / count, top5=100 * top5 / count if many else None, loss=loss / count, images=int(count),
+        seconds=seconds, reading_seconds=reading, peak_memory=peak_memory(device),
+    )  # fmt: skip
 
 
 def _check_outputs(logits: Tensor, max_label: int) -> None:

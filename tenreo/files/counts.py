@@ -19,7 +19,7 @@ class Counts:
         scales: number of scales of integer coefficients.
         dense_parameters: number of uncompressed parameters.
         batchnorm_statistics: number of running means and variances.
-        bytes: bytes of all tensors in the file.
+        bytes: size of the file; for a dense model, bytes of all its tensors.
         weights: number of elements of the compressed weights before compression.
         weight_bytes: bytes of the positions, coefficients and scales.
     """

@@ -9,7 +9,7 @@ coefficients may be integers. In version 3, positions may be entropy-coded. docs
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import IO, Any
@@ -25,6 +25,8 @@ from tenreo.files.layout import (
     ITEMSIZE,
     POSITIONS,
     TensorRecord,
+    file_size,
+    header_bytes,
     layer_tensors,
     parameter_name,
     split_name,
@@ -67,12 +69,14 @@ class Header:
 
     @property
     def snr_unrefined(self) -> float | None:
-        """The same ratio before refinement."""
+        """The same ratio before refinement, or None if a layer was encoded at a price per bit (`CurveShape.memory`)."""
+        if any(layer.curve.memory for layer in self.layers.values()):
+            return None
         return total_decibels((x.errors.squared_norm, x.errors.snr_unrefined) for x in self.layers.values())
 
     def counts(self) -> Counts:
-        """Count the numbers and bytes of the file's tensors."""
-        return count(self.tensors, self.layers)
+        """Count the numbers in the file's tensors, and the bytes of the file."""
+        return replace(count(self.tensors, self.layers), bytes=self.size)
 
     def dense_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the dense model's tensors by name; tied tensors appear once, under their first name."""
@@ -162,9 +166,19 @@ def header_of(file: IO[bytes]) -> Header:
     """
     path = Path(file.name)
     try:
-        values, tensors, size = _read(file)
+        return parsed_header(path, *_read(file))
     except (OSError, ValueError) as error:
         raise TenreoError(f"{path}: cannot be read as safetensors: {error}; copy or download it again") from error
+
+
+def parsed_header(path: Path, text: bytes, size: int) -> Header:
+    """Return the header that a file of `size` bytes has as JSON.
+
+    Raises:
+        ValueError: if the text is no header of a safetensors file of this size.
+        TenreoError: if the metadata are invalid or contradict the tensors.
+    """
+    values, tensors = _entries(text, size)
     version = values.get("tenreo.version")
     if version is not None and version not in map(str, range(VERSION + 1)):
         raise TenreoError(
@@ -190,18 +204,46 @@ def header_of(file: IO[bytes]) -> Header:
     return header
 
 
-def _read(file: IO[bytes]) -> tuple[dict[str, str], dict[str, TensorRecord], int]:
-    """Return the metadata, the dtypes and shapes of the tensors, and the size in bytes of a safetensors file.
+def check_readable(source: str, tensors: Mapping[str, TensorRecord], values: Mapping[str, str]) -> None:
+    """Raise unless a file that is planned or about to be written can be read again.
 
-    Raise ValueError unless the tensors fill the file without gaps and overlaps, as the format requires.
+    Args:
+        source: beginning of the message.
+        tensors: dtypes and shapes of the tensors by name.
+        values: metadata of the file.
+
+    Raises:
+        TenreoError: naming what a reader would refuse.
     """
+    text = header_bytes(tensors, values)[8:]
+    try:
+        parsed_header(Path("the file"), text, file_size(tensors, values))
+    except (TenreoError, ValueError) as error:
+        raise TenreoError(f"{source}: the file could not be read again: {error}") from error
+
+
+def _read(file: IO[bytes]) -> tuple[bytes, int]:
+    """Return the header as JSON, and the size in bytes, of a safetensors file."""
     file.seek(0)
     length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
     if 8 + length > size:
         raise ValueError(f"a header of {length:,} bytes does not fit into a file of {size:,} bytes")
+    _check_length(length)
+    return file.read(length), size
+
+
+def _check_length(length: int) -> None:
     if length > _MOST_HEADER:
         raise ValueError(f"it has a header of {length:,} bytes, needs at most {_MOST_HEADER:,}")
-    entries = parse(file.read(length).decode())
+
+
+def _entries(text: bytes, size: int) -> tuple[dict[str, str], dict[str, TensorRecord]]:
+    """Return the metadata, and the dtypes and shapes of the tensors.
+
+    Raise ValueError unless the tensors fill the file without gaps and overlaps, as the format requires.
+    """
+    _check_length(len(text))
+    entries = parse(text.decode())
     if not isinstance(entries, dict):
         raise ValueError("its header is not a JSON object")
     values = entries.pop("__metadata__", None) or {}
@@ -213,9 +255,9 @@ def _read(file: IO[bytes]) -> tuple[dict[str, str], dict[str, TensorRecord], int
         if (start, end) != (offset, offset + tensor.bytes):
             raise ValueError(f"{name} is stored at bytes {start:,} to {end:,}, needs {tensor.bytes:,} from {offset:,}")
         tensors[name], offset = tensor, end
-    if size != 8 + length + offset:
-        raise ValueError(f"it has {size:,} bytes, but its header describes {8 + length + offset:,}")
-    return values, tensors, size
+    if size != 8 + len(text) + offset:
+        raise ValueError(f"it has {size:,} bytes, but its header describes {8 + len(text) + offset:,}")
+    return values, tensors
 
 
 def _entry(name: str, fields: Any) -> tuple[int, int, str, TensorRecord]:

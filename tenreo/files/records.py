@@ -14,11 +14,12 @@ from tenreo.files.values import Fields
 MOST_CLASSES = 100_000
 MOST_CHANNELS = 4096  # channels of a model's input
 MOST_PIXELS = 1024  # side of an image; the largest input of torchvision's models has 518 pixels
-_MOST_NAME = 255  # characters of the name of an architecture, class or file
+_MOST_NAME = 255  # characters of the name of an architecture or class
+_MOST_PATH = 4096  # characters of the path of the weights, the most of Linux
 _MOST_TEXT = 5000  # characters of a path or note
 _MOST_CORRECTIONS = 100
 _MOST_COUNT = 2**53  # images or layers
-_MOST_DIMENSIONS = 8  # dimensions of a weight
+MOST_DIMENSIONS = 8  # dimensions of a weight
 _MOST_ELEMENTS = 2**40  # elements of a weight
 _MOST_DECIBELS = 400.0
 _MOST_NORM = 1e200  # squared norms; sums and ratios of them then stay within float64
@@ -149,7 +150,7 @@ class ModelInfo:
         """Return plain values for JSON with printable strings; newer fields are omitted if they are empty."""
         plain = asdict(self)
         plain["preprocess"] = self.preprocess.to_dict()
-        plain["weights"] = None if self.weights is None else printable(self.weights, _MOST_NAME)
+        plain["weights"] = None if self.weights is None else printable(self.weights, _MOST_PATH)
         for correction in plain["corrections"]:
             correction["source"] = printable(correction["source"], _MOST_TEXT)
             correction["note"] = printable(correction["note"], _MOST_TEXT)
@@ -167,7 +168,10 @@ class ModelInfo:
     def from_dict(cls, values: dict[str, Any]) -> ModelInfo:
         """Read the fields of a file. Raise ValueError if a field is invalid."""
         read = Fields(values)
-        arch, weights = (read.text(key, _MOST_NAME) if read.has(key) else None for key in ("arch", "weights"))
+        arch, weights = (
+            read.text(key, most) if read.has(key) else None
+            for key, most in (("arch", _MOST_NAME), ("weights", _MOST_PATH))
+        )
         classes = read.whole("classes", 1, MOST_CLASSES) if read.has("classes") else None
         preprocess = Preprocess.from_fields(Fields(values["preprocess"] if read.has("preprocess") else {}))
         corrections = read.objects("corrections", _MOST_CORRECTIONS) if read.has("corrections") else ()
@@ -245,7 +249,7 @@ class LayerRecord:
     def from_dict(cls, values: dict[str, Any]) -> LayerRecord:
         """Read the fields of a file. Raise ValueError if a field is invalid."""
         read = Fields(values)
-        shape = read.wholes("shape", 1, _MOST_ELEMENTS, _MOST_DIMENSIONS)
+        shape = read.wholes("shape", 1, _MOST_ELEMENTS, MOST_DIMENSIONS)
         precision = read.one_of("precision", tuple(Precision)) if read.has("precision") else Precision.FLOAT32
         groups, length, per_row = (read.whole(key, 1, _MOST_ELEMENTS) for key in ("groups", "length", "kept"))
         memory = read.whole("memory", 2, MOST_MEMORY) if read.has("memory") else 0

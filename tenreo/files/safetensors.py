@@ -1,6 +1,6 @@
 """Writing and reading the tensors of safetensors files."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,8 +31,13 @@ def record(tensor: Tensor) -> TensorRecord:
     return TensorRecord(DTYPES.get(tensor.dtype, "U8"), tuple(tensor.shape))
 
 
-def check_plain(name: str, tensor: Tensor) -> None:
+def check_plain(name: str, tensor: Tensor, *, values: bool = True) -> None:
     """Raise unless a tensor can be stored in a safetensors file.
+
+    Args:
+        name: name of the tensor in the file.
+        tensor: any tensor.
+        values: whether it needs values; if not, it may be on the meta device.
 
     Raises:
         ValueError: if the tensor is sparse, quantized, nested or on the meta device, has a dtype that safetensors files
@@ -45,13 +50,37 @@ def check_plain(name: str, tensor: Tensor) -> None:
         kind = "sparse"
     elif tensor.is_quantized:
         kind = "quantized"
-    elif tensor.is_meta:
+    elif tensor.is_meta and values:
         kind = "on the meta device, which stores no values"
     elif tensor.dtype not in DTYPES:
         kind = str(tensor.dtype).removeprefix("torch.")
     if kind is not None:
         raise ValueError(f"{name} is {kind}, needs a dense tensor of dtype {' or '.join(DTYPES.values())}")
     check_name(name)
+
+
+def check_values(
+    source: object, own: Mapping[str, Tensor], given: Mapping[str, Tensor], parameters: Container[str]
+) -> None:
+    """Raise an error unless parameters and BatchNorm statistics are finite, and variances are not negative.
+
+    Other buffers, such as masks, need not be finite. Floating-point tensors must be floating-point in the model, too.
+    Tensors that the model lacks are ignored.
+
+    Raises:
+        TenreoError: if a tensor fails a check; the message contains its name.
+    """
+    for name in own:
+        tensor = given.get(name)
+        if tensor is None:
+            continue
+        if own[name].is_floating_point() != tensor.is_floating_point():
+            raise TenreoError(f"{source}: {name} is {tensor.dtype}, the model's is {own[name].dtype}")
+        statistics = name.endswith((".running_mean", ".running_var"))
+        if (statistics or name in parameters) and not torch.isfinite(tensor).all():
+            raise TenreoError(f"{source}: {name} contains NaN or infinity")
+        if name.endswith(".running_var") and (tensor < 0).any():
+            raise TenreoError(f"{source}: {name} contains a negative variance")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -47,17 +47,38 @@ def output_classes(model: nn.Module, preprocess: Preprocess) -> int | None:
         model: model in evaluation mode; it runs once.
         preprocess: preprocessing of its images.
     """
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    dtype, device = (torch.float32, "cpu") if like is None else (like.dtype, like.device)
-    images = torch.zeros(2, preprocess.channels, preprocess.crop, preprocess.crop, dtype=dtype, device=device)
     try:
-        with torch.no_grad():
-            outputs = model(images)
+        outputs = _outputs(model, preprocess)
     except Exception as error:  # a model that does not take such images may raise any error
         raise_if_out_of_memory(error)
         return None
     matrix = isinstance(outputs, Tensor) and outputs.dim() == 2 and len(outputs) == 2
     return int(outputs.shape[1]) if matrix and 1 <= outputs.shape[1] <= MOST_CLASSES else None
+
+
+def check_input(model: nn.Module, preprocess: Preprocess) -> None:
+    """Raise TenreoError unless a model takes images of the size of its preprocessing; it runs once.
+
+    A file that is saved from Python may contain a preprocessing that is not the model's.
+    """
+    try:
+        _outputs(model, preprocess)
+    except Exception as error:  # of any type, as the model is any module
+        size = f"{preprocess.channels}x{preprocess.crop}x{preprocess.crop}"
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TenreoError(
+            f"input: the model does not take images of {size}, which its file names ({why}); save it with "
+            "ModelInfo(preprocess=Preprocess(resize, crop)) of the size that it takes"
+        ) from error
+
+
+def _outputs(model: nn.Module, preprocess: Preprocess) -> Any:
+    """Run a model on two images of zeros."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    dtype, device = (torch.float32, "cpu") if like is None else (like.dtype, like.device)
+    images = torch.zeros(2, preprocess.channels, preprocess.crop, preprocess.crop, dtype=dtype, device=device)
+    with torch.no_grad():
+        return model(images)
 
 
 def takes_lists(model: nn.Module) -> bool:

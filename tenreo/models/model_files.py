@@ -19,12 +19,12 @@ from tenreo.files.header import Header, check_info
 from tenreo.files.paths import check_ending
 from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.models.build_limits import limited_by
-from tenreo.models.builders import build_info, build_model, check_model, check_trusted
+from tenreo.models.builders import build_info, build_model, check_model
 from tenreo.models.identification import difference, identify
 from tenreo.models.model_info import model_info
 from tenreo.models.name_guesses import guessing
 from tenreo.models.names import check_source_of, is_safe
-from tenreo.models.pretrained import find_weights, fitting_arguments, with_weights
+from tenreo.models.pretrained import fitting_arguments
 from tenreo.models.reference import read_any
 from tenreo.modules.ties import check_has_values
 from tenreo.modules.wrappers import unwrapped
@@ -60,7 +60,8 @@ def save(
             all write the same file.
         path: path of the file, which is replaced atomically.
         info: description of the model; by default it is recognized.
-        recipe: recipe to store in the file, for `inspect`.
+        recipe: recipe to store in the file, for `inspect`, and for the number format of dense tensors; by default the
+            one that the model was compressed with.
         builder: how to build the model: timm:NAME, torchvision:NAME, or package.module:function. `load` calls a
             function only with `trust_builder=True`.
         kwargs: arguments of the builder: numbers, strings, booleans, or lists of them.
@@ -196,55 +197,3 @@ def _built(info: ModelInfo, header: Header) -> nn.Module:
             check_fit(header.path, {n: s for n, s in own.items() if n in given}, given, ())
         with _Uninitialized():  # type: ignore[no-untyped-call]
             return build_info(info)
-
-
-def dense_weights(header: Header, given: Path | None = None) -> str | None:
-    """Return the weights of the dense model that a file was compressed from, as `with_weights` takes them.
-
-    Args:
-        header: header of the compressed file.
-        given: file of the dense model; by default a file with the name that the header contains, in the folder of the
-            compressed file, or else torchvision's or timm's weights.
-
-    Returns:
-        A path or a name; None if timm's weights are to be downloaded.
-
-    Raises:
-        TenreoError: if the header does not name the weights, or they do not exist.
-    """
-    info = header.info
-    # Only a bare file name is accepted, so that a file cannot refer to other folders.
-    named = info.weights not in (None, "none") and Path(str(info.weights)).name == info.weights
-    if info.source is None or (given is None and not named):
-        raise TenreoError(f"{header.path} does not name its dense weights; give their file")
-    path = given or header.path.parent / str(info.weights)
-    weights = str(path) if given or path.is_file() else str(info.weights)
-    if info.source.startswith("torchvision:"):
-        find_weights(info.source, weights)
-    elif not given and not path.is_file():
-        if not info.source.startswith("timm:") or path.suffix:
-            raise TenreoError(f"{path}: this file of the dense weights does not exist; give their file")
-        return None
-    return weights
-
-
-def open_dense(header: Header, given: Path | None = None, trust_builder: bool = False) -> nn.Module:
-    """Open the dense model that a file was compressed from.
-
-    Args:
-        header: header of the compressed file.
-        given: file of the dense model, as in `dense_weights`.
-        trust_builder: whether to call the function that the file names.
-
-    Raises:
-        TenreoError: as `dense_weights`, and if the dense model is itself compressed or has another number of classes.
-    """
-    info, weights = header.info, dense_weights(header, given)
-    check_trusted(str(info.source), trust_builder)
-    model, dense = with_weights(str(info.source), weights, kwargs=info.kwargs)
-    if dense.classes not in (None, info.classes):
-        raise TenreoError(
-            f"{weights}: has {dense.classes} classes, the model has {info.classes}; give the file of its own dense "
-            "model"
-        )
-    return model

@@ -62,7 +62,7 @@ def with_weights(
         return model, replace(model_info(builder, kwargs, model), weights=tag)
     origin = find_weights(builder, weights)
     entry, stored = origin, ModelInfo()
-    known = weights if origin is None else origin.name
+    known = weights if origin is None else str(origin) if isinstance(origin, Path) else origin.name
     state: Mapping[str, Tensor] | None = None
     if isinstance(origin, Path):
         state, stored = _read_dense(origin, builder, note or _ignore)

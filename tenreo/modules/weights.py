@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from tenreo.codec.shape import CurveShape
+from tenreo.files.records import MOST_DIMENSIONS
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Hooks of pruning, spectral_norm and weight_norm compute `weight` from parameters with these endings.
@@ -40,11 +41,13 @@ class Weight:
     def name(self) -> str:
         """The name of the layer: the module's name, followed by the tensor's unless that is "weight".
 
+        A weight of the model itself has the name of the tensor.
+
         >>> layer = nn.Linear(4, 4)
-        >>> Weight(layer, "weight", "fc").name, Weight(layer, "in_proj_weight", "attn").name
-        ('fc', 'attn.in_proj_weight')
+        >>> [Weight(layer, *names).name for names in (("weight", "fc"), ("in_proj_weight", "attn"), ("weight", ""))]
+        ['fc', 'attn.in_proj_weight', 'weight']
         """
-        return self.path if self.tensor == "weight" else self.parameter
+        return self.path if self.path and self.tensor == "weight" else self.parameter
 
     @property
     def curve(self) -> CurveShape | None:
@@ -122,6 +125,8 @@ def why_incompressible(weight: Weight, names: Mapping[int, list[str]]) -> str:
         kind = type(module.get_submodule(f"parametrizations.{tensor}.0")).__name__
         return f"its weight is parametrized already ({kind}); tenreo.expand_ or remove_parametrizations makes it dense"
     value = module._parameters.get(tensor)
+    if weight.shape and (0 in weight.shape or len(weight.shape) > MOST_DIMENSIONS):
+        return f"its weight has the shape {list(weight.shape)}, needs 2 to {MOST_DIMENSIONS} dimensions, none of them 0"
     if value is None:
         return "its weight is computed by a hook, for example of pruning or weight_norm; remove the hook first"
     if is_lazy(value):

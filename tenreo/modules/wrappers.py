@@ -19,7 +19,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
         TenreoError: if it is not a module.
     """
     if not isinstance(model, nn.Module):
-        raise TenreoError(f"model: given an object of type {type(model).__name__}, needs a torch.nn.Module")
+        raise TenreoError(
+            f"model: given an object of type {type(model).__name__}, needs a torch.nn.Module; load a state dict into "
+            "its model first, or a file with tenreo.load"
+        )
     while True:
         # The class that torch.compile returns is not public, but the name of its child is fixed.
         inner = model.module if isinstance(model, _WRAPPERS) else model._modules.get("_orig_mod")

@@ -80,7 +80,7 @@ def candidates(numel: int, recipe: Recipe) -> list[Candidate]:
     allowed = {
         (g, min(numel // g, 2**bits), ratio, precision)
         for g in groups
-        if numel and numel % g == 0
+        if numel % g == 0
         for bits in ([recipe.position_bits] if recipe.position_bits else _BITS)
         for ratio in _SAMPLES_PER_COEFFICIENT
         for precision in precisions
@@ -107,8 +107,10 @@ def choose(offered: Sequence[Sequence[Candidate]], weights: Sequence[float], roo
 
     At a price per byte, every layer takes the candidate with the smallest sum of weighted error and price, so that the
     slopes are equal; the price is the lowest that fits. The remaining bytes go to the layers with the largest errors.
-    The smallest candidates of all layers must fit.
+    The smallest candidates of all layers must fit. Only the ratios of the weights matter.
     """
+    largest = max(weights)
+    weights = [weight / largest for weight in weights]
 
     def at_price(log_price: float) -> list[Candidate]:
         price = math.exp(log_price)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenreo.files.counts import Counts, count
-from tenreo.files.header import metadata
+from tenreo.files.header import check_readable, metadata
 from tenreo.files.layout import POSITIONS, TensorRecord, file_size, layer_tensors
 from tenreo.files.records import Correction, LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import record
@@ -31,7 +31,7 @@ class FileEstimate:
 
     def __init__(self, recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ()) -> None:
         self.recipe = recipe
-        self.info = replace(_INFO, class_names=class_names)
+        self.info = replace(_INFO, classes=len(class_names) or _INFO.classes, class_names=class_names)
         state = {name: tensor for name, tensor in stored_state(model).items() if ".parametrizations." not in f".{name}"}
         self.dense = {name: record(tensor) for name, tensor in state.items()}
         self.stored = {name: _stored(tensor, recipe.dense_dtype) for name, tensor in state.items()}
@@ -50,18 +50,30 @@ class FileEstimate:
         self._stored_counts = count(self.stored, self.records)
 
     def after(self, layers: Iterable[LayerPlan]) -> Counts:
-        """Return the counts of the model once the layers with a curve are compressed."""
-        total = self._stored_counts
+        """Return the counts of the model once the layers with a curve are compressed; the bytes are `file_size`."""
+        layers, total = list(layers), self._stored_counts
         for layer in layers:
             if layer.curve:
                 compressed = self._record(layer)
                 tensors = self._tensors(layer.parameter, compressed, layer.position_bytes)
                 total += count(tensors, {layer.name: compressed})
                 total -= self._dense_counts[layer.parameter]
-        return total
+        return replace(total, bytes=self.file_size(layers))
 
     def file_size(self, layers: Iterable[LayerPlan]) -> int:
         """Return the maximum size of the file in bytes once the layers with a curve are compressed."""
+        return file_size(*self._content(layers))
+
+    def check_header(self, layers: Iterable[LayerPlan]) -> None:
+        """Raise unless the file can be read again, once the layers with a curve are compressed.
+
+        Raises:
+            TenreoError: naming what a reader would refuse.
+        """
+        check_readable("plan", *self._content(layers))
+
+    def _content(self, layers: Iterable[LayerPlan]) -> tuple[dict[str, TensorRecord], dict[str, str]]:
+        """Return the tensors and the metadata of the file."""
         tensors = dict(self.stored)
         records = {n: replace(layer, errors=_ERRORS) for n, layer in self.records.items()}
         for layer in layers:
@@ -69,7 +81,7 @@ class FileEstimate:
                 tensors.pop(layer.parameter)
                 records[layer.name] = self._record(layer)
                 tensors |= self._tensors(layer.parameter, records[layer.name], layer.position_bytes)
-        return file_size(tensors, metadata(self.info, self.recipe.to_dict(), records))
+        return tensors, metadata(self.info, self.recipe.to_dict(), records)
 
     def _record(self, layer: LayerPlan) -> LayerRecord:
         return LayerRecord(layer.shape, layer.encoding, _ERRORS, self.recipe.positions)
@@ -80,7 +92,8 @@ class FileEstimate:
         """Return the tensors of a compressed parameter; without `position_bytes`, positions have their maximum size."""
         tensors = layer_tensors(layer, self.dense[parameter].dtype)
         if position_bytes is not None:
-            tensors[POSITIONS] = replace(tensors[POSITIONS], shape=(position_bytes,))
+            most = tensors[POSITIONS].numel
+            tensors[POSITIONS] = replace(tensors[POSITIONS], shape=(min(position_bytes, most),))
         return {parameter + suffix: tensor for suffix, tensor in tensors.items()}
 
 

@@ -25,7 +25,7 @@ def curves_by_rate(recipe: Recipe, layers: Iterable[LayerPlan], reference_numel:
         groups, rate = own.groups, own.rate
         if groups is None or not isinstance(rate, (Uniform, Progressive)):
             raise ValueError(f"{own} has no rate for a layer")
-        if layer.numel == 0 or layer.numel % groups:
+        if layer.numel % groups:
             yield replace(layer, why_dense=f"{groups} groups do not divide {layer.numel} elements")
             continue
         columns = layer.numel // groups

@@ -16,6 +16,9 @@ from tenreo.modules.weights import Weight, find_weights, parameter_names, why_in
 from tenreo.planning.recipe import DENSE, Recipe
 from tenreo.planning.rules import rule_for
 
+# Reasons to leave a layer dense that the recipe states itself.
+EXCLUDED, NOT_INCLUDED, DENSE_IN_RECIPE = "excluded", "not included", "dense in the recipe"
+
 
 @dataclass(frozen=True)
 class LayerPlan:
@@ -78,8 +81,10 @@ class LayerPlan:
 def find_layers(recipe: Recipe, model: nn.Module) -> list[LayerPlan]:
     """Return a decision without a curve for every weight of a model: its settings, or why it is left dense.
 
+    A pattern of `include` may match weights that cannot be compressed, which are then left dense; a name may not.
+
     Raises:
-        TenreoError: when a pattern matches no weight, or one of `include` matches a weight that cannot be compressed.
+        TenreoError: when a pattern matches no weight, or `include` names a weight that cannot be compressed.
     """
     weights = find_weights(model)
     _check_patterns(recipe, weights)
@@ -88,19 +93,19 @@ def find_layers(recipe: Recipe, model: nn.Module) -> list[LayerPlan]:
 
     def why_dense(weight: Weight) -> str:
         if matches(weight, recipe.exclude):
-            return "excluded"
+            return EXCLUDED
         if recipe.include and not matches(weight, recipe.include):
-            return "not included"
+            return NOT_INCLUDED
         why = why_incompressible(weight, names)
-        if why and recipe.include:
-            raise TenreoError(f"include: {weight.name or 'the model'} cannot be compressed: {why}")
+        if why and {weight.name, weight.parameter} & {*recipe.include}:
+            raise TenreoError(f"include: {weight.name} cannot be compressed: {why}")
         if not why and not recipe.include and not rule.compresses(weight, weight.name == first):
             return f"not in the {rule.name} rule"
         return why
 
     def plan(weight: Weight) -> LayerPlan:
         own = _last_match(weight, recipe.layers, {})
-        why = "dense in the recipe" if own == DENSE else why_dense(weight)
+        why = DENSE_IN_RECIPE if own == DENSE else why_dense(weight)
         return LayerPlan(
             weight.name, weight.shape, why_dense=why, parameter=weight.parameter,
             importance=_last_match(weight, recipe.importance, 1.0), own={} if own == DENSE else own,

@@ -6,17 +6,26 @@ from typing import Any
 from torch import nn
 
 from tenreo.devices import public_function
+from tenreo.errors import TenreoError, shown
 from tenreo.files.counts import Counts
 from tenreo.modules.weights import find_weights
 from tenreo.modules.wrappers import unwrapped
 from tenreo.planning.candidates import curves_by_candidates
 from tenreo.planning.file_estimate import FileEstimate
 from tenreo.planning.growth import curves_by_growth, curves_by_rate
-from tenreo.planning.layers import LayerPlan, find_layers, require_compressed
+from tenreo.planning.layers import (
+    DENSE_IN_RECIPE,
+    EXCLUDED,
+    NOT_INCLUDED,
+    LayerPlan,
+    find_layers,
+    require_compressed,
+)
 from tenreo.planning.pricing import curves_by_price
 from tenreo.planning.rates import Progressive
 from tenreo.planning.recipe import Recipe, Strategy
 from tenreo.planning.rules import rule_for
+from tenreo.planning.storage_checks import check_storable
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,8 @@ class Plan:
         recipe: the recipe; a target that a growth reaches is replaced by that progressive rate.
         layers: all layers, compressed or dense.
         before: counts of the dense model.
-        after: counts of the compressed model: upper bounds with entropy-coded positions, estimates with a price.
+        after: counts of the compressed model, and size of its file: upper bounds with entropy-coded positions,
+            estimates with a price.
         strategy: how the curves were chosen.
         class_names: class names that the file will contain.
         price: estimated Lagrange multiplier (squared error per bit) that reaches the target; 0 if unused.
@@ -50,6 +60,12 @@ class Plan:
     def compressed(self) -> tuple[LayerPlan, ...]:
         """The layers that will be compressed."""
         return tuple(layer for layer in self.layers if layer.curve)
+
+    @property
+    def skipped(self) -> tuple[LayerPlan, ...]:
+        """The layers that the recipe includes but that cannot be compressed."""
+        stated = ("", EXCLUDED, NOT_INCLUDED, DENSE_IN_RECIPE)
+        return tuple(layer for layer in self.layers if self.recipe.include and layer.why_dense not in stated)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as values that JSON can represent."""
@@ -82,9 +98,12 @@ def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ())
 
     Raises:
         TenreoError: when a pattern matches no layer or includes one that cannot be compressed, when no layer is left
-            to compress, and when a target is out of reach.
+            to compress, when a target is out of reach, and when a file cannot store a tensor of the model.
     """
     model = unwrapped(model)
+    if not isinstance(recipe, Recipe):
+        advice = "; a rate is a part of it, as in tenreo.Recipe(4, tenreo.Uniform(2.0))"
+        raise TenreoError(f"recipe: given {shown(recipe)}, needs a tenreo.Recipe or a plan{advice}")
     layers, weights = find_layers(recipe, model), find_weights(model)
     reference_numel = rule_for(model).reference_numel
     estimate = FileEstimate(recipe, model, class_names)
@@ -94,9 +113,12 @@ def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ())
     elif strategy is Strategy.GROWTH:
         growth, layers = curves_by_growth(recipe, layers, reference_numel, estimate)
         recipe = replace(recipe, rate=Progressive(growth))
+        estimate = FileEstimate(recipe, model, class_names)
     elif strategy is Strategy.CANDIDATES:
         layers = curves_by_candidates(recipe, layers, weights, estimate)
     else:
         price, layers = curves_by_price(recipe, layers, weights, estimate)
     require_compressed(layers)
+    check_storable(model, recipe.dense_dtype, {layer.parameter for layer in layers if layer.curve})
+    estimate.check_header(layers)
     return Plan(recipe, tuple(layers), estimate.before, estimate.after(layers), strategy, class_names, price)

@@ -23,6 +23,8 @@ from tenreo.planning.recipe import Recipe, target_out_of_reach
 _LOSS = 0.95  # c for Laplace-distributed weights: Shannon's bound is 1 / 1.156, and the trellis is 0.4 dB above it
 _STEP = math.sqrt(1 / 0.12) * 0.55  # distance between samples, in units of the square root of the price
 _DEVIATIONS = 12  # assumed width, in standard deviations, of a layer on the meta device
+_LOG_PRICES = 200.0  # range of the search, as a binary logarithm: 100 bits per weight
+_MOST_VARIANCE = 1e300
 _FIRST_BITS = 3.0  # bits per weight at which the search for an output target begins
 
 
@@ -31,7 +33,7 @@ class Spread:
     """The distribution of the elements of a weight, and the factor of their squared error."""
 
     numel: int
-    variance: float  # mean square
+    variance: float  # a curve represents the mean without positions
     width: float  # difference between the largest and the smallest element
     importance: float
 
@@ -50,7 +52,7 @@ def curves_by_price(
         TenreoError: when no layer can be compressed, or the size is not reached without any positions.
     """
     layers = list(layers)
-    spreads = {x.name: spread_of(weights[x.name], x.importance) for x in layers if not x.why_dense and x.numel}
+    spreads = {x.name: spread_of(weights[x.name], x.importance) for x in layers if not x.why_dense}
 
     def curves(price: float, position_bytes: Callable[[Spread], int]) -> list[LayerPlan]:
         def curve(layer: LayerPlan) -> LayerPlan:
@@ -62,7 +64,7 @@ def curves_by_price(
 
     room = _FIRST_BITS / 8 * sum(spread.numel for spread in spreads.values())
     if isinstance(recipe.rate, TargetSize):
-        smallest = curves(2.0**60, lambda spread: CODED_HEADER)
+        smallest = curves(math.inf, lambda spread: CODED_HEADER)
         require_compressed(smallest)
         least = estimate.file_size(smallest)
         room = recipe.rate.bytes - least
@@ -79,14 +81,21 @@ def spread_of(weight: Weight, importance: float) -> Spread:
     if value.is_meta:
         variance = 1 / max(1, numel // max(1, weight.shape[0]))
         return Spread(numel, variance, _DEVIATIONS * math.sqrt(variance), importance)
-    low, high = (x.item() for x in value.double().aminmax())
-    return Spread(numel, value.double().square().mean().item(), high - low, importance)
+    value = value.double()
+    low, high = (x.item() for x in value.aminmax())
+    return Spread(numel, min(value.var(correction=0).item(), _MOST_VARIANCE), high - low, importance)
+
+
+def _log_price_of_no_bits(spread: Spread) -> float:
+    """Return the binary logarithm of the lowest price at which a weight is estimated to take no bits."""
+    if not spread.variance > 0:  # also if it is not a number
+        return -math.inf
+    return math.log2(_LOSS * 2 * math.log(2)) + math.log2(spread.variance) + math.log2(spread.importance)
 
 
 def bits_per_weight(spread: Spread, price: float) -> float:
     """Estimate the bits per element of a weight at a price."""
-    gain = _LOSS * spread.variance * spread.importance * 2 * math.log(2) / price
-    return max(0.0, math.log2(gain) / 2) if gain > 0 else 0.0
+    return max(0.0, (_log_price_of_no_bits(spread) - math.log2(price)) / 2)
 
 
 def price_for(spreads: Sequence[Spread], bytes: float) -> float:
@@ -96,11 +105,14 @@ def price_for(spreads: Sequence[Spread], bytes: float) -> float:
         price = float(2**log2_price)
         return sum(each.numel * bits_per_weight(each, price) for each in spreads) / 8 <= bytes
 
-    return float(2.0 ** bisect(fits, -200.0, 60.0, steps=80))
+    highest = max((_log_price_of_no_bits(each) for each in spreads), default=-math.inf)
+    if highest == -math.inf:
+        return 1.0  # every weight is constant
+    return float(2.0 ** bisect(fits, max(highest - _LOG_PRICES, -1000.0), highest, steps=80))
 
 
 def curve_for(spread: Spread, price: float, precision: Precision) -> CurveShape:
     """Return the curve of a weight at a price: a table of values whose distance follows from the price."""
     step = _STEP * math.sqrt(price / spread.importance)
-    length = min(MOST_VALUES, max(COEFFICIENTS, math.ceil(spread.width / step) + 6))
+    length = math.ceil(min(MOST_VALUES, max(COEFFICIENTS, spread.width / step + 6)))
     return CurveShape(1, length, COEFFICIENTS, precision, MEMORY)

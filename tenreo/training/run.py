@@ -16,7 +16,7 @@ from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import Evaluation, evaluate
 from tenreo.files.header import Header, read_header
 from tenreo.files.records import Correction, ModelInfo
-from tenreo.models.model_files import dense_weights
+from tenreo.models.dense_weights import dense_weights, rename_weights
 from tenreo.planning.recipe import recipe_of
 from tenreo.training.log import RunLog
 from tenreo.training.loop import finetune_
@@ -88,8 +88,9 @@ class Run:
         """Return the description of the model for the files: that of the source, or of the run that is resumed."""
         if self.resume and self.files["last"].exists():
             return read_header(self.files["last"]).info
+        info = rename_weights(self.header.info, self.header.path.parent, self.files["file"].parent)
         names = train.class_names
-        return replace(self.header.info, class_names=names, classes=len(names)) if names else self.header.info
+        return replace(info, class_names=names, classes=len(names)) if names else info
 
     def discard_state(self) -> None:
         """Remove the state of an earlier run whose files this run replaces, so that it cannot be resumed.

@@ -84,4 +84,4 @@ def _backward(trainer: Trainer, images: Tensor, targets: Tensor, weight: float) 
     correct = (predicted_classes(logits.detach()) == expected).sum()
     # float64 represents counts exactly; MPS does not support it, but runs a single process only.
     dtype = torch.float32 if trainer.device.type == "mps" else torch.float64
-    return torch.stack([loss.detach() * len(images), correct]).to(dtype)
+    return torch.stack([loss.detach().to(dtype) * len(images), correct.to(dtype)])

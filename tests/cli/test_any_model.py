@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import tenreo
 from tenreo.files.header import read_header
+from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.models.builders import build_model
 
 MODULE = """
@@ -28,6 +29,8 @@ def build():
 def gray():
     return nn.Sequential(nn.Conv2d(1, 64, 3), nn.Conv2d(64, 64, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(64, 10))
+def flat():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
 def text():
     return nn.Sequential(nn.Embedding(100, 64), nn.Linear(64, 64))
 def fails():
@@ -121,7 +124,64 @@ def test_agreement_and_distillation_use_the_dense_weights_that_the_file_names(cl
     assert json.loads(output)["against"]["kl"] < 0.1
     here("finetune", "c.safetensors", *model, *data, "--epochs", 1, "-b", 512, "--distill", "-o", "t.safetensors")
     assert read_header(clinet / "t.safetensors").info.builder == "clinet:build"
-    assert json.loads(here("evaluate", "t.safetensors", *model, "--data", "digits", "--json").stdout)["images"] == 360
+    output = here("evaluate", "t.safetensors", *model, *data, "--limit", 20, "--json").stdout
+    assert json.loads(output)["images"] == 20
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_dense_weights_are_found_from_any_folder(clinet, monkeypatch, absolute):
+    """Only the base name was written, and sought next to the compressed file."""
+    torch.save(build_model("clinet:build", {}, trusted=True).state_dict(), "dense.pth")
+    for folder in ("weights", "out/deeper", "elsewhere"):
+        (clinet / folder).mkdir(parents=True)
+    (clinet / "dense.pth").rename(clinet / "weights" / "dense.pth")
+    (clinet / "link").symlink_to("out/deeper")
+    given = clinet / "weights" / "dense.pth" if absolute else "weights/dense.pth"
+    model = ("--model", "clinet:build")
+    here("compress", *model, "--weights", given, *FAST, *SMALL, "-o", "link/c.safetensors")
+    named = read_header(clinet / "out" / "deeper" / "c.safetensors").info.weights
+    assert named == (str(given) if absolute else "../../weights/dense.pth")
+    here("finetune", "link/c.safetensors", *model, "--data", "digits", "--epochs", 0, "--calibrate", 1, "-b", 64,
+         "-o", "tuned.safetensors")  # fmt: skip
+    here("export", "tuned.safetensors", *model, "--to", "elsewhere/dense.safetensors")
+    monkeypatch.chdir(clinet / "elsewhere")
+    monkeypatch.syspath_prepend(clinet)
+    for file in (clinet / "out" / "deeper" / "c.safetensors", "../link/c.safetensors", "../tuned.safetensors",
+                 "dense.safetensors"):  # fmt: skip
+        job = ("evaluate", file, *model, "--data", "digits", "--limit", 4, "--against", "dense", "--json")
+        assert json.loads(here(*job).stdout)["against"]["images"] == 4
+    (clinet / "weights" / "dense.pth").rename(clinet / "dense.pth")  # moved together with the compressed file
+    here("evaluate", "../tuned.safetensors", *model, "--data", "digits", "--limit", 4, "--against", "dense")
+    (clinet / "dense.pth").unlink()
+    before = (clinet / "called").stat().st_mtime_ns
+    error = refused(
+        "evaluate", "dense.safetensors", "../tuned.safetensors", *model, "--data", "digits", "--against", "dense"
+    )
+    assert "its dense weights" in error and "do not exist" in error and "give their file" in error
+    assert (clinet / "called").stat().st_mtime_ns == before  # no model was built before this check
+
+
+def test_a_file_from_python_has_the_classes_of_its_model(clinet):
+    model = build_model("clinet:build", {}, trusted=True)
+    flat = build_model("clinet:flat", {}, trusted=True)
+    (clinet / "clinet.py").write_text(
+        MODULE + "def flat():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))"
+    )
+    tenreo.save(model, "plain.safetensors")
+    tenreo.save(flat, "flat.safetensors")
+    tenreo.save(flat, "named.safetensors", ModelInfo(classes=10))
+    tenreo.save(flat, "right.safetensors", ModelInfo(preprocess=Preprocess(32, 32)))
+    data = ("--data", "digits", "--limit", 10, "--json")
+    for file, name in (("plain", "build"), ("right", "flat")):
+        output = here("evaluate", f"{file}.safetensors", "--model", f"clinet:{name}", *data).stdout
+        assert json.loads(output)["images"] == 10
+    for file in ("flat", "named"):
+        for job in (
+            ("evaluate", f"{file}.safetensors", *data),
+            ("finetune", f"{file}.safetensors", *data[:2], "-o", "t.safetensors"),
+        ):
+            error = refused(*job, "--model", "clinet:flat")
+            assert "input: the model does not take images of 3x224x224" in error and "Preprocess" in error
 
 
 def test_timm_models_are_compressed_by_name(inside):

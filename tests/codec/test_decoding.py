@@ -102,6 +102,18 @@ def test_segment_sum_agrees_with_a_loop():
     torch.testing.assert_close(segment_sum(w, order, starts), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_in_half_precision_are_summed_in_float32(dtype):
+    count = 20_000  # in bfloat16, the sum of as many ones is 256
+    index = folded_index(torch.zeros(count, dtype=torch.int32), 4)
+    sums = segment_sum(torch.ones(2, count, dtype=dtype), *sort_columns(index, 4))
+    assert sums.tolist() == [[count, 0, 0, 0]] * 2
+    c = torch.zeros(2, 3, dtype=dtype, requires_grad=True)
+    decode(EncodedWeight(c, torch.zeros(count, dtype=torch.int32), 4, (2, count))).sum().backward()
+    expected = count * torch.tensor(oracle.cosine_matrix(4)[:3, 0])
+    torch.testing.assert_close(c.grad.double(), expected.expand(2, 3), rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
 def gradients(net, step):
     step(torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))).square().mean().backward()
     return {name: p.grad for name, p in net.named_parameters()}

@@ -26,9 +26,9 @@ def test_report_and_weights_agree_with_the_codec():
     snr = 10 * torch.log10(dense.square().sum() / (dense - decoded).square().sum())
     assert report.layers[0].snr == pytest.approx(snr.item(), abs=1e-3)
     assert report.after.coefficients == 4 * 512 * 2 and report.after.positions == 2048
-    packed = report.before.bytes - 2 * 4096 * 4 + 4096 * 4 + 2 * 1024 * 10 // 8
-    assert packed - 500 < report.after.bytes < packed  # the positions are entropy-coded
-    assert tenreo.compress_(strided_and_grouped(), replace(RECIPE, pack="plain")).after.bytes == packed
+    packed = 4096 * 4 + 2 * 1024 * 10 // 8
+    assert packed - 500 < report.after.weight_bytes < packed  # the positions are entropy-coded
+    assert tenreo.compress_(strided_and_grouped(), replace(RECIPE, pack="plain")).after.weight_bytes == packed
 
 
 def test_jobs_never_change_the_result():
@@ -52,7 +52,7 @@ def test_a_weight_that_is_not_finite_changes_nothing():
     net = strided_and_grouped()
     with torch.no_grad():
         net[7].weight[0, 0] = torch.nan
-    with pytest.raises(TenreoError, match="7: the weight contains NaN"):
+    with pytest.raises(TenreoError, match=r"plan: .*: 7\.weight contains NaN"):
         tenreo.compress_(net, RECIPE)
     assert not any(parametrize.is_parametrized(m) for m in net.modules())
 

@@ -1,5 +1,7 @@
 """Conversion between models and the tensors of files, including files of earlier versions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from networks import convolutional, golden
@@ -36,10 +38,9 @@ def test_quantized_files_load_as_the_model_that_was_saved(tmp_path, precision):
 
 def test_dense_tensors_are_stored_in_half_precision(tmp_path):
     model = convolutional()
-    with torch.no_grad():
-        model[1].running_var[3] = 1e6
     recipe = tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0, dense_dtype="float16")
     tenreo.compress_(model, recipe)
+    model[1].running_var[3] = 1e6
     with pytest.raises(
         TenreoError, match=r"1.running_var: a value of 1e\+06 does not fit into float16; choose dense_dtype bfloat16"
     ):
@@ -51,12 +52,26 @@ def test_dense_tensors_are_stored_in_half_precision(tmp_path):
     assert torch.equal(again[0].weight, model[0].weight.half().float())
 
 
-def test_a_model_that_is_a_single_layer_is_refused_with_a_hint(tmp_path):
-    layer = nn.Linear(64, 64)
-    tenreo.compress_(layer, tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0))
-    with pytest.raises(TenreoError, match=r"save nn\.Sequential\(layer\)"):
-        tenreo.save(layer, tmp_path / "m.safetensors")
-    assert not list(tmp_path.iterdir())
+class Gate(nn.Module):
+    """A module whose own parameter is called `weight`, next to a layer with a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.inner = nn.Parameter(torch.randn(64, 64)), nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.inner(x) @ self.weight
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(64, 64), lambda: nn.Conv2d(8, 64, 3), Gate])
+@pytest.mark.parametrize("pack", ["entropy", "plain"])
+def test_a_weight_of_the_model_itself_is_saved_under_its_name(tmp_path, make, pack):
+    model, path = make(), tmp_path / "m.safetensors"
+    report = tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(2.0), include=("weight",), refine=0, pack=pack))
+    assert [layer.name for layer in report.layers] == ["weight"]
+    tenreo.save(model, path)
+    assert path.stat().st_size == report.after.bytes and list(read_header(path).layers) == ["weight"]
+    assert torch.equal(tenreo.load(path, make()).weight, model.weight)
 
 
 def test_quantized_coefficients_are_those_that_a_file_stores(tmp_path):
@@ -105,7 +120,8 @@ def test_golden_files_equal_a_new_compression(precision):
         assert layer.snr == pytest.approx(wanted.errors.snr, abs=0.05)
         assert layer.snr_unrefined == pytest.approx(wanted.errors.snr_unrefined, abs=0.05)
         assert layer.curve == wanted.curve and wanted.positions == "packed"
-    assert report.after == header.counts() and report.before == header.dense_counts(GOLDEN[precision])
+    after = replace(report.after, bytes=header.size)  # the errors in the header may have fewer digits
+    assert after == header.counts() and report.before == header.dense_counts(GOLDEN[precision])
 
 
 def tied():

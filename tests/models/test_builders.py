@@ -16,7 +16,8 @@ import tenreo
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
 from tenreo.models.builders import build_model, check_model
-from tenreo.models.model_files import open_dense, open_model
+from tenreo.models.dense_weights import open_dense
+from tenreo.models.model_files import open_model
 
 RECIPE = tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0)
 MODULE = """

@@ -1,5 +1,6 @@
 """Models are the same after saving and loading."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,12 @@ def test_round_trip_is_exact_and_recognizes_the_architecture(saved_file):
     assert torch.equal(again(X), model(X))
     header = read_header(path)
     assert (header.info.arch, header.info.classes, header.kind) == ("resnet18", 7, "tenreo")
-    assert header.counts() == report.after and header.dense_counts() == report.before
+    named = replace(report.after, bytes=header.size)  # the report does not know the name of the architecture
+    assert (
+        header.counts() == named
+        and 0 <= header.size - report.after.bytes < 64
+        and header.dense_counts() == report.before
+    )
     assert not any("parametrizations" in name for name in header.tensors)
 
 

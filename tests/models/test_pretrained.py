@@ -108,7 +108,7 @@ def test_classes_and_auxiliary_outputs_follow_from_weights(tmp_path):
         dense = build_model(builder, kwargs)
         torch.save(dense.state_dict(), tmp_path / "w.pth")
         loaded, info = with_weights(builder, str(tmp_path / "w.pth"))
-        assert info.kwargs == kwargs and info.weights == "w.pth"
+        assert info.kwargs == kwargs and info.weights == str(tmp_path / "w.pth")
         assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), dense.parameters(), strict=True))
 
 

@@ -1,6 +1,7 @@
 """Plans: the layers that rules and patterns choose, and the counts of the result."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ import torchvision
 from torch import nn
 from torch.nn.utils import prune
 
+import tenreo
 from tenreo.errors import TenreoError
 from tenreo.models.builders import build_model
 from tenreo.planning.plan import resolve
-from tenreo.planning.rates import Progressive, Uniform
+from tenreo.planning.rates import Progressive, TargetSize, Uniform
 from tenreo.planning.recipe import Recipe
 
 
@@ -68,11 +70,38 @@ def incompressible(kind):
         return nn.utils.spectral_norm(layer)
     if kind == "pruned":
         return prune.l1_unstructured(layer, "weight", 0.5)
-    if kind == "float8":
-        return layer.to(torch.float8_e4m3fn)
-    if kind == "complex":
-        return nn.Linear(64, 64, dtype=torch.complex64)
-    return nn.LazyLinear(64)
+    if kind == "empty":
+        with pytest.warns(UserWarning):
+            return nn.Linear(0, 64)
+    layer.weight = nn.Parameter(torch.zeros([2] * 9))
+    return layer
+
+
+class Extra(nn.Linear):
+    def get_extra_state(self):
+        return {"scale": 1.0}
+
+
+def unstorable(kind):
+    """Return a module with a tensor that no file can store."""
+    layer = nn.BatchNorm1d(64) if kind == "negative variance" else nn.Linear(64, 64)
+    if kind in ("float8", "complex"):
+        return (
+            nn.Linear(64, 64).to(torch.float8_e4m3fn) if kind == "float8" else nn.Linear(64, 64, dtype=torch.complex64)
+        )
+    if kind in ("lazy", "extra state"):
+        return nn.LazyLinear(64) if kind == "lazy" else Extra(64, 64)
+    if kind == "sparse":
+        layer.register_buffer("mask", torch.eye(3).to_sparse())
+    elif kind == "nan":
+        layer.bias.data[0] = torch.nan
+    elif kind == "negative variance":
+        layer.running_var[0] = -1
+    elif kind == "line break":
+        layer.register_buffer("a\nb", torch.zeros(3))
+    else:
+        layer.coefficients, layer.positions = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+    return layer
 
 
 @pytest.mark.parametrize(
@@ -82,18 +111,51 @@ def incompressible(kind):
         ("old weight_norm", "computed by a hook"),
         ("spectral_norm", "computed by a hook"),
         ("pruned", "computed by a hook"),
-        ("float8", "float8_e4m3fn, not one of"),
-        ("complex", "complex64, not one of"),
-        ("lazy", "not initialized yet"),
+        ("empty", r"shape \[64, 0\], needs 2 to 8 dimensions, none of them 0"),
+        ("many dimensions", r"shape \[2, 2, 2, 2, 2, 2, 2, 2, 2\], needs 2 to 8"),
     ],
 )
-def test_an_incompressible_layer_is_left_dense_unless_it_is_included(kind, reason):
+def test_an_incompressible_layer_is_left_dense_unless_it_is_included_by_name(kind, reason):
     model = nn.Sequential(nn.Linear(64, 64), incompressible(kind))
-    plan = resolve(Recipe(4, Uniform(2.0)), model)
-    assert [layer.name for layer in plan.compressed] == ["0"]
-    assert re.search(reason, plan.layers[1].why_dense)
-    with pytest.raises(TenreoError, match=f"include: 1 cannot be compressed: its weight is .*{reason}"):
-        resolve(Recipe(4, Uniform(2.0), include=("1",)), model)
+    for recipe in (Recipe(4, Uniform(2.0), include=("*",)), Recipe(None, TargetSize(40_000), include=("?", "0*"))):
+        plan = resolve(recipe, model)
+        assert [layer.name for layer in plan.compressed] == ["0"]
+        assert [layer.name for layer in plan.skipped] == ["1"] and re.search(reason, plan.layers[1].why_dense)
+    assert not resolve(Recipe(4, Uniform(2.0)), model).skipped
+    for name in ("1", "1.weight"):
+        with pytest.raises(TenreoError, match=f"include: 1 cannot be compressed: its weight .*{reason}"):
+            resolve(Recipe(4, Uniform(2.0), include=("*", name)), model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("float8", r"1\.weight is float8_e4m3fn, needs a dense tensor of dtype"),
+        ("complex", r"1\.weight is complex64, needs a dense tensor of dtype"),
+        ("lazy", r"1\.weight is a UninitializedParameter; a file can store only tensors with values"),
+        ("extra state", r"1\._extra_state is a dict; a file can store only tensors with values"),
+        ("sparse", r"1\.mask is sparse, needs a dense tensor"),
+        ("nan", r"1\.bias contains NaN or infinity"),
+        ("negative variance", r"1\.running_var contains a negative variance"),
+        ("line break", r"the name '1\.a\\+nb' is not printable"),
+        ("coefficients", r"1 has coefficients and positions, but is not in tenreo\.layers"),
+    ],
+)
+def test_a_model_that_no_file_can_store_is_refused_before_compression(kind, reason):
+    model = nn.Sequential(nn.Linear(64, 64), unstorable(kind))
+    for recipe in (Recipe(4, Uniform(2.0), include=("0",)), Recipe(None, TargetSize(20_000), include=("0",))):
+        with pytest.raises(TenreoError, match=f"^plan: .*{reason}"):
+            resolve(recipe, model)
+
+
+def test_dense_values_out_of_range_are_refused_before_compression():
+    model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64))
+    model[1].running_var[3], model[0].weight.data[0, 0] = 1e6, 1e5
+    resolve(Recipe(4, Uniform(2.0), dense_dtype="bfloat16"), model)
+    with pytest.raises(TenreoError, match=r"1\.running_var: a value of 1e\+06 does not fit into float16"):
+        resolve(Recipe(4, Uniform(2.0), dense_dtype="float16"), model)
+    model[1].running_var[3] = 1.0
+    resolve(Recipe(4, Uniform(2.0), dense_dtype="float16"), model)  # a compressed weight is not stored in this format
 
 
 def test_tied_weights_are_left_dense_and_counted_once():
@@ -103,14 +165,6 @@ def test_tied_weights_are_left_dense_and_counted_once():
     assert [layer.name for layer in plan.compressed] == ["2"]
     assert "0.weight and 1.weight are one tensor" in plan.layers[0].why_dense
     assert plan.before.dense_parameters == sum(p.numel() for p in model.parameters())
-
-
-def test_results_of_get_extra_state_are_not_counted():
-    class Extra(nn.Linear):
-        def get_extra_state(self):
-            return {"scale": 1.0}
-
-    assert resolve(Recipe(4, Uniform(2.0)), nn.Sequential(Extra(64, 64))).before.dense_parameters == 64 * 64 + 64
 
 
 def test_subclasses_have_the_rule_of_their_base_class():
@@ -156,3 +210,21 @@ def test_counts_add_up():
     )
     assert plan.after.weight_bytes == sum(x.curve.bytes(x.numel) for x in plan.compressed)
     assert plan.after.bits_per_weight == pytest.approx(8 * plan.after.weight_bytes / weights)
+
+
+@pytest.mark.parametrize("model", [nn.Linear(64, 64).state_dict(), "model.pth", Path("model.pth"), None, nn.Linear])
+def test_something_else_than_a_model_is_an_error(model):
+    for function in (resolve, lambda recipe, model: tenreo.compress_(model, recipe)):
+        with pytest.raises(TenreoError, match=r"^model: given .*, needs a torch\.nn\.Module; load"):
+            function(Recipe(4, Uniform(2.0)), model)
+
+
+@pytest.mark.parametrize("recipe", [None, "uniform", 4, {"groups": 4, "uniform": 2.0}, Uniform(2.0), Recipe])
+def test_something_else_than_a_recipe_is_an_error(recipe):
+    for function in (resolve, lambda recipe, model: tenreo.compress_(model, recipe), swapped_compress_to_):
+        with pytest.raises(TenreoError, match=r"^recipe: given .*, needs a tenreo\.Recipe or a plan"):
+            function(recipe, nn.Sequential(nn.Linear(64, 64)))
+
+
+def swapped_compress_to_(recipe, model):
+    return tenreo.compress_to_(model, recipe)

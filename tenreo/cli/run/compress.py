@@ -24,6 +24,7 @@ from tenreo.devices import choose_device
 from tenreo.errors import OutOfMemoryError, TenreoError
 from tenreo.evaluation.targets import compress_to_
 from tenreo.files.records import Correction, ModelInfo
+from tenreo.models.dense_weights import rename_weights
 from tenreo.models.model_files import save
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan, resolve
@@ -44,13 +45,16 @@ def compress_and_save(
     if output.dry_run:
         _show_plan(plan, output.json)
         return
+    for layer in plan.skipped:
+        note(f"{layer.name} is left dense: {layer.why_dense}")
     path = output.out or Path(default_name(dense.name, recipe))
     noise, model = dense.shape or info.preprocess.crop, model.to(device)
     plan, report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
     if images is not None:
         note_images(images.batches.broken, images.batches.warnings)
-    info = replace(info, corrections=corrections)
+    info = rename_weights(replace(info, corrections=corrections), Path(), path.parent)
     save(model, path, info, plan.recipe)
+    report = replace(report, after=replace(report.after, bytes=path.stat().st_size))
     _show_report(report, plan, path, info, output.json)
 
 
@@ -131,17 +135,16 @@ def _show_plan(plan: Plan, json: bool) -> None:
 
 
 def _show_report(report: Report, plan: Plan, path: Path, info: ModelInfo, json: bool) -> None:
-    size = path.stat().st_size
     if json:
         corrections = [vars(correction) for correction in info.corrections]
         show_json(
             "compress",
-            {"file": str(path), "bytes": size, "recipe": plan.recipe.to_dict(), "coverage": plan.coverage,
+            {"file": str(path), "bytes": report.after.bytes, "recipe": plan.recipe.to_dict(), "coverage": plan.coverage,
              **report.to_dict(), "corrections": corrections},
         )  # fmt: skip
         return
     show(layers_table((layer.name, layer.record) for layer in report.layers))
-    show(counts_table(report.before, report.after, (report.snr_unrefined, report.snr), size))
+    show(counts_table(report.before, report.after, (report.snr_unrefined, report.snr)))
     show(f"recipe: {plan.recipe}")
     for correction in info.corrections:
         show(f"statistics: {correction}")

@@ -9,7 +9,7 @@ from torch import nn
 
 from tenreo.cli.commands.evaluate import Evaluated, EvaluatedOutput, Files
 from tenreo.cli.exits import usage
-from tenreo.cli.run.models import open_file
+from tenreo.cli.run.models import open_classifier, read_named_header
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_confusion
@@ -25,7 +25,8 @@ from tenreo.evaluation.agreement import Agreement, compare
 from tenreo.evaluation.predictions import Predictions, predict
 from tenreo.files.header import Header, is_pickle, read_header
 from tenreo.files.records import ModelInfo
-from tenreo.models.model_files import dense_weights, open_dense, open_model
+from tenreo.models.dense_weights import dense_weights, open_dense
+from tenreo.models.model_files import open_model
 
 
 def evaluate_files(
@@ -35,6 +36,10 @@ def evaluate_files(
     with usage():
         device = choose_device(computing.device)
     loading = Loading(data.batch_size, choose_workers(computing.workers, data.data), data.skip_broken)
+    if data.against == "dense":
+        with usage():  # before the first model is evaluated, which takes minutes
+            for file in files.each:
+                dense_weights(read_named_header(file))
     job = _Job(data, layout, output, device, loading)
     with explain_out_of_memory(data.batch_size), explain_worker_loss():
         for file in files.each:
@@ -79,7 +84,7 @@ class _Job:
     def measure(self, file: ModelFile) -> None:
         """Evaluate the model of a file, after its reference if that has not been evaluated yet."""
         path = file.file
-        model, header = open_file(file)
+        model, header = open_classifier(file)
         key, reference = self._reference(header, file.model)
         images = self._images(header.info)
         if reference is not None and key not in self.references:
@@ -123,8 +128,7 @@ class _Job:
                     data, preprocess, info.classes, names, split=split, label_files=label_files
                 )
             else:
-                classes = info.classes or 1000
-                images = open_images(data, split, preprocess, classes, class_names=names, label_files=label_files)
+                images = open_images(data, split, preprocess, info.classes, class_names=names, label_files=label_files)
         if images.doubt and not self.results:
             note(images.doubt)
         return images.limited(self.data.limit)
@@ -136,8 +140,7 @@ class _Job:
             return "", None
         key = against
         if against == "dense":
-            with usage():
-                key = dense_weights(header) or "dense"
+            key = dense_weights(header) or "dense"
         if key not in self.references:
             if against == "dense":
                 return key, open_dense(header, trust_builder=builder is not None)

@@ -7,6 +7,7 @@ from tenreo.cli.run.models import open_file
 from tenreo.cli.shared_options import ModelFile, shape_of
 from tenreo.cli.terminal.console import show, show_json
 from tenreo.exporting.export import example_inputs, export
+from tenreo.models.dense_weights import rename_weights
 
 
 def export_file(file: ModelFile, exported: Exported) -> None:
@@ -17,7 +18,8 @@ def export_file(file: ModelFile, exported: Exported) -> None:
         shape = None if exported.input is None else shape_of(exported.input)
         inputs = example_inputs(model, shape or header.info.preprocess.crop)
     with torch.no_grad():
-        done = export(model, exported.to, dtype=exported.dtype, inputs=inputs, info=header.info)
+        info = rename_weights(header.info, header.path.parent, exported.to.parent)
+        done = export(model, exported.to, dtype=exported.dtype, inputs=inputs, info=info)
     if exported.json:
         show_json("export", {**done.to_dict(), "file": str(file.file), "dtype": str(exported.dtype)})
         return

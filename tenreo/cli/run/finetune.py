@@ -9,7 +9,7 @@ from torch import nn
 
 from tenreo.cli.commands.finetune import TrainingData, TrainingOutput, best_file, run_files
 from tenreo.cli.exits import usage
-from tenreo.cli.run.models import open_file
+from tenreo.cli.run.models import open_classifier
 from tenreo.cli.run.training import Training
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note
@@ -24,8 +24,8 @@ from tenreo.errors import TenreoError
 from tenreo.evaluation.predictions import predict_labels
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
+from tenreo.models.dense_weights import dense_weights, open_dense
 from tenreo.models.heads import new_head_
-from tenreo.models.model_files import dense_weights, open_dense
 from tenreo.training.distributed import local_device, process_group
 from tenreo.training.run import Datasets, Run, RunObserver
 from tenreo.training.settings import Settings, default_lr
@@ -44,7 +44,7 @@ def finetune_file(
     with usage():
         _check(settings, data, output)
         device = choose_device(local_device(computing.device))
-    model, header = open_file(file)
+    model, header = open_classifier(file)
     if data.classes is not None:
         with usage():
             new_head_(model, header.info.classes, data.classes, settings.seed)
@@ -86,7 +86,7 @@ def _check(settings: Settings, data: TrainingData, output: TrainingOutput) -> No
 
 def _open_datasets(info: ModelInfo, data: TrainingData, layout: Layout, settings: Settings) -> Datasets:
     """Open the training and validation images; with a teacher they may have no labels."""
-    root, preprocess, classes, names = data.data, info.preprocess, info.classes or 1000, info.class_names
+    root, preprocess, classes, names = data.data, info.preprocess, info.classes, info.class_names
     unlabeled = settings.distill and root != DIGITS  # whether labels may be missing
     if unlabeled and not has_split(root, data.train_split):
         train = open_unlabeled(root, data.train_split, preprocess, settings.augment, settings.erase)

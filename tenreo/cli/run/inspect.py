@@ -33,7 +33,7 @@ def inspect_file(file: File, shown: Inspected) -> None:
         tensors = [(n, t.dtype, "x".join(map(str, t.shape)) or "1") for n, t in header.tensors.items()]
         show(table("Tensors", ("name", "dtype", "shape"), tensors, text=3))
     ratios = (header.snr_unrefined, header.snr) if header.layers else None
-    show(counts_table(before, header.counts(), ratios, header.size))
+    show(counts_table(before, header.counts(), ratios))
 
 
 def _read(path: Path) -> Header:

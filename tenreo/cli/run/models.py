@@ -7,14 +7,16 @@ from torch import nn
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import DenseModel, ModelFile
 from tenreo.cli.terminal.streams import note
-from tenreo.files.header import Header
+from tenreo.errors import TenreoError
+from tenreo.files.header import Header, is_pickle, read_header
 from tenreo.files.records import ModelInfo
 from tenreo.models import model_files
 from tenreo.models.builders import build_info, check_model
-from tenreo.models.inputs import output_classes
+from tenreo.models.inputs import check_input, output_classes
 from tenreo.models.model_info import model_info
 from tenreo.models.names import check_architecture, is_safe
 from tenreo.models.pretrained import find_weights, with_weights
+from tenreo.models.reference import read_any
 
 
 def open_model(dense: DenseModel, values: bool = True) -> tuple[nn.Module, ModelInfo]:
@@ -52,6 +54,17 @@ def _with_classes(model: nn.Module, info: ModelInfo) -> ModelInfo:
     return info if info.classes else replace(info, classes=output_classes(model, info.preprocess))
 
 
+def read_named_header(file: ModelFile) -> Header:
+    """Return the header of a file, with the builder that `--model` names if the file contains none.
+
+    Raises:
+        TenreoError: if the file is damaged.
+    """
+    named = file.model is not None
+    header = read_any(file.file, named)[0] if is_pickle(file.file) else read_header(file.file)
+    return header if header.info.source else replace(header, info=replace(header.info, builder=file.model))
+
+
 def open_file(file: ModelFile) -> tuple[nn.Module, Header]:
     """Build the model that a file contains, and return it with the file's header.
 
@@ -63,3 +76,20 @@ def open_file(file: ModelFile) -> tuple[nn.Module, Header]:
             check_model(file.model)
     model, header = model_files.open_model(file.file, builder=file.model)
     return model, replace(header, info=_with_classes(model, header.info))
+
+
+def open_classifier(file: ModelFile) -> tuple[nn.Module, Header]:
+    """Build the classifier of images that a file contains, and return it with the file's header.
+
+    Raises:
+        TenreoError: as `open_file`, and if the model does not take the file's images or has no output per class.
+    """
+    model, header = open_file(file)
+    with usage():
+        check_input(model, header.info.preprocess)
+        if header.info.classes is None:
+            raise TenreoError(
+                f"{file.file}: the model's outputs are not one number per image and class, so it has no accuracy; "
+                "give a classifier"
+            )
+    return model, header

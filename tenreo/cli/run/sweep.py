@@ -31,7 +31,6 @@ from tenreo.errors import TenreoError
 from tenreo.evaluation.agreement import compare
 from tenreo.files.counts import Counts
 from tenreo.files.records import ModelInfo
-from tenreo.planning.file_estimate import FileEstimate
 from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.rates import OutputTarget
 from tenreo.planning.recipe import Recipe
@@ -84,7 +83,7 @@ def _counted(model: nn.Module, recipes: list[Recipe]) -> Iterator[Row]:
         plans = [resolve(recipe, model) for recipe in recipes]
     yield _row(None, plans[0].before, plans[0].before.bytes)
     for plan in plans:
-        yield _row(plan.recipe, plan.after, FileEstimate(plan.recipe, model).file_size(plan.layers))
+        yield _row(plan.recipe, plan.after, plan.after.bytes)
 
 
 def _row(recipe: Recipe | None, counts: Counts, size: int, **measured: Any) -> Row:

@@ -75,16 +75,13 @@ def table_of_models(title: str, columns: Sequence[str], rows: Sequence[Sequence[
     return [title, table("", columns, numbered), *(f"{columns[0]} {i}: {row[0]}" for i, row in enumerate(rows, 1))]
 
 
-def counts_table(
-    before: Counts, after: Counts, snr: tuple[float | None, float | None] | None = None, size: int | None = None
-) -> Table:
+def counts_table(before: Counts, after: Counts, snr: tuple[float | None, float | None] | None = None) -> Table:
     """Make the table of counts and bytes of the dense and the compressed model.
 
     Args:
         before: counts of the dense model.
         after: counts of the compressed model.
-        snr: SNR of all compressed weights together in dB, before refinement and after encoding.
-        size: size of the file on disk in bytes.
+        snr: SNR of all compressed weights together in dB, before refinement and after encoding; None leaves a row out.
     """
     covered = number(100 * after.weights / max(1, before.dense_parameters), 1)
     statistics = millions(before.batchnorm_statistics), millions(after.batchnorm_statistics)
@@ -98,14 +95,13 @@ def counts_table(
         *([("  weights covered", "-", f"{covered} %")] if after.weights else []),
         ("trainable (paper)", millions(before.paper_trainable), millions(after.paper_trainable)),
         ("trainable (requires_grad)", millions(before.requires_grad), millions(after.requires_grad)),
-        ("bytes of all tensors", megabytes(before.bytes), megabytes(after.bytes)),
+        ("bytes on disk", megabytes(before.bytes), megabytes(after.bytes)),
     ]
     if after.bits_per_weight is not None:
         rows.append(("bits per compressed weight", "-", number(after.bits_per_weight)))
-    if size is not None:
-        rows.append(("bytes on disk", "-", megabytes(size)))
     for name, value in zip(("SNR before refinement", "SNR of compressed weights"), snr or (), strict=False):
-        rows.append((name, "-", f"{number(value)} dB"))
+        if value is not None:
+            rows.append((name, "-", f"{number(value)} dB"))
     return table("Totals", ("", "dense", "compressed"), rows)
 
 
@@ -132,7 +128,7 @@ def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:
             name, "x".join(map(str, layer.shape)), f"{layer.curve.groups} x {layer.curve.length}",
             f"{layer.curve.coefficients_per_row}/{layer.curve.precision.bits}",
             f"{layer.columns / layer.curve.coefficients_per_row:.4g}",
-            number(layer.errors.snr_unrefined), number(layer.errors.snr),
+            number(None if layer.curve.memory else layer.errors.snr_unrefined), number(layer.errors.snr),
         )
         for name, layer in layers
     ]  # fmt: skip
