@@ -33,6 +33,7 @@ from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.rates import OutputTarget, TargetSize
 from tenreo.planning.recipe import Recipe, Strategy
+from tenreo.planning.storage_checks import check_storable
 
 
 @public_function()
@@ -114,7 +115,7 @@ def _encoded_plans(plan: Plan, encoded: dict[str, EncodedLayer]) -> list[LayerPl
 
 
 def _check_plan(model: nn.Module, plan: Plan) -> None:
-    """Raise an error unless the plan fits the model and the model has values to compress."""
+    """Raise an error unless the plan fits the model, which has values that a file can store."""
     weights, names = find_weights(model), parameter_names(model)
     for layer in plan.compressed:
         weight, name = weights.get(layer.name), layer.name
@@ -128,6 +129,8 @@ def _check_plan(model: nn.Module, plan: Plan) -> None:
             raise TenreoError(f"plan: {name} cannot be compressed: {why}; resolve the recipe again")
         if weight.value.is_meta:
             raise TenreoError(f"{name}: the weight is on the meta device, without values; load weights first")
+    # The plan may have been made before the model had values.
+    check_storable(model, plan.recipe.dense_dtype, {layer.parameter for layer in plan.compressed})
 
 
 def _parametrize_layers_(

@@ -63,7 +63,8 @@ class Recipe:
         groups: rows of the reshaped weight (g in the paper); None with `TargetSize` lets the strategy choose.
         rate: `Uniform(r)`, `Progressive(r')`, `TargetParameters(n)`, `TargetSize(bytes)`, `TargetKl(nats)`
             or `TargetAgreement(percent)`.
-        include: patterns of the names of layers to compress instead of those that the rule chooses, as in fnmatch.
+        include: patterns of the names of layers to compress instead of those that the rule chooses, as in fnmatch. A
+            pattern skips weights that cannot be compressed (`Plan.skipped`); a name of such a weight is an error.
         exclude: patterns of the names of layers to leave dense.
         refine: maximum number of refinement rounds; 0 gives the encoding of the paper.
         position_bits: limits curves to 2^position_bits samples; None gives one sample per column, as in the paper.

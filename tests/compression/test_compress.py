@@ -57,6 +57,18 @@ def test_a_weight_that_is_not_finite_changes_nothing():
     assert not any(parametrize.is_parametrized(m) for m in net.modules())
 
 
+def test_a_plan_made_without_values_does_not_excuse_them():
+    recipe = replace(RECIPE, dense_dtype="float16")
+    with torch.device("meta"):
+        plan = tenreo.resolve(recipe, strided_and_grouped())
+    for value, match in ((torch.nan, r"1\.running_var contains NaN"), (1e6, "does not fit into float16")):
+        net = strided_and_grouped()
+        net[1].running_var[0] = value
+        with pytest.raises(TenreoError, match=match):
+            tenreo.compress_(net, plan)
+        assert not any(parametrize.is_parametrized(m) for m in net.modules())
+
+
 def test_zero_jobs_are_refused():
     with pytest.raises(TenreoError, match="jobs: given 0"):
         tenreo.compress_(strided_and_grouped(), RECIPE, jobs=0)
