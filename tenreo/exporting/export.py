@@ -1,5 +1,6 @@
 """Exporting a compressed model as dense weights, a program of torch.export, or ONNX."""
 
+import io
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
@@ -95,8 +96,10 @@ def export(
         write_model(dense, path, replace(info or identify(model), corrections=()))
         return Export(path, path.stat().st_size)
     if path.suffix == ".pth":
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            torch.save(stored_state(dense), file)
+        buffer = io.BytesIO()  # on a full disk, torch.save raises another error than the system's
+        torch.save(stored_state(dense), buffer)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
         return Export(path, path.stat().st_size)
     return _export_program(model, dense, path, inputs)
 

@@ -253,3 +253,11 @@ def test_detectors_are_exported_for_a_fixed_batch(tmp_path):
         for key, value in zip(("boxes", "labels", "scores"), found[3 * i : 3 * i + 3], strict=True):
             assert value.shape == tuple(each[key].shape)
             numpy.testing.assert_allclose(value, each[key].detach().numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+def test_a_full_disk_gives_one_line_and_leaves_no_file(net, tmp_path, disk_full_after, name):
+    for size in (0, 100, 3000):
+        with disk_full_after(size), pytest.raises(TenreoError, match=f"{name}: cannot be written: "):
+            tenreo.export(net, tmp_path / name)
+        assert not list(tmp_path.iterdir())
