@@ -82,7 +82,10 @@ def quantize_uniformly(weight: Tensor, price: float, memory: int = MEMORY) -> En
     row, scale = scaled_matrix(weight.cpu(), 1)
     low, high = row.min().item(), row.max().item()
     if low == high:  # a single sample, which needs no rounding
-        value, positions = weight.detach().cpu().reshape(1, -1)[:, :1], torch.zeros(row.shape[1], dtype=torch.int32)
+        value, positions = (
+            weight.detach().cpu().reshape(1, -1)[:, :1],
+            torch.zeros(row.shape[1], dtype=torch.int32, device="cpu"),
+        )
         return EncodedWeight(value, positions, 1, tuple(weight.shape), memory)
     step = math.sqrt(_scaled_price(price, scale) / _PRICE_PER_SQUARED_STEP) * _TRELLIS_STEP
     # At most the range, beside which the rounding of a wider curve would be large.

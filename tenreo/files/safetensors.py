@@ -131,7 +131,7 @@ def tensors_of(header: Header, file: IO[bytes]) -> dict[str, Tensor]:
     Raises:
         TenreoError: if another process has shortened the file.
     """
-    data = torch.empty(sum(each.bytes for each in header.tensors.values()), dtype=torch.uint8)
+    data = torch.empty(sum(each.bytes for each in header.tensors.values()), dtype=torch.uint8, device="cpu")
     if file.readinto(data.numpy()) != len(data):  # type: ignore[attr-defined]
         raise TenreoError(f"{header.path}: became shorter while it was read; read it again")
     tensors, end = {}, 0
