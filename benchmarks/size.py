@@ -74,7 +74,7 @@ def at_price(weight: Tensor, price: float) -> tuple[EncodedWeight, Tensor]:
     """Encode a weight at a price per bit; return the encoding and the stream of its positions."""
     encoded = trellis_quantize(weight, quantize_uniformly(weight, price), price)
     return encoded, encode_positions(
-        encoded.positions, encoded.length, columns_per_output(weight.shape), encoded.memory
+        encoded.positions, encoded.length, columns_per_output(weight.shape), encoded.memory, encoded.basis
     )
 
 
@@ -106,7 +106,8 @@ def ours(weights: Weights, size: int) -> Coded:
 
 def _decoded(weight: Tensor, encoded: EncodedWeight, stream: Tensor) -> Tensor:
     """Decode a weight; the positions come from the stream."""
-    positions = decode_positions(stream, len(encoded.positions), encoded.length, columns_per_output(weight.shape))
+    row = columns_per_output(weight.shape)
+    positions = decode_positions(stream, len(encoded.positions), encoded.length, row, encoded.basis)
     assert torch.equal(positions, encoded.positions)
     return tenreo.decode(encoded)
 

@@ -13,7 +13,23 @@ import torch
 from torch import Tensor
 
 from tenreo.codec.cosine import at_least_float32, dct_folded, idct_folded
+from tenreo.codec.ramp import decode_ramp
+from tenreo.codec.shape import Basis
 from tenreo.errors import TenreoError
+
+
+def curve_index(positions: Tensor, length: int, basis: Basis) -> Tensor:
+    """Convert positions, (columns,) integers in [0, length), to the form from which `decode_columns` decodes."""
+    return positions.to(_index_type(length)) if basis is Basis.RAMP else folded_index(positions, length)
+
+
+def positions_of_index(index: Tensor, length: int, basis: Basis) -> Tensor:
+    """Return the positions, (columns,) int32, of a `curve_index`."""
+    return index.to(torch.int32, copy=True) if basis is Basis.RAMP else unfolded_positions(index, length)
+
+
+def _index_type(length: int) -> torch.dtype:
+    return torch.uint8 if length <= 2**8 else torch.int16 if length <= 2**15 else torch.int32
 
 
 def folded_index(positions: Tensor, length: int) -> Tensor:
@@ -26,9 +42,8 @@ def folded_index(positions: Tensor, length: int) -> Tensor:
         positions: (columns,) integers in [0, length).
         length: samples on the curve.
     """
-    dtype = torch.uint8 if length <= 2**8 else torch.int16 if length <= 2**15 else torch.int32
     half = positions >> 1
-    return torch.where(positions % 2 == 0, half, length - 1 - half).to(dtype)
+    return torch.where(positions % 2 == 0, half, length - 1 - half).to(_index_type(length))
 
 
 def unfolded_positions(index: Tensor, length: int) -> Tensor:
@@ -76,15 +91,21 @@ def sort_columns(index: Tensor, length: int) -> SortedColumns:
     return SortedColumns(order, starts)
 
 
-def decode_columns(coefficients: Tensor, index: Tensor, length: int, columns: SortedColumns | None = None) -> Tensor:
+def decode_columns(
+    coefficients: Tensor, index: Tensor, length: int, columns: SortedColumns | None = None,
+    basis: Basis = Basis.COSINE,
+) -> Tensor:  # fmt: skip
     """Return every column's sample of the curve: (groups, coefficients_per_row) -> (groups, columns).
 
     Args:
         coefficients: (groups, coefficients_per_row) floating point.
-        index: (columns,) result of `folded_index`.
+        index: (columns,) result of `curve_index`.
         length: samples on the curve.
         columns: result of `sort_columns`, if available; otherwise a GPU sorts in every backward pass.
+        basis: functions of the curve.
     """
+    if basis is Basis.RAMP:
+        return decode_ramp(coefficients, index, length)
     if torch.compiler.is_compiling() or is_tracing():  # they do not support autograd functions with jvp
         compiled: Tensor = gather_samples(coefficients, index, length)
         return compiled

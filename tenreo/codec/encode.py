@@ -8,11 +8,12 @@ from torch import Tensor
 
 from tenreo.codec.chain import chain
 from tenreo.codec.cosine import dct
-from tenreo.codec.decoding import decode_columns, folded_index
+from tenreo.codec.decoding import curve_index, decode_columns
 from tenreo.codec.distortion import energy
 from tenreo.codec.precision import fake_quantize
+from tenreo.codec.ramp import fit_ramp
 from tenreo.codec.refine import columns_of, fit, refine
-from tenreo.codec.shape import CurveShape, Precision
+from tenreo.codec.shape import Basis, CurveShape, Precision
 from tenreo.codec.threads import SINGLE_THREADED, Task
 from tenreo.errors import TenreoError
 
@@ -27,6 +28,7 @@ class EncodedWeight:
         length: samples on the curve.
         shape: shape of the weight; it has groups * columns elements.
         memory: bits of memory of the trellis (`tenreo.codec.trellis`) whose path the positions are; 0: no trellis.
+        basis: functions of the curve.
     """
 
     coefficients: Tensor
@@ -34,6 +36,7 @@ class EncodedWeight:
     length: int
     shape: tuple[int, ...]
     memory: int = 0
+    basis: Basis = Basis.COSINE
 
 
 def encode(
@@ -268,8 +271,8 @@ def decode(encoded: EncodedWeight) -> Tensor:
     Raises:
         TenreoError: if a row has more coefficients than the curve has samples.
     """
-    index = folded_index(encoded.positions, encoded.length)
-    columns = decode_columns(encoded.coefficients, index, encoded.length)  # (groups, columns)
+    index = curve_index(encoded.positions, encoded.length, encoded.basis)
+    columns = decode_columns(encoded.coefficients, index, encoded.length, basis=encoded.basis)  # (groups, columns)
     return columns.reshape(encoded.shape)
 
 
@@ -286,4 +289,6 @@ def project(weight: Tensor, positions: Tensor, shape: CurveShape) -> Tensor:
     """
     matrix, scale = scaled_matrix(weight, shape.groups)
     start = matrix.new_zeros(shape.groups, shape.coefficients_per_row)
+    if shape.basis is Basis.RAMP:
+        return (fit_ramp(matrix[0], positions, start, shape.length, offset=True) / scale).to(weight.dtype)
     return (fit(matrix, positions, start, shape.length, iterations=100) / scale).to(weight.dtype)

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tenreo.codec import range_coder
+from tenreo.codec.alphabet import Alphabet, alphabet_of
 from tenreo.codec.packing import pack, unpack
-from tenreo.codec.shape import CODED_HEADER, MOST_MEMORY
+from tenreo.codec.shape import CODED_HEADER, MOST_MEMORY, Basis
 from tenreo.codec.trellis import following
 from tenreo.errors import TenreoError
 from tenreo.sizes import bit_width, packed_size
@@ -73,7 +74,7 @@ def columns_per_output(shape: Sequence[int]) -> int:
     return max(1, math.prod(shape[1:]))
 
 
-def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0) -> Tensor:
+def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0, basis: Basis = Basis.COSINE) -> Tensor:
     """Encode positions as a stream of bytes.
 
     >>> positions = torch.tensor([0, 1, 1, 1, 2, 1, 1, 1] * 100, dtype=torch.int32)  # 200 bytes of packed bits
@@ -86,14 +87,17 @@ def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0) 
         length: samples on the curve.
         row: number of columns of the same output channels.
         memory: bits of memory of the trellis whose path the positions are; 0: no trellis.
+        basis: functions of the curve.
 
     Returns:
         (bytes,) uint8, at most 5 bytes more than packed bits.
     """
     symbols = positions.numpy().astype(np.int32)
     checksum = zlib.crc32(symbols.astype("<i4").tobytes()).to_bytes(4, "little")
-    classes = choose_classes(symbols, length, row, memory)
-    coded = _encode(symbols, length, row, memory, classes)
+    alphabet = alphabet_of(length, memory, basis)
+    cells = alphabet.cells_of(symbols)
+    classes = choose_classes(cells, alphabet, row)
+    coded = _encode(symbols, cells, alphabet, row, memory, classes)
     kind = memory + 16 * (classes.count - 1) + 128 * classes.across
     width = bit_width(length)
     if len(coded) >= packed_size(len(symbols), width) or not _plausible(len(symbols), len(coded)):
@@ -113,32 +117,34 @@ def even_bytes(columns: int, length: int) -> int:
     return CODED_HEADER + min(packed_size(columns, bit_width(length)), math.ceil(ideal))
 
 
-def _encode(symbols: Any, length: int, row: int, memory: int, classes: Classes) -> Any:
-    contexts = classes.of_columns(len(symbols), row)
-    counts = _counts(symbols, contexts, length, classes.count, memory)
-    coder = range_coder.encoder(4 * len(symbols) + len(classes.of_blocks) + 6 * counts.size + 64)
+def _encode(positions: Any, cells: Any, alphabet: Alphabet, row: int, memory: int, classes: Classes) -> Any:
+    contexts = classes.of_columns(len(positions), row)
+    counts = _counts(cells, contexts, alphabet, classes.count)
+    coder = range_coder.encoder(5 * len(positions) + len(classes.of_blocks) + 6 * counts.size + 64)
     if classes.count > 1:
-        of_classes = np.bincount(classes.of_blocks)[None]
-        _encode_symbols(classes.of_blocks, np.zeros(len(classes.of_blocks), np.uint8), 0, of_classes, coder)
-    _encode_symbols(symbols, contexts, memory, counts, coder)
+        blocks = classes.of_blocks
+        plain = alphabet_of(classes.count, 0, Basis.COSINE)
+        _encode_symbols(blocks, blocks, np.zeros(len(blocks), np.uint8), 0, np.bincount(blocks)[None], plain, coder)
+    _encode_symbols(positions, cells, contexts, memory, counts, alphabet, coder)
     return range_coder.finish(coder)
 
 
-def _encode_symbols(symbols: Any, contexts: Any, memory: int, counts: Any, coder: range_coder.Coder) -> None:
+def _encode_symbols(
+    positions: Any, cells: Any, contexts: Any, memory: int, counts: Any, alphabet: Alphabet, coder: range_coder.Coder
+) -> None:
     range_coder.encode_counts(counts, *coder)
-    range_coder.encode_symbols(symbols, contexts, following(memory), *range_coder.count_trees(counts), *coder)
+    ranges, trees = (alphabet.first, alphabet.extra), tuple(range_coder.count_trees(counts))
+    range_coder.encode_symbols(positions, cells, contexts, following(memory), ranges, trees, *coder)
 
 
-def _counts(symbols: Any, contexts: Any, length: int, classes: int, memory: int) -> Integers:
-    """Count the positions: (classes, length), or (2 * classes, length / 2) by class and set of a trellis."""
-    even = length + length % 2 if memory else length
-    counts = np.bincount(contexts.astype(np.int64) * even + symbols, minlength=classes * even)
-    if not memory:
-        return counts.reshape(classes, length)
-    return np.ascontiguousarray(counts.reshape(classes, even // 2, 2).transpose(0, 2, 1)).reshape(2 * classes, -1)
+def _counts(cells: Any, contexts: Any, alphabet: Alphabet, classes: int) -> Integers:
+    """Count the symbols by class and set: (sets * classes, symbols)."""
+    counts = np.bincount(contexts.astype(np.int64) * alphabet.cells + cells, minlength=classes * alphabet.cells)
+    by_set = counts.reshape(classes, len(alphabet.first), alphabet.sets).transpose(0, 2, 1)
+    return np.ascontiguousarray(by_set).reshape(alphabet.sets * classes, -1)
 
 
-def decode_positions(stream: Tensor, columns: int, length: int, row: int) -> Tensor:
+def decode_positions(stream: Tensor, columns: int, length: int, row: int, basis: Basis = Basis.COSINE) -> Tensor:
     """Decode a stream of `encode_positions`.
 
     Args:
@@ -146,6 +152,7 @@ def decode_positions(stream: Tensor, columns: int, length: int, row: int) -> Ten
         columns: number of columns of the weight, at least 1.
         length: samples on the curve.
         row: number of columns of the same output channels.
+        basis: functions of the curve.
 
     Returns:
         (columns,) int32 in [0, length).
@@ -162,7 +169,7 @@ def decode_positions(stream: Tensor, columns: int, length: int, row: int) -> Ten
     if kind == KIND_PACKED:
         positions = _unpack(stream[CODED_HEADER:], columns, length)
     else:
-        positions = _decode(kind, data[CODED_HEADER:], columns, length, row)
+        positions = _decode(kind, data[CODED_HEADER:], columns, length, row, basis)
     if zlib.crc32(positions.astype("<i4").tobytes()) != checksum:
         raise TenreoError("positions: the checksum of the positions is wrong; the file is damaged")
     return torch.from_numpy(positions)
@@ -183,7 +190,7 @@ def _unpack(packed: Tensor, columns: int, length: int) -> Any:
     return positions.to(torch.int32).numpy()
 
 
-def _decode(kind: int, data: Any, columns: int, length: int, row: int) -> Any:
+def _decode(kind: int, data: Any, columns: int, length: int, row: int, basis: Basis) -> Any:
     memory, classes, across = kind % 16, kind // 16 % 8 + 1, kind >= 128
     if memory > MOST_MEMORY or (across and classes == 1):
         raise _damaged(f"an unknown kind of code, {kind}")
@@ -193,61 +200,63 @@ def _decode(kind: int, data: Any, columns: int, length: int, row: int) -> Any:
     contexts = np.zeros(columns, np.uint8)
     if classes > 1:
         blocks = int(blocks_of(columns, row, across).max()) + 1
-        of_blocks = np.empty(blocks, np.int32)
-        _decode_symbols(of_blocks, np.zeros(blocks, np.uint8), 0, (1, classes), coder)
+        plain = alphabet_of(classes, 0, Basis.COSINE)
+        of_blocks = _decode_symbols(np.zeros(blocks, np.uint8), 1, 0, plain, coder)
         contexts = Classes(of_blocks.astype(np.int64), across).of_columns(columns, row)
-    positions = np.empty(columns, np.int32)
-    shape = (2 * classes, (length + 1) // 2) if memory else (classes, length)
-    _decode_symbols(positions, contexts, memory, shape, coder)
-    if positions.max() >= length:  # possible if the length is odd: both sets of a trellis are coded with equal sizes
-        raise _damaged(f"a position of {positions.max()} on a curve of {length} samples")
+    positions = _decode_symbols(contexts, classes, memory, alphabet_of(length, memory, basis), coder)
+    low, high = int(positions.min()), int(positions.max())
+    if low < 0 or high >= length:  # the first and last range, and the last odd sample, may reach beyond the curve
+        raise _damaged(f"a position of {high if high >= length else low} on a curve of {length} samples")
     if len(data) > coder.state[2]:
         raise _damaged(f"{len(data) - int(coder.state[2])} bytes too many")
     return positions
 
 
-def _decode_symbols(symbols: Any, contexts: Any, memory: int, shape: tuple[int, int], coder: range_coder.Coder) -> None:
-    counts = np.zeros(shape, np.int64)
-    if not range_coder.decode_counts(counts, len(symbols), *coder):
-        raise _damaged(f"counts whose sum is not {len(symbols)}")
-    trees = range_coder.count_trees(counts)
-    if not range_coder.decode_symbols(symbols, contexts, following(memory), *trees, *coder):
+def _decode_symbols(
+    contexts: Any, classes: int, memory: int, alphabet: Alphabet, coder: range_coder.Coder
+) -> NDArray[np.int32]:
+    counts = np.zeros((alphabet.sets * classes, len(alphabet.first)), np.int64)
+    if not range_coder.decode_counts(counts, len(contexts), *coder):
+        raise _damaged(f"counts whose sum is not {len(contexts)}")
+    positions, ranges = np.empty(len(contexts), np.int32), (alphabet.first, alphabet.extra)
+    trees = tuple(range_coder.count_trees(counts))
+    if not range_coder.decode_symbols(positions, contexts, following(memory), ranges, trees, *coder):
         raise _damaged("more symbols of a kind than its counts allow")
+    return positions
 
 
 def _damaged(content: str) -> TenreoError:
     return TenreoError(f"positions: a stream of positions has {content}; the file is damaged")
 
 
-def choose_classes(symbols: Any, length: int, row: int, memory: int) -> Classes:
+def choose_classes(cells: Any, alphabet: Alphabet, row: int) -> Classes:
     """Choose the classes with which the positions and the counts take the fewest bits.
 
     Args:
-        symbols: (columns,) positions.
-        length: samples on the curve.
+        cells: (columns,) the cell of each position.
+        alphabet: the alphabet of the positions.
         row: number of columns of the same output channels.
-        memory: bits of memory of the trellis, 0 without one. With a trellis, the even and the odd samples have separate
-            counts.
     """
-    best = Classes(np.zeros(1 + (len(symbols) - 1) // row, np.int64), False)
-    least = _bits(_counts(symbols, np.zeros(len(symbols), np.uint8), length, 1, memory))
+    best = Classes(np.zeros(1 + (len(cells) - 1) // row, np.int64), False)
+    least = _bits(_counts(cells, np.zeros(len(cells), np.uint8), alphabet, 1))
     for across in (False, True):
-        blocks = blocks_of(len(symbols), row, across)
+        blocks = blocks_of(len(cells), row, across)
         number = int(blocks.max()) + 1
-        if number < 2 or number * length > min(_MOST_CELLS, _CELLS_PER_COLUMN * len(symbols)):
+        if number < 2 or number * alphabet.cells > min(_MOST_CELLS, _CELLS_PER_COLUMN * len(cells)):
             continue
-        histograms = _counts(symbols, blocks, length, number, memory=0).astype(np.float32)
+        counted = np.bincount(blocks * alphabet.cells + cells, minlength=number * alphabet.cells)
+        histograms = counted.reshape(number, alphabet.cells).astype(np.float32)
         for count in CLASSES[1:]:
-            of_blocks = _cluster(histograms, count, memory)
+            of_blocks = _cluster(histograms, count, alphabet.sets)
             classes = Classes(of_blocks, across)
-            counts = _counts(symbols, classes.of_columns(len(symbols), row), length, classes.count, memory)
+            counts = _counts(cells, classes.of_columns(len(cells), row), alphabet, classes.count)
             bits = _bits(counts) + _bits(np.bincount(of_blocks)[None])
             if bits < least:
                 best, least = classes, bits
     return best
 
 
-def _cluster(histograms: NDArray[np.float32], count: int, memory: int) -> Integers:
+def _cluster(histograms: NDArray[np.float32], count: int, sets: int) -> Integers:
     """Cluster blocks by their histograms so that their positions take few bits; return the classes, (blocks,)."""
     probabilities = histograms / histograms.sum(1, keepdims=True)
     entropies = -(probabilities * np.log2(np.where(probabilities > 0, probabilities, 1))).sum(1)
@@ -255,17 +264,17 @@ def _cluster(histograms: NDArray[np.float32], count: int, memory: int) -> Intege
     classes[np.argsort(entropies, kind="stable")] = np.arange(len(histograms)) * count // len(histograms)
     for _ in range(_ITERATIONS):
         frequencies = (np.arange(count)[:, None] == classes).astype(np.float32) @ histograms
-        before, classes = classes, (histograms @ bits_of(frequencies + _UNSEEN, memory).T).argmin(1)
+        before, classes = classes, (histograms @ bits_of(frequencies + _UNSEEN, sets).T).argmin(1)
         if (before == classes).all():
             break
     return np.unique(classes, return_inverse=True)[1]  # without empty classes
 
 
-def bits_of(frequencies: Any, memory: int) -> Any:
-    """Convert frequencies to bits, (classes, length); with a trellis, within the even and the odd positions."""
+def bits_of(frequencies: Any, sets: int) -> Any:
+    """Convert frequencies of cells, (classes, cells), to bits within each set."""
     totals = np.empty_like(frequencies)
-    for first in range(2 if memory else 1):
-        part = slice(first, None, 2 if memory else 1)
+    for first in range(sets):
+        part = slice(first, None, sets)
         totals[:, part] = frequencies[:, part].sum(1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(frequencies > 0, np.log2(totals) - np.log2(frequencies), np.inf)

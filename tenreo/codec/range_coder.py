@@ -176,22 +176,25 @@ def decode_counts(counts, most, state, data):
 
 
 @compiled
-def encode_symbols(symbols, contexts, following, left, counts, state, data):
-    """Encode symbols, each with the table of its context and of the present state of a state machine.
+def encode_symbols(positions, cells, contexts, following, ranges, trees, state, data):
+    """Encode positions, each with the table of its context and of the present state of a state machine.
 
     Args:
-        symbols: (n,) integers; with a state machine, 2 * symbol + lowest bit of the state.
+        positions: (n,) integers; with a state machine, 2 * index + lowest bit of the state, otherwise the index.
+        cells: (n,) integers, the same of the symbol instead of the index.
         contexts: (n,) integers.
-        following: (states, 2) next state by the lowest bit of the symbol; a single state means no state machine.
-        left, counts: fields of `CountTrees` for all contexts, or for 2 * contexts with a state machine.
+        following: (states, 2) next state by the lowest bit of the index; a single state means no state machine.
+        ranges: the smallest index of each symbol, and the bits after the symbol: fields of the `Alphabet`.
+        trees: `CountTrees` for all contexts, or for 2 * contexts with a state machine, as a tuple.
         state, data: fields of the `Coder`.
     """
+    (first, extra), (left, counts) = ranges, trees
     machine = 1 if len(following) > 1 else 0
     leaves = left.shape[1]
     now = 0
-    for i in range(len(symbols)):
+    for i in range(len(positions)):
         table = contexts[i] << machine | now & machine
-        symbol = symbols[i] >> machine
+        symbol, index = cells[i] >> machine, positions[i] >> machine
         node, below = 1, 0
         bit = leaves >> 1
         while bit:
@@ -203,18 +206,21 @@ def encode_symbols(symbols, contexts, following, left, counts, state, data):
                 node = 2 * node
             bit >>= 1
         _shrink(state, data, below, counts[table, symbol], left[table, 0])
+        if extra[symbol]:
+            _shrink(state, data, index - first[symbol], 1, 1 << extra[symbol])
         left[table, 0] -= 1
         counts[table, symbol] -= 1
-        now = following[now, symbol & 1]
+        now = following[now, index & 1]
 
 
 @compiled
-def decode_symbols(symbols, contexts, following, left, counts, state, data):
-    """Decode the result of `encode_symbols` into `symbols`; return whether the stream is valid."""
+def decode_symbols(positions, contexts, following, ranges, trees, state, data):
+    """Decode the result of `encode_symbols` into `positions`; return whether the stream is valid."""
+    (first, extra), (left, counts) = ranges, trees
     machine = 1 if len(following) > 1 else 0
     leaves = left.shape[1]
     now = 0
-    for i in range(len(symbols)):
+    for i in range(len(positions)):
         table = contexts[i] << machine | now & machine
         total = left[table, 0]
         if total <= 0:
@@ -235,6 +241,14 @@ def decode_symbols(symbols, contexts, following, left, counts, state, data):
         _advance(state, data, below, counts[table, symbol], total)
         left[table, 0] = total - 1
         counts[table, symbol] -= 1
-        symbols[i] = symbol << machine | now & machine
-        now = following[now, symbol & 1]
+        index = first[symbol]
+        if extra[symbol]:
+            places = 1 << extra[symbol]
+            place = _target(state, places)
+            if place == places:
+                return False
+            _advance(state, data, place, 1, places)
+            index += place
+        positions[i] = index << machine | now & machine
+        now = following[now, index & 1]
     return True

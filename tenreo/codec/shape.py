@@ -6,7 +6,9 @@ from enum import StrEnum
 from tenreo.sizes import bit_width, packed_size
 
 MOST_MEMORY = 8  # bits of a trellis: 256 states
-MOST_VALUES = 4096  # samples of a curve of one row, which is a table of values
+MOST_VALUES = 4096  # samples of a curve of cosines of one row, which is a table of values
+MOST_LEVELS = 1 << 24  # samples of a ramp: float32 represents the levels exactly
+RAMP_COEFFICIENTS = 3
 CODED_HEADER = 5  # bytes before coded positions
 _BAND = 64  # minimum number of coefficients that share a scale
 _MOST_BANDS = 16  # maximum number of scales per row
@@ -18,6 +20,13 @@ class Positions(StrEnum):
     INT32 = "int32"
     PACKED = "packed"
     CODED = "coded"
+
+
+class Basis(StrEnum):
+    """The functions whose sum is a curve: the lowest cosines, or the three functions of `tenreo.codec.ramp`."""
+
+    COSINE = "cosine"
+    RAMP = "ramp"
 
 
 class Precision(StrEnum):
@@ -56,6 +65,7 @@ class CurveShape:
     memory: int = (
         0  # bits of memory of the trellis (`tenreo.codec.trellis`) whose path the positions are; 0: no trellis
     )
+    basis: Basis = Basis.COSINE  # functions of the curve
 
     @property
     def coefficients(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from tenreo.codec.jit import compiled
 from tenreo.codec.threads import SINGLE_THREADED, Task
 
+_WINDOW = 16  # samples near a value that are examined; a price is never worth a larger distance
 _BLOCK = 1 << 16  # columns of a block; at its end the cheapest path so far becomes final, which bounds the memory
 _NORMALIZE = 32  # columns after which the smallest cost is subtracted from all costs
 # Ungerboeck's codes for amplitude modulation, by memory: two parity-check polynomials; bit i is a delay of i steps.
@@ -43,14 +44,17 @@ def following(memory: int) -> Any:
 
 
 def cheapest_path(
-    values: Any, samples: Any, prices: Any, contexts: Any, machine: Any, result: Any, task: Task = SINGLE_THREADED
-) -> None:
+    values: Any, samples: Any, cells: Any, prices: Any, contexts: Any, machine: Any, result: Any,
+    task: Task = SINGLE_THREADED,
+) -> None:  # fmt: skip
     """Write the positions with the smallest sum of squared errors and prices; the machine starts in state 0.
 
     Args:
         values: (n,) float32.
-        samples: (length,) float32.
-        prices: (contexts, length) float32, cost of each sample in units of squared error.
+        samples: (length,) float32, rising in nearly equal steps, with the most frequent values in the middle. Of each
+            subset, only the samples near a value and those in the middle are examined.
+        cells: (length,) int32, column of `prices` for each sample.
+        prices: (contexts, cells) float32, cost of the samples in units of squared error.
         contexts: (n,) integers, row of `prices` for each value.
         machine: (states, 2) result of `following`, with at least 4 states.
         result: (n,) int32, overwritten.
@@ -59,19 +63,27 @@ def cheapest_path(
     Raises:
         CancelledError: if the task was cancelled.
     """
-    padding = -len(samples) % 4
+    step = (samples[-1] - samples[0]) / max(1, len(samples) - 1)
+    windows = np.full(len(values), -_WINDOW // 2) if step == 0 else (values - samples[0]) / step - _WINDOW // 2
+    padding = max(-len(samples) % 4, _WINDOW - len(samples))
+    middle = len(samples) // 2 & ~3
     samples = np.pad(samples, (0, padding))
-    prices = np.pad(prices, ((0, 0), (0, padding)), constant_values=np.inf)
-    state = 0
+    cells = np.pad(cells, (0, padding), constant_values=prices.shape[1])
+    prices = np.pad(prices, ((0, 0), (0, 1)), constant_values=np.inf)
+    windows = windows.clip(0, len(samples) - _WINDOW).astype(np.int32) & ~3
+    curve, state = (samples, cells, middle), 0
     for first in range(0, len(values), _BLOCK):
         task.check_stopped()
         part = slice(first, first + _BLOCK)
-        state = _cheapest_block(values[part], samples, prices, contexts[part], machine, state, result[part])
+        state = _cheapest_block(
+            values[part], windows[part], curve, prices, contexts[part], machine, state, result[part]
+        )
 
 
 @compiled
-def _cheapest_block(values, samples, prices, contexts, machine, start, result):
+def _cheapest_block(values, windows, curve, prices, contexts, machine, start, result):
     """Find the cheapest path from a state by Viterbi's algorithm; return its last state."""
+    samples, cells, middle = curve
     states = len(machine)
     # Two states lead to every state, one by each subset of a set: the even set leads to the lower half of the states,
     # the odd set to the upper half. Simple loops over all states are vectorized.
@@ -84,9 +96,13 @@ def _cheapest_block(values, samples, prices, contexts, machine, start, result):
     low, high = np.empty(states, np.float32), np.empty(states, np.float32)
     chosen = np.empty((len(values), 4), np.int32)  # best sample of each subset
     by_high = np.empty((len(values), states), np.bool_)  # whether the cheapest way to a state is by the second subset
-    costs = np.empty(len(samples), np.float32)
+    least = np.empty(4, np.float32)
     for i in range(len(values)):
-        least = _best_of_subsets(values[i], samples, prices[contexts[i]], costs, chosen[i])
+        price, first = prices[contexts[i]], windows[i]
+        least[:] = np.inf
+        _examine(values[i], first, first + _WINDOW, samples, cells, price, least, chosen[i])
+        if not first <= middle < first + _WINDOW:
+            _examine(values[i], middle, middle + 4, samples, cells, price, least, chosen[i])
         for state in range(states):
             low[state] = cost[from_low[state]]
             high[state] = cost[from_high[state]]
@@ -112,23 +128,13 @@ def _cheapest_block(values, samples, prices, contexts, machine, start, result):
 
 
 @compiled
-def _best_of_subsets(value, samples, prices, costs, chosen):
-    """Return the smallest squared error plus price in each subset; write the samples into `chosen`."""
-    for position in range(len(samples)):
-        gap = value - samples[position]
-        costs[position] = gap * gap + prices[position]
-    a = b = c = d = np.float32(np.inf)
-    for position in range(0, len(samples) - 3, 4):
-        if costs[position] < a:
-            a = costs[position]
-            chosen[0] = position
-        if costs[position + 1] < b:
-            b = costs[position + 1]
-            chosen[1] = position + 1
-        if costs[position + 2] < c:
-            c = costs[position + 2]
-            chosen[2] = position + 2
-        if costs[position + 3] < d:
-            d = costs[position + 3]
-            chosen[3] = position + 3
-    return a, b, c, d
+def _examine(value, first, end, samples, cells, prices, least, chosen):
+    """Update the smallest squared error plus price in each subset, and its sample, by those from `first` to `end`."""
+    for position in range(first, end, 4):
+        for subset in range(4):
+            sample = position + subset
+            gap = value - samples[sample]
+            cost = gap * gap + prices[cells[sample]]
+            if cost < least[subset]:
+                least[subset] = cost
+                chosen[subset] = sample

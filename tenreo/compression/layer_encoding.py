@@ -105,7 +105,7 @@ def _with_report(
         )
     error_unrefined = None if unrefined is None else squared_error(weight, unrefined)
     groups, per_row = encoded.coefficients.shape
-    curve = CurveShape(groups, encoded.length, per_row, layer.encoding.precision, encoded.memory)
+    curve = CurveShape(groups, encoded.length, per_row, layer.encoding.precision, encoded.memory, encoded.basis)
     record = LayerRecord(layer.shape, curve, positions=positions)
     position_bytes = len(stored_positions(encoded.positions.cpu(), record))
     report = LayerReport(

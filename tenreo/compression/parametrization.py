@@ -13,15 +13,15 @@ from torch.nn.utils import parametrize
 
 from tenreo.codec.decoding import (
     SortedColumns,
+    curve_index,
     decode_columns,
-    folded_index,
     is_tracing,
+    positions_of_index,
     sort_columns,
-    unfolded_positions,
 )
 from tenreo.codec.encode import EncodedWeight, project
 from tenreo.codec.precision import fake_quantize
-from tenreo.codec.shape import CurveShape, Precision
+from tenreo.codec.shape import Basis, CurveShape, Precision
 from tenreo.compression.decoded_weight import DecodedWeight
 from tenreo.devices import public_function
 from tenreo.errors import TenreoError
@@ -58,19 +58,19 @@ class CurveWeight(nn.Module):
     def __init__(self, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
         super().__init__()
         groups, per_row = encoded.coefficients.shape
-        self.curve = CurveShape(groups, encoded.length, per_row, precision, encoded.memory)
+        self.curve = CurveShape(groups, encoded.length, per_row, precision, encoded.memory, encoded.basis)
         self.shape = encoded.shape
         self.errors = errors
         self._index: Tensor  # (columns,)
         self._sorted: SortedColumns | None
         self._lent: Tensor | None  # copy of the positions in the last state dict; changing it is an error
-        self._set_index(folded_index(encoded.positions, encoded.length))
+        self._set_index(curve_index(encoded.positions, encoded.length, encoded.basis))
         self._initial: Tensor | None = encoded.coefficients
 
     @property
     def positions(self) -> Tensor:
         """A copy of the positions, (columns,) int32 in [0, length)."""
-        return unfolded_positions(self._index, self.curve.length)
+        return positions_of_index(self._index, self.curve.length, self.curve.basis)
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """Decode coefficients, (groups, coefficients_per_row), to a weight of shape `shape`."""
@@ -84,7 +84,8 @@ class CurveWeight(nn.Module):
         compiling = torch.compiler.is_compiling()
         if not compiling:  # the compiler cannot trace these steps
             self._prepare(coefficients)
-        columns = decode_columns(coefficients, self._index, self.curve.length, self._sorted)  # (groups, columns)
+        curve = self.curve
+        columns = decode_columns(coefficients, self._index, curve.length, self._sorted, curve.basis)
         weight = columns.reshape(self.shape)
         return weight if compiling or is_tracing() else weight.as_subclass(DecodedWeight)
 
@@ -100,7 +101,9 @@ class CurveWeight(nn.Module):
                 )
         if self._index.device != coefficients.device or self._index.is_inference():
             self._set_index(self._index.to(coefficients.device))
-        if self._sorted is None and self._index.is_cuda and coefficients.requires_grad and torch.is_grad_enabled():
+        trains = coefficients.requires_grad and torch.is_grad_enabled()
+        gathers = self._index.is_cuda and self.curve.basis is Basis.COSINE
+        if self._sorted is None and gathers and trains:
             self._sorted = sort_columns(self._index, self.curve.length)
 
     def _set_index(self, index: Tensor) -> None:
@@ -137,7 +140,7 @@ class CurveWeight(nn.Module):
             error_msgs.append(f"{name}: given positions outside [0, {length})")
         else:
             device = given.device if self._index.is_meta else self._index.device
-            self._set_index(folded_index(given.to(device), length))
+            self._set_index(curve_index(given.to(device), length, self.curve.basis))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sorted": None, "_lent": None}

@@ -98,7 +98,7 @@ def stored_positions(positions: Tensor, layer: LayerRecord) -> Tensor:
     """Convert positions, (columns,) int32 on the CPU, to the form in which a file stores them."""
     curve = layer.curve
     if layer.positions == Positions.CODED:
-        return encode_positions(positions, curve.length, columns_per_output(layer.shape), curve.memory)
+        return encode_positions(positions, curve.length, columns_per_output(layer.shape), curve.memory, curve.basis)
     return pack(positions, curve.position_bits) if layer.positions == Positions.PACKED else positions
 
 
@@ -151,7 +151,8 @@ def _unpack_layer(name: str, record: LayerRecord, tensors: Mapping[str, Tensor],
     length = record.curve.length
     try:
         if record.positions == Positions.CODED:
-            positions = decode_positions(positions, record.columns, length, columns_per_output(record.shape))
+            row = columns_per_output(record.shape)
+            positions = decode_positions(positions, record.columns, length, row, record.curve.basis)
     except TenreoError as error:
         raise TenreoError(f"{path}: {name}: {error}") from error
     if record.positions == Positions.PACKED:
@@ -159,7 +160,8 @@ def _unpack_layer(name: str, record: LayerRecord, tensors: Mapping[str, Tensor],
     if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < length:
         raise TenreoError(f"{path}: {name + POSITIONS} has values outside [0, {length}); the file is damaged")
     coefficients = unpack_coefficients(tensors[name + COEFFICIENTS], tensors.get(name + SCALES), record.curve)
-    return EncodedWeight(coefficients, positions.to(torch.int32), length, record.shape, record.curve.memory)
+    curve = record.curve
+    return EncodedWeight(coefficients, positions.to(torch.int32), length, record.shape, curve.memory, curve.basis)
 
 
 def _counter(batches: Tensor) -> Tensor:

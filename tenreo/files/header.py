@@ -3,7 +3,8 @@
 The metadata contain `tenreo.version` and, as JSON strings, `tenreo.model`, `tenreo.recipe` and `tenreo.layers`.
 
 In version 1, positions are int32 and coefficients are floating-point numbers. In version 2, positions are packed, and
-coefficients may be integers. In version 3, positions may be entropy-coded. docs/format.md specifies every byte.
+coefficients may be integers. In version 3, positions may be entropy-coded. In version 4, curves may be ramps.
+docs/format.md specifies every byte.
 """
 
 import json
@@ -35,7 +36,7 @@ from tenreo.files.paths import opened
 from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.values import Fields, cleaned, parse
 
-VERSION = 3
+VERSION = 4
 _MOST_HEADER = 10_000_000  # bytes; the header of a compressed ResNet-152 has 0.2 MB
 _MOST_BYTES, _MOST_DIMENSIONS = 2**63, 64  # of a tensor
 
@@ -117,8 +118,8 @@ def metadata(info: ModelInfo, recipe: Mapping[str, Any] | None, layers: Mapping[
     """
     result = {
         "format": "pt",
-        # Version 2, if it suffices, so that earlier releases can read the file.
-        "tenreo.version": "3" if any(layer.positions == Positions.CODED for layer in layers.values()) else "2",
+        # The lowest version that suffices, so that earlier releases can read the file.
+        "tenreo.version": str(max((layer.version for layer in layers.values()), default=2)),
         "tenreo.model": json.dumps(info.to_dict()),
         "tenreo.layers": json.dumps({name: layer.to_dict() for name, layer in layers.items()}),
     }

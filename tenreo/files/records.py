@@ -6,7 +6,16 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tenreo.codec.shape import MOST_MEMORY, MOST_VALUES, CurveShape, Positions, Precision
+from tenreo.codec.shape import (
+    MOST_LEVELS,
+    MOST_MEMORY,
+    MOST_VALUES,
+    RAMP_COEFFICIENTS,
+    Basis,
+    CurveShape,
+    Positions,
+    Precision,
+)
 from tenreo.errors import printable
 from tenreo.files.values import Fields
 
@@ -220,6 +229,11 @@ class LayerRecord:
         return math.prod(self.shape)
 
     @property
+    def version(self) -> int:
+        """The lowest version of the file format, from 2, that has such a layer."""
+        return 4 if self.curve.basis is Basis.RAMP else 3 if self.positions == Positions.CODED else 2
+
+    @property
     def columns(self) -> int:
         """Number of columns of the reshaped weight, which is the number of positions."""
         return self.curve.columns(self.numel)
@@ -243,6 +257,7 @@ class LayerRecord:
             "signal": signal,
             **coded,
             **({"memory": self.curve.memory} if self.curve.memory else {}),
+            **({"basis": self.curve.basis} if self.curve.basis is Basis.RAMP else {}),
         }
 
     @classmethod
@@ -253,7 +268,8 @@ class LayerRecord:
         precision = read.one_of("precision", tuple(Precision)) if read.has("precision") else Precision.FLOAT32
         groups, length, per_row = (read.whole(key, 1, _MOST_ELEMENTS) for key in ("groups", "length", "kept"))
         memory = read.whole("memory", 2, MOST_MEMORY) if read.has("memory") else 0
-        curve = CurveShape(groups, length, per_row, Precision(precision), memory)
+        basis = Basis(read.one_of("basis", (Basis.RAMP,))) if read.has("basis") else Basis.COSINE
+        curve = CurveShape(groups, length, per_row, Precision(precision), memory, basis)
         bits = read.whole("position_bits", 1, 32) if read.has("position_bits") else 32
         if bits not in (32, curve.position_bits):
             raise ValueError(f"impossible layer: positions below {length} in {bits} bits")
@@ -274,10 +290,13 @@ class LayerRecord:
         """Return a record of numbers from a file. Raise ValueError if no weight can have this combination."""
         numel = math.prod(shape)
         # If a curve could have more samples than columns, a small file could cause a large allocation. Only a table of
-        # values (one group) may be longer than the number of columns, and its length is limited.
+        # values (one group) may be longer than the number of columns, and its length is limited. Decoding a ramp
+        # allocates nothing for its samples.
         possible = curve.groups >= 1 and numel <= _MOST_ELEMENTS and numel % curve.groups == 0
         most = max(numel // curve.groups, MOST_VALUES if curve.groups == 1 else 1) if possible else 0
         trellis = not curve.memory or curve.groups == 1
+        if curve.basis is Basis.RAMP:
+            trellis, most = curve.groups == 1 and curve.coefficients_per_row == RAMP_COEFFICIENTS, MOST_LEVELS
         if not trellis or not 1 <= curve.coefficients_per_row <= curve.length <= most:
             raise ValueError(
                 f"impossible layer: shape {list(shape)}, {curve.groups} groups, {curve.length} samples, "

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tenreo.codec.rate_distortion import COEFFICIENTS, MEMORY
-from tenreo.codec.shape import CODED_HEADER, MOST_VALUES, CurveShape, Precision
+from tenreo.codec.rate_distortion import MEMORY, length_for, step_for
+from tenreo.codec.shape import CODED_HEADER, RAMP_COEFFICIENTS, Basis, CurveShape, Precision
 from tenreo.modules.weights import Weight
 from tenreo.planning.bisection import bisect
 from tenreo.planning.file_estimate import FileEstimate
@@ -21,8 +21,7 @@ from tenreo.planning.rates import TargetSize
 from tenreo.planning.recipe import Recipe, target_out_of_reach
 
 _LOSS = 0.95  # c for Laplace-distributed weights: Shannon's bound is 1 / 1.156, and the trellis is 0.4 dB above it
-_STEP = math.sqrt(1 / 0.12) * 0.55  # distance between samples, in units of the square root of the price
-_DEVIATIONS = 12  # assumed width, in standard deviations, of a layer on the meta device
+_DEVIATIONS = 6  # assumed width, in standard deviations, of a layer on the meta device
 _LOG_PRICES = 200.0  # range of the search, as a binary logarithm: 100 bits per weight
 _MOST_VARIANCE = 1e300
 _FIRST_BITS = 3.0  # bits per weight at which the search for an output target begins
@@ -34,7 +33,7 @@ class Spread:
 
     numel: int
     variance: float  # a curve represents the mean without positions
-    width: float  # difference between the largest and the smallest element
+    width: float  # largest magnitude of an element
     importance: float
 
 
@@ -82,8 +81,8 @@ def spread_of(weight: Weight, importance: float) -> Spread:
         variance = 1 / max(1, numel // max(1, weight.shape[0]))
         return Spread(numel, variance, _DEVIATIONS * math.sqrt(variance), importance)
     value = value.double()
-    low, high = (x.item() for x in value.aminmax())
-    return Spread(numel, min(value.var(correction=0).item(), _MOST_VARIANCE), high - low, importance)
+    variance = min(value.var(correction=0).item(), _MOST_VARIANCE)
+    return Spread(numel, variance, value.abs().max().item(), importance)
 
 
 def _log_price_of_no_bits(spread: Spread) -> float:
@@ -112,7 +111,6 @@ def price_for(spreads: Sequence[Spread], bytes: float) -> float:
 
 
 def curve_for(spread: Spread, price: float, precision: Precision) -> CurveShape:
-    """Return the curve of a weight at a price: a table of values whose distance follows from the price."""
-    step = _STEP * math.sqrt(price / spread.importance)
-    length = math.ceil(min(MOST_VALUES, max(COEFFICIENTS, spread.width / step + 6)))
-    return CurveShape(1, length, COEFFICIENTS, precision, MEMORY)
+    """Return the curve of a weight at a price: a ramp whose step follows from the price."""
+    length = length_for(spread.width, step_for(price / spread.importance))
+    return CurveShape(1, length, RAMP_COEFFICIENTS, precision, MEMORY, Basis.RAMP)

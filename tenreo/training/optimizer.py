@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tenreo.codec.shape import Basis
 from tenreo.compression.parametrization import curves
 from tenreo.errors import TenreoError
 from tenreo.modules.layer_types import is_batchnorm
@@ -78,12 +79,14 @@ def _parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, An
     gradient step of the coefficients therefore changes the weight by T' T D times the gradient of the weight, where T
     is the transform and D is the diagonal matrix of the number of columns per sample. SGD compensates with the
     inverse of the mean of D, samples / columns. The mean is 1 in the paper's encoding, and thousands on curves of one
-    row. AdamW needs no compensation, because its steps do not depend on the scale of the gradient.
+    row. The functions of a ramp have the maximum 1 instead of the norm 1, so it counts as one sample. AdamW needs no
+    compensation, because its steps do not depend on the scale of the gradient.
     """
     samples_per_column = {
-        id(curve.coefficients): curve.weight.curve.length / max(1, curve.record.columns)
+        id(curve.coefficients): samples / max(1, curve.record.columns)
         for curve in curves(model)
-    }  # fmt: skip
+        for samples in [1 if curve.weight.curve.basis is Basis.RAMP else curve.weight.curve.length]
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         ratio = samples_per_column.get(id(parameter), 1.0) if settings.optimizer == Optimizer.SGD else 1.0

@@ -11,6 +11,7 @@ from torch import nn
 
 import tenreo
 from tenreo.codec.position_coding import encode_positions
+from tenreo.codec.shape import Basis
 from tenreo.codec.trellis import following
 
 PAGE = (ROOT / "docs" / "format.md").read_text()
@@ -33,7 +34,7 @@ def test_the_example_prints_what_the_page_shows(tmp_path, monkeypatch, capsys, p
     np.testing.assert_allclose(page["read"]("tiny.safetensors")["0.weight"], weight.detach(), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "int8", "int6", "version1"])
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "int8", "int6", "version1", "version3", "version4"])
 def test_the_decoder_of_the_page_reads_golden_files(page, name):
     skeleton = golden()
     if name == "version1":
@@ -55,6 +56,22 @@ def possible_positions(columns, length, memory, flipped):
         positions.append(sets * symbol + state % sets)
         state = machine[state, symbol % 2]
     return np.array(positions, np.int32)
+
+
+@pytest.mark.parametrize("length", [3, 4, 37, 301, 302, 10**6])
+@pytest.mark.parametrize("memory", [0, 5])
+def test_the_decoder_of_the_page_reads_coded_positions_on_a_ramp(page, length, memory):
+    columns, row, sets, random = 2000, 100, 2 if memory else 1, np.random.default_rng(length)
+    state, machine, positions = 0, following(memory), []
+    for _ in range(columns):
+        odd = state % sets
+        index = int(np.clip(random.standard_cauchy() * length / 50 + length / 4, 0, (length - 1 - odd) // sets))
+        positions.append(sets * index + odd)
+        state = machine[state, index % 2]
+    stream = encode_positions(torch.tensor(positions, dtype=torch.int32), length, row, memory, Basis.RAMP)
+    assert int(stream[0]) % 16 == memory
+    decoded = page["decode_positions"](stream.numpy().tobytes(), columns, length, row, ramp=True)
+    np.testing.assert_array_equal(decoded, positions)
 
 
 @pytest.mark.parametrize("memory", range(9))

@@ -45,7 +45,7 @@ def test_files_of_version_1_are_loaded():
 
 
 def set_version(tensors, metadata):
-    metadata["tenreo.version"] = "4"
+    metadata["tenreo.version"] = "5"
 
 
 def store_uncoded_positions(metadata, bits):
@@ -175,7 +175,7 @@ def undescribed_layer(tensors, metadata):
 @pytest.mark.parametrize(
     ("attack", "match"),
     [
-        (set_version, "has format version '4', but this tenreo reads versions up to 3"),
+        (set_version, "has format version '5', but this tenreo reads versions up to 4"),
         (positions_out_of_range, r"fc.weight.positions has values outside \[0, 448\)"),
         (flip_a_byte, r"fc\.weight: positions: .*damaged"),
         (cut_positions, r"fc\.weight: positions: .*damaged"),
@@ -183,6 +183,10 @@ def undescribed_layer(tensors, metadata):
         (long_positions, r"fc\.weight\.positions is U8 \[600\], needs U8 at most \[509\]"),
         (layer_record(memory=1), "fc: memory 1, needs a whole number of 2 to 8"),
         (layer_record(memory=3), "fc: impossible layer"),
+        (layer_record(basis="ramp"), "fc: impossible layer"),
+        (layer_record(basis="ramp", groups=1, kept=3, length=2**24 + 1, position_bits=25), "fc: impossible layer"),
+        (layer_record(basis="ramp", groups=1, kept=3, length=2, position_bits=1), "fc: impossible layer"),
+        (layer_record(basis="spline"), "fc: basis 'spline', needs one of ramp"),
         (layer_record(positions="squeezed"), "fc: positions 'squeezed', needs one of coded"),
         (layer_record(position_bits=10), "fc: impossible layer"),
         (layer_record(precision="int5"), "metadata cannot be understood: fc: precision 'int5'"),

@@ -44,6 +44,7 @@ from tenreo.cli.commands.compress import Output  # noqa: E402
 from tenreo.cli.shared_options import DenseModel  # noqa: E402
 from tenreo.cli.yaml_files import read_yaml  # noqa: E402
 from tenreo.codec.position_coding import decode_positions, encode_positions  # noqa: E402
+from tenreo.codec.shape import Basis  # noqa: E402
 from tenreo.compression.parametrization import curves  # noqa: E402
 from tenreo.data.images import BrokenImage, open_images  # noqa: E402
 from tenreo.data.label_files import read_class_map  # noqa: E402
@@ -414,13 +415,14 @@ def devkits(random: Random, inputs: Inputs) -> None:
 
 def streams(random: Random, inputs: Inputs) -> None:
     """Decode damaged streams of positions whose checksum is right."""
-    length, columns = random.choice((1, 2, 16, 60)), random.choice((1, 12, 240))
+    length, columns = random.choice((3, 16, 60, 500)), random.choice((1, 12, 240))
     positions = torch.tensor([random.randrange(length) for _ in range(columns)], dtype=torch.int32)
-    stream = encode_positions(positions, length, 12).numpy().tobytes()
+    basis = random.choice((Basis.COSINE, Basis.RAMP))
+    stream = encode_positions(positions, length, 12, basis=basis).numpy().tobytes()
     damaged = corrupted(random, stream, 0)
     expected = int.from_bytes(damaged[1:5], "little")
     with mock.patch("tenreo.codec.position_coding.zlib.crc32", return_value=expected):
-        decoded = decode_positions(torch.tensor(list(damaged), dtype=torch.uint8), columns, length, 12)
+        decoded = decode_positions(torch.tensor(list(damaged), dtype=torch.uint8), columns, length, 12, basis)
     assert decoded.shape == (columns,)
 
 
