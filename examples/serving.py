@@ -41,9 +41,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Print nothing for a request."""
 
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-request = urllib.request.Request(f"http://127.0.0.1:{server.server_port}", json.dumps([0.1] * 64).encode())
-with urllib.request.urlopen(request) as answer:
-    print(f"outputs: {[round(value, 3) for value in json.load(answer)]}")
-server.shutdown()
+with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    request = urllib.request.Request(f"http://127.0.0.1:{server.server_port}", json.dumps([0.1] * 64).encode())
+    with urllib.request.urlopen(request) as answer:
+        print(f"outputs: {[round(value, 3) for value in json.load(answer)]}")
+    server.shutdown()

@@ -1,7 +1,6 @@
 """Files outside of the package: lowest versions, continuous integration, the menu of the documentation, examples."""
 
-import subprocess
-import sys
+import runpy
 import tomllib
 
 import pytest
@@ -35,10 +34,10 @@ def test_every_page_is_in_the_menu():
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_run(example, tmp_path):
-    done = subprocess.run([sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout and not done.stderr
+def test_examples_run(example, inside, capsys):
+    runpy.run_path(str(example), run_name="__main__")
+    output = capsys.readouterr()
+    assert output.out and not output.err
 
 
 def test_every_example_is_tested():

@@ -85,15 +85,20 @@ def save(
     if info is None:
         info = identify(model)
     else:
-        check_info(info)
-        reason = difference(model, info) if info.name is not None else ""
-        if reason:
-            classes = f" with {info.classes or 1000} classes" if info.arch is not None else ""
-            raise TenreoError(
-                f"save: this model differs from {info.name}{classes}: {reason}; "
-                "save it with an info that names no architecture and no builder"
-            )
+        _check_description(model, info)
     write_model(model, path, info, recipe)
+
+
+def _check_description(model: nn.Module, info: ModelInfo) -> None:
+    """Raise TenreoError if a file cannot store an info, or the info names another model."""
+    check_info(info)
+    reason = difference(model, info) if info.name is not None else ""
+    if reason:
+        classes = f" with {info.classes or 1000} classes" if info.arch is not None else ""
+        raise TenreoError(
+            f"save: this model differs from {info.name}{classes}: {reason}; "
+            "save it with an info that names no architecture and no builder"
+        )
 
 
 def load(path: str | Path, model: nn.Module | None = None, *, trust_builder: bool = False) -> nn.Module:

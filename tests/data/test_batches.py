@@ -150,7 +150,7 @@ if sys.argv[2] == "interrupt":
         time.sleep(1)
         if torch.utils.data.get_worker_info().id == 1:
             os.kill(os.getppid(), signal.SIGINT)
-        time.sleep(60)
+        time.sleep(4)
     images.prepare = interrupt
 try:
     with explain_worker_loss():

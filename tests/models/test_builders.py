@@ -70,7 +70,7 @@ def relabeled(path, **changes):
     [
         ("timm:resnet10t", {"num_classes": 5, "in_chans": 1}, (2, 1, 64, 64)),
         ("torchvision:lraspp_mobilenet_v3_large", {"num_classes": 5}, (2, 3, 64, 64)),
-        ("torchvision:r3d_18", {"num_classes": 5}, (2, 3, 4, 32, 32)),
+        ("torchvision:mc3_18", {"num_classes": 5}, (2, 3, 4, 32, 32)),
     ],
 )
 def test_safe_names_are_built_by_loading(tmp_path, builder, kwargs, shape):
