@@ -70,19 +70,23 @@ def made_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dense_file(made_once):
-    """File of MNASNet with ten classes and random weights, for `compress --weights`."""
+    """File of MobileNet-V2 with ten classes, random weights and their statistics, for `compress --weights`."""
 
     def make(path):
         torch.manual_seed(0)
-        info = ModelInfo("mnasnet0_5", 10, "none", SMALL)
-        model_files.save(build_model("torchvision:mnasnet0_5", {"num_classes": 10}), path, info)
+        info = ModelInfo("mobilenet_v2", 10, "none", SMALL)
+        model = build_model("torchvision:mobilenet_v2", {"num_classes": 10}).train()
+        with torch.no_grad():
+            for _ in range(20):  # BatchNorms without statistics would make all outputs equal
+                model(torch.randn(8, 3, 32, 32))
+        model_files.save(model.eval(), path, info)
 
     return made_once("dense/dense.safetensors", make)
 
 
 @pytest.fixture(scope="session")
 def compressed_file(dense_file, made_once):
-    job = ("compress", "-a", "mnasnet0_5", "-g", 8, "-r", 8, "--progressive", "--refine", 1)
+    job = ("compress", "-a", "mobilenet_v2", "-g", 8, "-r", 8, "--progressive", "--refine", 1)
     return made_once(
         "compressed/compressed.safetensors", lambda path: good(*job, "--weights", dense_file, "--out", path)
     )

@@ -57,7 +57,7 @@ def test_broken_images_can_be_skipped_in_every_command_that_reads_images(compres
     result = json.loads(done.stdout)
     assert (result["images"], result["skipped"]) == (40, [str(bad)])
     assert f"skipped {bad}: cannot be read" in done.stderr and "skipped 1 broken images" in done.stderr
-    dense = ("-a", "mnasnet0_5", "--weights", dense_file, "-g", 8, "-r", 8, "--include", "classifier.1")
+    dense = ("-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, "--include", "classifier.1")
     messages = here("sweep", *dense, "--data", folder, "--skip-broken", "--refine", 1, "--no-match-statistics").stderr
     assert f"skipped {bad}" in messages and "skipped 1 broken images" in messages
     calibrated = ("compress", *dense, "--calibrate", folder, "-o", "c.safetensors")

@@ -10,7 +10,7 @@ from tenreo import Progressive, Recipe, Uniform
 
 @pytest.fixture
 def job(dense_file):
-    return ("sweep", "-a", "mnasnet0_5", "--weights", dense_file, "--include", "classifier.1", "--refine", 1)
+    return ("sweep", "-a", "mobilenet_v2", "--weights", dense_file, "--include", "classifier.1", "--refine", 1)
 
 
 def test_counts_equal_those_of_the_paper(inside):
@@ -86,5 +86,5 @@ def test_rates_have_the_same_meaning_as_in_compress(parsed):
     ],
 )
 def test_bad_input_is_refused(inside, typed, message):
-    assert message in refused("sweep", "-a", "mnasnet0_5", "--weights", "none", *typed)
+    assert message in refused("sweep", "-a", "mobilenet_v2", "--weights", "none", *typed)
     assert not list(inside.iterdir())
