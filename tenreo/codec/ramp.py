@@ -27,8 +27,8 @@ def most_level(length: int) -> int:
 def levels(positions: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     """Return the levels of positions in a floating-point dtype; exact in float32 for up to 2^24 samples.
 
-    >>> levels(torch.arange(6), 6, torch.float32).tolist()
-    [-2.0, -1.0, 0.0, 0.0, 1.0, 2.0]
+    >>> levels(torch.arange(6), 6, torch.float32).int().tolist()
+    [-2, -1, 0, 0, 1, 2]
     """
     return (positions.to(dtype) - (length - 1) / 2).trunc()
 

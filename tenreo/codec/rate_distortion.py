@@ -28,7 +28,7 @@ from tenreo.codec.encode import EncodedWeight, check_range, scaled_matrix
 from tenreo.codec.position_coding import bits_of, choose_classes, columns_per_output
 from tenreo.codec.precision import fake_quantize
 from tenreo.codec.ramp import decode_ramp, fit_ramp, most_level
-from tenreo.codec.shape import MOST_LEVELS, Basis, Precision
+from tenreo.codec.shape import Basis, Precision
 from tenreo.codec.threads import SINGLE_THREADED, Task
 from tenreo.codec.trellis import cheapest_path, following
 
@@ -40,8 +40,8 @@ _TRELLIS_STEP = 0.55  # a trellis has denser samples, and each of its sets is sp
 _UNSEEN = 0.01  # added to the frequencies, so that positions without columns remain possible
 # Limits for a scaled matrix, whose largest magnitude is between 1/2 and 1.
 _PRICES = 2.0**-100, 2.0**40  # at the lower one only the error counts, at the upper one only the bits
-_MOST_STEPS = MOST_LEVELS // 2 - 8  # from the middle of a ramp to its ends
-_FINEST_STEP = 2.0**-23  # a finer one would be lost in the rounding of float32
+_MOST_STEPS = 1 << 20  # from the middle of a ramp to its ends; the time and the memory of a path grow with them
+_FINEST_STEP = 2.0**-15  # of the weight's root mean square: 100 dB, more than any use of a compressed weight needs
 _FEW_BITS = 3.0  # per weight; with more, a second sample of level 0 does not pay
 _TRIED_COLUMNS = 1 << 13  # that are encoded with one and with two samples of level 0
 _TRIED_PIECES = 16  # evenly spaced pieces of which these columns consist
@@ -89,7 +89,7 @@ def quantize_uniformly(weight: Tensor, price: float, memory: int = MEMORY) -> En
             nearest samples, not yet a path of the trellis.
 
     Returns:
-        An encoding with at most `MOST_LEVELS` samples, whatever the price and the range of the values: a ramp, or a
+        An encoding with at most two million samples, whatever the price and the range of the values: a ramp, or a
         single cosine if all values are equal.
 
     Raises:
@@ -104,7 +104,10 @@ def quantize_uniformly(weight: Tensor, price: float, memory: int = MEMORY) -> En
     # Weights that are not spread around zero are spread around their median.
     offset = median if (values - median).square().mean().sqrt() < median.abs() else torch.zeros_like(median)
     width = (values - offset).abs().max().item()
-    step = max(min(step_for(_scaled_price(price, scale)), 4 * width), width / _MOST_STEPS, _FINEST_STEP)
+    decoded = torch.finfo(torch.promote_types(weight.dtype, torch.float32))
+    least = decoded.tiny * decoded.eps * scale  # smallest number above 0: decoding would round a finer step to 0
+    finest = max(width / _MOST_STEPS, _FINEST_STEP * (values - offset).square().mean().sqrt().item(), least)
+    step = max(min(step_for(_scaled_price(price, scale)), 4 * width), finest)
     most = torch.finfo(weight.dtype).max * scale
     while step * most_level(length_for(width, step)) > most and step > width / 1024:
         step /= 2  # the ends of the ramp are then nearer to the largest value
@@ -128,7 +131,7 @@ def step_for(price: float) -> float:
 
 
 def length_for(width: float, step: float) -> int:
-    """Return the number of samples of a ramp, at most `MOST_LEVELS`, that reach `width` in both directions."""
+    """Return the number of samples of a ramp, at most two million, that reach `width` in both directions."""
     steps = min(_MOST_STEPS, width / max(step, 1e-300))
     most = 2 * math.ceil(steps / 2) + 2  # even, so that level 0 is in the same set in every weight
     return 2 * most + 1

@@ -36,6 +36,8 @@ def search_price(encode: Callable[[float], int], limit: int, weights: int, price
         tried, size = price, encode(price)
         if limit * (1 - within) <= size <= limit:
             return tried
+        if before is not None and size <= limit and tried < before[0] / _PRICE_PER_BIT and size < before[1] * 1.001:
+            return tried  # the layers are as precise as they can be, and the file does not grow any more
         if size > limit:
             low = max(low, tried)
         else:

@@ -271,7 +271,7 @@ def test_large_photographs_take_the_memory_that_is_estimated(tmp_path, augment):
 
 
 def test_a_lack_of_memory_names_the_image(tmp_path):
-    Image.new("L", (9_000, 9_000)).save(tmp_path / "x.png")
+    Image.new("L", (20_000, 20_000)).save(tmp_path / "x.png")
     images = Images([(tmp_path / "x.png", 0)], 1, image_transform(SMALL, "none", False))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
