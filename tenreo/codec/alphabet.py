@@ -5,8 +5,8 @@ counts would be long. So a symbol stands for a range of positions that is the wi
 up to 31 positions away it is a single one, and then there are 16 ranges between each power of two and the next. The
 symbol is followed by the place in its range, in plain bits.
 
-With a trellis (`tenreo.codec.trellis`), the even and the odd positions are two sets with a table of counts each. What
-is said of positions above is then true of `position // 2`, the index in the set.
+With a trellis (`tenreo.codec.trellis`), the even and the odd positions are two sets with a table of counts each. The
+symbols then stand for ranges of `position // 2`, the index in the set, instead of ranges of positions.
 """
 
 from dataclasses import dataclass

@@ -75,7 +75,7 @@ def fit_ramp(row: Tensor, positions: Tensor, coefficients: Tensor, length: int, 
     normal = basis * density @ basis.T  # (3, 3); singular if few samples have columns
     scale = normal.diagonal().sqrt().clamp_min(1e-300).reciprocal()
     residual = basis @ (sums - density * (start @ basis))
-    inverse = torch.linalg.pinv(scale[:, None] * normal * scale, rtol=1e-12, hermitian=True)
-    fitted = start + scale * (inverse @ (scale * residual))
+    pseudo_inverse = torch.linalg.pinv(scale[:, None] * normal * scale, rtol=1e-12, hermitian=True)
+    fitted = start + scale * (pseudo_inverse @ (scale * residual))
     best: Tensor = fitted[None].to(coefficients.dtype)
     return best

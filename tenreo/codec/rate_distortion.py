@@ -45,7 +45,7 @@ _FINEST_STEP = 2.0**-15  # of the weight's root mean square: 100 dB, more than a
 _FEW_BITS = 3.0  # per weight; with more, a second sample of level 0 does not pay
 _TRIED_COLUMNS = 1 << 13  # that are encoded with one and with two samples of level 0
 _TRIED_PIECES = 16  # evenly spaced pieces of which these columns consist
-_TRIED_ROUNDS = 4  # after so many, the cost of both falls by less than their difference
+_TRIED_ROUNDS = 4  # further rounds change the cost of either by less than the difference between them
 
 
 @dataclass(frozen=True)

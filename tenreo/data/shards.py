@@ -112,7 +112,7 @@ def _read_shard(shard: Path) -> list[tuple[TarMember, ClassLabel]]:
 
 
 def _only_image(members: list[TarMember]) -> TarMember:
-    """Return the image of a key; beside `key.jpg`, a key may have images with two extensions, such as masks."""
+    """Return the image of a key. If `key.jpg` exists, images with two extensions, such as masks, are ignored."""
     plain = [member for member in members if os.path.basename(member.name).count(".") == 1]
     (image, *others) = plain or members
     if others:

@@ -54,7 +54,7 @@ def test_a_generous_size_gives_no_more_samples_than_a_file_may_have(tmp_path):
     torch.manual_seed(0)
     dense = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 10))
     report = check_round_trip(dense, tenreo.Recipe(None, tenreo.TargetSize(20_000)), tmp_path / "m.safetensors")
-    assert report.layers[0].curve.length <= MOST_LEVELS and report.snr > 90
+    assert report.layers[0].curve.length < MOST_LEVELS / 4 and report.snr > 90  # more samples would only take time
 
 
 VALUES = {
