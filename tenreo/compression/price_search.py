@@ -8,6 +8,7 @@ from tenreo.errors import TenreoError
 _TRIALS = 12
 _MAX_FLATTENING = 4.0  # a slope is assumed to be at most this factor flatter than the previous one
 _MAX_LOG_STEP = 40.0  # of a step between two prices: 29 bits per weight
+_MIN_CHANGE = 0.001  # of the size: with a smaller one, the file is the smallest or the largest possible at both prices
 _PRICE_PER_BIT = 4.0  # one bit per weight divides the squared error, and so the price, by four (6.02 dB)
 
 
@@ -36,14 +37,18 @@ def search_price(encode: Callable[[float], int], limit: int, weights: int, price
         tried, size = price, encode(price)
         if limit * (1 - within) <= size <= limit:
             return tried
-        if before is not None and size <= limit and tried < before[0] / _PRICE_PER_BIT and size < before[1] * 1.001:
-            return tried  # the layers are as precise as they can be, and the file does not grow any more
+        step = 0.0 if before is None else math.log(tried / before[0])
+        grows = before is None or abs(size - before[1]) > _MIN_CHANGE * size
+        if not grows and size <= limit and step < -_MAX_LOG_STEP / 2:
+            return tried  # the layers are as precise as they can be
         if size > limit:
             low = max(low, tried)
         else:
             high = min(high, tried)
-        if before is not None and before[1] != size:
-            slope = min((size - before[1]) / math.log(tried / before[0]), slope / _MAX_FLATTENING)
+        if not grows:
+            slope /= _MAX_FLATTENING
+        elif before is not None:
+            slope = min((size - before[1]) / step, slope / _MAX_FLATTENING)
         before = tried, size
         price = tried * math.exp(max(-_MAX_LOG_STEP, min((target - size) / slope, _MAX_LOG_STEP)))
         if not low < price < high:

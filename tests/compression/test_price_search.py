@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from networks import convolutional
 from processes import here
@@ -17,6 +17,7 @@ from tenreo.files.header import read_header
 
 
 @given(st.floats(0.2, 8), st.floats(-6, 6), st.floats(0.4, 1.2))
+@example(bits=1.25, away=5.0, steepness=1.125)  # at the first prices, all weights are zeros
 def test_the_search_converges_if_bytes_fall_with_the_logarithm_of_the_price(bits, away, steepness):
     """The simulated file has 10,000 weights and 2,000 bytes of other data; the search starts far from the solution."""
     tried = []
@@ -28,6 +29,19 @@ def test_the_search_converges_if_bytes_fall_with_the_logarithm_of_the_price(bits
     limit = 2000 + int(10_000 / 8 * bits)
     price = search_price(encode, limit, 10_000, 4.0**away)
     assert price == tried[-1] and 0.99 * limit <= encode(price) <= limit and len(tried) < 14
+
+
+@given(st.floats(0.2, 4), st.floats(-12, 12))
+def test_the_search_stops_when_a_file_cannot_grow(most, away):
+    """The simulated file of 10,000 weights has at most the given number of bits per weight, fewer than the limit allows."""
+    tried = []
+
+    def encode(price):
+        tried.append(price)
+        return 2000 + int(10_000 / 8 * min(most, max(0.0, 4 - torch.tensor(price).log2().item() / 2)))
+
+    price = search_price(encode, 2000 + 10_000, 10_000, 4.0**away)
+    assert price == tried[-1] and encode(price) == 2000 + int(10_000 / 8 * most) and len(tried) < 9
 
 
 def test_the_limit_holds_if_sizes_jump_and_an_impossible_limit_is_refused():
