@@ -33,7 +33,7 @@ def test_the_search_converges_if_bytes_fall_with_the_logarithm_of_the_price(bits
 
 @given(st.floats(0.2, 4), st.floats(-12, 12))
 def test_the_search_stops_when_a_file_cannot_grow(most, away):
-    """The simulated file of 10,000 weights has at most the given number of bits per weight, fewer than the limit allows."""
+    """The simulated file of 10,000 weights has at most the given bits per weight, fewer than the limit allows."""
     tried = []
 
     def encode(price):
