@@ -86,7 +86,7 @@ class _Batch:
     def pin_memory(self) -> "_Batch":
         """Return the batch with pinned images; a DataLoader calls this method.
 
-        Without it, torch 2.6 to 2.10 would convert the tuples to lists, which cannot be elements of a set.
+        Without it, torch 2.10 and older would convert the tuples to lists, which cannot be elements of a set.
         """
         return self if self.images is None else replace(self, images=self.images.pin_memory())
 

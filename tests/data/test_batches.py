@@ -104,14 +104,14 @@ def test_pinned_memory_works_with_broken_images_and_warnings(imperfect):
     assert len({path for path, _ in batches.warnings}) == 40
 
 
-def pinned_by_torch_2_6(data):
-    """Convert a batch as the thread of torch 2.6 that pins memory does, without a GPU."""
+def pinned_by_torch_2_10(data):
+    """Convert a batch as the thread of torch 2.10 and older that pins memory does, without a GPU."""
     if isinstance(data, torch.Tensor):
         return data.clone()
     if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*map(pinned_by_torch_2_6, data))
+        return type(data)(*map(pinned_by_torch_2_10, data))
     if isinstance(data, (list, tuple)):
-        return [pinned_by_torch_2_6(each) for each in data]
+        return [pinned_by_torch_2_10(each) for each in data]
     return data.pin_memory() if hasattr(data, "pin_memory") else data
 
 
@@ -121,7 +121,7 @@ def test_warnings_survive_the_pinning_of_older_versions(imperfect, monkeypatch):
     images, bad = imperfect
     batches = Batches(images, Loading(16, 0, True), CPU)
     collate = batches.loader.collate_fn
-    batches.loader.collate_fn = lambda samples: pinned_by_torch_2_6(collate(samples))
+    batches.loader.collate_fn = lambda samples: pinned_by_torch_2_10(collate(samples))
     assert sum(len(y) for _, y in batches) == 40 and batches.broken == {str(bad)}
     assert {path for path, _ in batches.warnings} == {str(source) for source, _ in images.samples} - {str(bad)}
 
@@ -181,7 +181,11 @@ can_mount = pytest.mark.skipif(
 @pytest.mark.parametrize(("size", "message"), [("16k", "cannot be started"), ("100k", "/val/class0/")])
 def test_too_little_shared_memory_is_explained(folder, size, message):
     stderr = run_script(folder, size)
-    assert "TenreoError: " in stderr and message in stderr and "No space left" in stderr and "Traceback" not in stderr
+    assert "TenreoError: " in stderr and "Traceback" not in stderr
+    if "bus error" in stderr:  # torch 2.8 does not reserve the memory, so the system ends the worker that writes to it
+        assert "insufficient shared memory" in stderr and "use fewer workers" in stderr
+    else:
+        assert message in stderr and "No space left" in stderr
 
 
 def test_an_unrelated_error_ends_the_workers(folder):
