@@ -70,12 +70,12 @@ def made_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dense_file(made_once):
-    """File of MobileNet-V2 with ten classes, random weights and their statistics, for `compress --weights`."""
+    """File of the smallest ShuffleNet-V2 with ten classes, and random weights with their statistics."""
 
     def make(path):
         torch.manual_seed(0)
-        info = ModelInfo("mobilenet_v2", 10, "none", SMALL)
-        model = build_model("torchvision:mobilenet_v2", {"num_classes": 10}).train()
+        info = ModelInfo("shufflenet_v2_x0_5", 10, "none", SMALL)
+        model = build_model("torchvision:shufflenet_v2_x0_5", {"num_classes": 10}).train()
         with torch.no_grad():
             for _ in range(20):  # BatchNorms without statistics would make all outputs equal
                 model(torch.randn(8, 3, 32, 32))
@@ -86,7 +86,7 @@ def dense_file(made_once):
 
 @pytest.fixture(scope="session")
 def compressed_file(dense_file, made_once):
-    job = ("compress", "-a", "mobilenet_v2", "-g", 8, "-r", 8, "--progressive", "--refine", 1)
+    job = ("compress", "-a", "shufflenet_v2_x0_5", "-g", 8, "-r", 8, "--progressive", "--refine", 1)
     return made_once(
         "compressed/compressed.safetensors", lambda path: good(*job, "--weights", dense_file, "--out", path)
     )

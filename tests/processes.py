@@ -37,11 +37,12 @@ class Forked:
         arguments: command line of the program.
         cwd: working folder; by default the current one.
         env: environment variables that are added to the current ones.
+        stdout: path that receives the standard output instead of a file.
     """
 
-    def __init__(self, program, *arguments, cwd=None, env=None):
+    def __init__(self, program, *arguments, cwd=None, env=None, stdout=None):
         self._outputs = [tempfile.NamedTemporaryFile(mode="r") for _ in range(2)]  # noqa: SIM115
-        names = [file.name for file in self._outputs]
+        names = [stdout or self._outputs[0].name, self._outputs[1].name]
         args = (program, list(map(str, arguments)), names, str(cwd or os.getcwd()), {**os.environ, **(env or {})})
         self._process = FORKS.Process(target=_run_program, args=args)
         self._process.start()
@@ -74,7 +75,10 @@ class Forked:
 
     def communicate(self, timeout=120):
         self.wait(timeout)
-        return self.output()
+        output = self.output()
+        for file in self._outputs:
+            file.close()
+        return output
 
 
 def _run_program(program, arguments, outputs, cwd, env):
@@ -85,6 +89,8 @@ def _run_program(program, arguments, outputs, cwd, env):
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    # Otherwise the processes that load images would come from a new server, which first imports torch.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell ignore it
     warnings.filterwarnings("error", category=UserWarning, module="tenreo")
     sys.path.insert(0, cwd)
@@ -151,9 +157,9 @@ def start_python(code):
     return process
 
 
-def start_tiny_run(*arguments):
+def start_tiny_run(*arguments, **options):
     """Start tests/tiny_run.py in a new process."""
-    return Forked(str(TINY_RUN), *arguments)
+    return Forked(str(TINY_RUN), *arguments, **options)
 
 
 def tiny_run(*arguments):

@@ -183,6 +183,6 @@ def test_device_nodes_are_not_replaced(inside):
 
 def test_a_tenreo_file_of_weights_names_the_architecture(dense_file, inside):
     typed = ("compress", "--weights", dense_file, "-g", 8, "-r", 8, "--dry-run", "--json")
-    assert json.loads(here(*typed).stdout) == json.loads(here(*typed, "-a", "mobilenet_v2").stdout)
+    assert json.loads(here(*typed).stdout) == json.loads(here(*typed, "-a", "shufflenet_v2_x0_5").stdout)
     (inside / "x.safetensors").write_bytes(FILE.read_bytes())
     assert "arch: not given" in refused("compress", "--weights", "x.safetensors", "-g", 8, "-r", 8)

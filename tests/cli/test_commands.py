@@ -207,7 +207,7 @@ def documented_keys():
 def objects(compressed_file, dense_file, tmp_path_factory):
     """The JSON object that each command prints, by its heading in docs/cli.md."""
     folder = tmp_path_factory.mktemp("objects")
-    dense = ("-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, "--include", "classifier.1")
+    dense = ("-a", "shufflenet_v2_x0_5", "--weights", dense_file, "-g", 8, "-r", 8, "--include", "fc")
     typed = {
         "compress --json": ("compress", *dense, "-o", folder / "m.safetensors", "--no-match-statistics"),
         "compress --dry-run --json": ("compress", *dense, "--dry-run"),

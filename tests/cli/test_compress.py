@@ -8,18 +8,18 @@ from processes import here, refused
 
 from tenreo.planning.recipe import ROUNDS
 
-FEW = ("--include", "features.16.conv.0.0", "--include", "classifier.1")  # two layers of MobileNet-V2, to be fast
+FEW = ("--include", "conv5.0", "--include", "fc")  # two layers of ShuffleNet-V2, to be fast
 
 
 @pytest.fixture
 def job(dense_file):
-    return ("compress", "-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, "--progressive", *FEW)
+    return ("compress", "-a", "shufflenet_v2_x0_5", "--weights", dense_file, "-g", 8, "-r", 8, "--progressive", *FEW)
 
 
 def test_the_default_name_is_that_of_the_reference_and_files_are_not_overwritten(job, inside):
     job = (*job, "--refine", 1)
     done = here(*job)
-    path = inside / "compressed-mobilenet_v2-progressive-8-8.0.safetensors"
+    path = inside / "compressed-shufflenet_v2_x0_5-progressive-8-8.0.safetensors"
     assert f"wrote {path.name}" in done.stdout and "SNR of compressed weights" in done.stdout
     before = path.read_bytes()
     assert "exists already; use --force" in refused(*job)
@@ -93,16 +93,16 @@ def test_bad_input_is_refused(inside, options, message):
 
 
 def test_a_target_size_is_reached_with_reproducible_bytes(dense_file, inside):
-    job = ("compress", "-a", "mobilenet_v2", "--weights", dense_file, "--target-size", "8.5MB", "--refine", 1,
+    job = ("compress", "-a", "shufflenet_v2_x0_5", "--weights", dense_file, "--target-size", "1MB", "--refine", 1,
            "--no-match-statistics", *FEW)  # fmt: skip
     result = json.loads(here(*job, "--json").stdout)
-    path = inside / "compressed-mobilenet_v2-target_size-8500000.safetensors"
+    path = inside / "compressed-shufflenet_v2_x0_5-target_size-1000000.safetensors"
     before = path.read_bytes()
-    assert 8_410_000 < result["bytes"] == len(before) <= 8_500_000
+    assert 980_000 < result["bytes"] == len(before) <= 1_000_000
     here(*job, "--force", "--jobs", 1)
     assert path.read_bytes() == before
     output = here("inspect", path).stdout
-    assert "groups chosen, target size 8,500,000" in output and "bits per compressed weight" in output
+    assert "groups chosen, target size 1,000,000" in output and "bits per compressed weight" in output
 
 
 def test_a_target_number_of_parameters_is_reached_and_the_rate_is_printed(inside):

@@ -57,7 +57,7 @@ def test_broken_images_can_be_skipped_in_every_command_that_reads_images(compres
     result = json.loads(done.stdout)
     assert (result["images"], result["skipped"]) == (40, [str(bad)])
     assert f"skipped {bad}: cannot be read" in done.stderr and "skipped 1 broken images" in done.stderr
-    dense = ("-a", "mobilenet_v2", "--weights", dense_file, "-g", 8, "-r", 8, "--include", "classifier.1")
+    dense = ("-a", "shufflenet_v2_x0_5", "--weights", dense_file, "-g", 8, "-r", 8, "--include", "fc")
     messages = here("sweep", *dense, "--data", folder, "--skip-broken", "--refine", 1, "--no-match-statistics").stderr
     assert f"skipped {bad}" in messages and "skipped 1 broken images" in messages
     calibrated = ("compress", *dense, "--calibrate", folder, "-o", "c.safetensors")
@@ -67,8 +67,8 @@ def test_broken_images_can_be_skipped_in_every_command_that_reads_images(compres
 
 def test_a_model_whose_outputs_are_not_finite_is_an_error(dense_file, inside):
     model, header = open_model(dense_file)
-    model.features[18][1].bias.data.fill_(6.0)  # every feature is 6 then
-    model.classifier[1].weight.data[3] = 3e38
+    model.conv5[1].bias.data.fill_(6.0)  # every feature is about 6 then
+    model.fc.weight.data[3] = 3e38
     save(model, inside / "large.safetensors", header.info)
     error = refused("evaluate", "large.safetensors", "--data", "digits", "--limit", 8, "--json", code=1)
     assert "an output of the model is not finite" in error

@@ -76,7 +76,7 @@ def test_calibrate_without_training(compressed_file, inside):
     (inside / "c.state").write_text("state of another run")
     assert "give --calibrate 4" in refused(*job)
     done = here(*job, "--calibrate", 2)
-    assert "calibrated" in done.stdout and "52 BatchNorms, on 128 images of digits" in done.stderr
+    assert "calibrated" in done.stdout and "56 BatchNorms, on 128 images of digits" in done.stderr
     written = (inside / "c.safetensors").read_bytes()
     result = json.loads(here(*job, "--calibrate", 2, "--force", "--json").stdout)
     assert result["epochs"] == [] and 0 <= result["calibrated"]["top1"] <= 100
@@ -122,7 +122,7 @@ def test_the_best_file_is_the_initial_model_if_no_epoch_is_better(compressed_fil
 def test_a_missing_best_file_is_restored_if_the_last_epoch_is_the_best(dense_file, digits_folder, inside):
     """A model that always predicts nine is trained on zeros only, so that the last epoch is the best."""
     model, header = open_model(dense_file)
-    model.classifier[1].bias.data[9] = 1.0
+    model.fc.bias.data[9] = 1.0
     save(model, inside / "nines.safetensors", replace(header.info, class_names=tuple(f"class{i}" for i in range(10))))
     for split in ("train", "val"):
         shutil.copytree(digits_folder / split / "class0", inside / "data" / split / "class0")
@@ -165,7 +165,7 @@ def test_a_new_last_layer_is_trained(compressed_file, digits_folder, inside):
     output = here(*job, "--lr", 0.01).stdout
     assert output.startswith("start: top-1") and "best: top-1" in output and "epoch\n" not in output
     model = open_model(Path("h.safetensors"))[0]
-    assert model.classifier[1].weight.shape == (3, 1280) and not hasattr(model.classifier[1], "parametrizations")
+    assert model.fc.weight.shape == (3, 1024) and not hasattr(model.fc, "parametrizations")
     measured = json.loads(here("evaluate", "h.safetensors", "--data", data, "--json").stdout)
     assert [c["name"] for c in measured["classes"]] == ["class0", "class1", "class2"]
 

@@ -8,14 +8,14 @@ from processes import good, here
 
 def test_inspect(compressed_file, dense_file):
     text = good("inspect", compressed_file).stdout
-    assert "mobilenet_v2, 10 classes" in text and "8 groups, progressive 8.0" in text and "classifier.1" in text
-    assert "classifier.1" not in here("inspect", compressed_file, "--no-layers").stdout
+    assert "shufflenet_v2_x0_5, 10 classes" in text and "8 groups, progressive 8.0" in text and "conv5.0" in text
+    assert "conv5.0" not in here("inspect", compressed_file, "--no-layers").stdout
     result = json.loads(here("inspect", compressed_file, "--json").stdout)
-    assert result["before"]["parameters"] == 2236682 + 34112
+    assert result["before"]["parameters"] == 352_042 + 7_952
     assert result["bytes"] == compressed_file.stat().st_size
-    assert result["model"]["arch"] == "mobilenet_v2" and result["recipe"]["progressive"] == 8.0
+    assert result["model"]["arch"] == "shufflenet_v2_x0_5" and result["recipe"]["progressive"] == 8.0
     assert "layers" not in json.loads(here("inspect", compressed_file, "--json", "--no-layers").stdout)
-    assert "dense, mobilenet_v2" in here("inspect", dense_file).stdout
+    assert "dense, shufflenet_v2_x0_5" in here("inspect", dense_file).stdout
 
 
 def test_tables_fit_80_columns(compressed_file):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import DATA, ROOT, good
+from processes import DATA, ROOT, bad, good
 
 FILE = DATA / "int8.safetensors"
 COMMAND = f"{sys.executable} -m tenreo"
@@ -19,9 +19,7 @@ def shell(line, **options):
 @pytest.mark.parametrize("typed", [f"inspect {FILE}", f"inspect {FILE} --json", "--help", "--version",
                                    "compress --help", "compress -a resnet18 -g 4 -r 2 --dry-run --json"])  # fmt: skip
 def test_a_full_disk_behind_stdout_is_one_line_and_exit_code_1(typed):
-    done = shell(f"{COMMAND} {typed} > /dev/full")
-    assert done.returncode == 1
-    assert done.stderr == (
+    assert bad(*typed.split(), code=1, stdout="/dev/full") == (
         "error: standard output cannot be written: No space left on device; redirect it to another place\n"
     )
 
@@ -60,7 +58,5 @@ def test_every_character_can_be_printed(tmp_path):
 )  # fmt: skip
 def test_control_characters_in_arguments_are_escaped(typed):
     hostile = "a\x1b[31m\x1b]0;title\x07\nerror: forged\r\u202e"
-    line = typed.replace("$X", '"$X"')
-    done = shell(f"{COMMAND} {line}", env={"X": hostile, "PATH": "/usr/bin:/bin"})
-    assert done.returncode == 2 and done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1 and done.stderr[:-1].isprintable()
+    error = bad(*(word.replace("$X", hostile) for word in typed.split()), code=2)
+    assert error.startswith("error: ") and error.count("\n") == 1 and error[:-1].isprintable()

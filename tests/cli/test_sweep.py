@@ -10,7 +10,7 @@ from tenreo import Progressive, Recipe, Uniform
 
 @pytest.fixture
 def job(dense_file):
-    return ("sweep", "-a", "mobilenet_v2", "--weights", dense_file, "--include", "classifier.1", "--refine", 1)
+    return ("sweep", "-a", "shufflenet_v2_x0_5", "--weights", dense_file, "--include", "fc", "--refine", 1)
 
 
 def test_counts_equal_those_of_the_paper(inside):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from networks import digits_classifier
 from PIL import Image
-from processes import ROOT
+from processes import ROOT, Forked
 
 from tenreo.data.batches import Batches, Loading, UnlabeledBatches
 from tenreo.data.images import open_images
@@ -127,7 +127,7 @@ def test_warnings_survive_the_pinning_of_older_versions(imperfect, monkeypatch):
 
 
 SCRIPT = """
-import os, signal, sys, time
+import ctypes, os, signal, subprocess, sys, time
 import torch
 from networks import digits_classifier
 from tenreo.data.batches import *
@@ -136,6 +136,10 @@ from tenreo.evaluation.accuracy import evaluate
 from tenreo.data.images import open_images
 from tenreo.files.records import Preprocess
 from tenreo.errors import TenreoError
+if sys.argv[3] != "None":  # gives this process a mount of its own
+    assert ctypes.CDLL(None).unshare(0x20000) == 0
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={sys.argv[3]}", "tmpfs", "/dev/shm"], check=True)
 net = digits_classifier()
 images = open_images(sys.argv[1], "val", Preprocess(32, 32, (0.5,) * 3, (0.5,) * 3), 10)
 batches = Batches(images, Loading(16, 2), torch.device("cpu"))
@@ -144,8 +148,6 @@ if sys.argv[2] == "error":
     next(held)
     raise ValueError("unrelated")
 if sys.argv[2] == "interrupt":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
-
     def interrupt(picture):  # in the last worker, a second after the main process has started to wait
         time.sleep(1)
         if torch.utils.data.get_worker_info().id == 1:
@@ -162,14 +164,12 @@ except TenreoError as error:
 
 def run_script(folder, size=None, what="evaluate"):
     """Run SCRIPT with two workers, optionally with a limited shared memory, until it ends; return its stderr."""
-    code = [sys.executable, "-c", SCRIPT, str(folder), what]
-    if size:
-        code = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"', "sh", *code]
-    done = subprocess.run(code, capture_output=True, text=True, timeout=200, env={
-        **os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1",
-    })  # fmt: skip
-    assert done.returncode == (-signal.SIGINT if what == "interrupt" else 1), done.stderr
-    return done.stderr
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    process = Forked(str(script), folder, what, size)
+    _, err = process.communicate()
+    assert process.returncode == 1, err
+    return err
 
 
 can_mount = pytest.mark.skipif(
@@ -189,7 +189,12 @@ def test_too_little_shared_memory_is_explained(folder, size, message):
 
 
 def test_an_unrelated_error_ends_the_workers(folder):
-    assert "ValueError: unrelated" in run_script(folder, what="error")
+    """In a process of its own: one that multiprocessing has started ends in another way."""
+    command = [sys.executable, "-c", SCRIPT, str(folder), "error", "None"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={
+        **os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1",
+    })  # fmt: skip
+    assert done.returncode == 1 and "ValueError: unrelated" in done.stderr
 
 
 def test_ctrl_c_while_waiting_for_images_is_a_keyboard_interrupt(folder):

@@ -305,9 +305,7 @@ def test_strings_of_a_header_are_made_printable(saved_file, tmp_path):
 
 def test_long_headers_are_refused(tmp_path):
     path = tmp_path / "m.safetensors"
-    text = json.dumps(
-        {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_000)}
-    ).encode()
+    text = b"{" + b" " * 12_000_000 + b"}"
     path.write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(TenreoError, match=r"has a header of [0-9,]{10} bytes, needs at most 10,000,000"):
         read_header(path)

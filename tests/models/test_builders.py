@@ -19,7 +19,6 @@ from tenreo.models.builders import build_model, check_model
 from tenreo.models.dense_weights import open_dense
 from tenreo.models.model_files import open_model
 
-RECIPE = tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0)
 MODULE = """
 import torch
 from pathlib import Path
@@ -66,19 +65,19 @@ def relabeled(path, **changes):
 
 
 @pytest.mark.parametrize(
-    ("builder", "kwargs", "shape"),
+    ("builder", "kwargs", "shape", "layers"),
     [
-        ("timm:resnet10t", {"num_classes": 5, "in_chans": 1}, (2, 1, 64, 64)),
-        ("torchvision:lraspp_mobilenet_v3_large", {"num_classes": 5}, (2, 3, 64, 64)),
-        ("torchvision:mc3_18", {"num_classes": 5}, (2, 3, 4, 32, 32)),
+        ("timm:resnet10t", {"num_classes": 5, "in_chans": 1}, (2, 1, 64, 64), "layer1.*"),
+        ("torchvision:lraspp_mobilenet_v3_large", {"num_classes": 5}, (2, 3, 64, 64), "classifier.*"),
+        ("torchvision:mc3_18", {"num_classes": 5}, (2, 3, 4, 32, 32), "layer1.0.*"),
     ],
 )
-def test_safe_names_are_built_by_loading(tmp_path, builder, kwargs, shape):
+def test_safe_names_are_built_by_loading(tmp_path, builder, kwargs, shape, layers):
     torch.manual_seed(0)
-    model = build_model(builder, kwargs)
-    tenreo.compress_(model, RECIPE)
+    model, recipe = build_model(builder, kwargs), tenreo.Recipe(4, tenreo.Uniform(8.0), (layers,), refine=0)
+    tenreo.compress_(model, recipe)
     path = tmp_path / "m.safetensors"
-    tenreo.save(model, path, recipe=RECIPE, builder=builder, kwargs=kwargs)
+    tenreo.save(model, path, recipe=recipe, builder=builder, kwargs=kwargs)
     info = read_header(path).info
     assert (info.builder, info.kwargs, info.arch) == (builder, kwargs, None)
     x = torch.randn(shape)
@@ -207,7 +206,7 @@ def test_functions_that_fail_or_return_no_model(ownnet, name, match):
 def test_values_that_layers_cache_during_the_check_are_discarded(tmp_path):
     torch.manual_seed(0)
     model = build_model("timm:levit_128s", {"num_classes": 5})  # caches its attention biases in evaluation mode
-    tenreo.compress_(model, RECIPE)
+    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(8.0), ("stages.0.*",), refine=0))
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         before = model(x)

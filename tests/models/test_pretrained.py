@@ -75,9 +75,9 @@ def test_weights_are_named_by_torchvisions_enumerations(tmp_path):
 
 
 def test_the_info_of_a_dense_file_is_used(dense_file, small):
-    model, info = with_weights("torchvision:mobilenet_v2", str(dense_file))
-    assert (info.arch, info.classes, info.preprocess) == ("mobilenet_v2", 10, small)
-    assert type(model).__name__ == "MobileNetV2"
+    model, info = with_weights("torchvision:shufflenet_v2_x0_5", str(dense_file))
+    assert (info.arch, info.classes, info.preprocess) == ("shufflenet_v2_x0_5", 10, small)
+    assert type(model).__name__ == "ShuffleNetV2"
 
 
 def test_errors_about_tensors_that_do_not_fit_are_short(tmp_path):

@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from processes import TINY_RUN
+from processes import TINY_RUN, start_tiny_run
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
@@ -36,6 +37,15 @@ def torchrun(*arguments):
     return process.returncode, out, err
 
 
+def two_runs(*arguments):
+    """Run tests/tiny_run.py in two processes, with the environment of torchrun; return code, stdout, stderr of each."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [start_tiny_run(*arguments, env={**address, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    outputs = [process.communicate() for process in processes]
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+
 def numbers(text):
     return [[float(x) for x in line.split()] for line in text.splitlines()]
 
@@ -54,11 +64,18 @@ def check_agreement(folder, uninterrupted, out):
     assert_close(load_file(folder / "done.safetensors"), load_file(one / "done.safetensors"), atol=5e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("batch", "accumulate"), [(8, 1), (4, 2)])
-def test_two_processes_equal_one_with_twice_the_batch(digits_folder, tmp_path, uninterrupted, batch, accumulate):
-    code, out, err = torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", batch, "--accumulate", accumulate)
+def test_two_processes_of_torchrun_equal_one_with_twice_the_batch(digits_folder, tmp_path, uninterrupted):
+    code, out, err = torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", 8)
     assert code == 0, err
     check_agreement(tmp_path, uninterrupted, out)
+
+
+def test_two_processes_that_accumulate_two_batches_equal_one_with_four_times_the_batch(
+    digits_folder, tmp_path, uninterrupted
+):
+    main, other = two_runs(digits_folder, tmp_path, "--batch", 4, "--accumulate", 2)
+    assert (main[0], other[:2]) == (0, (0, "")), (main, other)
+    check_agreement(tmp_path, uninterrupted, main[1])
 
 
 @pytest.mark.slow
@@ -86,11 +103,12 @@ def test_a_failing_process_ends_the_run_with_its_message(digits_folder, tmp_path
     data = tmp_path / "data"
     shutil.copytree(digits_folder, data)
     next((data / "train" / "class3").iterdir()).write_bytes(b"not an image")
-    code, _, err = torchrun(TINY_RUN, data, tmp_path, "--batch", 8)
-    assert code == 1 and "cannot be read as an image" in err and "of 2: error: " in err
-    own = [line for line in err.splitlines() if line.startswith("process ")]
-    assert len(own) <= 2  # from the process that failed, and from the other process
-    assert "Traceback" not in err.split("elastic/multiprocessing")[0]
+    runs = two_runs(data, tmp_path, "--batch", 8)
+    errors = [err for _, _, err in runs]
+    assert [code for code, *_ in runs] == [1, 1] and any("cannot be read as an image" in err for err in errors)
+    for rank, err in enumerate(errors):
+        own = [line for line in err.splitlines() if line.startswith("process ")]
+        assert len(own) == 1 and own[0].startswith(f"process {rank} of 2: error: ") and "Traceback" not in err
     assert not (tmp_path / "done.safetensors").exists()
 
 
