@@ -52,7 +52,8 @@ def match_statistics_(
 
     >>> import copy
     >>> from tenreo import Recipe, Uniform, compress_
-    >>> dense = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 1), nn.BatchNorm2d(64)).eval()
+    >>> layers = nn.Conv2d(3, 64, 4, 4), nn.BatchNorm2d(64), nn.Conv2d(64, 64, 1), nn.BatchNorm2d(64)
+    >>> dense = nn.Sequential(*layers).eval()
     >>> model = copy.deepcopy(dense)
     >>> _ = compress_(model, Recipe(4, Uniform(4.0)))
     >>> print(match_statistics_(model, dense, size=32))

@@ -20,7 +20,7 @@ def error(weight, encoded):
     return (weight - tenreo.decode(encoded)).square().sum().item()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(2, 90), st.floats(0, 1), st.booleans())
 def test_no_round_increases_the_error(seed, groups, columns, share, tied):
     generator = torch.Generator().manual_seed(seed)
