@@ -11,7 +11,7 @@ from tenreo.cli import exits
 from tenreo.cli.commands import compress, demo, evaluate, export, finetune, inspect, sweep
 from tenreo.cli.declare import add_command
 from tenreo.cli.terminal.streams import note, prepare_streams, unwritten, writing
-from tenreo.errors import TenreoError
+from tenreo.errors import MOST_CHARACTERS, TenreoError, printable
 
 # Base class of all errors of the command line's parser, which typer does not export.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -44,7 +44,7 @@ def _parser_error(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return 2
-    message = " ".join(error.format_message().split()).removesuffix(".")
+    message = printable(" ".join(error.format_message().split()).removesuffix("."), MOST_CHARACTERS)
     if message.startswith("Missing"):
         message = exits.with_example(message, error.ctx)
     note(f"error: {message}; {error.ctx.command_path if error.ctx else 'tenreo'} --help lists the options")
