@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -32,9 +33,13 @@ def start_torchrun(*arguments):
 
 
 def torchrun(*arguments):
-    process = start_torchrun(*arguments)
+    return ended(start_torchrun(*arguments))
+
+
+def ended(process):
+    """Return a process's code, stdout and stderr, without the lines that torch 2.8 prints about its connections."""
     out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
+    return process.returncode, re.sub(r"^\[Gloo\].*\n", "", out, flags=re.MULTILINE), err
 
 
 def two_runs(*arguments):
@@ -42,8 +47,7 @@ def two_runs(*arguments):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
     processes = [start_tiny_run(*arguments, env={**address, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
-    outputs = [process.communicate() for process in processes]
-    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+    return [ended(process) for process in processes]
 
 
 def numbers(text):
