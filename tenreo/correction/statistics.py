@@ -203,7 +203,7 @@ def _measure(models: Sequence[nn.Module], layers: Sequence[CorrectedLayer], run:
     """Run the models one after the other on every batch, and measure the layers.
 
     Returns:
-        The number of images, and the first batches, with at least `_COMPARED` images if there are as many.
+        The number of images, and the batches of the first `_COMPARED` images; only tensors are cut to this number.
     """
     total, kept = 0, []
     with ExitStack() as stack:
@@ -215,7 +215,7 @@ def _measure(models: Sequence[nn.Module], layers: Sequence[CorrectedLayer], run:
             for layer in layers:
                 layer.dense_calls.clear()
             if total < _COMPARED:
-                kept.append(batch)
+                kept.append(batch[: _COMPARED - total] if isinstance(batch, Tensor) else batch)
             total += image_count(batch)
             if run.progress is not None:
                 run.progress(image_count(batch))

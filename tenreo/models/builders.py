@@ -15,6 +15,7 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
 from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
 from tenreo.files.records import MOST_CLASSES, ModelInfo
@@ -26,6 +27,11 @@ _FETCHING = (
     "pretrained", "weights", "checkpoint", "cache", "path", "file", "url", "hub", "scriptable", "exportable",
     "quantize",
 )  # fmt: skip
+
+_INITIALIZING = {
+    Tensor.normal_, Tensor.uniform_,
+    *(function for name, function in vars(nn.init).items() if name[0] != "_" and name[-1] == "_"),
+}  # fmt: skip
 
 
 def build_model(
@@ -55,7 +61,7 @@ def build_model(
         check_model(builder)  # imports timm, whose constants must not be created on the meta device
         attempts = [torch.device(device)]
         if device == "meta":
-            attempts += [_registered_on_meta(), nullcontext()]
+            attempts = [_without_values(), _registered_on_meta(), nullcontext()]
     for attempt in attempts:
         try:
             with warnings.catch_warnings(), attempt, _float32() if is_safe(builder) else nullcontext():
@@ -235,6 +241,23 @@ def _call(builder: str, kwargs: Mapping[str, Any]) -> Any:
 def _reason(error: Exception) -> str:
     """Return the text of an exception, with its type if the text alone is not a sentence."""
     return f"{type(error).__name__}: {error}" if isinstance(error, KeyError) or not str(error) else str(error)
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Inside the context, tensors are created on the meta device, and not initialized."""
+    with torch.device("meta"), _WithoutInitialization():
+        yield
+
+
+class _WithoutInitialization(TorchFunctionMode):
+    """Skips random initialization, which takes half of the time of building a model on the meta device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _INITIALIZING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -45,12 +46,16 @@ def similar_architecture(model: nn.Module) -> ModelInfo:
     own = _weight_shapes(model)
     classes = last_layer(model)[2] or None
     for arch in architecture_names():
-        if torchvision.models.get_model_builder(arch).__module__ == base.__module__:
+        related = torchvision.models.get_model_builder(arch).__module__ == base.__module__
+        if related and own == _shapes_of(arch, classes):
             info = model_info(f"torchvision:{arch}", {"num_classes": classes})
-            info = replace(info, weights=None, transform_input=None)
-            if own == _weight_shapes(build_info(info, "meta")):
-                return info
+            return replace(info, weights=None, transform_input=None)
     return ModelInfo(classes=classes)
+
+
+@cache
+def _shapes_of(arch: str, classes: int | None) -> dict[str, tuple[int, ...]]:
+    return _weight_shapes(build_info(ModelInfo(arch, classes), "meta"))
 
 
 def _weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
