@@ -63,7 +63,7 @@ def test_ctrl_c_is_exit_code_130_and_leaves_no_file(tmp_path):
     process = start_tenreo(
         "compress", "-a", "resnet152", "-g", 8, "-r", 1.0, "--progressive", "--weights", "none", cwd=tmp_path
     )
-    moment = seeded().uniform(5, 7)  # the process then runs compiled code
+    moment = seeded().uniform(2, 4)  # the process then runs compiled code
     while cpu_seconds(process) < moment:
         assert process.poll() is None, process.output()
         time.sleep(0.1)

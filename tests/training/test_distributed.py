@@ -1,7 +1,6 @@
 """Distributed training with two processes of torchrun over gloo."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -12,7 +11,7 @@ import time
 
 import pytest
 import torch
-from processes import TINY_RUN, start_tiny_run
+from processes import TINY_RUN, Forked, start_tiny_run
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
@@ -24,12 +23,18 @@ from tenreo.training.log import read_log
 ONE_IMAGE = 100 / 7 + 0.01  # percent of the smallest batch, in case rounding decides between two nearly equal outputs
 
 
+EXCHANGE = """
+import torch
+from tenreo.training.distributed import process_group
+with process_group(torch.device("cpu")) as group:
+    total, ranks = group.sum(torch.tensor([group.rank + 1.0])).item(), group.union({group.rank})
+    print(group.rank, group.size, group.is_main, total, ranks)
+"""
+
+
 def start_torchrun(*arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.Popen(
-        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    words = ("--standalone", "--nproc-per-node", 2, *arguments)
+    return Forked("torch.distributed.run", *words, env={"OMP_NUM_THREADS": "1"})
 
 
 def torchrun(*arguments):
@@ -68,16 +73,16 @@ def check_agreement(folder, uninterrupted, out):
     assert_close(load_file(folder / "done.safetensors"), load_file(one / "done.safetensors"), atol=5e-4, rtol=0)
 
 
-def test_two_processes_of_torchrun_equal_one_with_twice_the_batch(digits_folder, tmp_path, uninterrupted):
-    code, out, err = torchrun(TINY_RUN, digits_folder, tmp_path, "--batch", 8)
-    assert code == 0, err
-    check_agreement(tmp_path, uninterrupted, out)
+def test_processes_of_torchrun_exchange_values(tmp_path):
+    """The slow tests below train in processes of torchrun."""
+    (tmp_path / "exchange.py").write_text(EXCHANGE)
+    code, out, err = torchrun(tmp_path / "exchange.py")
+    assert (code, sorted(out.splitlines())) == (0, ["0 2 True 3.0 {0, 1}", "1 2 False 3.0 {0, 1}"]), err
 
 
-def test_two_processes_that_accumulate_two_batches_equal_one_with_four_times_the_batch(
-    digits_folder, tmp_path, uninterrupted
-):
-    main, other = two_runs(digits_folder, tmp_path, "--batch", 4, "--accumulate", 2)
+@pytest.mark.parametrize(("batch", "accumulate"), [(8, 1), (4, 2)])
+def test_two_processes_equal_one_with_the_whole_batch(digits_folder, tmp_path, uninterrupted, batch, accumulate):
+    main, other = two_runs(digits_folder, tmp_path, "--batch", batch, "--accumulate", accumulate)
     assert (main[0], other[:2]) == (0, (0, "")), (main, other)
     check_agreement(tmp_path, uninterrupted, main[1])
 

@@ -1,7 +1,7 @@
 """Tests of fine-tuning on real images: learning, resuming and stopping."""
 
 import math
-from copy import copy
+from copy import copy, deepcopy
 from functools import partial
 from itertools import pairwise
 
@@ -50,6 +50,7 @@ def test_training_learns(digits):
 
 
 def test_resume_repeats_the_uninterrupted_run_exactly(digits, tmp_path):
+    digits = digits[0], digits[1].limited(60)
     settings = Settings(epochs=3, lr=0.05, batch_size=32, seed=5)
     whole = digits_classifier()
     expected = finetune_(whole, *digits, settings)
@@ -178,8 +179,9 @@ def test_every_epoch_of_one_step_trains(digits, how):
 def test_every_training_option_learns_and_resumes_exactly(digits, tmp_path, how, small):
     settings = Settings(**{"epochs": 2, "lr": 0.1, "batch_size": 32, "save_every": 2, "augment": "standard", **how})
     train = open_images("digits", "train", small, 10, settings.augment, erase=settings.erase)
-    data = train.limited(128), digits[1].limited(64)
-    whole, part, again, state = digits_classifier(), digits_classifier(), digits_classifier(), tmp_path / "run.state"
+    data = train.limited(128), digits[1].limited(16)
+    whole, state = digits_classifier(), tmp_path / "run.state"
+    part, again = deepcopy(whole), deepcopy(whole)
     expected = finetune_(whole, *data, settings)
     assert expected[2].train_loss < expected[1].train_loss
     with pytest.raises(KeyboardInterrupt):  # in the second epoch, between two regular saves
