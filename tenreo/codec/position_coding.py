@@ -216,7 +216,7 @@ def _decode_symbols(
     contexts: Any, classes: int, memory: int, alphabet: Alphabet, coder: range_coder.Coder
 ) -> NDArray[np.int32]:
     counts = np.zeros((alphabet.sets * classes, len(alphabet.first)), np.int64)
-    if not range_coder.decode_counts(counts, len(contexts), *coder):
+    if range_coder.decode_counts(counts, len(contexts), *coder) != 0:
         raise _damaged(f"counts whose sum is not {len(contexts)}")
     positions, ranges = np.empty(len(contexts), np.int32), (alphabet.first, alphabet.extra)
     trees = tuple(range_coder.count_trees(counts))

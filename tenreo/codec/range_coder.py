@@ -144,7 +144,7 @@ def encode_counts(counts, state, data):
 
 @compiled
 def decode_counts(counts, most, state, data):
-    """Decode into `counts` (tables, symbols); return whether their sum is `most`. Decoding stops when it is larger."""
+    """Decode into `counts` (tables, symbols); return `most` minus their sum, or -1 if that is negative or damaged."""
     frequencies = _FREQUENCIES.copy()
     left = most
     for row in counts:
@@ -157,7 +157,7 @@ def decode_counts(counts, most, state, data):
                 below += frequencies[previous, length]
                 length += 1
             if length == _LENGTHS:
-                return False
+                return -1
             _advance(state, data, below, frequencies[previous, length], total)
             frequencies[previous, length] += _INCREMENT
             row[i] = length
@@ -165,14 +165,14 @@ def decode_counts(counts, most, state, data):
                 half = 1 << length - 1
                 value = _target(state, half)
                 if value == half:
-                    return False
+                    return -1
                 _advance(state, data, value, 1, half)
                 row[i] = half + value
             left -= row[i]
             if left < 0:
-                return False
+                return -1
             previous = length
-    return left == 0
+    return left
 
 
 @compiled

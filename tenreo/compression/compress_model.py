@@ -20,7 +20,7 @@ from tenreo.compression.layer_pool import LayerPool
 from tenreo.compression.parametrization import parametrize_, remember_recipe_
 from tenreo.compression.price_search import search_price
 from tenreo.compression.report import Report
-from tenreo.compression.serialization import written_size
+from tenreo.compression.serialization import round_dense_, written_size
 from tenreo.devices import public_function
 from tenreo.errors import TenreoError
 from tenreo.files.records import ModelInfo
@@ -28,12 +28,12 @@ from tenreo.modules.inference_tensors import make_trainable_
 from tenreo.modules.weights import find_weights, parameter_names, why_incompressible
 from tenreo.modules.wrappers import require_replaceable
 from tenreo.planning.allocation import allocate
+from tenreo.planning.dense_storage import check_storable
 from tenreo.planning.file_estimate import FileEstimate
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.rates import OutputTarget, TargetSize
 from tenreo.planning.recipe import Recipe, Strategy
-from tenreo.planning.storage_checks import check_storable
 
 
 @public_function()
@@ -145,6 +145,7 @@ def _parametrize_layers_(
         parametrize_(weights[layer.name], weight, report.curve.precision, report.errors)
         reports.append(replace(report, seconds=report.seconds + order_seconds.get(layer.name, 0.0)))
     remember_recipe_(model, plan.recipe)
+    round_dense_(model)
     info = ModelInfo(classes=len(plan.class_names) or None, class_names=plan.class_names)
     return Report(tuple(reports), plan.before, replace(after, bytes=written_size(model, info)))
 

@@ -114,4 +114,5 @@ def _with_report(
         bytes_before=weight.numel() * weight.element_size(),
         bytes_after=curve.coefficient_bytes(weight.element_size()) + position_bytes,
     )  # fmt: skip
-    return EncodedLayer(encoded, replace(layer, curve=curve, position_bytes=position_bytes), report)
+    plan = replace(layer, curve=curve, position_bytes=position_bytes, snr=report.errors.snr)
+    return EncodedLayer(encoded, plan, report)

@@ -18,16 +18,17 @@ from tenreo.codec.shape import Positions
 from tenreo.compression.parametrization import Curve, curves, parametrize_, remember_recipe_, remembered_recipe
 from tenreo.compression.tensor_checks import check_fit
 from tenreo.errors import TenreoError
+from tenreo.files.dense_stream import encode_dense, rounded_dense
 from tenreo.files.header import Header, check_readable, metadata
-from tenreo.files.layout import COEFFICIENTS, POSITIONS, SCALES, file_size
+from tenreo.files.layout import COEFFICIENTS, DENSE, POSITIONS, SCALES, SUFFIXES, TensorRecord, file_size
 from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.safetensors import check_values, record, write_tensors
 from tenreo.modules.inference_tensors import make_trainable_
-from tenreo.modules.ties import tied_names
+from tenreo.modules.ties import stored_state, tied_names
 from tenreo.modules.weights import find_weights
 from tenreo.modules.wrappers import full_tensor
-from tenreo.planning.recipe import Recipe, recipe_of
-from tenreo.planning.storage_checks import check_tensors, stored_dense
+from tenreo.planning.dense_storage import check_tensors, dense_step, stored_dense
+from tenreo.planning.recipe import DenseDtype, Recipe, recipe_of
 
 _COUNTER = "num_batches_tracked"
 
@@ -67,19 +68,40 @@ def _file_content(
     positions = Positions.CODED if recipe is None else recipe.positions
     compressed = list(curves(model))
     records = {curve.name: replace(curve.record, positions=positions) for curve in compressed}
-    entries = metadata(info, None if recipe is None else recipe.to_dict(), records)
     ties, state = tied_names(model), model.state_dict()
     for curve in compressed:
         curve.weight.end_loan()
     check_tensors("save", state)
     names = _file_names(ties, compressed)
     tensors = {names[key]: full_tensor(state[key].detach()).cpu() for key in dict.fromkeys(ties.values())}
+    parameters = {names[key] for key, _ in model.named_parameters()}
+    coded: dict[str, TensorRecord] = {}
     if recipe is not None:
-        coefficients = {curve.parameter + COEFFICIENTS for curve in compressed}
-        for name in tensors.keys() - coefficients:
+        dense = tensors.keys() - {curve.parameter + suffix for curve in compressed for suffix in SUFFIXES}
+        for name in dense:
             tensors[name] = stored_dense(name, tensors[name], recipe.dense_dtype)
+        if recipe.dense_dtype is DenseDtype.CODED:
+            stream, coded = encode_dense({name: tensors[name] for name in dense}, parameters, _step(compressed))
+            tensors = {name: x for name, x in tensors.items() if name not in coded} | ({DENSE: stream} if coded else {})
     _pack_layers_(tensors, {curve.parameter: records[curve.name] for curve in compressed})
-    return tensors, entries, {names[key] for key, _ in model.named_parameters()}
+    entries = metadata(info, None if recipe is None else recipe.to_dict(), records, coded)
+    return tensors, entries, parameters
+
+
+def _step(compressed: Iterable[Curve]) -> float:
+    return dense_step((curve.record.numel, curve.record.errors.snr) for curve in compressed)
+
+
+def round_dense_(model: nn.Module) -> None:
+    """Round the dense tensors of a model in place as its file will, if the recipe of the model codes them."""
+    recipe = remembered_recipe(model)
+    if recipe is None or recipe.dense_dtype is not DenseDtype.CODED:
+        return
+    state, parameters = stored_state(model), {name for name, _ in model.named_parameters()}
+    dense = {name: tensor.cpu() for name, tensor in state.items() if ".parametrizations." not in f".{name}"}
+    with torch.no_grad():
+        for name, rounded in rounded_dense(dense, parameters, _step(curves(model))).items():
+            state[name].copy_(rounded)
 
 
 def _pack_layers_(tensors: dict[str, Tensor], layers: Mapping[str, LayerRecord]) -> None:

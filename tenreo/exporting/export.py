@@ -18,7 +18,7 @@ from tenreo.compression.serialization import write_model
 from tenreo.devices import public_function
 from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
 from tenreo.exporting.comparison import largest_difference
-from tenreo.exporting.formats import check_format
+from tenreo.exporting.formats import WeightDtype, check_format
 from tenreo.exporting.programs import Arguments, first_line, onnx_program, run_onnx, run_program, torch_program
 from tenreo.files.atomic import atomic_write, check_writable
 from tenreo.files.records import ModelInfo
@@ -27,7 +27,6 @@ from tenreo.models.inputs import arguments_of, input_shape, takes_lists
 from tenreo.modules.copies import evaluating
 from tenreo.modules.ties import check_has_values, stored_state
 from tenreo.modules.wrappers import check_unsharded, unwrapped
-from tenreo.planning.recipe import DenseDtype
 
 _tracing = Lock()  # torch's exporters change state that all threads share
 _BATCH = 2  # a dimension of size 1 would be exported as a constant
@@ -88,8 +87,8 @@ def export(
     check_writable(path)
     check_unsharded(model)
     check_has_values(model)
-    if dtype not in list(DenseDtype):
-        raise TenreoError(f"dtype: given {shown(dtype)}, needs one of {', '.join(DenseDtype)}")
+    if dtype not in list(WeightDtype):
+        raise TenreoError(f"dtype: given {shown(dtype)}, needs one of {', '.join(WeightDtype)}")
     kind: torch.dtype = getattr(torch, dtype)
     dense = _dense(model, kind)
     if path.suffix == ".safetensors":

@@ -1,10 +1,19 @@
 """File formats that models are exported to. This module does not import torch."""
 
+from enum import StrEnum
 from pathlib import Path
 
 from tenreo.errors import TenreoError, shown
 
 FORMATS = (".safetensors", ".pth", ".pt2", ".onnx")  # endings of exported files
+
+
+class WeightDtype(StrEnum):
+    """Number format of exported weights."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
 
 
 def check_format(path: Path) -> None:

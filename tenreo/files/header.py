@@ -3,14 +3,15 @@
 The metadata contain `tenreo.version` and, as JSON strings, `tenreo.model`, `tenreo.recipe` and `tenreo.layers`.
 
 In version 1, positions are int32 and coefficients are floating-point numbers. In version 2, positions are packed, and
-coefficients may be integers. In version 3, positions may be entropy-coded. In version 4, curves may be ramps.
+coefficients may be integers. In version 3, positions may be entropy-coded. In version 4, curves may be ramps, and dense
+tensors may be coded (`tenreo.dense`).
 docs/format.md specifies every byte.
 """
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import IO, Any
@@ -22,6 +23,7 @@ from tenreo.files.counts import Counts, count
 from tenreo.files.formats import holds_pickle
 from tenreo.files.layout import (
     COEFFICIENTS,
+    DENSE,
     FLOATING,
     ITEMSIZE,
     POSITIONS,
@@ -38,6 +40,7 @@ from tenreo.files.values import Fields, cleaned, parse
 
 VERSION = 4
 _MOST_HEADER = 10_000_000  # bytes; the header of a compressed ResNet-152 has 0.2 MB
+_HALF = (Precision.FLOAT16, Precision.BFLOAT16)
 _MOST_BYTES, _MOST_DIMENSIONS = 2**63, 64  # of a tensor
 
 
@@ -53,6 +56,7 @@ class Header:
         recipe: recipe of the compression as plain JSON values, or None if the file contains none.
         layers: compressed layers by name.
         size: size of the file in bytes.
+        coded: dtypes and shapes of the dense tensors that one tensor of the file contains, by name.
     """
 
     path: Path
@@ -62,6 +66,7 @@ class Header:
     recipe: dict[str, Any] | None
     layers: dict[str, LayerRecord]
     size: int
+    coded: dict[str, TensorRecord] = field(default_factory=dict)
 
     @property
     def snr(self) -> float | None:
@@ -77,7 +82,7 @@ class Header:
 
     def counts(self) -> Counts:
         """Count the numbers in the file's tensors, and the bytes of the file."""
-        return replace(count(self.tensors, self.layers), bytes=self.size)
+        return replace(count(self._decoded(), self.layers), bytes=self.size)
 
     def dense_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the dense model's tensors by name; tied tensors appear once, under their first name."""
@@ -87,43 +92,59 @@ class Header:
         """Count the numbers and bytes of the dense model that was compressed.
 
         Args:
-            dense_dtype: number format that the uncompressed tensors were cast to when the file was written. If it is
-                not float32, these tensors count as float32, and so do weights with coefficients in another format.
+            dense_dtype: number format that the uncompressed tensors were cast to when the file was written. If it has
+                16 bits, these tensors count as float32, and so do weights with coefficients in another format.
         """
         return count(self._dense(dense_dtype))
+
+    def _decoded(self) -> dict[str, TensorRecord]:
+        """Return the dtypes and shapes of the tensors by name, with the coded ones instead of the tensor of bytes."""
+        return {name: each for name, each in self.tensors.items() if name != DENSE or not self.coded} | self.coded
 
     def _dense(self, dense_dtype: str = Precision.FLOAT32) -> dict[str, TensorRecord]:
         """Return the dtypes and shapes of the dense model's tensors by name."""
         dense = {}
-        for name, tensor in self.tensors.items():
+        for name, tensor in self._decoded().items():
             layer, suffix = split_name(name)
             record = self.layers.get(layer) if suffix else None
             if record is not None and suffix != COEFFICIENTS:
                 continue
             stored = record.curve.precision if record else dense_dtype
-            floating = record is not None or tensor.is_floating
-            dtype = "F32" if floating and stored != Precision.FLOAT32 else tensor.dtype
+            cast = stored != Precision.FLOAT32 if record else stored in _HALF and tensor.is_floating
+            dtype = "F32" if cast else tensor.dtype
             shape = record.shape if record else tensor.shape
             dense[name.removesuffix(suffix) if record else name] = TensorRecord(dtype, shape)
         return dense
 
 
-def metadata(info: ModelInfo, recipe: Mapping[str, Any] | None, layers: Mapping[str, LayerRecord]) -> dict[str, str]:
+def metadata(
+    info: ModelInfo,
+    recipe: Mapping[str, Any] | None,
+    layers: Mapping[str, LayerRecord],
+    coded: Mapping[str, TensorRecord] | None = None,
+) -> dict[str, str]:
     """Return the metadata of a file as safetensors stores them: a dictionary of strings.
 
     Args:
         info: description of the model.
         recipe: recipe of the compression as plain JSON values, or None.
         layers: compressed layers by name.
+        coded: dense tensors that are coded, in the order of their stream.
     """
+    versions = [layer.version for layer in layers.values()] + [VERSION if coded else 2]
     result = {
         "format": "pt",
         # The lowest version that suffices, so that earlier releases can read the file.
-        "tenreo.version": str(max((layer.version for layer in layers.values()), default=2)),
+        "tenreo.version": str(max(versions)),
         "tenreo.model": json.dumps(info.to_dict()),
         "tenreo.layers": json.dumps({name: layer.to_dict() for name, layer in layers.items()}),
     }
-    return {**result, "tenreo.recipe": json.dumps(recipe)} if recipe is not None else result
+    if recipe is not None:
+        result["tenreo.recipe"] = json.dumps(recipe)
+    if coded:
+        shapes = {name: [each.dtype, *each.shape] for name, each in coded.items()}
+        result[DENSE] = json.dumps(shapes, separators=(",", ":"))
+    return result
 
 
 def check_info(info: ModelInfo) -> None:
@@ -196,11 +217,13 @@ def parsed_header(path: Path, text: bytes, size: int) -> Header:
             raise ValueError("the layers or the recipe are not a JSON object")
         for name, fields in described.items():
             layers[name] = LayerRecord.from_dict(fields)
+        name = ""
+        coded = _coded(parse(values.get(DENSE, "{}")), tensors)
     except ValueError as error:
         where = f"{name}: " if name else ""
         raise TenreoError(f"{path}: the metadata cannot be understood: {where}{error}") from error
     kind = "dense" if version is None or not layers else "tenreo"
-    header = Header(path, kind, tensors, info, recipe, layers, size)
+    header = Header(path, kind, tensors, info, recipe, layers, size, coded)
     check_layers(header)
     return header
 
@@ -271,6 +294,28 @@ def _entry(name: str, fields: Any) -> tuple[int, int, str, TensorRecord]:
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     return start, end, name, TensorRecord(dtype, shape)
+
+
+def _coded(described: Any, tensors: Mapping[str, TensorRecord]) -> dict[str, TensorRecord]:
+    """Return the dtypes and shapes of the coded tensors; raise ValueError if they are invalid, or their stream is."""
+    if not isinstance(described, dict):
+        raise ValueError(f"{DENSE} {shown(described)} is not an object")
+    coded = {}
+    for name, fields in described.items():
+        dtype, *shape = fields if isinstance(fields, list) and fields else [None]
+        try:
+            read = Fields({"dtype": dtype, "shape": shape})
+            coded[name] = TensorRecord(
+                read.one_of("dtype", tuple(ITEMSIZE)), read.wholes("shape", 0, _MOST_BYTES, _MOST_DIMENSIONS)
+            )
+        except ValueError as error:
+            raise ValueError(f"{DENSE}: {name}: {error}") from error
+        if name in tensors:
+            raise ValueError(f"{name} is a tensor of the file, and coded in {DENSE}")
+    stream = tensors.get(DENSE)
+    if coded and (stream is None or stream.dtype != "U8" or len(stream.shape) != 1):
+        raise ValueError(f"{DENSE} is missing, or not a row of bytes")
+    return coded
 
 
 def check_layers(header: Header) -> None:

@@ -2,6 +2,7 @@
 
 A compressed parameter `X.weight` is stored as two tensors, `X.weight.coefficients` and `X.weight.positions`. If the
 coefficients are integers, there is a third one, `X.weight.scales`. Bit-packed integers and coded positions are uint8.
+Dense tensors may be coded together in one tensor (`tenreo.files.dense_stream`).
 """
 
 import json
@@ -16,6 +17,7 @@ from tenreo.sizes import packed_size
 COEFFICIENTS = ".coefficients"
 POSITIONS = ".positions"
 SCALES = ".scales"
+DENSE = "tenreo.dense"  # name of the tensor, and of the metadata, of coded dense tensors
 SUFFIXES = (POSITIONS, COEFFICIENTS, SCALES)
 # Bytes per element, in the order of the dtypes in safetensors: tensors are stored by falling dtype, then by name.
 ITEMSIZE = {

@@ -19,7 +19,7 @@ DTYPES = {
     torch.int32: "I32", torch.uint32: "U32", torch.int64: "I64", torch.uint64: "U64", torch.float16: "F16",
     torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
 }  # fmt: skip
-_TORCH = {name: dtype for dtype, name in DTYPES.items()}
+TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def record(tensor: Tensor) -> TensorRecord:
@@ -137,7 +137,7 @@ def tensors_of(header: Header, file: IO[bytes]) -> dict[str, Tensor]:
     tensors, end = {}, 0
     for name, each in header.tensors.items():
         start, end = end, end + each.bytes
-        dtype = _TORCH[each.dtype]
+        dtype = TORCH_DTYPES[each.dtype]
         # Files of other programs may contain tensors at addresses that are not multiples of their elements.
         values = data[start:end] if start % dtype.itemsize == 0 else data[start:end].clone()
         tensors[name] = values.view(dtype).reshape(each.shape)

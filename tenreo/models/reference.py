@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tenreo.codec.shape import CurveShape, Positions
 from tenreo.errors import TenreoError
+from tenreo.files.dense_stream import decode_dense
 from tenreo.files.formats import holds_pickle
 from tenreo.files.header import Header, check_layers, header_of
 from tenreo.files.layout import COEFFICIENTS, POSITIONS
@@ -39,7 +40,7 @@ def read_any(path: Path, named: bool) -> tuple[Header, dict[str, Tensor]]:
         if holds_pickle(file):
             return _reference_of(file, named)
         header = header_of(file)
-        tensors = tensors_of(header, file)
+        tensors = decode_dense(header, tensors_of(header, file))
     if header.info.name is None and not named and header.kind == "dense":
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         header = replace(header, info=_identify_paper(path, shapes, set()))

@@ -1,5 +1,6 @@
 """Counts and size of the file that a plan leads to, computed without encoding."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -7,18 +8,22 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenreo.files.counts import Counts, count
+from tenreo.files.dense_stream import encode_dense
 from tenreo.files.header import check_readable, metadata
-from tenreo.files.layout import POSITIONS, TensorRecord, file_size, layer_tensors
+from tenreo.files.layout import DENSE, POSITIONS, TensorRecord, file_size, layer_tensors
 from tenreo.files.records import Correction, LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import record
 from tenreo.modules.ties import stored_state
 from tenreo.modules.weights import find_weights
+from tenreo.modules.wrappers import full_tensor
+from tenreo.planning.dense_storage import dense_step
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.recipe import DenseDtype, Recipe
 
 # Placeholders for header values that a plan does not know: the longest texts that they can have.
 _ERRORS = LayerErrors(*[-1.2345678901234567e-100] * 3)
 _INFO = ModelInfo("a" * 32, 100_000, "w" * 64, corrections=(Correction("s" * 128, 10**6, 10**4, 10**4),))
+_META_BITS = 3.0  # bits of a coded dense value without its step; weights on the meta device have no values
 _HALF = {DenseDtype.FLOAT16: "F16", DenseDtype.BFLOAT16: "BF16"}
 
 
@@ -33,6 +38,7 @@ class FileEstimate:
         self.recipe = recipe
         self.info = replace(_INFO, classes=len(class_names) or _INFO.classes, class_names=class_names)
         state = {name: tensor for name, tensor in stored_state(model).items() if ".parametrizations." not in f".{name}"}
+        self.state, self.parameters = state, {name for name, _ in model.named_parameters()}
         self.dense = {name: record(tensor) for name, tensor in state.items()}
         self.stored = {name: _stored(tensor, recipe.dense_dtype) for name, tensor in state.items()}
         self.records: dict[str, LayerRecord] = {}  # layers that are compressed already
@@ -74,14 +80,31 @@ class FileEstimate:
 
     def _content(self, layers: Iterable[LayerPlan]) -> tuple[dict[str, TensorRecord], dict[str, str]]:
         """Return the tensors and the metadata of the file."""
-        tensors = dict(self.stored)
+        layers, tensors = list(layers), dict(self.stored)
         records = {n: replace(layer, errors=_ERRORS) for n, layer in self.records.items()}
         for layer in layers:
             if layer.curve:
                 tensors.pop(layer.parameter)
                 records[layer.name] = self._record(layer)
                 tensors |= self._tensors(layer.parameter, records[layer.name], layer.position_bytes)
-        return tensors, metadata(self.info, self.recipe.to_dict(), records)
+        coded = self._code_(tensors, layers) if self.recipe.dense_dtype is DenseDtype.CODED else {}
+        return tensors, metadata(self.info, self.recipe.to_dict(), records, coded)
+
+    def _code_(self, tensors: dict[str, TensorRecord], layers: Iterable[LayerPlan]) -> dict[str, TensorRecord]:
+        """Replace the dense tensors of a file by their stream, and return those that it contains."""
+        step = dense_step((layer.numel, layer.snr) for layer in layers if layer.curve)
+        dense = {name: self.state[name] for name in tensors if name in self.state}
+        if any(tensor.is_meta for tensor in dense.values()):
+            coded = {name: tensors[name] for name in dense if name in self.parameters}
+            size = int(sum(each.numel for each in coded.values()) * (_META_BITS - math.log2(step)) / 8)
+        else:
+            stream, coded = encode_dense({n: full_tensor(x).cpu() for n, x in dense.items()}, self.parameters, step)
+            size = len(stream)
+        for name in coded:
+            del tensors[name]
+        if coded:
+            tensors[DENSE] = TensorRecord("U8", (size,))
+        return coded
 
     def _record(self, layer: LayerPlan) -> LayerRecord:
         return LayerRecord(layer.shape, layer.encoding, _ERRORS, self.recipe.positions)

@@ -33,6 +33,7 @@ class LayerPlan:
         importance: factor of the layer's error when bits are distributed.
         own: the recipe's settings for this layer alone.
         position_bytes: bytes of the positions in a file, exact or estimated; None stands for the maximum.
+        snr: signal-to-noise ratio in dB, exact or estimated; None if it is unknown.
     """
 
     name: str
@@ -43,6 +44,7 @@ class LayerPlan:
     importance: float = 1.0
     own: Mapping[str, Any] = field(default_factory=dict)
     position_bytes: int | None = None
+    snr: float | None = None
 
     @property
     def numel(self) -> int:

@@ -11,6 +11,7 @@ from tenreo.files.counts import Counts
 from tenreo.modules.weights import find_weights
 from tenreo.modules.wrappers import unwrapped
 from tenreo.planning.candidates import curves_by_candidates
+from tenreo.planning.dense_storage import check_storable
 from tenreo.planning.file_estimate import FileEstimate
 from tenreo.planning.growth import curves_by_growth, curves_by_rate
 from tenreo.planning.layers import (
@@ -25,7 +26,6 @@ from tenreo.planning.pricing import curves_by_price
 from tenreo.planning.rates import Progressive
 from tenreo.planning.recipe import Recipe, Strategy
 from tenreo.planning.rules import rule_for
-from tenreo.planning.storage_checks import check_storable
 
 
 @dataclass(frozen=True)

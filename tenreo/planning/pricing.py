@@ -24,6 +24,7 @@ _LOSS = 0.95  # c for Laplace-distributed weights: Shannon's bound is 1 / 1.156,
 _DEVIATIONS = 6  # assumed width, in standard deviations, of a layer on the meta device
 _LOG_PRICES = 200.0  # range of the search, as a binary logarithm: 100 bits per weight
 _MOST_VARIANCE = 1e300
+_DENSE_ROUNDS = 3  # corrections of the room for positions, since coded dense tensors need more bits at a lower price
 _FIRST_BITS = 3.0  # bits per weight at which the search for an output target begins
 
 
@@ -57,20 +58,29 @@ def curves_by_price(
         def curve(layer: LayerPlan) -> LayerPlan:
             spread, precision = spreads[layer.name], recipe.of_layer(layer.own).precision or Precision.FLOAT32
             shape = curve_for(spread, price, precision)
-            return replace(layer, curve=shape, position_bytes=position_bytes(spread))
+            return replace(layer, curve=shape, position_bytes=position_bytes(spread), snr=_decibels(spread, price))
 
         return [curve(layer) if layer.name in spreads else layer for layer in layers]
 
+    def at_price(price: float) -> list[LayerPlan]:
+        return curves(price, lambda spread: CODED_HEADER + int(spread.numel * bits_per_weight(spread, price) / 8))
+
     room = _FIRST_BITS / 8 * sum(spread.numel for spread in spreads.values())
-    if isinstance(recipe.rate, TargetSize):
-        smallest = curves(math.inf, lambda spread: CODED_HEADER)
-        require_compressed(smallest)
-        least = estimate.file_size(smallest)
-        room = recipe.rate.bytes - least
-        if room <= 0:
-            raise target_out_of_reach(recipe, least)
+    if not isinstance(recipe.rate, TargetSize):
+        price = price_for(list(spreads.values()), room)
+        return price, at_price(price)
+    smallest = curves(math.inf, lambda spread: CODED_HEADER)
+    require_compressed(smallest)
+    least = estimate.file_size(smallest)
+    room = recipe.rate.bytes - least
+    if room <= 0:
+        raise target_out_of_reach(recipe, least)
     price = price_for(list(spreads.values()), room)
-    return price, curves(price, lambda spread: CODED_HEADER + int(spread.numel * bits_per_weight(spread, price) / 8))
+    for _ in range(_DENSE_ROUNDS):
+        excess = estimate.file_size(at_price(price)) - recipe.rate.bytes
+        room = max(1.0, room - excess)
+        price = price_for(list(spreads.values()), room)
+    return price, at_price(price)
 
 
 def spread_of(weight: Weight, importance: float) -> Spread:
@@ -95,6 +105,11 @@ def _log_price_of_no_bits(spread: Spread) -> float:
 def bits_per_weight(spread: Spread, price: float) -> float:
     """Estimate the bits per element of a weight at a price."""
     return max(0.0, (_log_price_of_no_bits(spread) - math.log2(price)) / 2)
+
+
+def _decibels(spread: Spread, price: float) -> float:
+    """Estimate the SNR of a weight in dB at a price."""
+    return 20 * math.log10(2) * bits_per_weight(spread, price)
 
 
 def price_for(spreads: Sequence[Spread], bytes: float) -> float:

@@ -44,11 +44,12 @@ class Pack(StrEnum):
 
 
 class DenseDtype(StrEnum):
-    """Number format of uncompressed tensors in a file."""
+    """Storage of uncompressed tensors in a file: a number format, or rounding that is as fine as the layers need."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
+    CODED = "coded"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Recipe:
         refine: maximum number of refinement rounds; 0 gives the encoding of the paper.
         position_bits: limits curves to 2^position_bits samples; None gives one sample per column, as in the paper.
         precision: number format of the coefficients in the file; None is float32, or the choice of `TargetSize`.
-        dense_dtype: number format of uncompressed tensors in the file.
+        dense_dtype: storage of uncompressed tensors in the file: their number format, or "coded" for rounding and
+            entropy coding (`tenreo.planning.dense_storage`), which is the default with one price per bit.
         pack: storage of the positions in the file: entropy-coded, which is lossless, or plain bits.
         allocate: whether the coefficients are distributed over the layers by their spectra; the total stays the same.
         importance: pattern of layer names -> factor of their error when bits are distributed; 1 by default.
@@ -104,7 +106,10 @@ class Recipe:
     precision: Precision | None = option(
         None, "Number format of the coefficients in the file; by default float32, or chosen for a target size."
     )
-    dense_dtype: DenseDtype = option(DenseDtype.FLOAT32, "Number format of uncompressed tensors in the file.")
+    dense_dtype: DenseDtype = option(
+        None, "Number format of uncompressed tensors in the file; 'coded' rounds them as finely as the compressed "
+        "layers need. By default, it is coded for a target size, and float32 otherwise.",
+    )  # fmt: skip
     pack: Pack = option(Pack.ENTROPY, "Storage of the positions in the file: lossless entropy coding, or plain bits.")
     allocate: bool = option(
         False, "Distribute the coefficients over the layers by their spectra; their total does not change."
@@ -120,6 +125,9 @@ class Recipe:
         if not isinstance(self.rate, Rate):
             classes = ", ".join(cls.__name__ for cls in RATES.values())
             raise TenreoError(f"rate: given {self.rate!r}, needs one of {classes}, for example Uniform(2.0)")
+        if self.dense_dtype is None:
+            default = DenseDtype.CODED if self.strategy is Strategy.PRICE else DenseDtype.FLOAT32
+            object.__setattr__(self, "dense_dtype", default)
         check_options(self)
         if isinstance(self.rate, OutputTarget) and not (self.refine and self._codes_one_row):
             raise TenreoError(

@@ -16,7 +16,7 @@ from tenreo.planning.plan import resolve
 def test_the_error_for_an_unreachable_size_names_the_smallest_size():
     least = r"target_size: given 5,000, but the least is [\d,]+ bytes; give more, choose dense_dtype float16"
     with pytest.raises(TenreoError, match=least):
-        resolve(tenreo.Recipe(None, tenreo.TargetSize(5000)), convolutional())
+        resolve(tenreo.Recipe(None, tenreo.TargetSize(5000), dense_dtype="float32"), convolutional())
 
 
 def test_the_choice_is_nearly_as_good_as_that_of_an_exhaustive_search():

@@ -143,7 +143,10 @@ def test_an_incompressible_layer_is_left_dense_unless_it_is_included_by_name(kin
 )
 def test_a_model_that_no_file_can_store_is_refused_before_compression(kind, reason):
     model = nn.Sequential(nn.Linear(64, 64), unstorable(kind))
-    for recipe in (Recipe(4, Uniform(2.0), include=("0",)), Recipe(None, TargetSize(20_000), include=("0",))):
+    for recipe in (
+        Recipe(4, Uniform(2.0), include=("0",)),
+        Recipe(None, TargetSize(20_000), include=("0",), dense_dtype="float32"),
+    ):
         with pytest.raises(TenreoError, match=f"^plan: .*{reason}"):
             resolve(recipe, model)
 

@@ -37,7 +37,6 @@ def test_rates():
         (lambda: Recipe(4, Uniform(2), precision="int7"), "precision: given 'int7', needs one of float32"),
         (lambda: Recipe(4, Uniform(2), dense_dtype="int8"), "dense_dtype: given 'int8', needs one of float32, float16"),
         (lambda: Recipe(4, Uniform(2), refine=-1), "refine: given -1, needs a whole number of at least 0"),
-        (lambda: Recipe(4, Uniform(2), dense_dtype=None), "dense_dtype: given None, needs one of"),
         (lambda: Recipe(4, Uniform(2), allocate=1), "allocate: given 1, needs true or false"),
         (lambda: Recipe(4, TargetSize(9), allocate=True), "a target size distributes its bytes already"),
         (lambda: Recipe(4, Uniform(2), importance={"fc": 0}), "importance of fc: given 0, needs a number above"),

@@ -8,9 +8,8 @@ from tenreo.cli import checks
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import FileOutput, ModelFile, shape_of
 from tenreo.errors import TenreoError
-from tenreo.exporting.formats import check_format
+from tenreo.exporting.formats import WeightDtype, check_format
 from tenreo.options import described, option
-from tenreo.planning.recipe import DenseDtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +23,7 @@ class Exported(FileOutput):
             metavar="FILE",
         )
     )
-    dtype: DenseDtype = option(DenseDtype.FLOAT32, "Number format of the exported weights.")
+    dtype: WeightDtype = option(WeightDtype.FLOAT32, "Number format of the exported weights.")
     input: str | None = option(
         None, "Channels, height and width of the model's input. Default: the size that the file states.",
         metavar="CxHxW",

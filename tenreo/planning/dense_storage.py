@@ -1,6 +1,11 @@
-"""Checks that a file can store the tensors of a model: for a plan, and again when the file is written."""
+"""Storage of the uncompressed tensors of a model: their form in a file, and checks that the file can store them.
 
-from collections.abc import Container, Mapping
+Coded tensors are rounded. Their step, relative to the magnitude of a tensor, is a fixed fraction of the relative error
+of the compressed weights, so that both contribute alike to the error of the outputs (docs/research/size.md).
+"""
+
+import math
+from collections.abc import Container, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +14,9 @@ from tenreo.errors import TenreoError
 from tenreo.files.safetensors import check_plain, check_values
 from tenreo.modules.ties import has_values, stored_state
 from tenreo.planning.recipe import DenseDtype
+
+_FRACTION = 0.1  # of the step and the relative error of the compressed weights
+_UNKNOWN_SNR, _MOST_SNR = 30.0, 100.0  # in dB, of layers whose error is unknown, and the most that makes a difference
 
 
 def check_storable(model: nn.Module, dtype: DenseDtype, compressed: Container[str]) -> None:
@@ -52,12 +60,12 @@ def check_tensors(source: str, state: Mapping[str, object]) -> None:
 
 
 def stored_dense(name: str, tensor: Tensor, dtype: DenseDtype) -> Tensor:
-    """Return a dense tensor in the number format in which a file stores it; integers stay as they are.
+    """Return a dense tensor in the number format in which a file stores it; coded ones and integers stay as they are.
 
     Raises:
         TenreoError: if a value does not fit into the format.
     """
-    if dtype == DenseDtype.FLOAT32 or not tensor.is_floating_point():
+    if dtype in (DenseDtype.FLOAT32, DenseDtype.CODED) or not tensor.is_floating_point():
         return tensor
     cast = tensor.to(getattr(torch, dtype))
     if not torch.equal(torch.isfinite(cast), torch.isfinite(tensor)):
@@ -65,3 +73,18 @@ def stored_dense(name: str, tensor: Tensor, dtype: DenseDtype) -> Tensor:
             f"{name}: a value of {tensor.abs().max():.3g} does not fit into {dtype}; choose dense_dtype bfloat16"
         )
     return cast
+
+
+def dense_step(layers: Iterable[tuple[int, float | None]]) -> float:
+    """Return the relative step of coded dense tensors.
+
+    >>> round(dense_step([(1000, 20.0), (3000, 24.0)]), 4)
+    0.0071
+
+    Args:
+        layers: number of weights, and SNR in dB or None if it is unknown, of every compressed layer.
+    """
+    known = [(numel, min(max(snr, 0.0), _MOST_SNR)) for numel, snr in layers if snr is not None and math.isfinite(snr)]
+    total = sum(numel for numel, _ in known)
+    mean = sum(numel * snr for numel, snr in known) / total if total else _UNKNOWN_SNR
+    return _FRACTION * math.exp(-mean / 20 * math.log(10))

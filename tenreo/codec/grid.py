@@ -1,0 +1,170 @@
+"""Dense tensors on grids whose steps are powers of two, as integers in one entropy-coded stream.
+
+A level k stands for the value k * 2^e, or, on a logarithmic grid, for 2^(k * 2^e). Variances need the latter: rounding
+then changes them by a fraction of themselves, and none becomes zero or negative. A variance of zero has a level of its
+own: all levels of at least zero are stored one higher, and the stored level 0 stands for zero.
+
+A tensor that was rounded before keeps its grid, so that reading and writing a file again does not change it.
+
+    bytes 0-3    CRC-32 of the integers as little-endian int32
+    the rest     arithmetic code of the integers: for each tensor e, the median m of its stored levels, and then the
+                 stored levels minus m; negative integers i are coded as -2 i - 1, the others as 2 i
+"""
+
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tenreo.codec import range_coder
+from tenreo.errors import TenreoError
+
+_HEADER = 4  # bytes of the checksum
+_MOST_LEVEL = 1 << 24  # float32 represents smaller levels exactly
+_MOST_EXPONENT = 1000  # of a step, in magnitude; float64 represents the values
+_QUANTILE = 0.75  # the magnitude at this quantile determines the step, so that outliers do not
+_FEW = 64  # tensors of fewer values have finer steps, since each value matters more
+# Integers that a short stream may have, and those per byte that any other stream may have, so that a small file cannot
+# cause a large allocation.
+_MOST_INTEGERS, _MOST_PER_BYTE = 1 << 24, 4096
+
+
+class Grid(NamedTuple):
+    """The step 2^exponent of a tensor's levels, which are those of logarithms if the grid is logarithmic."""
+
+    exponent: int
+    logarithmic: bool = False
+
+    def levels(self, values: Tensor) -> Tensor:
+        """Return the nearest levels of finite values, float64; a logarithmic grid needs values of at least zero."""
+        if not self.logarithmic:
+            return (values * 2.0**-self.exponent).round()
+        level = (values.log2() * 2.0**-self.exponent).round()
+        return torch.where(values > 0, level + (level >= 0), 0)
+
+    def values(self, levels: Tensor) -> Tensor:
+        """Return the values of levels, float64."""
+        if not self.logarithmic:
+            return levels * 2.0**self.exponent
+        return torch.where(levels == 0, 0.0, ((levels - (levels > 0).double()) * 2.0**self.exponent).exp2())
+
+
+def grid_of(tensor: Tensor, step: float, logarithmic: bool = False, scale: Tensor | None = None) -> Grid | None:
+    """Choose the grid of a tensor.
+
+    >>> grid_of(torch.linspace(-1, 1, 101), step=0.02)
+    Grid(exponent=-6, logarithmic=False)
+
+    Args:
+        tensor: any shape and real dtype, finite; integers have the step 1.
+        step: distance of neighboring levels, relative to the typical magnitude of the values; on a logarithmic grid,
+            to half of every value, as for the square of a value with this step.
+        logarithmic: whether rounding changes every value by a fraction of itself.
+        scale: values whose magnitude is used instead of the tensor's own.
+
+    Returns:
+        The grid, or None if no grid represents the values: some are not finite, too large, or have no logarithm.
+    """
+    if not tensor.is_floating_point():
+        grid = Grid(0)
+        return grid if _representable(tensor.double(), grid) else None
+    values = tensor.double()
+    step *= min(1.0, math.sqrt(max(1, values.numel()) / _FEW))
+    unit = 2 / math.log(2) if logarithmic else _magnitude(values if scale is None else scale.double())
+    exponent = math.ceil(math.log2(unit * step)) if 0 < unit * step < math.inf else 0
+    # The coarsest of these that changes nothing is the grid of a tensor that was rounded before.
+    for known in (exponent + 1, exponent, exponent - 1):
+        grid = Grid(known, logarithmic)
+        if _representable(values, grid) and torch.equal(grid.values(grid.levels(values)).to(tensor.dtype), tensor):
+            return grid
+    grid = Grid(exponent, logarithmic)
+    return grid if _representable(values, grid) else None
+
+
+def _magnitude(values: Tensor) -> float:
+    """Return the magnitude at a quantile, or the largest if that is zero; NaN or infinity if there is one."""
+    ordered = values.abs().flatten().sort().values
+    if not len(ordered):
+        return 0.0
+    typical = float(ordered[math.ceil(_QUANTILE * len(ordered)) - 1])
+    return typical or float(ordered[-1])
+
+
+def _representable(values: Tensor, grid: Grid) -> bool:
+    possible = torch.isfinite(values).all() and not (grid.logarithmic and (values < 0).any())
+    if not possible or abs(grid.exponent) > _MOST_EXPONENT:
+        return False
+    levels = grid.levels(values)
+    return not levels.numel() or bool(levels.abs().max() < _MOST_LEVEL)
+
+
+def encode_levels(tensors: Iterable[tuple[Grid, Tensor]]) -> NDArray[np.uint8] | None:
+    """Encode tensors, rounded to their grids, as a stream of bytes.
+
+    Returns:
+        (bytes,) uint8; None if the stream were so short that a reader would refuse it.
+    """
+    parts = []
+    for grid, tensor in tensors:
+        levels = grid.levels(tensor.double()).flatten().to(torch.int64).numpy()
+        median = int(np.sort(levels)[len(levels) // 2]) if len(levels) else 0
+        parts += [np.array([grid.exponent, median]), levels - median]
+    integers = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    coder = range_coder.encoder(8 * len(integers) + 64)
+    range_coder.encode_counts(np.where(integers < 0, -2 * integers - 1, 2 * integers)[None], *coder)
+    code = range_coder.finish(coder)
+    if not _plausible(len(integers), len(code)):
+        return None
+    return np.concatenate([np.frombuffer(_checksum(integers), np.uint8), code])
+
+
+def decode_levels(stream: Any, sizes: Sequence[tuple[int, bool]]) -> list[Tensor]:
+    """Decode a stream of `encode_levels`.
+
+    Args:
+        stream: (bytes,) uint8; may be damaged.
+        sizes: for each tensor the number of its values, and whether its grid is logarithmic.
+
+    Returns:
+        The values of each tensor, (values,) float64.
+
+    Raises:
+        TenreoError: if the stream is damaged, or has other tensors.
+    """
+    count = sum(2 + size for size, _ in sizes)
+    code = stream[_HEADER:]
+    if len(stream) < _HEADER or not _plausible(count, len(code)):
+        raise _damaged(f"{len(stream):,} bytes for {count:,} integers")
+    coded, coder = np.zeros((1, count), np.int64), range_coder.decoder(code)
+    if range_coder.decode_counts(coded, 1 << 62, *coder) < 0 or len(code) > coder.state[2]:
+        raise _damaged("an invalid code")
+    integers = np.where(coded[0] & 1, -(coded[0] >> 1) - 1, coded[0] >> 1)
+    if _checksum(integers) != stream[:_HEADER].tobytes():
+        raise _damaged("a wrong checksum")
+    tensors, start = [], 0
+    for size, logarithmic in sizes:
+        exponent, median = (int(each) for each in integers[start : start + 2])
+        if abs(exponent) > _MOST_EXPONENT:
+            raise _damaged(f"a step of 2^{exponent}")
+        levels = torch.from_numpy(integers[start + 2 : start + 2 + size] + median).double()
+        tensors.append(Grid(exponent, logarithmic).values(levels))
+        start += 2 + size
+    return tensors
+
+
+def _checksum(integers: NDArray[np.int64]) -> bytes:
+    return zlib.crc32(integers.astype("<i4").tobytes()).to_bytes(4, "little")
+
+
+def _plausible(integers: int, size: int) -> bool:
+    """Return whether a code of `size` bytes may have this many integers."""
+    return integers <= max(_MOST_INTEGERS, _MOST_PER_BYTE * size)
+
+
+def _damaged(content: str) -> TenreoError:
+    return TenreoError(f"dense tensors: the stream has {content}; the file is damaged")
