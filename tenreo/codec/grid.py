@@ -4,7 +4,8 @@ A level k stands for the value k * 2^e, or, on a logarithmic grid, for 2^(k * 2^
 then changes them by a fraction of themselves, and none becomes zero or negative. A variance of zero has a level of its
 own: all levels of at least zero are stored one higher, and the stored level 0 stands for zero.
 
-A tensor that was rounded before keeps its grid, so that reading and writing a file again does not change it.
+The step is the largest of which all rounded values are multiples. A tensor that was rounded before keeps it, so that
+reading and writing a file again does not change it.
 
     bytes 0-3    CRC-32 of the integers as little-endian int32
     the rest     arithmetic code of the integers: for each tensor e, the median m of its stored levels, and then the
@@ -42,10 +43,14 @@ class Grid(NamedTuple):
 
     def levels(self, values: Tensor) -> Tensor:
         """Return the nearest levels of finite values, float64; a logarithmic grid needs values of at least zero."""
+        steps = self.steps(values)
+        return torch.where(values > 0, steps + (steps >= 0), 0) if self.logarithmic else steps
+
+    def steps(self, values: Tensor) -> Tensor:
+        """Return the values, or their logarithms, as a number of steps, rounded; zeros have no steps."""
         if not self.logarithmic:
             return (values * 2.0**-self.exponent).round()
-        level = (values.log2() * 2.0**-self.exponent).round()
-        return torch.where(values > 0, level + (level >= 0), 0)
+        return torch.where(values > 0, (values.log2() * 2.0**-self.exponent).round(), 0)
 
     def values(self, levels: Tensor) -> Tensor:
         """Return the values of levels, float64."""
@@ -71,19 +76,24 @@ def grid_of(tensor: Tensor, step: float, logarithmic: bool = False, scale: Tenso
         The grid, or None if no grid represents the values: some are not finite, too large, or have no logarithm.
     """
     if not tensor.is_floating_point():
-        grid = Grid(0)
-        return grid if _representable(tensor.double(), grid) else None
+        return _coarsest(Grid(0), tensor.double())
     values = tensor.double()
     step *= min(1.0, math.sqrt(max(1, values.numel()) / _FEW))
     unit = 2 / math.log(2) if logarithmic else _magnitude(values if scale is None else scale.double())
     exponent = math.ceil(math.log2(unit * step)) if 0 < unit * step < math.inf else 0
-    # The coarsest of these that changes nothing is the grid of a tensor that was rounded before.
-    for known in (exponent + 1, exponent, exponent - 1):
-        grid = Grid(known, logarithmic)
-        if _representable(values, grid) and torch.equal(grid.values(grid.levels(values)).to(tensor.dtype), tensor):
-            return grid
-    grid = Grid(exponent, logarithmic)
-    return grid if _representable(values, grid) else None
+    finer = Grid(exponent - 1, logarithmic)  # of a tensor that was rounded before, whose magnitude then fell
+    if _representable(values, finer) and torch.equal(finer.values(finer.levels(values)).to(tensor.dtype), tensor):
+        return _coarsest(finer, values)
+    return _coarsest(Grid(exponent, logarithmic), values)
+
+
+def _coarsest(grid: Grid, values: Tensor) -> Grid | None:
+    """Return the grid with the largest step that has the levels of all values; None if no level represents one."""
+    if not _representable(values, grid):
+        return None
+    bits = int(np.bitwise_or.reduce(grid.steps(values).abs().to(torch.int64).numpy(), axis=None, initial=0))
+    exponent = grid.exponent + (bits & -bits).bit_length() - 1 if bits else 0
+    return Grid(exponent, grid.logarithmic)
 
 
 def _magnitude(values: Tensor) -> float:

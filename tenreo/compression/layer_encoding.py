@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -67,20 +68,43 @@ def encode_with_rate(model: nn.Module, layer: LayerPlan, task: Task, orders: Ord
     return _with_report(layer, weight, unrefined, encoded, recipe.positions, start)
 
 
-def encode_at_price(model: nn.Module, layer: LayerPlan, task: Task, price: float, recipe: Recipe) -> EncodedLayer:
+def encode_at_price(
+    model: nn.Module, layer: LayerPlan, task: Task, price: float, recipe: Recipe,
+    coarse: Mapping[str, Tensor] | None = None, part: float = 1.0,
+) -> EncodedLayer:  # fmt: skip
     """Encode a layer on a curve of one row, with positions along a trellis.
 
-    The price is a Lagrange multiplier (squared error per bit) for a layer of importance 1.
+    Args:
+        model: model that has the layer.
+        layer: plan of the layer.
+        task: checked for cancellation.
+        price: Lagrange multiplier (squared error per bit) for a layer of importance 1.
+        recipe: recipe of the compression.
+        coarse: weights by layer name as they were decoded at a higher price.
+        part: part of the elements, in [0, 1], that are encoded; for the others, the coarse weight is encoded.
     """
     start = time.perf_counter()
     weight, curve = dense_weight(model, layer), layer.encoding
     price = price / layer.importance
+    source = weight if coarse is None else _mixed(weight, coarse[layer.name], part)
     try:
-        initial = quantize_uniformly(weight, price, curve.memory)
-        encoded = trellis_quantize(weight, initial, price, curve.precision, task)
+        initial = quantize_uniformly(source, price, curve.memory)
+        encoded = trellis_quantize(source, initial, price, curve.precision, task)
     except TenreoError as error:
         raise TenreoError(f"{layer.name}: {error}") from error
     return _with_report(layer, weight, None, encoded, recipe.positions, start)
+
+
+def _mixed(weight: Tensor, coarse: Tensor, part: float) -> Tensor:
+    """Return a coarse weight with a part of its elements replaced: those of the rows with the largest errors."""
+    fine, mixed = weight.reshape(len(weight), -1), coarse.detach().reshape(len(weight), -1).clone()
+    rows = (fine - mixed).square().sum(1).argsort(descending=True, stable=True)
+    replaced = round(part * weight.numel())
+    whole, left = divmod(replaced, fine.shape[1])
+    mixed[rows[:whole]] = fine[rows[:whole]]
+    if left:
+        mixed[rows[whole], :left] = fine[rows[whole], :left]
+    return mixed.reshape(weight.shape)
 
 
 def _with_report(
@@ -114,5 +138,5 @@ def _with_report(
         bytes_before=weight.numel() * weight.element_size(),
         bytes_after=curve.coefficient_bytes(weight.element_size()) + position_bytes,
     )  # fmt: skip
-    plan = replace(layer, curve=curve, position_bytes=position_bytes, snr=report.errors.snr)
+    plan = replace(layer, curve=curve, position_bytes=position_bytes, errors=report.errors)
     return EncodedLayer(encoded, plan, report)

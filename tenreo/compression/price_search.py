@@ -1,18 +1,24 @@
-"""Files of a given size: the search for the price per bit at which the file has that size."""
+"""Files of a given size: the search for the price per bit at which the file has that size.
+
+Some weights, such as uniformly distributed ones, have no encodings of certain sizes: at a slightly lower price, they
+are encoded with far more bits. Then a part of every weight gets a lower price.
+"""
 
 import math
 from collections.abc import Callable
 
 from tenreo.errors import TenreoError
 
-_TRIALS = 12
+_TRIALS, _PART_TRIALS = 12, 8
 _MAX_FLATTENING = 4.0  # a slope is assumed to be at most this factor flatter than the previous one
 _MAX_LOG_STEP = 40.0  # of a step between two prices: 29 bits per weight
 _MIN_CHANGE = 0.001  # of the size: with a smaller one, the file is the smallest or the largest possible at both prices
 _PRICE_PER_BIT = 4.0  # one bit per weight divides the squared error, and so the price, by four (6.02 dB)
 
 
-def search_price(encode: Callable[[float], int], limit: int, weights: int, price: float, within: float = 0.01) -> float:
+def search_price(
+    encode: Callable[[float], int], limit: int, weights: int, price: float, within: float = 0.008
+) -> float:
     """Find a price per bit at which a file is at most as large as a limit, and only slightly smaller.
 
     This is the secant method on the logarithm of the price, because encoding is slow and bytes fall almost linearly
@@ -58,3 +64,32 @@ def search_price(encode: Callable[[float], int], limit: int, weights: int, price
     if tried != high:
         encode(high)
     return high
+
+
+def search_part(encode: Callable[[float], int], limit: int, sizes: tuple[int, int], within: float = 0.008) -> None:
+    """Find the part of the weights that gets a lower price, so that a file is only slightly smaller than a limit.
+
+    This is false position (regula falsi) with bounded steps.
+
+    Args:
+        encode: function that encodes a part, in [0, 1], at the lower price and the rest at the higher one, and returns
+            the bytes of the file. Its last call is with the part found.
+        limit: maximum size in bytes.
+        sizes: bytes without and with the lower price, at most and above the limit.
+        within: accepted distance below the limit, as a fraction of it.
+    """
+    low, high = 0.0, 1.0
+    small, large = sizes
+    part = low
+    for _ in range(_PART_TRIALS):
+        relative = (limit * (1 - within / 2) - small) / (large - small)
+        part = low + min(max(relative, 0.1), 0.9) * (high - low)
+        size = encode(part)
+        if limit * (1 - within) <= size <= limit:
+            return
+        if size > limit:
+            high, large = part, size
+        else:
+            low, small = part, size
+    if part != low:
+        encode(low)

@@ -1,5 +1,6 @@
 """Conversion between a model and the tensors of its file, with checks of all names, shapes and values."""
 
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -28,9 +29,13 @@ from tenreo.modules.ties import stored_state, tied_names
 from tenreo.modules.weights import find_weights
 from tenreo.modules.wrappers import full_tensor
 from tenreo.planning.dense_storage import check_tensors, dense_step, stored_dense
+from tenreo.planning.rates import TargetSize
 from tenreo.planning.recipe import DenseDtype, Recipe, recipe_of
 
 _COUNTER = "num_batches_tracked"
+# Factors of the step of coded dense tensors. After a correction of statistics, these may need some bytes more than they
+# had when the layers were encoded for a target size.
+_COARSER_STEPS = tuple(2 ** (i / 32) for i in range(65))
 
 
 def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | None = None) -> None:
@@ -75,17 +80,26 @@ def _file_content(
     names = _file_names(ties, compressed)
     tensors = {names[key]: full_tensor(state[key].detach()).cpu() for key in dict.fromkeys(ties.values())}
     parameters = {names[key] for key, _ in model.named_parameters()}
-    coded: dict[str, TensorRecord] = {}
+    dense = tensors.keys() - {curve.parameter + suffix for curve in compressed for suffix in SUFFIXES}
     if recipe is not None:
-        dense = tensors.keys() - {curve.parameter + suffix for curve in compressed for suffix in SUFFIXES}
-        for name in dense:
-            tensors[name] = stored_dense(name, tensors[name], recipe.dense_dtype)
-        if recipe.dense_dtype is DenseDtype.CODED:
-            stream, coded = encode_dense({name: tensors[name] for name in dense}, parameters, _step(compressed))
-            tensors = {name: x for name, x in tensors.items() if name not in coded} | ({DENSE: stream} if coded else {})
+        tensors |= {name: stored_dense(name, tensors[name], recipe.dense_dtype) for name in dense}
     _pack_layers_(tensors, {curve.parameter: records[curve.name] for curve in compressed})
-    entries = metadata(info, None if recipe is None else recipe.to_dict(), records, coded)
-    return tensors, entries, parameters
+
+    def described(coded: Mapping[str, TensorRecord]) -> dict[str, str]:
+        return metadata(info, None if recipe is None else recipe.to_dict(), records, coded)
+
+    if recipe is None or recipe.dense_dtype is not DenseDtype.CODED:
+        return tensors, described({}), parameters
+    limit = recipe.rate.bytes if isinstance(recipe.rate, TargetSize) else math.inf
+    for coarser in _COARSER_STEPS:
+        step = coarser * _step(compressed)
+        stream, coded = encode_dense({name: tensors[name] for name in dense}, parameters, step)
+        content = {name: tensor for name, tensor in tensors.items() if name not in coded}
+        content |= {DENSE: stream} if coded else {}
+        entries = described(coded)
+        if file_size({name: record(tensor) for name, tensor in content.items()}, entries) <= limit:
+            break
+    return content, entries, parameters
 
 
 def _step(compressed: Iterable[Curve]) -> float:

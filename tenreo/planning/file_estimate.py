@@ -11,7 +11,7 @@ from tenreo.files.counts import Counts, count
 from tenreo.files.dense_stream import encode_dense
 from tenreo.files.header import check_readable, metadata
 from tenreo.files.layout import DENSE, POSITIONS, TensorRecord, file_size, layer_tensors
-from tenreo.files.records import Correction, LayerErrors, LayerRecord, ModelInfo
+from tenreo.files.records import LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import record
 from tenreo.modules.ties import stored_state
 from tenreo.modules.weights import find_weights
@@ -22,7 +22,8 @@ from tenreo.planning.recipe import DenseDtype, Recipe
 
 # Placeholders for header values that a plan does not know: the longest texts that they can have.
 _ERRORS = LayerErrors(*[-1.2345678901234567e-100] * 3)
-_INFO = ModelInfo("a" * 32, 100_000, "w" * 64, corrections=(Correction("s" * 128, 10**6, 10**4, 10**4),))
+_NAMED = ModelInfo("a" * 20, 10_000, "w" * 20)  # of a model whose name `tenreo.save` may find out
+_NAMING_PACKAGES = ("torchvision", "timm")
 _META_BITS = 3.0  # bits of a coded dense value without its step; weights on the meta device have no values
 _HALF = {DenseDtype.FLOAT16: "F16", DenseDtype.BFLOAT16: "BF16"}
 
@@ -30,13 +31,13 @@ _HALF = {DenseDtype.FLOAT16: "F16", DenseDtype.BFLOAT16: "BF16"}
 class FileEstimate:
     """The counts and the file size of a model for any choice of curves; the dense tensors are counted only once.
 
-    Layers of the model that are compressed already are counted as such. The header of the file will contain the class
-    names. The attribute `before` has the counts of the dense model.
+    Layers of the model that are compressed already are counted as such. The header of the file will contain the info;
+    without one, the info that `tenreo.save` will find out. The attribute `before` has the counts of the dense model.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ()) -> None:
-        self.recipe = recipe
-        self.info = replace(_INFO, classes=len(class_names) or _INFO.classes, class_names=class_names)
+    def __init__(self, recipe: Recipe, model: nn.Module, info: ModelInfo | None = None) -> None:
+        named = type(model).__module__.partition(".")[0] in _NAMING_PACKAGES
+        self.recipe, self.info = recipe, info or (_NAMED if named else ModelInfo())
         state = {name: tensor for name, tensor in stored_state(model).items() if ".parametrizations." not in f".{name}"}
         self.state, self.parameters = state, {name for name, _ in model.named_parameters()}
         self.dense = {name: record(tensor) for name, tensor in state.items()}
@@ -92,7 +93,7 @@ class FileEstimate:
 
     def _code_(self, tensors: dict[str, TensorRecord], layers: Iterable[LayerPlan]) -> dict[str, TensorRecord]:
         """Replace the dense tensors of a file by their stream, and return those that it contains."""
-        step = dense_step((layer.numel, layer.snr) for layer in layers if layer.curve)
+        step = dense_step((layer.numel, layer.errors.snr) for layer in layers if layer.curve)
         dense = {name: self.state[name] for name in tensors if name in self.state}
         if any(tensor.is_meta for tensor in dense.values()):
             coded = {name: tensors[name] for name in dense if name in self.parameters}
@@ -107,7 +108,8 @@ class FileEstimate:
         return coded
 
     def _record(self, layer: LayerPlan) -> LayerRecord:
-        return LayerRecord(layer.shape, layer.encoding, _ERRORS, self.recipe.positions)
+        errors = _ERRORS if layer.errors.snr is None else layer.errors
+        return LayerRecord(layer.shape, layer.encoding, errors, self.recipe.positions)
 
     def _tensors(
         self, parameter: str, layer: LayerRecord, position_bytes: int | None = None

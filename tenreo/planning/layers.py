@@ -10,7 +10,7 @@ from torch import nn
 
 from tenreo.codec.shape import CurveShape
 from tenreo.errors import TenreoError
-from tenreo.files.records import LayerRecord
+from tenreo.files.records import LayerErrors, LayerRecord
 from tenreo.modules.layer_types import CONVOLUTIONS
 from tenreo.modules.weights import Weight, find_weights, parameter_names, why_incompressible
 from tenreo.planning.recipe import DENSE, Recipe
@@ -33,7 +33,7 @@ class LayerPlan:
         importance: factor of the layer's error when bits are distributed.
         own: the recipe's settings for this layer alone.
         position_bytes: bytes of the positions in a file, exact or estimated; None stands for the maximum.
-        snr: signal-to-noise ratio in dB, exact or estimated; None if it is unknown.
+        errors: distortion of the compressed weight, exact or estimated; empty if it is unknown.
     """
 
     name: str
@@ -44,7 +44,7 @@ class LayerPlan:
     importance: float = 1.0
     own: Mapping[str, Any] = field(default_factory=dict)
     position_bytes: int | None = None
-    snr: float | None = None
+    errors: LayerErrors = LayerErrors()
 
     @property
     def numel(self) -> int:

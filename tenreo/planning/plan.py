@@ -8,6 +8,7 @@ from torch import nn
 from tenreo.devices import public_function
 from tenreo.errors import TenreoError, shown
 from tenreo.files.counts import Counts
+from tenreo.files.records import ModelInfo
 from tenreo.modules.weights import find_weights
 from tenreo.modules.wrappers import unwrapped
 from tenreo.planning.candidates import curves_by_candidates
@@ -39,7 +40,7 @@ class Plan:
         after: counts of the compressed model, and size of its file: upper bounds with entropy-coded positions,
             estimates with a price.
         strategy: how the curves were chosen.
-        class_names: class names that the file will contain.
+        info: description of the model that the file will contain; None if it is unknown.
         price: estimated Lagrange multiplier (squared error per bit) that reaches the target; 0 if unused.
     """
 
@@ -48,7 +49,7 @@ class Plan:
     before: Counts
     after: Counts
     strategy: Strategy = field(compare=False)  # a growth that was searched for equals the same growth that was given
-    class_names: tuple[str, ...] = ()
+    info: ModelInfo | None = None
     price: float = 0.0
 
     @property
@@ -80,7 +81,7 @@ class Plan:
 
 
 @public_function()
-def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ()) -> Plan:
+def resolve(recipe: Recipe, model: nn.Module, info: ModelInfo | None = None) -> Plan:
     """Decide for every weight of a model how it is compressed; the model is not changed.
 
     >>> from tenreo import Uniform
@@ -91,7 +92,7 @@ def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ())
     Args:
         recipe: how to compress.
         model: any module, also wrapped in DataParallel or the like; its tensors may be on the meta device.
-        class_names: class names that the file will contain.
+        info: description of the model that the file will contain. Its header counts towards a target size.
 
     Returns:
         The plan. If a growth was searched for, the recipe of the plan has this growth as its rate.
@@ -106,14 +107,14 @@ def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ())
         raise TenreoError(f"recipe: given {shown(recipe)}, needs a tenreo.Recipe or a plan{advice}")
     layers, weights = find_layers(recipe, model), find_weights(model)
     reference_numel = rule_for(model).reference_numel
-    estimate = FileEstimate(recipe, model, class_names)
+    estimate = FileEstimate(recipe, model, info)
     strategy, price = recipe.strategy, 0.0
     if strategy is Strategy.RATE:
         layers = list(curves_by_rate(recipe, layers, reference_numel))
     elif strategy is Strategy.GROWTH:
         growth, layers = curves_by_growth(recipe, layers, reference_numel, estimate)
         recipe = replace(recipe, rate=Progressive(growth))
-        estimate = FileEstimate(recipe, model, class_names)
+        estimate = FileEstimate(recipe, model, info)
     elif strategy is Strategy.CANDIDATES:
         layers = curves_by_candidates(recipe, layers, weights, estimate)
     else:
@@ -121,4 +122,4 @@ def resolve(recipe: Recipe, model: nn.Module, class_names: tuple[str, ...] = ())
     require_compressed(layers)
     check_storable(model, recipe.dense_dtype, {layer.parameter for layer in layers if layer.curve})
     estimate.check_header(layers)
-    return Plan(recipe, tuple(layers), estimate.before, estimate.after(layers), strategy, class_names, price)
+    return Plan(recipe, tuple(layers), estimate.before, estimate.after(layers), strategy, info, price)

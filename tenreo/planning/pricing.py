@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from tenreo.codec.rate_distortion import MEMORY, length_for, step_for
 from tenreo.codec.shape import CODED_HEADER, RAMP_COEFFICIENTS, Basis, CurveShape, Precision
+from tenreo.files.records import LayerErrors
 from tenreo.modules.weights import Weight
 from tenreo.planning.bisection import bisect
 from tenreo.planning.file_estimate import FileEstimate
@@ -58,7 +59,8 @@ def curves_by_price(
         def curve(layer: LayerPlan) -> LayerPlan:
             spread, precision = spreads[layer.name], recipe.of_layer(layer.own).precision or Precision.FLOAT32
             shape = curve_for(spread, price, precision)
-            return replace(layer, curve=shape, position_bytes=position_bytes(spread), snr=_decibels(spread, price))
+            errors = LayerErrors(_decibels(spread, price), None, spread.numel * spread.variance)
+            return replace(layer, curve=shape, position_bytes=position_bytes(spread), errors=errors)
 
         return [curve(layer) if layer.name in spreads else layer for layer in layers]
 

@@ -31,6 +31,8 @@ from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.rates import OutputTarget
 from tenreo.planning.recipe import Recipe
 
+_CORRECTED = (9999, 999, 0)  # numbers of images, BatchNorms and biases with as many digits as most corrections have
+
 
 def compress_and_save(
     dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output
@@ -41,18 +43,19 @@ def compress_and_save(
     model, info = open_model(dense, values=not output.dry_run)
     with usage():
         images = _images(statistics, info, dense.seed)
-        plan = resolve(recipe, model, info.class_names)
+        path = output.out or Path(default_name(dense.name, recipe))
+        info = rename_weights(info, Path(), path.parent)
+        plan = resolve(recipe, model, _with_correction(info, statistics))
     if output.dry_run:
         _show_plan(plan, output.json)
         return
     for layer in plan.skipped:
         note(f"{layer.name} is left dense: {layer.why_dense}")
-    path = output.out or Path(default_name(dense.name, recipe))
     noise, model = dense.shape or info.preprocess.crop, model.to(device)
     plan, report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
     if images is not None:
         note_images(images.batches.broken, images.batches.warnings)
-    info = rename_weights(replace(info, corrections=corrections), Path(), path.parent)
+    info = replace(info, corrections=corrections)
     save(model, path, info, plan.recipe)
     report = replace(report, after=replace(report.after, bytes=path.stat().st_size))
     _show_report(report, plan, path, info, output.json)
@@ -65,6 +68,13 @@ def _images(statistics: Statistics, info: ModelInfo, seed: int) -> UnlabeledBatc
     opened = open_unlabeled(statistics.calibrate, "train", info.preprocess)
     loading = Loading(64, choose_workers(None, statistics.calibrate), statistics.skip_broken)
     return UnlabeledBatches(opened, statistics.calibrate_batches, loading, seed)
+
+
+def _with_correction(info: ModelInfo, statistics: Statistics) -> ModelInfo:
+    """Return the info with a placeholder of the correction that the file will state, so that its size counts."""
+    if not statistics.match_statistics and statistics.calibrate is None:
+        return info
+    return replace(info, corrections=(Correction(statistics.calibrate or "noise", *_CORRECTED),))
 
 
 def _compress(

@@ -52,7 +52,7 @@ def sweep_recipes(
         images = _images(data, layout, info)
         if any(isinstance(recipe.rate, OutputTarget) for recipe in recipes):
             raise TenreoError("target: a sweep does not search for an accuracy; compress with that target instead")
-        plans = [resolve(recipe, model, info.class_names) for recipe in recipes]  # all checks come before anything slow
+        plans = [resolve(recipe, model, info) for recipe in recipes]  # all checks come before anything slow
     if images is not None and images.doubt:
         note(images.doubt)
     loading = Loading(data.batch_size, choose_workers(None, data.data or DIGITS), data.skip_broken)
