@@ -98,7 +98,7 @@ def ours(weights: Weights, size: int) -> Coded:
 
     numel = sum(w.numel() for w in weights.values())
     power = sum(w.double().square().sum().item() for w in weights.values()) / numel
-    search_price(encode, size, numel, power * 4 ** (-8 * size / numel), within=0.002)
+    encode(search_price(encode, size, numel, power * 4 ** (-8 * size / numel), within=0.002))
     start = time.process_time()
     decoded = {name: _decoded(weights[name], *each) for name, each in results.items()}
     return Coded("tenreo", "", stored_bytes(), decoded, took, time.process_time() - start)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from tenreo.codec.encode import decode, spectrum
+from tenreo.codec.encode import spectrum
 from tenreo.compression.layer_encoding import (
     EncodedLayer,
     Orders,
@@ -18,9 +18,9 @@ from tenreo.compression.layer_encoding import (
 )
 from tenreo.compression.layer_pool import LayerPool
 from tenreo.compression.parametrization import parametrize_, remember_recipe_
-from tenreo.compression.price_search import search_part, search_price
 from tenreo.compression.report import Report
 from tenreo.compression.serialization import round_dense_, written_size
+from tenreo.compression.target_size import encode_to_size, encoded_plans
 from tenreo.devices import public_function
 from tenreo.errors import TenreoError
 from tenreo.files.records import ModelInfo
@@ -34,8 +34,6 @@ from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.rates import OutputTarget, TargetSize
 from tenreo.planning.recipe import Recipe, Strategy
-
-_NEARLY = 0.99  # of a target size: a smaller file is enlarged by a lower price for a part of the weights
 
 
 @public_function()
@@ -96,40 +94,9 @@ def compress_(
 
 def _encode_at_one_price(pool: LayerPool, plan: Plan) -> dict[str, EncodedLayer]:
     """Encode all layers at the plan's price, or at the price that reaches the recipe's file size."""
-    estimate = FileEstimate(plan.recipe, pool.model, plan.info)
-    encoded: dict[str, EncodedLayer] = {}
-
-    sizes: dict[float, int] = {}  # by the prices that were tried
-
-    def encode(price: float) -> int:
-        encoded.update(pool.each(encode_at_price, plan.compressed, price, plan.recipe))
-        sizes[price] = estimate.file_size(_encoded_plans(plan, encoded))
-        return sizes[price]
-
-    if not isinstance(plan.recipe.rate, TargetSize):
-        encode(plan.price)
-        return encoded
-    limit = plan.recipe.rate.bytes
-    price = search_price(encode, limit, sum(layer.numel for layer in plan.compressed), plan.price)
-    too_low = [each for each, size in sizes.items() if size > limit]
-    if sizes[price] >= _NEARLY * limit or not too_low:
-        return encoded
-    coarse = {name: decode(each.weight) for name, each in encoded.items()}
-    lower = (
-        max(too_low) / 2
-    )  # at a price that is barely too low, parts of the weights would be encoded as at the higher
-
-    def encode_part(part: float) -> int:
-        encoded.update(pool.each(encode_at_price, plan.compressed, lower, plan.recipe, coarse, part))
-        return estimate.file_size(_encoded_plans(plan, encoded))
-
-    search_part(encode_part, limit, (sizes[price], encode_part(1.0)))
-    return encoded
-
-
-def _encoded_plans(plan: Plan, encoded: dict[str, EncodedLayer]) -> list[LayerPlan]:
-    """Return all layers of a plan; the encoded ones are updated."""
-    return [encoded[layer.name].plan if layer.name in encoded else layer for layer in plan.layers]
+    if isinstance(plan.recipe.rate, TargetSize):
+        return encode_to_size(pool, plan, plan.recipe.rate.bytes)
+    return pool.each(encode_at_price, plan.compressed, plan.price, plan.recipe)
 
 
 def _check_plan(model: nn.Module, plan: Plan) -> None:
@@ -155,7 +122,7 @@ def _parametrize_layers_(
     model: nn.Module, plan: Plan, encoded: dict[str, EncodedLayer], order_seconds: dict[str, float]
 ) -> Report:
     """Replace the layers' weights by encoded ones; order_seconds is the time spent on ordering each layer's columns."""
-    after = FileEstimate(plan.recipe, model, plan.info).after(_encoded_plans(plan, encoded))
+    after = FileEstimate(plan.recipe, model, plan.info).after(encoded_plans(plan, encoded))
     reports = []
     weights = find_weights(model)
     for layer in plan.compressed:

@@ -70,7 +70,7 @@ def encode_with_rate(model: nn.Module, layer: LayerPlan, task: Task, orders: Ord
 
 def encode_at_price(
     model: nn.Module, layer: LayerPlan, task: Task, price: float, recipe: Recipe,
-    coarse: Mapping[str, Tensor] | None = None, part: float = 1.0,
+    coarse: Mapping[str, Tensor] | None = None, parts: Mapping[str, float] | None = None,
 ) -> EncodedLayer:  # fmt: skip
     """Encode a layer on a curve of one row, with positions along a trellis.
 
@@ -81,12 +81,15 @@ def encode_at_price(
         price: Lagrange multiplier (squared error per bit) for a layer of importance 1.
         recipe: recipe of the compression.
         coarse: weights by layer name as they were decoded at a higher price.
-        part: part of the elements, in [0, 1], that are encoded; for the others, the coarse weight is encoded.
+        parts: part of the elements of each layer, in [0, 1], that are encoded. For the others, the coarse weight is
+            encoded.
     """
     start = time.perf_counter()
     weight, curve = dense_weight(model, layer), layer.encoding
     price = price / layer.importance
-    source = weight if coarse is None else _mixed(weight, coarse[layer.name], part)
+    source = weight
+    if coarse is not None and parts is not None:
+        source = _mixed(weight, coarse[layer.name], parts[layer.name])
     try:
         initial = quantize_uniformly(source, price, curve.memory)
         encoded = trellis_quantize(source, initial, price, curve.precision, task)

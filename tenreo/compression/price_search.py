@@ -26,7 +26,7 @@ def search_price(
 
     Args:
         encode: function that encodes all layers at a price and returns the bytes of the file, which fall as the price
-            rises. Its last call is at the returned price.
+            rises.
         limit: maximum size in bytes.
         weights: number of elements of all layers.
         price: first price to try.
@@ -61,8 +61,6 @@ def search_price(
             price = math.sqrt(low) * math.sqrt(high) if low > 0 and high < math.inf else (2 * low or high / 2)
     if high == math.inf:
         raise TenreoError(f"target_size: no price leads to {limit:,} bytes; allow more bytes, or include more layers")
-    if tried != high:
-        encode(high)
     return high
 
 
@@ -73,14 +71,13 @@ def search_part(encode: Callable[[float], int], limit: int, sizes: tuple[int, in
 
     Args:
         encode: function that encodes a part, in [0, 1], at the lower price and the rest at the higher one, and returns
-            the bytes of the file. Its last call is with the part found.
+            the bytes of the file.
         limit: maximum size in bytes.
         sizes: bytes without and with the lower price, at most and above the limit.
         within: accepted distance below the limit, as a fraction of it.
     """
     low, high = 0.0, 1.0
     small, large = sizes
-    part = low
     for _ in range(_PART_TRIALS):
         relative = (limit * (1 - within / 2) - small) / (large - small)
         part = low + min(max(relative, 0.1), 0.9) * (high - low)
@@ -91,5 +88,3 @@ def search_part(encode: Callable[[float], int], limit: int, sizes: tuple[int, in
             high, large = part, size
         else:
             low, small = part, size
-    if part != low:
-        encode(low)

@@ -126,7 +126,7 @@ def test_names_and_devices_are_completed():
         assert [item.value for item in param.shell_complete(None, beginning)] == wanted
     assert "resnext50_32x4d" in architecture_names()
     output = here("compress", "--help").stdout
-    assert "float32|float16|bfloat16|int8|int6" in output and "--dense-dtype <float32|float16|bfloat16>" in output
+    assert "float32|float16|bfloat16|int8|int6" in output and "--dense-dtype <float32|float16|bfloat16|coded>" in output
 
 
 def test_wrong_usage_in_a_process_is_exit_code_2():

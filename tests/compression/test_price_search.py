@@ -28,7 +28,7 @@ def test_the_search_converges_if_bytes_fall_with_the_logarithm_of_the_price(bits
 
     limit = 2000 + int(10_000 / 8 * bits)
     price = search_price(encode, limit, 10_000, 4.0**away)
-    assert price == tried[-1] and 0.99 * limit <= encode(price) <= limit and len(tried) < 14
+    assert price in tried and 0.99 * limit <= encode(price) <= limit and len(tried) < 14
 
 
 @given(st.floats(0.2, 4), st.floats(-12, 12))
@@ -41,7 +41,7 @@ def test_the_search_stops_when_a_file_cannot_grow(most, away):
         return 2000 + int(10_000 / 8 * min(most, max(0.0, 4 - torch.tensor(price).log2().item() / 2)))
 
     price = search_price(encode, 2000 + 10_000, 10_000, 4.0**away)
-    assert price == tried[-1] and encode(price) == 2000 + int(10_000 / 8 * most) and len(tried) < 9
+    assert price in tried and encode(price) == 2000 + int(10_000 / 8 * most) and len(tried) < 9
 
 
 def test_the_limit_holds_if_sizes_jump_and_an_impossible_limit_is_refused():

@@ -34,7 +34,9 @@ def test_the_example_prints_what_the_page_shows(tmp_path, monkeypatch, capsys, p
     np.testing.assert_allclose(page["read"]("tiny.safetensors")["0.weight"], weight.detach(), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "int8", "int6", "version1", "version3", "version4"])
+@pytest.mark.parametrize(
+    "name", ["float32", "float16", "bfloat16", "int8", "int6", "version1", "version3", "version4", "coded"]
+)
 def test_the_decoder_of_the_page_reads_golden_files(page, name):
     skeleton = golden()
     if name == "version1":

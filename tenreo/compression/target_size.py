@@ -1,0 +1,86 @@
+"""Encoding of all layers in a file of a given size."""
+
+from collections.abc import Callable, Mapping
+
+from tenreo.codec.encode import decode
+from tenreo.compression.layer_encoding import EncodedLayer, encode_at_price
+from tenreo.compression.layer_pool import LayerPool
+from tenreo.compression.price_search import search_part, search_price
+from tenreo.planning.file_estimate import FileEstimate
+from tenreo.planning.layers import LayerPlan
+from tenreo.planning.plan import Plan
+
+_NEARLY = 0.99  # of a target size: a smaller file is enlarged by a lower price for a part of the weights
+# Factors by which that price is below the lowest one at which all weights fit. At a price that is barely lower, a part
+# of the weights would not be encoded with more bits.
+_LOWER = (2.0, 8.0)
+
+
+def encode_to_size(pool: LayerPool, plan: Plan, limit: int) -> dict[str, EncodedLayer]:
+    """Encode all layers so that the file has nearly a given size.
+
+    Args:
+        pool: threads that encode the layers of a model.
+        plan: plan with an estimate of the price per bit.
+        limit: maximum size of the file in bytes.
+
+    Returns:
+        The encoded layers by name.
+
+    Raises:
+        TenreoError: when the file is larger than the limit at every price.
+    """
+    trials = _Trials(pool, plan, limit)
+    search_price(trials.encode, limit, sum(layer.numel for layer in plan.compressed), plan.price)
+    for factor in _LOWER:
+        if trials.size >= _NEARLY * limit or not trials.too_low:
+            break
+        encode_part = trials.encode_parts(max(trials.too_low) / factor)
+        search_part(encode_part, limit, (trials.size, encode_part(1.0)))
+    return trials.best
+
+
+class _Trials:
+    """Encodings of all layers at several prices: the largest one that fits, and the prices at which none does."""
+
+    def __init__(self, pool: LayerPool, plan: Plan, limit: int) -> None:
+        self.pool, self.plan, self.limit = pool, plan, limit
+        self.estimate = FileEstimate(plan.recipe, pool.model, plan.info)
+        self.best: dict[str, EncodedLayer] = {}
+        self.size = 0  # bytes of the file with the best encodings
+        self.too_low: list[float] = []
+
+    def encode(self, price: float) -> int:
+        """Encode all layers at a price; return the bytes of the file."""
+        size = self._add(self.pool.each(encode_at_price, self.plan.compressed, price, self.plan.recipe))
+        if size > self.limit:
+            self.too_low.append(price)
+        return size
+
+    def encode_parts(self, price: float) -> Callable[[float], int]:
+        """Return a function that encodes a part, in [0, 1], of all layers at a price and returns the bytes of the file.
+
+        One layer after another, in their order, has the price; the next ones keep their best encoding so far.
+        """
+        before = self.best
+        coarse = {name: decode(each.weight) for name, each in before.items()}
+        layers = self.plan.compressed
+
+        def encode(part: float) -> int:
+            parts = {layer.name: min(max(part * len(layers) - i, 0.0), 1.0) for i, layer in enumerate(layers)}
+            changed = [layer for layer in layers if parts[layer.name] > 0]
+            return self._add(before | self.pool.each(encode_at_price, changed, price, self.plan.recipe, coarse, parts))
+
+        return encode
+
+    def _add(self, encoded: dict[str, EncodedLayer]) -> int:
+        """Keep encodings if they are the best so far; return the bytes of the file."""
+        size = self.estimate.file_size(encoded_plans(self.plan, encoded))
+        if self.size < size <= self.limit:
+            self.best, self.size = encoded, size
+        return size
+
+
+def encoded_plans(plan: Plan, encoded: Mapping[str, EncodedLayer]) -> list[LayerPlan]:
+    """Return all layers of a plan; the encoded ones are updated."""
+    return [encoded[layer.name].plan if layer.name in encoded else layer for layer in plan.layers]
