@@ -37,7 +37,7 @@ class FileEstimate:
 
     def __init__(self, recipe: Recipe, model: nn.Module, info: ModelInfo | None = None) -> None:
         named = type(model).__module__.partition(".")[0] in _NAMING_PACKAGES
-        self.recipe, self.info = recipe, info or (_NAMED if named else ModelInfo())
+        self.recipe, self.info = recipe, info or (_NAMED if named else ModelInfo(classes=100_000))
         state = {name: tensor for name, tensor in stored_state(model).items() if ".parametrizations." not in f".{name}"}
         self.state, self.parameters = state, {name for name, _ in model.named_parameters()}
         self.dense = {name: record(tensor) for name, tensor in state.items()}
