@@ -171,7 +171,7 @@ def test_a_new_last_layer_is_trained(compressed_file, digits_folder, inside):
 
 
 def test_an_interrupted_run_with_many_options_resumes_exactly(digits_folder, inside):
-    here("compress", "-a", "shufflenet_v2_x0_5", "--weights", "none", "--input", "3x32x32", "-g", 8, "-r", 8,
+    here("compress", "-a", "shufflenet_v2_x0_5", "--weights", "none", "--input", "3x16x16", "-g", 8, "-r", 8,
          "--refine", 0, "--no-match-statistics", "-o", "c.safetensors")  # fmt: skip
     for split, count in (("train", 3), ("val", 1)):  # few images, since convolutions in bfloat16 are slow
         for folder in sorted((digits_folder / split).iterdir()):
