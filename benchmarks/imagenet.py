@@ -22,7 +22,6 @@ from tenreo.compression.compress_model import Orders
 
 GROWTHS = ((4, 0.5), (4, 2.0), (4, 8.0), (2, 0.5), (8, 0.5))  # groups, r'
 BYTES = (4_000_000, 3_000_000, 2_500_000, 2_000_000)
-DTYPES = {"dense_dtype": "float16"}  # for the files of a given size
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def measure(measurement: Measurement, quick: bool) -> Iterator[Row]:
             yield from measurement.rows(f"paper, g = {groups}, r' = {growth:g}", replace(refined, refine=0))
         yield from measurement.rows(f"refined, g = {groups}, r' = {growth:g}", refined)
     for size in () if quick else BYTES:
-        yield from measurement.rows(f"{size / 1e6:g} MB", tenreo.Recipe(None, tenreo.TargetSize(size), **DTYPES))
+        yield from measurement.rows(f"{size / 1e6:g} MB", tenreo.Recipe(None, tenreo.TargetSize(size)))
 
 
 def plot(rows: list[Row], dense: int, picture: Path) -> None:

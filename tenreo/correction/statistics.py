@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tenreo.compression.parametrization import curves, decoded_once
+from tenreo.compression.serialization import round_dense_
 from tenreo.correction.comparison import harm_of_correction
 from tenreo.correction.corrected_layers import CalibratedBatchNorm, CorrectedLayer, MatchedBatchNorm, MatchedBias
 from tenreo.correction.noise import noise_batch
@@ -248,6 +249,7 @@ def _apply(model: nn.Module, layers: Sequence[CorrectedLayer], source: str, tota
         for layer in layers:
             for name, value in layer.corrected().items():
                 getattr(model.get_submodule(layer.name), name).copy_(value)
+    round_dense_(model)
     corrected = sum(layer.moments is not None for layer in layers)
     norms = corrected if is_batchnorm(layers[0].module) else 0
     return Correction(source, total, norms, corrected - norms, _note(layers))

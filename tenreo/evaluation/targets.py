@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tenreo.compression.compress_model import compress_
 from tenreo.compression.report import Report
-from tenreo.compression.serialization import round_dense_
 from tenreo.correction.noise import noise_images
 from tenreo.correction.statistics import match_statistics_
 from tenreo.devices import public_function
@@ -96,7 +95,6 @@ def compress_to_(
     def trial(network: nn.Module, price: float) -> tuple[Report, Correction, Agreement]:
         report = compress_(network, replace(plan, price=price), jobs=jobs)
         correction = match_statistics_(network, dense, images, size=size, source=source)
-        round_dense_(network)
         agreement = compare(network, dense, batches)
         bits = report.after.bits_per_weight or 0
         progress(f"{bits:.2f} bits per weight: KL {agreement.kl:.4f}, {agreement.agreement:.1f} %")

@@ -21,7 +21,7 @@ from tenreo.planning.layers import LayerPlan
 from tenreo.planning.recipe import DenseDtype, Recipe
 
 # Placeholders for header values that a plan does not know: the longest texts that they can have.
-_ERRORS = LayerErrors(*[-1.2345678901234567e-100] * 3)
+_ERRORS = LayerErrors(-1.2345678901234567e-100, -1.2345678901234567e-100, 1.2345678901234567e-100)
 _NAMED = ModelInfo("a" * 20, 10_000, "w" * 20)  # of a model whose name `tenreo.save` may find out
 _NAMING_PACKAGES = ("torchvision", "timm")
 _META_BITS = 3.0  # bits of a coded dense value without its step; weights on the meta device have no values

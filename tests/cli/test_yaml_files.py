@@ -177,7 +177,7 @@ def every_key(command):
 @pytest.mark.parametrize(("cls", "key", "value"), list(every_key(compress)), ids=str)
 def test_every_option_of_compress_is_a_key(parsed, inside, cls, key, value):
     special = {"rate": 2.0, "progressive": True, "target_size": "2MB", "target_params": "2M", "target_kl": 0.1,
-               "target_agreement": 99.0}  # fmt: skip
+               "target_agreement": 99.0, "dense_dtype": "float16"}  # fmt: skip
     value = special.get(key, value)
     values = {key: value} if key == "rate" or key.startswith("target") else {"rate": 2.0, key: value}
     groups = {} if key in ("target_kl", "target_agreement") else {"groups": 8}  # these targets choose them

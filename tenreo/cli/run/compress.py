@@ -28,9 +28,11 @@ from tenreo.models.dense_weights import rename_weights
 from tenreo.models.model_files import save
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan, resolve
-from tenreo.planning.rates import OutputTarget
+from tenreo.planning.rates import OutputTarget, TargetSize
 from tenreo.planning.recipe import Recipe
 
+_NEARLY = 0.98  # of the target size: a smaller file needs an explanation
+_PRECISE = 80.0  # dB
 _CORRECTED = (9999, 999, 0)  # numbers of images, BatchNorms and biases with as many digits as most corrections have
 
 
@@ -58,6 +60,7 @@ def compress_and_save(
     info = replace(info, corrections=corrections)
     save(model, path, info, plan.recipe)
     report = replace(report, after=replace(report.after, bytes=path.stat().st_size))
+    _note_unused_bytes(report, plan.recipe)
     _show_report(report, plan, path, info, output.json)
 
 
@@ -129,6 +132,16 @@ def _compress_with_progress(model: nn.Module, plan: Plan, jobs: int | None) -> R
             advance(layer.columns - shown.pop(layer.name, 0), layer.name)
 
         return compress_(model, plan, jobs=jobs, progress=progress, within=within)
+
+
+def _note_unused_bytes(report: Report, recipe: Recipe) -> None:
+    """Say so if a file is smaller than its target because no more precise encoding is of use."""
+    used = report.after.bytes
+    if isinstance(recipe.rate, TargetSize) and used < _NEARLY * recipe.rate.bytes:
+        reason = "the weights have no encoding between this size and the target"
+        if report.snr > _PRECISE:
+            reason = f"more bytes would not help, since the weights have an SNR of {report.snr:.0f} dB already"
+        note(f"the file has {used:,} bytes instead of {recipe.rate.bytes:,}: {reason}")
 
 
 def _show_plan(plan: Plan, json: bool) -> None:
