@@ -81,10 +81,12 @@ def grid_of(tensor: Tensor, step: float, logarithmic: bool = False, scale: Tenso
     step *= min(1.0, math.sqrt(max(1, values.numel()) / _FEW))
     unit = 2 / math.log(2) if logarithmic else _magnitude(values if scale is None else scale.double())
     exponent = math.ceil(math.log2(unit * step)) if 0 < unit * step < math.inf else 0
-    finer = Grid(exponent - 1, logarithmic)  # of a tensor that was rounded before, whose magnitude then fell
-    if _representable(values, finer) and torch.equal(finer.values(finer.levels(values)).to(tensor.dtype), tensor):
-        return _coarsest(finer, values)
-    return _coarsest(Grid(exponent, logarithmic), values)
+    grid = Grid(exponent, logarithmic)
+    # The second one is the grid of a tensor that was rounded before, and whose magnitude then fell.
+    for known in (grid, Grid(exponent - 1, logarithmic)):
+        if _representable(values, known) and torch.equal(known.values(known.levels(values)).to(tensor.dtype), tensor):
+            return _coarsest(known, values)
+    return _coarsest(grid, values)
 
 
 def _coarsest(grid: Grid, values: Tensor) -> Grid | None:

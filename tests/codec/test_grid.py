@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tenreo.codec.grid import Grid, decode_levels, encode_levels, grid_of
@@ -38,6 +38,7 @@ def test_rounding_is_as_fine_as_the_step_and_happens_once(seed, step, size, scal
 
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(1e-4, 0.2), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+@example(seed=476685, step=0.0032536532890830023, dtype=torch.bfloat16)  # the next finer step changes nothing, too
 def test_variances_stay_positive_and_zeros_stay_zero(seed, step, dtype):
     generator = torch.Generator().manual_seed(seed)
     variances = (10 * torch.randn(200, generator=generator)).exp().to(dtype)
