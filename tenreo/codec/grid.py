@@ -30,9 +30,6 @@ _MOST_LEVEL = 1 << 24  # float32 represents smaller levels exactly
 _MOST_EXPONENT = 1000  # of a step, in magnitude; float64 represents the values
 _QUANTILE = 0.75  # the magnitude at this quantile determines the step, so that outliers do not
 _FEW = 64  # tensors of fewer values have finer steps, since each value matters more
-# Integers that a short stream may have, and those per byte that any other stream may have, so that a small file cannot
-# cause a large allocation.
-_MOST_INTEGERS, _MOST_PER_BYTE = 1 << 24, 4096
 
 
 class Grid(NamedTuple):
@@ -130,7 +127,7 @@ def encode_levels(tensors: Iterable[tuple[Grid, Tensor]]) -> NDArray[np.uint8] |
     coder = range_coder.encoder(8 * len(integers) + 64)
     range_coder.encode_counts(np.where(integers < 0, -2 * integers - 1, 2 * integers)[None], *coder)
     code = range_coder.finish(coder)
-    if not _plausible(len(integers), len(code)):
+    if not range_coder.plausible(len(integers), len(code)):
         return None
     return np.concatenate([np.frombuffer(_checksum(integers), np.uint8), code])
 
@@ -150,7 +147,7 @@ def decode_levels(stream: Any, sizes: Sequence[tuple[int, bool]]) -> list[Tensor
     """
     count = sum(2 + size for size, _ in sizes)
     code = stream[_HEADER:]
-    if len(stream) < _HEADER or not _plausible(count, len(code)):
+    if len(stream) < _HEADER or not range_coder.plausible(count, len(code)):
         raise _damaged(f"{len(stream):,} bytes for {count:,} integers")
     coded, coder = np.zeros((1, count), np.int64), range_coder.decoder(code)
     if range_coder.decode_counts(coded, 1 << 62, *coder) < 0 or len(code) > coder.state[2]:
@@ -171,11 +168,6 @@ def decode_levels(stream: Any, sizes: Sequence[tuple[int, bool]]) -> list[Tensor
 
 def _checksum(integers: NDArray[np.int64]) -> bytes:
     return zlib.crc32(integers.astype("<i4").tobytes()).to_bytes(4, "little")
-
-
-def _plausible(integers: int, size: int) -> bool:
-    """Return whether a code of `size` bytes may have this many integers."""
-    return integers <= max(_MOST_INTEGERS, _MOST_PER_BYTE * size)
 
 
 def _damaged(content: str) -> TenreoError:

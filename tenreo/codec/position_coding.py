@@ -36,9 +36,6 @@ CLASSES = (1, 2, 4, 8)
 _MOST_CELLS, _CELLS_PER_COLUMN = 1 << 22, 4
 _ITERATIONS = 10  # maximum number of updates of the frequencies and classes
 _UNSEEN = np.float32(0.01)  # count of a position that does not occur in a class
-# Columns that a short stream may have, and those per byte that any other stream may have, so that a small file cannot
-# cause a large allocation. If equal positions would take fewer bytes, they are packed.
-_MOST_COLUMNS, _MOST_PER_BYTE = 1 << 24, 4096
 Integers = NDArray[np.int64]
 
 
@@ -100,7 +97,7 @@ def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0, 
     coded = _encode(symbols, cells, alphabet, row, memory, classes)
     kind = memory + 16 * (classes.count - 1) + 128 * classes.across
     width = bit_width(length)
-    if len(coded) >= packed_size(len(symbols), width) or not _plausible(len(symbols), len(coded)):
+    if len(coded) >= packed_size(len(symbols), width) or not range_coder.plausible(len(symbols), len(coded)):
         kind, coded = KIND_PACKED, pack(positions, width).numpy()
     return torch.from_numpy(np.concatenate([np.frombuffer(bytes([kind]) + checksum, np.uint8), coded]))
 
@@ -175,11 +172,6 @@ def decode_positions(stream: Tensor, columns: int, length: int, row: int, basis:
     return torch.from_numpy(positions)
 
 
-def _plausible(columns: int, size: int) -> bool:
-    """Return whether an arithmetic code of `size` bytes may have this many positions."""
-    return columns <= max(_MOST_COLUMNS, _MOST_PER_BYTE * size)
-
-
 def _unpack(packed: Tensor, columns: int, length: int) -> Any:
     width = bit_width(length)
     if len(packed) != packed_size(columns, width):
@@ -194,7 +186,7 @@ def _decode(kind: int, data: Any, columns: int, length: int, row: int, basis: Ba
     memory, classes, across = kind % 16, kind // 16 % 8 + 1, kind >= 128
     if memory > MOST_MEMORY or (across and classes == 1):
         raise _damaged(f"an unknown kind of code, {kind}")
-    if not _plausible(columns, len(data)):
+    if not range_coder.plausible(columns, len(data)):
         raise _damaged(f"{len(data):,} bytes for {columns:,} positions")
     coder = range_coder.decoder(data)
     contexts = np.zeros(columns, np.uint8)

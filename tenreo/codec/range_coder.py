@@ -23,6 +23,16 @@ _INCREMENT = 24  # added to the frequency of a bit length that occurs
 _FREQUENCIES = 1 + (32 >> np.abs(np.subtract.outer(np.arange(_LENGTHS), np.arange(_LENGTHS))).clip(max=5))
 
 
+# Integers that a short stream may have, and those per byte that any other stream may have, so that a small file cannot
+# cause a large allocation.
+_MOST_INTEGERS, _MOST_PER_BYTE = 1 << 24, 4096
+
+
+def plausible(integers: int, size: int) -> bool:
+    """Return whether a code of `size` bytes may have this many integers."""
+    return integers <= max(_MOST_INTEGERS, _MOST_PER_BYTE * size)
+
+
 class CountTrees(NamedTuple):
     """Remaining counts of several tables, as arrays for compiled code."""
 

@@ -73,11 +73,13 @@ def search_part(encode: Callable[[float], int], limit: int, sizes: tuple[int, in
         encode: function that encodes a part, in [0, 1], at the lower price and the rest at the higher one, and returns
             the bytes of the file.
         limit: maximum size in bytes.
-        sizes: bytes without and with the lower price, at most and above the limit.
+        sizes: bytes without and with the lower price. If both are at most the limit, there is nothing to search for.
         within: accepted distance below the limit, as a fraction of it.
     """
     low, high = 0.0, 1.0
     small, large = sizes
+    if large <= limit:
+        return
     for _ in range(_PART_TRIALS):
         relative = (limit * (1 - within / 2) - small) / (large - small)
         part = low + min(max(relative, 0.1), 0.9) * (high - low)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenreo.codec import position_coding
+from tenreo.codec import position_coding, range_coder
 from tenreo.codec.position_coding import decode_positions, encode_positions
 from tenreo.codec.trellis import following
 from tenreo.errors import TenreoError
@@ -132,7 +132,7 @@ def test_a_short_stream_cannot_cause_a_large_allocation(columns):
 
 
 def test_many_equal_positions_are_packed_so_that_they_can_be_read(monkeypatch):
-    monkeypatch.setattr(position_coding, "_MOST_COLUMNS", 1000)
+    monkeypatch.setattr(range_coder, "_MOST_INTEGERS", 1000)
     positions = torch.zeros(100_000, dtype=torch.int32)
     stream = encode_positions(positions, 2, 1000)
     assert torch.equal(decode_positions(stream, 100_000, 2, 1000), positions)

@@ -15,7 +15,7 @@ RECIPE = tenreo.Recipe(None, tenreo.TargetSize(20_000))
 
 
 class Mixed(nn.Module):
-    """Tensors of many kinds beside a layer that is compressed."""
+    """A layer that is compressed, and parameters and buffers of many kinds that are not."""
 
     def __init__(self, dtype=torch.float32):
         super().__init__()
