@@ -3,9 +3,10 @@
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,7 +59,7 @@ def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | 
 def written_size(model: nn.Module, info: ModelInfo, recipe: Recipe | None = None) -> int:
     """Return the size in bytes of the file that `write_model` would write."""
     tensors, entries, _ = _file_content(model, info, recipe)
-    return file_size({name: record(tensor) for name, tensor in tensors.items()}, entries)
+    return _size(tensors, entries)
 
 
 def _file_content(
@@ -73,33 +74,46 @@ def _file_content(
     positions = Positions.CODED if recipe is None else recipe.positions
     compressed = list(curves(model))
     records = {curve.name: replace(curve.record, positions=positions) for curve in compressed}
+    tensors, parameters = _named_tensors(model, compressed)
+    dense = tensors.keys() - {curve.parameter + suffix for curve in compressed for suffix in SUFFIXES}
+    if recipe is not None:
+        tensors |= {name: stored_dense(name, tensors[name], recipe.dense_dtype) for name in dense}
+    _pack_layers_(tensors, {curve.parameter: records[curve.name] for curve in compressed})
+    described = partial(metadata, info, None if recipe is None else recipe.to_dict(), records)
+    if recipe is None or recipe.dense_dtype is not DenseDtype.CODED:
+        return tensors, described(), parameters
+    limit = recipe.rate.bytes if isinstance(recipe.rate, TargetSize) else math.inf
+    for coarser in _COARSER_STEPS:
+        content, coded = _with_dense_stream(tensors, dense, parameters, coarser * _step(compressed))
+        entries = described(coded)
+        if _size(content, entries) <= limit:
+            break
+    return content, entries, parameters
+
+
+def _size(tensors: Mapping[str, Tensor], entries: Mapping[str, str]) -> int:
+    """Return the size in bytes of a file with these tensors and metadata."""
+    return file_size({name: record(tensor) for name, tensor in tensors.items()}, entries)
+
+
+def _named_tensors(model: nn.Module, compressed: Iterable[Curve]) -> tuple[dict[str, Tensor], set[str]]:
+    """Return the tensors of a model on the CPU by their names in a file, and the names of those that are parameters."""
     ties, state = tied_names(model), model.state_dict()
     for curve in compressed:
         curve.weight.end_loan()
     check_tensors("save", state)
     names = _file_names(ties, compressed)
     tensors = {names[key]: full_tensor(state[key].detach()).cpu() for key in dict.fromkeys(ties.values())}
-    parameters = {names[key] for key, _ in model.named_parameters()}
-    dense = tensors.keys() - {curve.parameter + suffix for curve in compressed for suffix in SUFFIXES}
-    if recipe is not None:
-        tensors |= {name: stored_dense(name, tensors[name], recipe.dense_dtype) for name in dense}
-    _pack_layers_(tensors, {curve.parameter: records[curve.name] for curve in compressed})
+    return tensors, {names[key] for key, _ in model.named_parameters()}
 
-    def described(coded: Mapping[str, TensorRecord]) -> dict[str, str]:
-        return metadata(info, None if recipe is None else recipe.to_dict(), records, coded)
 
-    if recipe is None or recipe.dense_dtype is not DenseDtype.CODED:
-        return tensors, described({}), parameters
-    limit = recipe.rate.bytes if isinstance(recipe.rate, TargetSize) else math.inf
-    for coarser in _COARSER_STEPS:
-        step = coarser * _step(compressed)
-        stream, coded = encode_dense({name: tensors[name] for name in dense}, parameters, step)
-        content = {name: tensor for name, tensor in tensors.items() if name not in coded}
-        content |= {DENSE: stream} if coded else {}
-        entries = described(coded)
-        if file_size({name: record(tensor) for name, tensor in content.items()}, entries) <= limit:
-            break
-    return content, entries, parameters
+def _with_dense_stream(
+    tensors: Mapping[str, Tensor], dense: Iterable[str], parameters: Container[str], step: float
+) -> tuple[dict[str, Tensor], dict[str, TensorRecord]]:
+    """Return the tensors of a file with dense ones coded together, and the records of the coded ones by name."""
+    stream, coded = encode_dense({name: tensors[name] for name in dense}, parameters, step)
+    content = {name: tensor for name, tensor in tensors.items() if name not in coded}
+    return content | ({DENSE: stream} if coded else {}), coded
 
 
 def _step(compressed: Iterable[Curve]) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tenreo.errors import TenreoError
+from tenreo.files.layout import DENSE
 from tenreo.files.safetensors import check_plain, check_values
 from tenreo.modules.ties import has_values, stored_state
 from tenreo.planning.recipe import DenseDtype
@@ -47,11 +48,16 @@ def check_storable(model: nn.Module, dtype: DenseDtype, compressed: Container[st
 
 
 def check_tensors(source: str, state: Mapping[str, object]) -> None:
-    """Raise if an entry of a state dict is not a tensor with values, as results of `get_extra_state` may be.
+    """Raise if a file cannot store an entry of a state dict, whatever its values.
 
     Raises:
-        TenreoError: naming the entry; the message begins with the source.
+        TenreoError: if an entry is not a tensor with values, as results of `get_extra_state` may be, or has the name
+            of the tensor in which a file stores coded tensors. The message begins with the source, and names the entry.
     """
+    if DENSE in state:
+        raise TenreoError(
+            f"{source}: {DENSE} is a name that files reserve for themselves; rename the module or the tensor"
+        )
     for name, value in state.items():
         if value is not None and not has_values(value):
             raise TenreoError(

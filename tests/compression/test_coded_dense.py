@@ -125,3 +125,34 @@ def test_a_size_is_met_whatever_the_weights(tmp_path, kind, sizes):
         tenreo.compress_(model, tenreo.Recipe(None, tenreo.TargetSize(size)))
         tenreo.save(model, tmp_path / "m.safetensors")
         assert 0.99 * size <= (tmp_path / "m.safetensors").stat().st_size <= size
+
+
+class Inner(nn.Module):
+    """A tensor `dense` beside a layer, in a module that is called `tenreo` below."""
+
+    def __init__(self, dense):
+        super().__init__()
+        self.linear = nn.Linear(64, 64)
+        if isinstance(dense, nn.Parameter):
+            self.dense = dense
+        else:
+            self.register_buffer("dense", dense)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("dense", [torch.rand(5), torch.arange(5), nn.Parameter(torch.rand(5))])
+@pytest.mark.parametrize(
+    "recipe", [tenreo.Recipe(None, tenreo.TargetSize(6000)), tenreo.Recipe(4, tenreo.Uniform(2.0))]
+)
+def test_a_tensor_with_the_name_of_the_stream_is_refused(tmp_path, dense, recipe):
+    model = nn.Sequential()
+    model.add_module("tenreo", Inner(dense))
+    weights = copy.deepcopy(model.state_dict())
+    with pytest.raises(tenreo.TenreoError, match=r"^plan: tenreo.dense is .*; rename the module or the tensor$"):
+        tenreo.compress_(model, recipe)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    with pytest.raises(tenreo.TenreoError, match=r"^save: tenreo.dense is "):
+        tenreo.save(model, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
