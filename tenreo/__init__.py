@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tenreo.planning.plan import resolve as resolve
     from tenreo.planning.rates import Progressive as Progressive
     from tenreo.planning.rates import TargetAgreement as TargetAgreement
+    from tenreo.planning.rates import TargetBits as TargetBits
+    from tenreo.planning.rates import TargetFraction as TargetFraction
     from tenreo.planning.rates import TargetKl as TargetKl
     from tenreo.planning.rates import TargetParameters as TargetParameters
     from tenreo.planning.rates import TargetSize as TargetSize
@@ -39,6 +41,8 @@ _MODULES = {
     "Recipe": "planning.recipe",
     "Report": "compression.report",
     "TargetAgreement": "planning.rates",
+    "TargetBits": "planning.rates",
+    "TargetFraction": "planning.rates",
     "TargetKl": "planning.rates",
     "TargetParameters": "planning.rates",
     "TargetSize": "planning.rates",

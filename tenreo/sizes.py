@@ -26,6 +26,22 @@ def packed_size(count: int, width: int) -> int:
     return (count * width + 7) // 8
 
 
+def fraction(text: str) -> float | None:
+    """Parse a fraction of a size, written as a ratio or in percent; None if the text is neither.
+
+    >>> fraction("5x"), fraction("20%"), fraction("5MB")
+    (0.2, 0.2, None)
+
+    Args:
+        text: 5x stands for a fifth, and 20% for 0.2.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(x|%)\s*", text, re.IGNORECASE) if len(text) <= _LONGEST else None
+    number = float(match[1]) if match else 0.0
+    if match is None or not number:
+        return None
+    return number / 100 if match[2] == "%" else 1 / number
+
+
 def amount(text: str | int | float, what: str, unit: str = "") -> int:
     """Parse a number of bytes or parameters such as 2.5MB, 300k or 1.5MiB.
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tenreo.errors import TenreoError
-from tenreo.sizes import amount, bit_width, packed_size
+from tenreo.sizes import amount, bit_width, fraction, packed_size
 
 
 def test_bit_widths_and_packed_sizes():
@@ -26,3 +26,12 @@ def test_amounts_are_parsed(text, unit, value):
 def test_other_texts_are_refused(text):
     with pytest.raises(TenreoError, match=r"target_size: given .*needs an amount such as 2\.5MB"):
         amount(text, "target_size", "B")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [("5x", 0.2), ("2.5X", 0.4), ("20%", 0.2), (" 12.5 % ", 0.125), ("5", None), ("x", None), ("0x", None),
+     ("-5x", None), ("5xx", None), ("9" * 100 + "x", None), ("20 percent", None)],
+)  # fmt: skip
+def test_fractions_are_parsed(text, part):
+    assert fraction(text) == part

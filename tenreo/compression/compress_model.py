@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,9 +82,9 @@ def compress_(
     _check_plan(model, plan)
     if jobs is not None and jobs < 1:
         raise TenreoError(f"jobs: given {jobs}, needs at least 1")
-    with LayerPool(model, jobs, progress, within) as pool:
+    with LayerPool(partial(dense_weight, model), jobs, progress, within) as pool:
         if plan.strategy is Strategy.PRICE:
-            return _parametrize_layers_(model, plan, _encode_at_one_price(pool, plan), {})
+            return _parametrize_layers_(model, plan, _encode_at_one_price(pool, plan, model), {})
         orders = {} if orders is None else orders
         seconds = pool.each(add_order, plan.compressed, orders)
         if plan.recipe.allocate:
@@ -92,10 +93,10 @@ def compress_(
         return _parametrize_layers_(model, plan, encoded, seconds)
 
 
-def _encode_at_one_price(pool: LayerPool, plan: Plan) -> dict[str, EncodedLayer]:
+def _encode_at_one_price(pool: LayerPool, plan: Plan, model: nn.Module) -> dict[str, EncodedLayer]:
     """Encode all layers at the plan's price, or at the price that reaches the recipe's file size."""
     if isinstance(plan.recipe.rate, TargetSize):
-        return encode_to_size(pool, plan, plan.recipe.rate.bytes)
+        return encode_to_size(pool, plan, FileEstimate(plan.recipe, model, plan.info), plan.recipe.rate.bytes)
     return pool.each(encode_at_price, plan.compressed, plan.price, plan.recipe)
 
 

@@ -39,26 +39,33 @@ def dense_weight(model: nn.Module, layer: LayerPlan) -> Tensor:
         TenreoError: if it contains NaN or infinity.
     """
     path, _, tensor = layer.parameter.rpartition(".")
-    weight = model.get_submodule(path).get_parameter(tensor).detach()
+    return check_finite(layer.name, model.get_submodule(path).get_parameter(tensor).detach())
+
+
+def check_finite(name: str, weight: Tensor) -> Tensor:
+    """Return the weight of a layer.
+
+    Raises:
+        TenreoError: if it contains NaN or infinity.
+    """
     if not torch.isfinite(weight).all():
-        raise TenreoError(f"{layer.name}: the weight contains NaN or infinity and cannot be compressed")
+        raise TenreoError(f"{name}: the weight contains NaN or infinity and cannot be compressed")
     return weight
 
 
-def add_order(model: nn.Module, layer: LayerPlan, task: Task, orders: Orders) -> float:
+def add_order(weight: Tensor, layer: LayerPlan, task: Task, orders: Orders) -> float:
     """Add the order of a layer's columns to `orders` unless it is already there; return the elapsed seconds."""
     start = time.perf_counter()
     groups = layer.encoding.groups
-    weight = dense_weight(model, layer)
     if (layer.name, groups) not in orders:
         orders[layer.name, groups] = nearest_neighbor_order(weight, groups, task)
     return time.perf_counter() - start
 
 
-def encode_with_rate(model: nn.Module, layer: LayerPlan, task: Task, orders: Orders, recipe: Recipe) -> EncodedLayer:
+def encode_with_rate(weight: Tensor, layer: LayerPlan, task: Task, orders: Orders, recipe: Recipe) -> EncodedLayer:
     """Encode a layer with the curve shape of its plan, then refine and quantize it."""
     start, rounds = time.perf_counter(), recipe.of_layer(layer.own).refine
-    weight, curve = dense_weight(model, layer), layer.encoding
+    curve = layer.encoding
     order = orders[layer.name, curve.groups]
     try:
         unrefined = encode(weight, curve.groups, curve.coefficients_per_row, length=curve.length, order=order)
@@ -69,13 +76,13 @@ def encode_with_rate(model: nn.Module, layer: LayerPlan, task: Task, orders: Ord
 
 
 def encode_at_price(
-    model: nn.Module, layer: LayerPlan, task: Task, price: float, recipe: Recipe,
+    weight: Tensor, layer: LayerPlan, task: Task, price: float, recipe: Recipe,
     coarse: Mapping[str, Tensor] | None = None, parts: Mapping[str, float] | None = None,
 ) -> EncodedLayer:  # fmt: skip
     """Encode a layer on a curve of one row, with positions along a trellis.
 
     Args:
-        model: model that has the layer.
+        weight: dense weight of the layer.
         layer: plan of the layer.
         task: checked for cancellation.
         price: Lagrange multiplier (squared error per bit) for a layer of importance 1.
@@ -85,7 +92,7 @@ def encode_at_price(
             encoded.
     """
     start = time.perf_counter()
-    weight, curve = dense_weight(model, layer), layer.encoding
+    curve = layer.encoding
     price = price / layer.importance
     source = weight
     if coarse is not None and parts is not None:

@@ -1,4 +1,4 @@
-"""A pool of threads that encode the layers of a model."""
+"""A pool of threads that encode the layers of a model or of files."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from tenreo.codec.threads import Task, ThreadPool
 from tenreo.planning.layers import LayerPlan
 
+WeightOf = Callable[[LayerPlan], Tensor]
 _INTERVAL = 0.2  # seconds between two checks of the progress within layers
 
 
 class LayerPool:
-    """Threads that encode the layers of a model; idle ones help with the layers that are not finished.
+    """Threads that encode the layers of a plan; idle ones help with the layers that are not finished.
 
     Each thread uses one thread of torch: with several, FFTs and sums would add in another order, so the encoded bytes
     would depend on their number.
 
-    The arguments are those of `compress_`.
+    Args:
+        weight_of: function that returns the dense weight of a planned layer; it is called in the threads.
+        jobs, progress, within: as for `compress_`.
     """
 
     def __init__(
-        self, model: nn.Module, jobs: int | None, progress: Callable[[LayerPlan], None] | None,
+        self, weight_of: WeightOf, jobs: int | None, progress: Callable[[LayerPlan], None] | None,
         within: Callable[[LayerPlan, float], None] | None,
     ) -> None:  # fmt: skip
-        self.model, self.progress, self.within = model, progress, within
+        self.weight_of, self.progress, self.within = weight_of, progress, within
         self.reports: SimpleQueue[tuple[LayerPlan, float]] = SimpleQueue()
         self.torch_threads = torch.get_num_threads()
         self.threads = ThreadPool(jobs or os.cpu_count() or 1, lambda: torch.set_num_threads(1))
@@ -43,11 +46,15 @@ class LayerPool:
         torch.set_num_threads(self.torch_threads)  # threads that are created later begin with this number
 
     def each(self, function: Callable[..., Any], layers: Sequence[LayerPlan], *arguments: Any) -> dict[str, Any]:
-        """Return function(model, layer, task, *arguments) for every layer, by name of the layer."""
+        """Return function(weight, layer, task, *arguments) for every layer, by name of the layer."""
+
+        def work(layer: LayerPlan) -> Any:
+            return function(self.weight_of(layer), layer, self._task(layer), *arguments)
+
         # Largest first, so that the last layer to finish is a small one.
         ordered = sorted(layers, key=lambda layer: -layer.columns)
         submit = self.threads.executor.submit
-        futures = {submit(function, self.model, layer, self._task(layer), *arguments): layer for layer in ordered}
+        futures = {submit(work, layer): layer for layer in ordered}
         pending = set(futures)
         while pending:
             finished, pending = wait(pending, _INTERVAL, FIRST_COMPLETED)

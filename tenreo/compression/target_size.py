@@ -16,12 +16,13 @@ _NEARLY = 0.99  # of a target size: a smaller file is enlarged by a lower price 
 _LOWER = (2.0, 8.0)
 
 
-def encode_to_size(pool: LayerPool, plan: Plan, limit: int) -> dict[str, EncodedLayer]:
+def encode_to_size(pool: LayerPool, plan: Plan, estimate: FileEstimate, limit: int) -> dict[str, EncodedLayer]:
     """Encode all layers so that the file has nearly a given size.
 
     Args:
         pool: threads that encode the layers of a model.
         plan: plan with an estimate of the price per bit.
+        estimate: size of the file for any choice of curves.
         limit: maximum size of the file in bytes.
 
     Returns:
@@ -30,7 +31,7 @@ def encode_to_size(pool: LayerPool, plan: Plan, limit: int) -> dict[str, Encoded
     Raises:
         TenreoError: when the file is larger than the limit at every price.
     """
-    trials = _Trials(pool, plan, limit)
+    trials = _Trials(pool, plan, estimate, limit)
     search_price(trials.encode, limit, sum(layer.numel for layer in plan.compressed), plan.price)
     for factor in _LOWER:
         if trials.size >= _NEARLY * limit or not trials.too_low:
@@ -43,9 +44,8 @@ def encode_to_size(pool: LayerPool, plan: Plan, limit: int) -> dict[str, Encoded
 class _Trials:
     """Encodings of all layers at several prices: the largest one that fits, and the prices at which none does."""
 
-    def __init__(self, pool: LayerPool, plan: Plan, limit: int) -> None:
-        self.pool, self.plan, self.limit = pool, plan, limit
-        self.estimate = FileEstimate(plan.recipe, pool.model, plan.info)
+    def __init__(self, pool: LayerPool, plan: Plan, estimate: FileEstimate, limit: int) -> None:
+        self.pool, self.plan, self.estimate, self.limit = pool, plan, estimate, limit
         self.best: dict[str, EncodedLayer] = {}
         self.size = 0  # bytes of the file with the best encodings
         self.too_low: list[float] = []

@@ -65,6 +65,15 @@ def split_name(name: str) -> tuple[str, str]:
     return (name.removesuffix(suffix).removesuffix(".weight") if suffix else name), suffix
 
 
+def layer_name(parameter: str) -> str:
+    """Return the name of the layer of a parameter: the parameter's without `.weight`.
+
+    >>> layer_name("fc.weight"), layer_name("attn.in_proj_weight"), layer_name("weight")
+    ('fc', 'attn.in_proj_weight', 'weight')
+    """
+    return parameter.removesuffix(".weight") or parameter
+
+
 def parameter_name(layer: str, names: Container[str]) -> str:
     """Return the name of a compressed layer's parameter in the dense model's state dict.
 

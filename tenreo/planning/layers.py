@@ -6,15 +6,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
-
 from tenreo.codec.shape import CurveShape
 from tenreo.errors import TenreoError
 from tenreo.files.records import LayerErrors, LayerRecord
-from tenreo.modules.layer_types import CONVOLUTIONS
-from tenreo.modules.weights import Weight, find_weights, parameter_names, why_incompressible
 from tenreo.planning.recipe import DENSE, Recipe
-from tenreo.planning.rules import rule_for
+from tenreo.planning.rules import Rule, Traits
 
 # Reasons to leave a layer dense that the recipe states itself.
 EXCLUDED, NOT_INCLUDED, DENSE_IN_RECIPE = "excluded", "not included", "dense in the recipe"
@@ -80,32 +76,34 @@ class LayerPlan:
         }  # fmt: skip
 
 
-def find_layers(recipe: Recipe, model: nn.Module) -> list[LayerPlan]:
-    """Return a decision without a curve for every weight of a model: its settings, or why it is left dense.
+def find_layers(recipe: Recipe, weights: Sequence[Traits], rule: Rule) -> list[LayerPlan]:
+    """Return a decision without a curve for every weight of a model or file: its settings, or why it is left dense.
 
     A pattern of `include` may match weights that cannot be compressed, which are then left dense; a name may not.
+
+    Args:
+        recipe: how to compress.
+        weights: all weights.
+        rule: choice of weights unless the recipe includes some.
 
     Raises:
         TenreoError: when a pattern matches no weight, or `include` names a weight that cannot be compressed.
     """
-    weights = find_weights(model)
     _check_patterns(recipe, weights)
-    rule, names = rule_for(model), parameter_names(model)
-    first = next((name for name, weight in weights.items() if isinstance(weight.module, CONVOLUTIONS)), None)
 
-    def why_dense(weight: Weight) -> str:
+    def why_dense(weight: Traits) -> str:
         if matches(weight, recipe.exclude):
             return EXCLUDED
         if recipe.include and not matches(weight, recipe.include):
             return NOT_INCLUDED
-        why = why_incompressible(weight, names)
+        why = weight.why_incompressible
         if why and {weight.name, weight.parameter} & {*recipe.include}:
             raise TenreoError(f"include: {weight.name} cannot be compressed: {why}")
-        if not why and not recipe.include and not rule.compresses(weight, weight.name == first):
+        if not why and not recipe.include and not rule.compresses(weight):
             return f"not in the {rule.name} rule"
         return why
 
-    def plan(weight: Weight) -> LayerPlan:
+    def plan(weight: Traits) -> LayerPlan:
         own = _last_match(weight, recipe.layers, {})
         why = DENSE_IN_RECIPE if own == DENSE else why_dense(weight)
         return LayerPlan(
@@ -113,7 +111,7 @@ def find_layers(recipe: Recipe, model: nn.Module) -> list[LayerPlan]:
             importance=_last_match(weight, recipe.importance, 1.0), own={} if own == DENSE else own,
         )  # fmt: skip
 
-    return [plan(weight) for weight in weights.values()]
+    return [plan(weight) for weight in weights]
 
 
 def require_compressed(layers: Sequence[LayerPlan]) -> None:
@@ -130,25 +128,21 @@ def require_compressed(layers: Sequence[LayerPlan]) -> None:
         )
 
 
-def matches(weight: Weight, patterns: Iterable[str]) -> bool:
-    """Whether a pattern matches the name of a layer or of its parameter in a state dict.
-
-    >>> matches(Weight(nn.Linear(4, 4), "weight", "layer1.0.fc"), ["layer1.*"])
-    True
-    """
+def matches(weight: Traits, patterns: Iterable[str]) -> bool:
+    """Whether a pattern matches the name of a layer or of its parameter in a state dict."""
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in (weight.name, weight.parameter))
 
 
-def _last_match(weight: Weight, values: Mapping[str, Any], default: Any) -> Any:
+def _last_match(weight: Traits, values: Mapping[str, Any], default: Any) -> Any:
     """Return the value of the last pattern that matches a layer."""
     return next((values[p] for p in reversed(list(values)) if matches(weight, [p])), default)
 
 
-def _check_patterns(recipe: Recipe, weights: Mapping[str, Weight]) -> None:
+def _check_patterns(recipe: Recipe, weights: Sequence[Traits]) -> None:
     for option in ("include", "exclude", "importance", "layers"):
         for pattern in getattr(recipe, option):
-            if not any(matches(weight, [pattern]) for weight in weights.values()):
-                examples = ", ".join(list(weights)[-3:]) or "nothing: the model has no weights"
+            if not any(matches(weight, [pattern]) for weight in weights):
+                examples = ", ".join(weight.name for weight in weights[-3:]) or "nothing: the model has no weights"
                 raise TenreoError(
                     f"{option}: pattern {pattern!r} matches no weight of the model; names look like {examples}"
                 )

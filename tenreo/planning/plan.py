@@ -24,9 +24,9 @@ from tenreo.planning.layers import (
     require_compressed,
 )
 from tenreo.planning.pricing import curves_by_price
-from tenreo.planning.rates import Progressive
+from tenreo.planning.rates import Progressive, RelativeSize
 from tenreo.planning.recipe import Recipe, Strategy
-from tenreo.planning.rules import rule_for
+from tenreo.planning.rules import rule_for, traits_of_model
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,13 @@ def resolve(recipe: Recipe, model: nn.Module, info: ModelInfo | None = None) -> 
     if not isinstance(recipe, Recipe):
         advice = "; a rate is a part of it, as in tenreo.Recipe(4, tenreo.Uniform(2.0))"
         raise TenreoError(f"recipe: given {shown(recipe)}, needs a tenreo.Recipe or a plan{advice}")
-    layers, weights = find_layers(recipe, model), find_weights(model)
-    reference_numel = rule_for(model).reference_numel
+    rule, weights = rule_for(model), find_weights(model)
+    layers, reference_numel = find_layers(recipe, traits_of_model(model), rule), rule.reference_numel
     estimate = FileEstimate(recipe, model, info)
+    if isinstance(recipe.rate, RelativeSize):
+        before = estimate.before
+        recipe = replace(recipe, rate=recipe.rate.size(before.parameters, before.bytes))
+        estimate = FileEstimate(recipe, model, info)
     strategy, price = recipe.strategy, 0.0
     if strategy is Strategy.RATE:
         layers = list(curves_by_rate(recipe, layers, reference_numel))

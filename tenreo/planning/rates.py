@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from tenreo.errors import TenreoError, shown
 from tenreo.options import check_number, check_options, described, option, options_of, types_of
-from tenreo.sizes import amount
+from tenreo.sizes import amount, fraction
 
 MAX_RATE = 2**31  # exceeds the length of every curve, so one coefficient per row is left
 _MAX_TOTAL = 2**63 - 1
@@ -117,9 +117,55 @@ class TargetSize(Rate):
 
     name, unit = "target_size", "B"
     bytes: int = field(metadata=described(
-        "Instead of a rate: maximum size of the file, for example 2.5MB; the expected error is minimized.",
+        "Instead of a rate: maximum size of the file, for example 2.5MB, or 5x or 20% of the dense model's size; the "
+        "expected error is minimized.",
         least=1, ceiling=_MAX_TOTAL, metavar="SIZE",
     ))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TargetFraction(Rate):
+    """The smallest expected error in a file that is a given fraction of the dense model's tensors in size.
+
+    `resolve` replaces it by the `TargetSize` that it means for the model.
+
+    >>> TargetFraction(0.2).size(numbers=1000, bytes=4000)
+    TargetSize(bytes=800)
+
+    Raises:
+        TenreoError: when the fraction is not a number above 0 and at most 1.
+    """
+
+    name = "target_fraction"
+    fraction: float = field(metadata=described("Fraction of the bytes of the dense model.", above=0, most=1))
+
+    def size(self, numbers: int, bytes: int) -> TargetSize:
+        """Return the size of the file for a dense model of so many numbers and bytes."""
+        return TargetSize(max(1, int(self.fraction * bytes)))
+
+
+@dataclass(frozen=True)
+class TargetBits(Rate):
+    """The smallest expected error in a file of a given number of bits for each number of the dense model.
+
+    `resolve` replaces it by the `TargetSize` that it means for the model.
+
+    >>> TargetBits(4).size(numbers=1000, bytes=4000)
+    TargetSize(bytes=500)
+
+    Raises:
+        TenreoError: when the number is not above 0 and at most 64.
+    """
+
+    name = "bits"
+    bits: float = field(metadata=described(
+        "Instead of a rate: size of the file in bits per weight of the dense model, for example 4; the expected error "
+        "is minimized.", above=0, most=64,
+    ))  # fmt: skip
+
+    def size(self, numbers: int, bytes: int) -> TargetSize:
+        """Return the size of the file for a dense model of so many numbers and bytes."""
+        return TargetSize(max(1, int(self.bits * numbers / 8)))
 
 
 @dataclass(frozen=True)
@@ -160,8 +206,14 @@ class TargetAgreement(Rate):
 
 OutputTarget = TargetKl | TargetAgreement  # reached by running the compressed model
 RATES: dict[str, type[Rate]] = {
-    cls.name: cls for cls in (Uniform, Progressive, TargetParameters, TargetSize, TargetKl, TargetAgreement)
-}
+    cls.name: cls for cls in (
+        Uniform, Progressive, TargetParameters, TargetSize, TargetFraction, TargetBits, TargetKl, TargetAgreement
+    )
+}  # fmt: skip
+RelativeSize = TargetFraction | TargetBits  # a size that follows from that of the dense model
+
+
+_NAMED = tuple(name for name in RATES if name != TargetFraction.name)  # an option writes a fraction as a target size
 
 
 def rate_of(name: str, number: float) -> Rate:
@@ -192,6 +244,7 @@ class RateOptions:
     )
     progressive: bool = option(False, "Let the rate grow with the layer: 1 + r' sqrt(weights / reference).")
     target_size: str | None = _option_of(TargetSize)
+    bits: float | None = _option_of(TargetBits)
     target_kl: float | None = _option_of(TargetKl)
     target_agreement: float | None = _option_of(TargetAgreement)
     target_params: str | None = _option_of(TargetParameters)
@@ -207,14 +260,18 @@ class RateOptions:
         """
         layer_rate = Progressive.name if self.progressive else Uniform.name
         numbers = vars(self) | {Uniform.name: None, Progressive.name: None, layer_rate: self.rate}
-        given = {name: numbers[name] for name in RATES if numbers[name] is not None}
+        given = {name: number for name in RATES if (number := numbers.get(name)) is not None}
         if self.progressive and self.rate is None:
             raise TenreoError("progressive: needs the growth r' as the rate, such as -r 0.5, and no target")
         if not given:
             raise TenreoError("rate: not given; use -r 2, -r 0.5 --progressive, or a target such as --target-size")
         if len(given) != 1:
-            raise TenreoError(f"rate: needs exactly one of {', '.join(RATES)}, given {' and '.join(given)}")
+            raise TenreoError(f"rate: needs exactly one of {', '.join(_NAMED)}, given {' and '.join(given)}")
         ((name, number),) = given.items()
+        if name == TargetSize.name and (part := fraction(number)) is not None:
+            if not 0 < part <= 1:
+                raise TenreoError(f"target_size: given {shown(number)}, needs at least 1x, or at most 100%")
+            return TargetFraction(part)
         if isinstance(number, str):
             number = amount(number, name, RATES[name].unit)
         if name == Uniform.name and 0 < number < 1:

@@ -62,8 +62,8 @@ class Recipe:
 
     Attributes:
         groups: rows of the reshaped weight (g in the paper); None with `TargetSize` lets the strategy choose.
-        rate: `Uniform(r)`, `Progressive(r')`, `TargetParameters(n)`, `TargetSize(bytes)`, `TargetKl(nats)`
-            or `TargetAgreement(percent)`.
+        rate: `Uniform(r)`, `Progressive(r')`, `TargetParameters(n)`, `TargetSize(bytes)`, `TargetFraction(part)`,
+            `TargetBits(bits)`, `TargetKl(nats)` or `TargetAgreement(percent)`.
         include: patterns of the names of layers to compress instead of those that the rule chooses, as in fnmatch. A
             pattern skips weights that cannot be compressed (`Plan.skipped`); a name of such a weight is an error.
         exclude: patterns of the names of layers to leave dense.
@@ -192,9 +192,9 @@ class Recipe:
         |:--|:--|:--|:--|
         | `Uniform`, `Progressive` | any | any | `RATE` |
         | `TargetParameters` | any | any | `GROWTH` |
-        | `TargetSize` | 0 | any | `GROWTH` |
-        | `TargetSize` | above 0 | entropy-coded, groups 1 or None | `PRICE` |
-        | `TargetSize` | above 0 | plain, or groups above 1 | `CANDIDATES` |
+        | `TargetSize`, `TargetFraction`, `TargetBits` | 0 | any | `GROWTH` |
+        | the same | above 0 | entropy-coded, groups 1 or None | `PRICE` |
+        | the same | above 0 | plain, or groups above 1 | `CANDIDATES` |
         | `TargetKl`, `TargetAgreement` | above 0 | entropy-coded, groups 1 or None | `PRICE` |
 
         >>> [Recipe(4, TargetSize(10**6), refine=rounds).strategy.name for rounds in (0, 12)]

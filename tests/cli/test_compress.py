@@ -73,6 +73,11 @@ def test_dry_run_prints_the_counts_of_the_paper_and_writes_nothing(inside):
         (["-g", 4, "-r", 2.0, "--weights", "nowhere.pth"], "neither a file, nor none, nor one of IMAGENET1K_V1"),
         (["-g", 4, "-r", 2.0, "--target-size", "2MB"], "given uniform and target_size (-r/--rate)"),
         (["--target-size", "small"], "target_size: given 'small', needs an amount such as 2.5MB or 800kB"),
+        (["--target-size", "0.5x"], "target_size: given '0.5x', needs at least 1x, or at most 100% (--target-size)"),
+        (["--target-size", "120%"], "target_size: given '120%', needs at least 1x, or at most 100%"),
+        (["--bits", 0], "bits: given 0.0, needs a number above 0 and at most 64 (--bits)"),
+        (["--bits", 4, "--target-size", "5x"], "rate: needs exactly one of uniform, progressive, target_params, "),
+        (["--bits", 0.01], "target_size: given 4,"),
         (["--target-size", "20kB"], "target_size: given 20,000, but the least is"),
         (["--target-size", "2MB", "--progressive"], "progressive: needs the growth"),
         (["--target-size", "2MB", "--allocate"], "allocate: a target size distributes its bytes already"),
@@ -101,6 +106,8 @@ def test_a_target_size_is_reached_with_reproducible_bytes(dense_file, inside):
     assert 594_000 <= result["bytes"] == len(before) <= 600_000
     here(*job, "--force", "--jobs", 1)
     assert path.read_bytes() == before
+    fifth = json.loads(here(*job[:5], "--target-size", "5x", "--dry-run", "--json").stdout)
+    assert fifth["recipe"]["target_size"] == fifth["before"]["bytes"] // 5
     output = here("inspect", path).stdout
     assert "groups chosen, target size 600,000" in output and "bits per compressed weight" in output
 

@@ -19,7 +19,7 @@ from tenreo.cli.yaml_files import read_yaml
 from tenreo.errors import TenreoError
 from tenreo.models.builders import build_model
 from tenreo.options import options_of
-from tenreo.planning.rates import RateOptions, TargetAgreement, TargetKl
+from tenreo.planning.rates import RateOptions, TargetAgreement, TargetBits, TargetKl
 from tenreo.training.settings import Settings, default_lr
 
 FINETUNE = [File, TrainingData, Settings, Computing, TrainingOutput]
@@ -177,16 +177,16 @@ def every_key(command):
 @pytest.mark.parametrize(("cls", "key", "value"), list(every_key(compress)), ids=str)
 def test_every_option_of_compress_is_a_key(parsed, inside, cls, key, value):
     special = {"rate": 2.0, "progressive": True, "target_size": "2MB", "target_params": "2M", "target_kl": 0.1,
-               "target_agreement": 99.0, "dense_dtype": "float16"}  # fmt: skip
+               "target_agreement": 99.0, "dense_dtype": "float16", "bits": 4.0}  # fmt: skip
     value = special.get(key, value)
-    values = {key: value} if key == "rate" or key.startswith("target") else {"rate": 2.0, key: value}
+    values = {key: value} if key in ("rate", "bits") or key.startswith("target") else {"rate": 2.0, key: value}
     groups = {} if key in ("target_kl", "target_agreement") else {"groups": 8}  # these targets choose them
     (inside / "c.yaml").write_text(yaml.safe_dump({**groups, **values}))
     parts = parsed("compress", "--config", "c.yaml")
     if cls is RateOptions:
         wanted = {"rate": Uniform(2.0), "progressive": Progressive(2.0), "target_size": TargetSize(2_000_000),
                   "target_kl": TargetKl(0.1), "target_agreement": TargetAgreement(99.0),
-                  "target_params": TargetParameters(2_000_000)}  # fmt: skip
+                  "target_params": TargetParameters(2_000_000), "bits": TargetBits(4.0)}  # fmt: skip
         assert parts[1].rate == wanted[key]
     else:
         part = next(part for part in parts if type(part) is cls)

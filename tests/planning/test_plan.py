@@ -11,10 +11,13 @@ from torch.nn.utils import prune
 
 import tenreo
 from tenreo.errors import TenreoError
+from tenreo.files.layout import TensorRecord
 from tenreo.models.builders import build_model
+from tenreo.planning.layers import find_layers
 from tenreo.planning.plan import resolve
-from tenreo.planning.rates import Progressive, TargetSize, Uniform
+from tenreo.planning.rates import Progressive, TargetBits, TargetFraction, TargetSize, Uniform
 from tenreo.planning.recipe import Recipe
+from tenreo.planning.rules import GENERAL, traits_of_tensors
 
 
 def test_the_counts_of_dense_models_are_those_of_the_paper(paper_rows):
@@ -42,6 +45,36 @@ def test_groups_that_do_not_divide_leave_a_layer_dense():
     assert {x.name: x.why_dense for x in plan.layers}["3"] == "128 groups do not divide 4160 elements"
     with pytest.raises(TenreoError, match=r"nothing is left to compress.*127 groups do not divide"):
         resolve(Recipe(127, Uniform(2.0)), small())
+
+
+def test_sizes_relative_to_the_dense_model_are_files_of_that_size():
+    model = nn.Sequential(nn.Linear(128, 128), nn.BatchNorm1d(128))
+    numbers = 128 * 128 + 5 * 128
+    sizes = {TargetBits(4): numbers * 4 / 8, TargetBits(4.5): numbers * 4.5 / 8}
+    sizes |= {TargetFraction(1 / 5): (4 * numbers + 8) // 5, TargetFraction(0.3): int((4 * numbers + 8) * 0.3)}
+    for rate, size in sizes.items():
+        assert resolve(Recipe(None, rate), model).recipe == Recipe(None, TargetSize(int(size)))
+
+
+def test_the_traits_of_tensors_choose_the_same_layers_as_those_of_modules():
+    for name in ("vgg11", "efficientnet_b0", "vit_b_16", "shufflenet_v2_x0_5", "densenet121", "convnext_tiny"):
+        model = build_model(f"torchvision:{name}", device="meta")
+        tensors = {n: TensorRecord("F32", tuple(x.shape)) for n, x in sorted(model.state_dict().items())}
+        recipe = Recipe(4, Uniform(2.0))
+        chosen = find_layers(recipe, traits_of_tensors(tensors), GENERAL)
+        wanted = {layer.parameter for layer in resolve(recipe, model).layers if not layer.why_dense}
+        assert {layer.parameter for layer in chosen if not layer.why_dense} == wanted
+
+
+def test_embeddings_and_experts_of_a_file_are_compressed_and_tables_are_not():
+    shapes = {"wte.weight": (500, 64), "h.0.experts.down_proj": (8, 64, 64), "pos_embed": (1, 99, 64),
+              "bias": (1, 1, 99, 99), "rnn.weight_ih_l0": (256, 64), "a": (64, 64), "a.weight": (64, 64)}  # fmt: skip
+    tensors = {name: TensorRecord("BF16", shape) for name, shape in shapes.items()} | {"t": TensorRecord("I32", (9, 9))}
+    layers = find_layers(Recipe(4, Uniform(2.0)), traits_of_tensors(tensors), GENERAL)
+    assert [layer.parameter for layer in layers if not layer.why_dense] == [
+        "wte.weight", "h.0.experts.down_proj", "rnn.weight_ih_l0", "a",
+    ]  # fmt: skip
+    assert layers[-1].why_dense == "the tensor a has the name of its layer"
 
 
 def test_include_and_exclude():

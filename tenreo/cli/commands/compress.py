@@ -9,7 +9,7 @@ from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import MOST_BATCHES, SKIP_BROKEN, DenseModel, Encoding, FileOutput, Options
 from tenreo.files.paths import check_ending
 from tenreo.options import option
-from tenreo.planning.rates import TargetParameters, TargetSize
+from tenreo.planning.rates import Progressive, Uniform
 from tenreo.planning.recipe import Recipe
 
 
@@ -69,6 +69,6 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
 def default_name(arch: str, recipe: Recipe) -> str:
     """Return the name that the reference implementation gives its output, with the ending .safetensors."""
     number = recipe.rate.number
-    number = number if isinstance(recipe.rate, (TargetSize, TargetParameters)) else float(number)
+    number = float(number) if isinstance(recipe.rate, (Uniform, Progressive)) else number
     groups = f"-{recipe.groups}" if recipe.groups else ""
     return f"compressed-{arch}-{recipe.rate.name}{groups}-{number}.safetensors"
