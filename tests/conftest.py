@@ -3,6 +3,7 @@ import json
 import os
 import resource
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,20 @@ from tenreo.models.builders import build_model
 if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for each core, so more threads would only slow them down
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+# Tests that compile the codec come first, so one worker compiles it, and then the others find it in the cache.
+ORDER = ("codec", "compression", "correction", "planning", "cli", "test_", "files", "models", "data")
+
+
+def pytest_collection_modifyitems(items):
+    """Sort the tests by their folders in ORDER; those of other folders are last."""
+
+    def rank(item):
+        place = item.path.relative_to(Path(__file__).parent).parts[0]
+        return next((i for i, name in enumerate(ORDER) if place.startswith(name)), len(ORDER))
+
+    items.sort(key=rank)
+
 
 SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

@@ -45,8 +45,8 @@ def test_the_example_of_the_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     dense = nn.Sequential(
-        nn.Conv2d(3, 64, 3, stride=4), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 3000, 3, stride=8),
-        nn.BatchNorm2d(3000),
+        nn.Conv2d(3, 64, 3, stride=4), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 800, 3, stride=8),
+        nn.BatchNorm2d(800),
     ).eval()  # fmt: skip
     names = {"model": dense}
     exec(compile(blocks[0], "README.md", "exec"), names)

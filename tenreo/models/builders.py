@@ -29,7 +29,7 @@ _FETCHING = (
 )  # fmt: skip
 
 _INITIALIZING = {
-    Tensor.normal_, Tensor.uniform_,
+    Tensor.normal_, Tensor.uniform_, Tensor.clamp_,
     *(function for name, function in vars(nn.init).items() if name[0] != "_" and name[-1] == "_"),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from processes import here, refused, start_tenreo
 
 from tenreo.models.model_files import open_model, save
@@ -19,10 +20,20 @@ def wait_until(condition, process):
         time.sleep(0.01)
 
 
+def copy_few(digits, data, count):
+    """Copy a number of training images of each class, and one for evaluation."""
+    for split, most in (("train", count), ("val", 1)):
+        for folder in sorted((digits / split).iterdir()):
+            (data / split / folder.name).mkdir(parents=True)
+            for path in sorted(folder.iterdir())[:most]:
+                shutil.copy(path, data / split / folder.name)
+
+
 def test_a_stopped_run_resumes(compressed_file, dense_file, digits_folder, inside):
+    copy_few(digits_folder, inside / "data", 6)
     (inside / "c.yaml").write_text("batch_size: 16\nepochs: 2\nlr: 0.01\nsave_every: 5\ndistill: true\n")
-    job = ("finetune", compressed_file, "--data", digits_folder, "--config", "c.yaml", "--teacher", dense_file,
-           "-b", 30, "--workers", 1, "--out", "f.safetensors")  # fmt: skip
+    job = ("finetune", compressed_file, "--data", "data", "--config", "c.yaml", "--teacher", dense_file,
+           "-b", 8, "--workers", 1, "--out", "f.safetensors")  # fmt: skip
     process = start_tenreo(*job)
     wait_until((inside / "f.csv").exists, process)
     process.send_signal(signal.SIGTERM)
@@ -170,14 +181,12 @@ def test_a_new_last_layer_is_trained(compressed_file, digits_folder, inside):
     assert [c["name"] for c in measured["classes"]] == ["class0", "class1", "class2"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_with_many_options_resumes_exactly(digits_folder, inside):
+    """tests/training/test_loop.py resumes with each option."""
     here("compress", "-a", "shufflenet_v2_x0_5", "--weights", "none", "--input", "3x16x16", "-g", 8, "-r", 8,
          "--refine", 0, "--no-match-statistics", "-o", "c.safetensors")  # fmt: skip
-    for split, count in (("train", 3), ("val", 1)):  # few images, since convolutions in bfloat16 are slow
-        for folder in sorted((digits_folder / split).iterdir()):
-            (inside / "data" / split / folder.name).mkdir(parents=True)
-            for path in sorted(folder.iterdir())[:count]:
-                shutil.copy(path, inside / "data" / split / folder.name)
+    copy_few(digits_folder, inside / "data", 3)  # since convolutions in bfloat16 are slow
     job = ("finetune", "c.safetensors", "--data", "data", "--classes", 10, "-b", 3, "--accumulate", 2,
            "--epochs", 2, "--patience", 3, "--mixup", 0.2, "--cutmix", 1, "--augment", "randaugment", "--erase", 0.5,
            "--amp", "--amp-dtype", "bfloat16", "--dense-lr-scale", 2, "--freeze-batchnorm", "--lr", 0.01, "--workers",

@@ -12,10 +12,9 @@ from processes import ROOT
 LIMITED = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"] if os.getuid() == 0 else []
 pytestmark = pytest.mark.skipif(bool(LIMITED) and not shutil.which("setpriv"), reason="root without setpriv")
 CODE = """
-import numpy, tenreo.codec.chain
+import tenreo.codec.chain
 from tenreo.codec.range_coder import encoder, finish
-from tenreo.planning.allocation import concave_slopes
-print(concave_slopes(numpy.array([4.0, 1.0, 3.0])), finish(encoder(8)))
+print(finish(encoder(8)))
 """
 
 
@@ -47,7 +46,7 @@ def package(tmp_path):
 @pytest.mark.parametrize("places", [{}, {"NUMBA_CACHE_DIR": "/proc/nowhere"}])
 def test_code_is_compiled_without_a_writable_folder(package, places):
     done = run_code(package, **places)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[4. 2. 2.] []\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
     assert not list(package.rglob("*.nbi"))
 
 
@@ -60,4 +59,4 @@ def test_code_is_compiled_again_if_the_cache_is_damaged(package, tmp_path_factor
         data = file.read_bytes()
         file.write_bytes([b"", data[: len(data) // 2], b"\x80\x05garbage"][i % 3])
     done = run_code(package, NUMBA_CACHE_DIR=str(cache))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "[4. 2. 2.] []\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")

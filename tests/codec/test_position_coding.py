@@ -35,7 +35,7 @@ def random_positions(kind, columns, length, row, seed, memory=0):
 KINDS = ["uniform", "laplace", "constant", "permutation", "rare"]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     st.sampled_from(KINDS), st.integers(1, 700), st.integers(1, 300), st.integers(1, 80), st.integers(0, 99),
     st.integers(0, 8),
@@ -87,7 +87,7 @@ def test_streams_of_earlier_versions_can_be_read():
     assert torch.equal(decode_positions(stream, 40, 12, 10), random_positions("laplace", 40, 12, 10, 3))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(st.integers(0, 10**9), st.integers(1, 3), st.sampled_from([0, 3]), st.sampled_from(["flip", "cut", "longer"]))
 def test_a_damaged_stream_is_rejected_or_decoded_correctly(seed, count, memory, how):
     random = np.random.default_rng(seed)
@@ -106,7 +106,7 @@ def test_a_damaged_stream_is_rejected_or_decoded_correctly(seed, count, memory, 
         assert "positions: " in str(error)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(st.binary(max_size=200), st.integers(1, 300), st.integers(1, 40), st.integers(1, 40))
 def test_arbitrary_bytes_give_positions_or_an_error(data, columns, length, row):
     stream = torch.from_numpy(np.frombuffer(data, np.uint8).copy())

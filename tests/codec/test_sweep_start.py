@@ -22,15 +22,15 @@ def test_parts_have_equal_sizes_and_do_not_overlap(parts):
     assert sorted(order) == list(range(1000))
     bounds = np.arange(parts + 1) * 1000 // parts
     boxes = [(points[order[a:b]].min(0), points[order[a:b]].max(0)) for a, b in pairwise(bounds)]
-    for i, (low, high) in enumerate(boxes):
-        for other_low, other_high in boxes[:i]:
-            assert (low > other_high).any() or (high < other_low).any()
+    low, high = (np.stack(corners) for corners in zip(*boxes, strict=True))
+    apart = (low[:, None] > high).any(2) | (high[:, None] < low).any(2)
+    assert (apart | np.eye(parts, dtype=bool)).all()
 
 
 @pytest.mark.parametrize("groups", [2, 3, 4])
-@pytest.mark.parametrize("length", [6000, 3001])
+@pytest.mark.parametrize("length", [2000, 1001])
 def test_positions_are_near_the_columns(groups, length):
-    matrix, per_row = torch.randn(groups, 6000, generator=torch.Generator().manual_seed(0)), 200
+    matrix, per_row = torch.randn(groups, 2000, generator=torch.Generator().manual_seed(0)), 70
     coefficients, positions = sweeps(matrix, per_row, length)
     assert coefficients.shape == (groups, per_row) and positions.dtype == torch.int32
     assert positions.min() >= 0 and positions.max() < length

@@ -64,7 +64,7 @@ def test_every_kind_of_tensor_comes_back(tmp_path, dtype):
 def test_a_file_that_is_read_and_written_again_does_not_change(tmp_path):
     """Also after a correction, whose statistics the file rounds, and at sizes that make the step coarser."""
     dense = two_norms()
-    for size in (6000, 9000, 20_000):
+    for size in (6000, 12_000):
         small = copy.deepcopy(dense)
         tenreo.compress_(small, tenreo.Recipe(None, tenreo.TargetSize(size)))
         with torch.no_grad():
@@ -78,9 +78,9 @@ def test_a_file_that_is_read_and_written_again_does_not_change(tmp_path):
 
 
 def test_rounding_is_as_fine_as_the_layers(tmp_path):
-    """Four times the bytes of the layers make dense tensors as much finer as their weights."""
+    """Three times the bytes of the layers make dense tensors as much finer as their weights."""
     errors = []
-    for size in (6000, 9000, 20_000):
+    for size in (6000, 15_000):
         dense, small = two_norms(), two_norms()
         report = tenreo.compress_(small, tenreo.Recipe(None, tenreo.TargetSize(size)))
         error = (small[4].weight - dense[4].weight).norm() / dense[4].weight.norm()
@@ -104,10 +104,14 @@ def test_another_number_format_can_be_chosen(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "sizes"),
     [
-        ("uniform", (5000, 8000, 16_000, 50_000)),
-        ("outliers", (5000, 16_000, 50_000)),
-        ("sparse", (5000, 8000, 16_000)),
-        ("constant rows", (8000, 16_000)),
+        ("uniform", (5000,)),
+        ("outliers", (16_000,)),
+        ("sparse", (8000,)),
+        ("constant rows", (8000,)),
+        pytest.param("uniform", (8000, 16_000, 50_000), marks=pytest.mark.slow),
+        pytest.param("outliers", (5000, 50_000), marks=pytest.mark.slow),
+        pytest.param("sparse", (5000, 16_000), marks=pytest.mark.slow),
+        pytest.param("constant rows", (16_000,), marks=pytest.mark.slow),
     ],
 )
 def test_a_size_is_met_whatever_the_weights(tmp_path, kind, sizes):

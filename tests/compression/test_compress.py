@@ -108,10 +108,10 @@ def test_the_number_of_torch_threads_changes_nothing(allocate):
     dense = nn.Sequential(nn.Linear(300, 200), nn.Linear(330, 210))
     states, before = [], torch.get_num_threads()
     try:
-        for threads, groups in product((1, 2, 3), (1, 3)):
+        for threads, groups in product((1, 3), (1, 3)):
             torch.set_num_threads(threads)
             model = deepcopy(dense)
-            recipe = tenreo.Recipe(groups, tenreo.Uniform(3.0), refine=4, allocate=allocate)
+            recipe = tenreo.Recipe(groups, tenreo.Uniform(3.0), refine=2, allocate=allocate)
             report = tenreo.compress_(model, recipe, jobs=2)
             assert torch.get_num_threads() == threads
             errors = [layer.squared_error for layer in report.layers]
@@ -120,4 +120,4 @@ def test_the_number_of_torch_threads_changes_nothing(allocate):
         torch.set_num_threads(before)
     for groups in (1, 3):
         same = [state for state in states if state[0] == groups]
-        assert same[0] == same[1] == same[2]
+        assert same[0] == same[1]

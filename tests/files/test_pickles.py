@@ -114,8 +114,8 @@ COMPLEX = b"c__builtin__\ncomplex\nG" + bytes(8) + b"G" + bytes(8) + b"\x86R"
 
 @pytest.mark.parametrize("body", [
     b"}" + NESTED + b"K\x01s", b"}(" + NESTED + b"K\x01u", b"cbuiltins\nset\n]" + NESTED + b"a\x85R",
-    b"ccollections\nOrderedDict\n]" + NESTED + b"K\x01\x86a\x85R", b"}K\x01" + b"\x85" * 1_000_000 + b"K\x01s",
-    b"]" * 1_000_000, b"}(" + SAME_HASH + b"u", b"}q\x00X\x05\x00\x00\x00modelh\x00s", b"t", b"h\x05", b"",
+    b"ccollections\nOrderedDict\n]" + NESTED + b"K\x01\x86a\x85R", b"}K\x01" + b"\x85" * 200_000 + b"K\x01s",
+    b"]" * 200_000, b"}(" + SAME_HASH + b"u", b"}q\x00X\x05\x00\x00\x00modelh\x00s", b"t", b"h\x05", b"",
     b"cbuiltins\nbytearray\n\x8a\x08" + (2**62).to_bytes(8, "little") + b"\x85R", b"cos\nsystem\n)R",
     b"cbuiltins\neval\n\x1b[2J\n", b"cbuiltins\nbytearray\n\x8a\x05" + (5 * 10**9).to_bytes(5, "little") + b"\x85R",
     b"cbuiltins\nset\n](" + KEYS + b"e\x85R", b"ccollections\nCounter\n](" + KEYS + b"e\x85R",

@@ -59,7 +59,7 @@ from tenreo.training.observer import Epoch  # noqa: E402
 from tenreo.training.settings import Settings  # noqa: E402
 from tenreo.training.state import Progress, load_state, save_state  # noqa: E402
 
-SECONDS = 20  # time limit of a case
+SECONDS = 60  # time limit of a case, twice that of building a model
 GIGABYTES = 6  # limit of the address space, in addition to that of the imports
 WORDS = (
     "", "a", "fc", "*", "[", "[/x]", "\x1b[31m", "\n", "\ud800", "\0", "..", ".", "/dev/zero", "/dev/full", "x" * 300,

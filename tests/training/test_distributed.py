@@ -80,7 +80,7 @@ def test_processes_of_torchrun_exchange_values(tmp_path):
     assert (code, sorted(out.splitlines())) == (0, ["0 2 True 3.0 {0, 1}", "1 2 False 3.0 {0, 1}"]), err
 
 
-@pytest.mark.parametrize(("batch", "accumulate"), [(8, 1), (4, 2)])
+@pytest.mark.parametrize(("batch", "accumulate"), [(4, 2), pytest.param(8, 1, marks=pytest.mark.slow)])
 def test_two_processes_equal_one_with_the_whole_batch(digits_folder, tmp_path, uninterrupted, batch, accumulate):
     main, other = two_runs(digits_folder, tmp_path, "--batch", batch, "--accumulate", accumulate)
     assert (main[0], other[:2]) == (0, (0, "")), (main, other)
