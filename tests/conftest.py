@@ -24,7 +24,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for each core, so m
     torch.set_num_threads(1)
 
 # Tests that compile the codec come first, so one worker compiles it, and then the others find it in the cache.
-ORDER = ("codec", "compression", "correction", "planning", "cli", "test_", "files", "models", "data")
+ORDER = (
+    "codec",
+    "compression",
+    "correction",
+    "planning",
+    "test_torch_modes",
+    "cli",
+    "test_",
+    "files",
+    "models",
+    "data",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -30,6 +30,18 @@ def test_results_go_to_stdout_and_notes_to_stderr(capsys):
     assert (out, err) == ("[bold]wrote[/bold] 3 files\n", "working\n")
 
 
+def test_a_terminal_wraps_long_lines_between_words(monkeypatch, capsys):
+    """In a file or a pipe, each line stays whole."""
+    text, path = "statistics: nothing corrected, on 512 images of noise (it lowered the SNR) " * 2 + ".", f"/{'x' * 90}"
+    monkeypatch.setenv("COLUMNS", "80")
+    console.show(text, path)
+    assert capsys.readouterr().out == f"{text}\n{path}\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    console.show(text, path)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(len(line) <= 80 for line in lines) and " ".join(lines) == text and last == path
+
+
 def test_long_names_of_models_are_listed_below_their_table(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     result = Evaluation(

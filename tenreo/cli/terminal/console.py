@@ -1,6 +1,7 @@
 """Printing: tables and JSON on stdout, notes and progress on stderr."""
 
 import json
+import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -19,11 +20,20 @@ SCHEMA = 1  # version of the JSON objects, docs/cli.md
 
 
 def show(*things: Any) -> None:
-    """Print tables, and lines that are not wrapped, to stdout; raise TenreoError if stdout cannot be written."""
+    """Print tables and lines to stdout; raise TenreoError if stdout cannot be written.
+
+    A terminal wraps lines between words, but not inside of words such as paths, which can then be copied.
+    """
     console = Console(markup=False, emoji=False, highlight=False)  # names may look like markup
     with writing():
         for thing in things:
-            console.print(printable(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str))
+            if not isinstance(thing, str):
+                console.print(thing)
+                continue
+            line = printable(thing)
+            if console.is_terminal:
+                line = textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
+            console.print(line, soft_wrap=True)
 
 
 def show_json(command: str, values: dict[str, Any]) -> None:
