@@ -27,7 +27,7 @@ from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.safetensors import check_values, record, write_tensors
 from tenreo.modules.inference_tensors import make_trainable_
 from tenreo.modules.ties import stored_state, tied_names
-from tenreo.modules.weights import find_weights
+from tenreo.modules.weights import find_weights, parameter_names, why_incompressible
 from tenreo.modules.wrappers import full_tensor
 from tenreo.planning.dense_storage import check_tensors, dense_step, stored_dense
 from tenreo.planning.rates import TargetSize
@@ -173,11 +173,13 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
         TenreoError: if a name, shape, dtype or value does not fit the model; the message contains the name.
     """
     make_trainable_(model)
-    weights = find_weights(model)
+    weights, names = find_weights(model), parameter_names(model)
     state = dict(tensors)
     for name, layer in header.layers.items():
         if name not in weights or weights[name].shape != layer.shape:
             raise TenreoError(f"{header.path}: the model has no layer {name} of shape {list(layer.shape)}")
+        if why := why_incompressible(weights[name], names):
+            raise TenreoError(f"{header.path}: cannot be loaded into the model: {name}: {why}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         unpacked = pool.map(
             lambda name: _unpack_layer(weights[name].parameter, header.layers[name], tensors, header.path),

@@ -107,7 +107,8 @@ def save_state(path: Path, parts: Mapping[str, Stateful], configuration: Mapping
             torch.save(values, file)
     except RuntimeError as error:  # torch raises it while it handles the OSError, which gives the reason
         raise_if_out_of_memory(error)
-        why = error.__context__ or error
+        cause = error.__context__
+        why = (cause.strerror or cause) if isinstance(cause, OSError) else error
         raise TenreoError(f"{path}: cannot be written: {why}; choose another path") from error
 
 

@@ -163,3 +163,22 @@ def test_state_that_is_not_a_tensor_is_refused_before_writing(tmp_path):
     with pytest.raises(TenreoError, match=r"0\._extra_state is a dict; a file can store only tensors with values"):
         tenreo.save(torch.nn.Sequential(Extra(64, 64)), tmp_path / "extra.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_not_loaded_into_a_model_whose_layers_are_compressed(tmp_path):
+    """It ended in an AttributeError of torch."""
+    path, model = tmp_path / "m.safetensors", convolutional()
+    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0))
+    tenreo.save(model, path)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(
+        TenreoError,
+        match=r"m\.safetensors: cannot be loaded .*: 2: its weight is parametrized already .*tenreo\.expand_",
+    ):
+        tenreo.load(path, model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(tenreo.load(path, tenreo.expand_(model))[2].weight, model[2].weight)
+    normed = convolutional()
+    nn.utils.parametrizations.weight_norm(normed[4])
+    with pytest.raises(TenreoError, match=r"cannot be loaded .*: 4: its weight is parametrized already \(_WeightNorm"):
+        tenreo.load(path, normed)

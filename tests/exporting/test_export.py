@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from networks import strided_and_grouped
+from processes import start_tenreo
 from torch import nn
 
 import tenreo
@@ -260,3 +261,30 @@ def test_a_full_disk_gives_one_line_and_leaves_no_file(net, tmp_path, disk_full_
         with disk_full_after(size), pytest.raises(TenreoError, match=f"{name}: cannot be written: "):
             tenreo.export(net, tmp_path / name)
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ["pth", *(pytest.param(each, marks=pytest.mark.slow) for each in ("pt2", "onnx"))])
+def test_one_of_two_exports_to_the_same_path_is_the_whole_file(tmp_path, ending):
+    (tmp_path / "two.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64))\n"
+    )
+    models = [nn.Sequential(nn.Flatten(), nn.Linear(64, 64)) for _ in range(2)]
+    for i, model in enumerate(models):
+        tenreo.save(model, tmp_path / f"{i}.safetensors")
+    (tmp_path / "out").mkdir()
+    typed = ("--model", "two:build", "--input", "1x8x8", "--force", "--to", f"out/m.{ending}")
+    exports = [start_tenreo("export", f"{i}.safetensors", *typed, cwd=tmp_path) for i in range(2)]
+    messages = [export.communicate()[1] for export in exports]
+    assert [export.returncode for export in exports] == [0, 0], messages
+    (path,) = (tmp_path / "out").iterdir()
+    if ending == "pth":
+        assert any(torch.equal(torch.load(path)["1.weight"], model[1].weight) for model in models)
+        return
+    x = torch.randn(3, 1, 8, 8)
+    outputs = torch.export.load(path).module()(x) if ending == "pt2" else torch.from_numpy(session_outputs(path, x))
+    assert any(torch.allclose(outputs, model(x), atol=1e-5) for model in models)
+
+
+def session_outputs(path, x):
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]

@@ -60,7 +60,7 @@ def test_a_full_disk_is_an_error_and_keeps_the_old_state(saved, disk_full_after,
     before = path.read_bytes()
     with (
         disk_full_after(size),
-        pytest.raises(TenreoError, match=r"run\.state: can ?not be written: .*too large"),
+        pytest.raises(TenreoError, match=r"run\.state: cannot be written: File too large; choose"),
     ):
         save_state(path, parts(1), CONFIGURATION, DONE)
     assert path.read_bytes() == before
