@@ -18,7 +18,8 @@ FIRST = {"errors", "sizes", "options", "devices"}
 ROOMS_OF_LIBRARY = {
     "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"}, "yaml": {"cli"}, "matplotlib": {"cli"},
     "torchvision": {"models", "data"}, "PIL": {"data"}, "sklearn": {"data"}, "safetensors": set(),
-    "numba": {"codec", "planning"}, "onnxruntime": {"exporting"}, "onnxscript": {"exporting"}, "timm": {"models"},
+    "numba": {"codec", "planning"}, "onnx": {"exporting"}, "onnxruntime": {"exporting"}, "onnxscript": {"exporting"},
+    "timm": {"models"},
 }  # fmt: skip
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem not in ("__init__", "__main__"))
 DOCUMENT = ROOT / "docs" / "architecture.md"

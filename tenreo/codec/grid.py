@@ -28,6 +28,7 @@ from tenreo.errors import TenreoError
 _HEADER = 4  # bytes of the checksum
 _MOST_LEVEL = 1 << 24  # float32 represents smaller levels exactly
 _MOST_EXPONENT = 1000  # of a step, in magnitude; float64 represents the values
+_FINEST_LOGARITHM = 14  # steps of 2^-14 of a logarithm change a value by less than half precision does
 _QUANTILE = 0.75  # the magnitude at this quantile determines the step, so that outliers do not
 _FEW = 64  # tensors of fewer values have finer steps, since each value matters more
 
@@ -84,6 +85,36 @@ def grid_of(tensor: Tensor, step: float, logarithmic: bool = False, scale: Tenso
         if _representable(values, known) and torch.equal(known.values(known.levels(values)).to(tensor.dtype), tensor):
             return _coarsest(known, values)
     return _coarsest(grid, values)
+
+
+def exact_grid(tensor: Tensor, logarithmic: bool = False) -> Grid | None:
+    """Return the coarsest grid that has all values of a floating-point tensor; None if there is none.
+
+    >>> exact_grid(torch.tensor([0.75, -0.5, 3.0]))
+    Grid(exponent=-2, logarithmic=False)
+    """
+    values = tensor.detach().double().cpu()
+    if not values.numel() or not torch.isfinite(values).all():
+        return None
+    if not logarithmic:
+        return _within_range(Grid(_lowest_bit(values)), values)
+    for exponent in range(0, -_FINEST_LOGARITHM - 1, -1):
+        grid = _within_range(Grid(exponent, logarithmic=True), values)
+        if grid and torch.equal(grid.values(grid.levels(values)).to(tensor.dtype), tensor):
+            return grid
+    return None
+
+
+def _within_range(grid: Grid, values: Tensor) -> Grid | None:
+    return grid if _representable(values, grid) else None
+
+
+def _lowest_bit(values: Tensor) -> int:
+    """Return the exponent of the largest power of two of which all values are multiples; 0 if all are zero."""
+    mantissas, exponents = (each.numpy() for each in torch.frexp(values[values != 0]))
+    digits = (mantissas * 2.0**53).astype(np.int64)
+    lowest = np.log2((digits & -digits).astype(np.float64)).astype(np.int64) - 53 + exponents
+    return int(lowest.min()) if len(lowest) else 0
 
 
 def _coarsest(grid: Grid, values: Tensor) -> Grid | None:

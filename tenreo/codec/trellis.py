@@ -138,3 +138,55 @@ def _examine(value, first, end, samples, cells, prices, least, chosen):
             if cost < least[subset]:
                 least[subset] = cost
                 chosen[subset] = sample
+
+
+def path_bits(positions: Any, memory: int) -> Any:
+    """Return one bit for each column that, with the preceding bits, determines `position % 4` along a path.
+
+    With polynomials over the integers modulo 2, the lowest bits p of the positions and the next ones k of a path
+    satisfy h0 p = h1 k (`following`). So there are bits u with k = h0 u and p = h1 u, and a column needs only the last
+    memory + 1 of them, which is decoded in parallel: `window_subsets`.
+
+    Args:
+        positions: (n,) integers.
+        memory: bits of the state of the trellis, at least 1.
+
+    Returns:
+        (n,) uint8; None if the positions are not a path that starts in state 0.
+    """
+    bits = np.zeros(len(positions), np.uint8)
+    windows = np.zeros(len(positions), np.int64)
+    _divide((positions >> 1 & 1).astype(np.uint8), np.int64(_CODES[memory][0]), memory, bits, windows)
+    return bits if np.array_equal(window_subsets(memory)[windows], positions & 3) else None
+
+
+def window_subsets(memory: int) -> Any:
+    """Return `position % 4` by the last memory + 1 bits of `path_bits`, the present one lowest.
+
+    >>> window_subsets(2).tolist()
+    [0, 2, 1, 3, 2, 0, 3, 1]
+    """
+    windows = np.arange(2 << memory)
+    by_set, by_subset = _CODES[memory]
+    return (2 * _parity(windows & by_set) + _parity(windows & by_subset)).astype(np.uint8)
+
+
+def _parity(numbers: Any) -> Any:
+    for shift in (8, 4, 2, 1):
+        numbers = numbers ^ numbers >> shift
+    return numbers & 1
+
+
+@compiled
+def _divide(bits, divisor, memory, quotient, windows):
+    """Divide a polynomial over the integers modulo 2; also write the last memory + 1 bits of the quotient."""
+    window = 0
+    most = (1 << memory + 1) - 1
+    for i in range(len(bits)):
+        window = window << 1 & most
+        parity = bits[i]
+        for delay in range(1, memory + 1):
+            parity ^= (window >> delay) & (divisor >> delay) & 1
+        window |= parity
+        quotient[i] = parity
+        windows[i] = window

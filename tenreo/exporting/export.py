@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from tenreo.compression.parametrization import expand_
+from tenreo.compression.parametrization import curves, expand_
 from tenreo.compression.serialization import write_model
 from tenreo.devices import public_function
 from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
 from tenreo.exporting.comparison import largest_difference
 from tenreo.exporting.formats import WeightDtype, check_format
+from tenreo.exporting.onnx_names import describe_, output_names, rename_
 from tenreo.exporting.programs import Arguments, first_line, onnx_program, run_onnx, run_program, torch_program
+from tenreo.exporting.small_onnx import small_model
 from tenreo.files.atomic import atomic_write, check_writable
 from tenreo.files.records import ModelInfo
 from tenreo.models.identification import identify
@@ -42,12 +44,14 @@ class Export:
         dynamic: whether a program takes batches of any size; None if the file contains weights only.
         difference: largest absolute difference between an output of the file and of the compressed model for the same
             input; None if the file contains weights only, or cannot be run here.
+        dense: names of the compressed layers that a small ONNX model cannot decode, and whose weights are dense in it.
     """
 
     path: Path
     bytes: int
     dynamic: bool | None = None
     difference: float | None = None
+    dense: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -56,8 +60,9 @@ class Export:
 
 @public_function()
 def export(
-    model: nn.Module, path: str | Path, *, dtype: str = "float32", inputs: Any = None, info: ModelInfo | None = None
-) -> Export:
+    model: nn.Module, path: str | Path, *, dtype: str = "float32", inputs: Any = None, info: ModelInfo | None = None,
+    small: bool = False, announce: Callable[[int], None] = lambda size: None,
+) -> Export:  # fmt: skip
     """Write a compressed model as a dense one, for programs that do not have tenreo.
 
     >>> import tempfile
@@ -78,12 +83,15 @@ def export(
         inputs: batch to run a program on: a tensor, a tuple of arguments, or a dictionary of them. By default random
             numbers, if the model takes images of a known size.
         info: description of the model; by default it is recognized.
+        small: whether the weights stay compressed in an ONNX model. The runtime decodes them with standard operators
+            when it loads the model.
+        announce: function that is given the size of a program in bytes before it is written.
 
     Raises:
         TenreoError: if the ending is unknown, a package is missing, or the file cannot be made or written.
     """
     path, model = Path(path), unwrapped(model)
-    check_format(path)
+    check_format(path, small)
     check_writable(path)
     check_unsharded(model)
     check_has_values(model)
@@ -100,7 +108,7 @@ def export(
         with atomic_write(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
         return Export(path, path.stat().st_size)
-    return _export_program(model, dense, path, inputs)
+    return _export_program(model, dense, path, inputs, small, announce)
 
 
 def example_inputs(model: nn.Module, size: int | tuple[int, ...] | None = None) -> tuple[Any, ...]:
@@ -118,18 +126,31 @@ def example_inputs(model: nn.Module, size: int | tuple[int, ...] | None = None) 
     return arguments_of(model, torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu"))
 
 
-def _export_program(model: nn.Module, dense: nn.Module, path: Path, inputs: Any) -> Export:
+def _export_program(
+    model: nn.Module, dense: nn.Module, path: Path, inputs: Any, small: bool, announce: Callable[[int], None]
+) -> Export:
     """Write a dense model as a program, run it, and compare its outputs with those of the compressed model."""
     given = _arguments(model, inputs)
     expected, arguments = _outputs(model, _cast(given, model)), _cast(given, dense)
-    make, run = (torch_program, run_program) if path.suffix == ".pt2" else (onnx_program, run_onnx)
+    left: list[str] = []
+
+    def finish(program: Any, dynamic: bool) -> None:
+        left[:] = small_model(program, curves(model), stored_state(dense)) if small else []
+        rename_(program, output_names(expected), dynamic)
+        describe_(program, {"tenreo.weights": "compressed" if small else "dense"})
+
+    run = run_program if path.suffix == ".pt2" else run_onnx
     with _tracing:
-        content, dynamic = make(dense, arguments, path)
+        if path.suffix == ".pt2":
+            content, dynamic = torch_program(dense, arguments, path)
+        else:
+            content, dynamic = onnx_program(dense, arguments, path, finish, small)
+    announce(len(content))
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     # ONNX Runtime's CPU kernels do not support bfloat16.
     if path.suffix == ".onnx" and any(p.dtype == torch.bfloat16 for p in dense.parameters()):
-        return Export(path, path.stat().st_size, dynamic)
+        return Export(path, path.stat().st_size, dynamic, dense=tuple(left))
     try:
         outputs = run(path, arguments)
     except TenreoError:
@@ -139,7 +160,7 @@ def _export_program(model: nn.Module, dense: nn.Module, path: Path, inputs: Any)
         raise TenreoError(f"{path}: is written, but cannot be run here: {first_line(error)}") from error
     images = len(expected) if takes_lists(model) else 0
     difference = largest_difference(path, outputs, tree_leaves(expected), images)
-    return Export(path, path.stat().st_size, dynamic, difference)
+    return Export(path, path.stat().st_size, dynamic, difference, tuple(left))
 
 
 def _arguments(model: nn.Module, inputs: Any) -> Arguments:

@@ -16,11 +16,17 @@ class WeightDtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
-def check_format(path: Path) -> None:
+def check_format(path: Path, small: bool = False) -> None:
     """Raise unless models can be exported to files with the ending of this path.
+
+    Args:
+        path: path of the file.
+        small: whether the weights stay compressed.
 
     Raises:
         TenreoError: naming the possible endings.
     """
     if path.suffix not in FORMATS:
         raise TenreoError(f"to: given {shown(path.name)}, needs a name that ends in {', '.join(FORMATS)}")
+    if small and path.suffix != ".onnx":
+        raise TenreoError(f"small: given {shown(path.name)}, needs a name that ends in .onnx; only ONNX models decode")

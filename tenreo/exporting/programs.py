@@ -20,7 +20,7 @@ from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
 from tenreo.models.inputs import takes_lists
 from tenreo.modules.ties import stored_state
 
-_OPSET = 17  # version of ONNX operators for the older exporter; torchvision tests its detectors with 11 and later
+_OPSET = 18  # version of ONNX operators for the older exporter; the functions of small models need 18
 # Ways to trace a model with torch.export: whether the batch may have any size, and whether the code is read by
 # torch.compile's front end (strict), which traces some models that the other way does not, but is slower.
 _WAYS = ((True, False), (True, True), (False, False), (False, True))
@@ -50,8 +50,18 @@ def torch_program(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[b
     return _first(attempts, f"{path}: torch.export cannot trace the model")
 
 
-def onnx_program(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[bytes, bool]:
+def onnx_program(
+    dense: nn.Module, arguments: Arguments, path: Path, finish: Callable[[Any, bool], None], small: bool = False
+) -> tuple[bytes, bool]:
     """Return an ONNX file for a model, and whether it takes batches of any size; arguments as of `torch_program`.
+
+    Args:
+        dense: the dense model.
+        arguments: arguments of a call.
+        path: path of the file, for messages.
+        finish: function that changes the ONNX model in place before it is run; it is also given whether the model takes
+            batches of any size.
+        small: whether the weights will be replaced, so that the model must not be optimized.
 
     Raises:
         TenreoError: if the model is too large, or cannot be traced or translated.
@@ -66,18 +76,28 @@ def onnx_program(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[by
 
     def translated(dynamic: bool, strict: bool) -> bytes:
         program = _trace(dense, arguments, dynamic, strict)
-        model: Any = torch.onnx.export(program, dynamo=True, verbose=False)
-        content: bytes = model.model_proto.SerializeToString()
+        model: Any = torch.onnx.export(program, dynamo=True, verbose=False, optimize=not small)
+        proto = model.model_proto
+        finish(proto, dynamic)
+        content: bytes = proto.SerializeToString()
         if find_spec("onnxruntime") is not None and not _has_bfloat16(dense):
             run_onnx(content, arguments)  # translations of some programs cannot be run
+        return content
+
+    def along_run(trace: Callable[[nn.Module, Arguments], bytes]) -> bytes:
+        import onnx
+
+        proto = onnx.load_from_string(trace(dense, arguments))
+        finish(proto, False)
+        content: bytes = proto.SerializeToString()
         return content
 
     problem = f"{path}: torch.onnx cannot translate the model"
     if takes_lists(dense):
         # The number of detections depends on the data, which torchvision supports with this older exporter only.
-        return _first([(False, lambda: _trace_along_run(dense, arguments))], problem)
+        return _first([(False, lambda: along_run(_trace_along_run))], problem)
     attempts = [(dynamic, partial(translated, dynamic, strict)) for dynamic, strict in _WAYS]
-    return _first([*attempts, (False, lambda: _trace_faithfully(dense, arguments))], problem)
+    return _first([*attempts, (False, lambda: along_run(_trace_faithfully))], problem)
 
 
 def _first(attempts: Iterable[tuple[bool, Callable[[], bytes]]], problem: str) -> tuple[bytes, bool]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tenreo.codec.shape import MOST_MEMORY
-from tenreo.codec.trellis import cheapest_path, following
+from tenreo.codec.trellis import cheapest_path, following, path_bits, window_subsets
 
 
 @pytest.mark.parametrize("memory", range(2, MOST_MEMORY + 1))
@@ -80,3 +80,18 @@ def test_a_path_of_several_blocks_is_continuous():
     # The samples of each set are 0.5 apart: free choice within a set would have an error of 0.5^2 / 12.
     error = np.mean((values - samples[path]) ** 2)
     assert 10 * np.log10(0.5**2 / 12 / error) > 0.9
+
+
+@pytest.mark.parametrize("memory", range(2, MOST_MEMORY + 1))
+def test_the_bits_of_a_path_give_its_subsets_without_the_state_machine(memory):
+    machine, draw = following(memory), np.random.default_rng(memory)
+    state, positions = 0, []
+    for index in draw.integers(0, 50, 400):
+        positions.append(2 * index + state % 2)
+        state = machine[state, index % 2]
+    bits = path_bits(np.array(positions), memory)
+    padded = np.concatenate([np.zeros(memory, np.int64), bits])
+    windows = sum(padded[memory - i : len(padded) - i] << i for i in range(memory + 1))
+    assert np.array_equal(window_subsets(memory)[windows], np.array(positions) % 4)
+    positions[300] += 1
+    assert path_bits(np.array(positions), memory) is None

@@ -23,6 +23,9 @@ class Exported(FileOutput):
             metavar="FILE",
         )
     )
+    small: bool = option(
+        False, "Keep the weights compressed in an .onnx file; the runtime decodes them when it loads the model."
+    )
     dtype: WeightDtype = option(WeightDtype.FLOAT32, "Number format of the exported weights.")
     input: str | None = option(
         None, "Channels, height and width of the model's input. Default: the size that the file states.",
@@ -48,7 +51,7 @@ def check(file: ModelFile, exported: Exported) -> None:
     """
     with usage():
         checks.check_file(file)
-        check_format(exported.to)
+        check_format(exported.to, exported.small)
         if exported.input is not None:
             shape_of(exported.input)
         if exported.to.suffix == ".onnx":

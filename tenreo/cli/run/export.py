@@ -5,8 +5,8 @@ import torch
 from tenreo.cli.commands.export import Exported
 from tenreo.cli.run.models import open_file
 from tenreo.cli.shared_options import ModelFile, shape_of
-from tenreo.cli.terminal.console import show, show_json
-from tenreo.exporting.export import example_inputs, export
+from tenreo.cli.terminal.console import note, show, show_json
+from tenreo.exporting.export import Export, example_inputs, export
 from tenreo.models.dense_weights import rename_weights
 
 
@@ -19,12 +19,25 @@ def export_file(file: ModelFile, exported: Exported) -> None:
         inputs = example_inputs(model, shape or header.info.preprocess.crop)
     with torch.no_grad():
         info = rename_weights(header.info, header.path.parent, exported.to.parent)
-        done = export(model, exported.to, dtype=exported.dtype, inputs=inputs, info=info)
+        done = export(
+            model, exported.to, dtype=exported.dtype, inputs=inputs, info=info, small=exported.small,
+            announce=lambda size: note(f"{exported.to} will have {size:,} bytes"),
+        )  # fmt: skip
     if exported.json:
-        show_json("export", {**done.to_dict(), "file": str(file.file), "dtype": str(exported.dtype)})
+        given = {"file": str(file.file), "dtype": str(exported.dtype), "small": exported.small}
+        show_json("export", {**done.to_dict(), **given})
         return
-    show(f"wrote {done.path}: {done.bytes:,} bytes, {exported.dtype}")
+    show(f"wrote {done.path}: {_cost(done, file.file.stat().st_size, exported.small)}, {exported.dtype}")
+    if done.dense:
+        show(f"dense, since a runtime could not decode them: {', '.join(done.dense)}")
     if done.dynamic is not None:
         sizes = "of any size" if done.dynamic else "only of 2, the size that the program was traced with"
         difference = "not run on this machine" if done.difference is None else f"{done.difference:.2g}"
         show(f"batches: {sizes}", f"largest difference of an output from the compressed model: {difference}")
+
+
+def _cost(done: Export, compressed: int, small: bool) -> str:
+    """Return the size of an exported file, and how it compares with the compressed file in bytes."""
+    text = f"{done.bytes:,} bytes, {'decoded when it is loaded' if small else 'dense'}"
+    text += f", {done.bytes / compressed:.1f} times the compressed file"
+    return text + "; --small keeps it near that size" if done.path.suffix == ".onnx" and not small else text

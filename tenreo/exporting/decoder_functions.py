@@ -1,0 +1,415 @@
+"""The ONNX functions that decode a small model, in the textual syntax of `onnx.parser`.
+
+A small model calls them where a dense model has initializers. They consist of standard operators that ONNX Runtime
+evaluates once, when it loads the model. Numbers are int32, and bits are uint8: the time is spent on memory.
+
+`stream` decodes `tenreo.codec.prefix_code`. The other functions turn the numbers of a stream into tensors.
+"""
+
+from typing import Any
+
+from tenreo.errors import TenreoError
+
+DOMAIN = "tenreo"
+OPSET = 18  # lowest version of the standard operators that has all that are used: BitwiseAnd
+_HEAD = f'<domain: "{DOMAIN}", opset_import: ["" : {{opset}}, "{DOMAIN}" : 1]>\n'
+
+_FUNCTIONS = {
+    # Bit i of N bytes is bit i / N of byte i % N, so that whole rows are shifted by the same number of bits.
+    "Bits": """
+Bits (bytes) => (bits) {
+  row_shape = Constant <value_ints = [1, -1]> ()
+  flat_shape = Constant <value_ints = [-1]> ()
+  shifts = Constant <value = uint8[8, 1] {0, 1, 2, 3, 4, 5, 6, 7}> ()
+  one = Constant <value = uint8 {1}> ()
+  row = Reshape (bytes, row_shape)
+  shifted = BitShift <direction = "RIGHT"> (row, shifts)
+  single = BitwiseAnd (shifted, one)
+  bits = Reshape (single, flat_shape)
+}""",
+    # Bit planes, `shape` = (width, count), the highest first, as (count,) numbers; the width is at most 8.
+    "Numbers": """
+Numbers (planes, shape) => (numbers) {
+  flat_shape = Constant <value_ints = [-1]> ()
+  row_shape = Constant <value_ints = [1, -1]> ()
+  zero = Constant <value_int = 0> ()
+  one = Constant <value_int = 1> ()
+  down = Constant <value_int = -1> ()
+  unit = Constant <value = uint8 {1}> ()
+  matrix = Reshape (planes, shape)
+  width = Gather (shape, zero)
+  highest = Sub (width, one)
+  exponents = Range (highest, down, down)
+  shifts = Cast <to = 2> (exponents)
+  powers = BitShift <direction = "LEFT"> (unit, shifts)
+  row = Reshape (powers, row_shape)
+  product = MatMulInteger (row, matrix)
+  numbers = Reshape (product, flat_shape)
+}""",
+    # The same for any width up to 24.
+    "WideNumbers": """
+WideNumbers (planes, shape) => (numbers) {
+  flat_shape = Constant <value_ints = [-1]> ()
+  row_shape = Constant <value_ints = [1, -1]> ()
+  zero = Constant <value_int = 0> ()
+  one = Constant <value_int = 1> ()
+  down = Constant <value_int = -1> ()
+  two = Constant <value_float = 2.0> ()
+  matrix = Reshape (planes, shape)
+  ones_and_zeros = Cast <to = 1> (matrix)
+  width = Gather (shape, zero)
+  highest = Sub (width, one)
+  exponents = Range (highest, down, down)
+  exponents_float = Cast <to = 1> (exponents)
+  powers = Pow (two, exponents_float)
+  row = Reshape (powers, row_shape)
+  product = MatMul (row, ones_and_zeros)
+  flat = Reshape (product, flat_shape)
+  numbers = Cast <to = 6> (flat)
+}""",
+    # One depth of a canonical prefix code: codes below `count` end here, and the others have one of the next bits.
+    # They are moved together with a scatter, since ONNX Runtime evaluates neither Compress nor NonZero beforehand.
+    "Level": """
+Level (prefixes, count, end, bits) => (ranks, longer, places, next) {
+  zero = Constant <value = int32 {0}> ()
+  one = Constant <value = int32 {1}> ()
+  none = Constant <value = int32[1] {0}> ()
+  first = Constant <value_ints = [0]> ()
+  axis = Constant <value_int = 0> ()
+  left = Sub (prefixes, count)
+  longer = GreaterOrEqual (left, zero)
+  ranks = Add (left, end)
+  flags = Cast <to = 6> (longer)
+  sums = CumSum (flags, axis)
+  places = Sub (sums, one)
+  size = Shape (bits)
+  outside = Cast <to = 6> (size)
+  targets = Where (longer, places, outside)
+  numbers = Cast <to = 6> (bits)
+  room = Concat <axis = 0> (numbers, none)
+  filled = ScatterElements <axis = 0> (room, targets, left)
+  rest = Slice (filled, first, size)
+  twice = Add (rest, rest)
+  next = Add (twice, numbers)
+}""",
+    "Merge": """
+Merge (ranks, longer, places, deeper) => (merged) {
+  found = Gather (deeper, places)
+  merged = Where (longer, found, ranks)
+}""",
+    # A stream of numbers of fixed width.
+    "Planes": """
+Planes (bytes, sizes, offset, shape) => (numbers) {
+  bits = tenreo.Bits (bytes)
+  leading, unused = Split <axis = 0> (bits, sizes)
+  unsigned = tenreo.WideNumbers (leading, shape)
+  numbers = Add (unsigned, offset)
+}""",
+    # A ramp (tenreo.codec.ramp) as a table of its samples: numbers below zero are places from the end of the table.
+    # `scalars` are the middle of the ramp, the offset, the step and the jump, and `sizes` the numbers of samples from
+    # zero and below zero.
+    "Ramp": """
+Ramp (numbers, range, scalars, sizes, shape) => (weight) {
+  start, end = Split <axis = 0, num_outputs = 2> (range)
+  middle, offset, step, jump = Split <axis = 0, num_outputs = 4> (scalars)
+  above, below = Split <axis = 0, num_outputs = 2> (sizes)
+  zero = Constant <value_int = 0> ()
+  one = Constant <value_int = 1> ()
+  above_count = Squeeze (above)
+  below_count = Squeeze (below)
+  first = Neg (below_count)
+  from_zero = Range (zero, above_count, one)
+  from_end = Range (first, zero, one)
+  places = Concat <axis = 0> (from_zero, from_end)
+  places_float = Cast <to = 1> (places)
+  steps = Sub (places_float, middle)
+  distance = Abs (steps)
+  whole = Floor (distance)
+  side = Sign (steps)
+  level = Mul (whole, side)
+  sign = Sign (level)
+  raised = Mul (level, step)
+  lifted = Add (raised, offset)
+  jumps = Mul (sign, jump)
+  samples = Add (lifted, jumps)
+  own = Slice (numbers, start, end)
+  flat = Gather (samples, own)
+  weight = Reshape (flat, shape)
+}""",
+    # Integer coefficients with a scale per row and band of frequencies, (rows, bands); the first `wider` bands have
+    # one coefficient more than the others (tenreo.codec.precision).
+    "Coefficients": """
+Coefficients (numbers, range, scales, bands, shape) => (coefficients) {
+  start, end = Split <axis = 0, num_outputs = 2> (range)
+  wide, narrow, wider = Split <axis = 0, num_outputs = 3> (bands)
+  zero = Constant <value_int = 0> ()
+  one = Constant <value_int = 1> ()
+  own = Slice (numbers, start, end)
+  own_float = Cast <to = 1> (own)
+  matrix = Reshape (own_float, shape)
+  count = Gather (shape, one)
+  frequencies = Range (zero, count, one)
+  border = Mul (wide, wider)
+  in_wide = Div (frequencies, wide)
+  beyond = Sub (frequencies, border)
+  in_narrow = Div (beyond, narrow)
+  later = Add (in_narrow, wider)
+  first = Less (frequencies, border)
+  band = Where (first, in_wide, later)
+  scale = Gather <axis = 1> (scales, band)
+  coefficients = Mul (matrix, scale)
+}""",
+    # The samples of a curve of `length` cosines at the positions of a folded signal (tenreo.codec.cosine). The
+    # length is a b, frequency k is b i + j, and sample s is u + a v. With E(x) = exp(2 pi sqrt(-1) x),
+    #   sample = Re sum over j of E(j v / b) E(j u / length) sum over i of Z[b i + j] E(i u / a)
+    # and Z[k] = coefficient k times its scale times E(k / (4 length)). Angles are computed from integers.
+    "Curve": """
+Curve (numbers, range, coefficients, factors, shape) => (weight) {
+  start, end = Split <axis = 0, num_outputs = 2> (range)
+  a, b, rows, padding = Split <axis = 0, num_outputs = 4> (factors)
+  zero = Constant <value_int = 0> ()
+  one = Constant <value_int = 1> ()
+  none = Constant <value_ints = [0]> ()
+  all = Constant <value_ints = [-1]> ()
+  column = Constant <value_ints = [-1, 1]> ()
+  pi = Constant <value_float = 3.14159265358979> ()
+  half = Constant <value_float = 0.5> ()
+  length = Mul (a, b)
+  length_float = Cast <to = 1> (length)
+  a_count = Squeeze (a)
+  b_count = Squeeze (b)
+  row_count = Squeeze (rows)
+  i = Range (zero, row_count, one)
+  j = Range (zero, b_count, one)
+  u = Range (zero, a_count, one)
+  i_column = Reshape (i, column)
+  j_column = Reshape (j, column)
+  u_column = Reshape (u, column)
+  values = Cast <to = 1> (coefficients)
+  pads = Concat <axis = 0> (none, none, none, padding)
+  padded = Pad (values, pads)
+  k_count = Mul (row_count, b_count)
+  k = Range (zero, k_count, one)
+  k_float = Cast <to = 1> (k)
+  k_turns = Div (k_float, length_float)
+  k_half = Mul (k_turns, half)
+  k_angle = Mul (k_half, pi)
+  k_cos = Cos (k_angle)
+  k_sin = Sin (k_angle)
+  later = Less (zero, k)
+  later_float = Cast <to = 1> (later)
+  one_float = Constant <value_float = 1.0> ()
+  weights = Add (later_float, one_float)
+  variances = Div (weights, length_float)
+  scales = Sqrt (variances)
+  scaled = Mul (padded, scales)
+  real_flat = Mul (scaled, k_cos)
+  imaginary_flat = Mul (scaled, k_sin)
+  split_shape = Concat <axis = 0> (all, rows, b)
+  real = Reshape (real_flat, split_shape)
+  imaginary = Reshape (imaginary_flat, split_shape)
+  ui = Mul (u_column, i)
+  ui_cos, ui_sin = tenreo.Turns (ui, a)
+  ui_cos_real = MatMul (ui_cos, real)
+  ui_sin_imaginary = MatMul (ui_sin, imaginary)
+  ui_cos_imaginary = MatMul (ui_cos, imaginary)
+  ui_sin_real = MatMul (ui_sin, real)
+  inner_real = Sub (ui_cos_real, ui_sin_imaginary)
+  inner_imaginary = Add (ui_cos_imaginary, ui_sin_real)
+  uj = Mul (u_column, j)
+  uj_cos, uj_sin = tenreo.Turns (uj, length)
+  turned_1 = Mul (inner_real, uj_cos)
+  turned_2 = Mul (inner_imaginary, uj_sin)
+  turned_3 = Mul (inner_real, uj_sin)
+  turned_4 = Mul (inner_imaginary, uj_cos)
+  turned_real = Sub (turned_1, turned_2)
+  turned_imaginary = Add (turned_3, turned_4)
+  jv = Mul (j_column, j)
+  jv_cos, jv_sin = tenreo.Turns (jv, b)
+  outer_real = MatMul (turned_real, jv_cos)
+  outer_imaginary = MatMul (turned_imaginary, jv_sin)
+  samples = Sub (outer_real, outer_imaginary)
+  ordered = Transpose <perm = [0, 2, 1]> (samples)
+  kept_shape = Constant <value_ints = [0, -1]> ()
+  curve = Reshape (ordered, kept_shape)
+  own = Slice (numbers, start, end)
+  columns = Gather <axis = 1> (curve, own)
+  weight = Reshape (columns, shape)
+}""",
+    # Cosines and sines of fractions of a full turn; reducing the integers first keeps the angles exact.
+    "Turns": """
+Turns (numerators, denominator) => (cosines, sines) {
+  turn = Constant <value_float = 6.28318530717959> ()
+  whole = Div (numerators, denominator)
+  product = Mul (whole, denominator)
+  remainder = Sub (numerators, product)
+  top = Cast <to = 1> (remainder)
+  bottom = Cast <to = 1> (denominator)
+  fraction = Div (top, bottom)
+  angles = Mul (fraction, turn)
+  cosines = Cos (angles)
+  sines = Sin (angles)
+}""",
+    # The samples of a table, (rows, samples), at positions.
+    "Table": """
+Table (numbers, range, samples, shape) => (weight) {
+  start, end = Split <axis = 0, num_outputs = 2> (range)
+  own = Slice (numbers, start, end)
+  columns = Gather <axis = 1> (samples, own)
+  weight = Reshape (columns, shape)
+}""",
+    # Levels of tensors on grids (tenreo.codec.grid), one tensor after another: `middles` and `scales` have a number for
+    # each of them, and `sizes` the number of its elements.
+    "Grid": """
+Grid (numbers, range, sizes, middles, scales) => (values) {
+  levels, scale = tenreo.Levels (numbers, range, sizes, middles, scales)
+  values = Mul (levels, scale)
+}""",
+    "LogarithmicGrid": """
+LogarithmicGrid (numbers, range, sizes, middles, scales) => (values) {
+  zero = Constant <value_float = 0.0> ()
+  two = Constant <value_float = 2.0> ()
+  levels, scale = tenreo.Levels (numbers, range, sizes, middles, scales)
+  above = Greater (levels, zero)
+  shift = Cast <to = 1> (above)
+  steps = Sub (levels, shift)
+  exponents = Mul (steps, scale)
+  powers = Pow (two, exponents)
+  none = Equal (levels, zero)
+  values = Where (none, zero, powers)
+}""",
+    "Levels": """
+Levels (numbers, range, sizes, middles, scales) => (levels, scale) {
+  start, end = Split <axis = 0, num_outputs = 2> (range)
+  axis = Constant <value_int = 0> ()
+  one = Constant <value_int = 1> ()
+  own = Slice (numbers, start, end)
+  starts = CumSum <exclusive = 1> (sizes, axis)
+  integers = Cast <to = 7> (own)
+  nothing = Sub (integers, integers)
+  count = Shape (sizes)
+  ones = Expand (one, count)
+  marks = ScatterElements <axis = 0> (nothing, starts, ones)
+  numbered = CumSum (marks, axis)
+  tensor = Sub (numbered, one)
+  own_float = Cast <to = 1> (own)
+  middle = Gather (middles, tensor)
+  levels = Add (own_float, middle)
+  scale = Gather (scales, tensor)
+}""",
+}
+
+
+def stream_name(levels: int, raw: bool, memory: int, wide: bool) -> str:
+    """Return the name of the function of a stream with a prefix code."""
+    return f"Stream{levels}" + (f"Trellis{memory}" if memory else "Raw" if raw else "") + ("Wide" if wide else "")
+
+
+def stream_inputs(raw: bool, memory: int) -> list[str]:
+    """Return the names of the inputs of a stream with a prefix code."""
+    shared = ["bytes", "sizes", "counts", "ends", "shape", "symbols"]
+    return shared + (["path"] if memory else ["lowest_shape"] if raw else [])
+
+
+def stream(levels: int, raw: bool, memory: int, wide: bool) -> str:
+    """Return the text of a function that decodes a stream of numbers with a prefix code.
+
+    Args:
+        levels: depths of the prefix code after the first.
+        raw: whether the lowest bits of the numbers are stored as they are.
+        memory: memory of the trellis, in bits, whose path the raw bits are; 0: no trellis.
+        wide: whether the shortest codes have more than eight bits.
+    """
+    planes = ["leading", *(f"bits_{i}" for i in range(1, levels + 1)), *(["lowest"] if raw else []), "unused"]
+    lines = [
+        f"{stream_name(levels, raw, memory, wide)} ({', '.join(stream_inputs(raw, memory))}) => (numbers) {{",
+        f"bits = {DOMAIN}.Bits (bytes)",
+        f"{', '.join(planes)} = Split <axis = 0> (bits, sizes)",
+        *_split("counts", "count", levels + 1),
+        *_split("ends", "end", levels + 1),
+        f"prefixes_0 = {DOMAIN}.{'WideNumbers' if wide else 'Numbers'} (leading, shape)",
+    ]
+    for i in range(levels):
+        lines.append(
+            f"ranks_{i}, longer_{i}, places_{i}, prefixes_{i + 1} = "
+            f"{DOMAIN}.Level (prefixes_{i}, count_{i}, end_{i}, bits_{i + 1})"
+        )
+    lines += [f"left = Sub (prefixes_{levels}, count_{levels})", f"all_{levels} = Add (left, end_{levels})"]
+    for i in reversed(range(levels)):
+        lines.append(f"all_{i} = {DOMAIN}.Merge (ranks_{i}, longer_{i}, places_{i}, all_{i + 1})")
+    lines.append("found = Gather (symbols, all_0)")
+    lines += _trellis(memory) if memory else _raw() if raw else ["numbers = Identity (found)"]
+    return "\n  ".join(lines) + "\n}"
+
+
+def _split(vector: str, name: str, count: int) -> list[str]:
+    if count == 1:
+        return [f"{name}_0 = Identity ({vector})"]
+    names = ", ".join(f"{name}_{i}" for i in range(count))
+    return [f"{names} = Split <axis = 0, num_outputs = {count}> ({vector})"]
+
+
+def _raw() -> list[str]:
+    return [f"below = {DOMAIN}.WideNumbers (lowest, lowest_shape)", "numbers = Add (found, below)"]
+
+
+def _trellis(memory: int) -> list[str]:
+    """Return the lines that look a window of memory + 1 bits up in a table, for every number but the first `memory`."""
+    lines = ["zero = Constant <value_ints = [0]> ()", "most = Constant <value_ints = [9223372036854775807]> ()"]
+    windows = {1: "single"}
+    # Nine bits do not fit into a byte.
+    lines += ["single = Cast <to = 12> (lowest)" if memory > 7 else "single = Identity (lowest)"]
+    kind = "uint32" if memory > 7 else "uint8"
+
+    def window(bits: int) -> str:
+        if bits not in windows:
+            older, recent = bits // 2, bits - bits // 2
+            far, near = window(older), window(recent)
+            lines.extend([
+                f"skip_{bits} = Constant <value_ints = [{older}]> ()",
+                f"drop_{bits} = Constant <value_ints = [-{recent}]> ()",
+                f"shift_{bits} = Constant <value = {kind} {{{recent}}}> ()",
+                f"near_{bits} = Slice ({near}, skip_{bits}, most)",
+                f"far_{bits} = Slice ({far}, zero, drop_{bits})",
+                f'shifted_{bits} = BitShift <direction = "LEFT"> (far_{bits}, shift_{bits})',
+                f"window_{bits} = BitwiseOr (near_{bits}, shifted_{bits})",
+            ])  # fmt: skip
+            windows[bits] = f"window_{bits}"
+        return windows[bits]
+
+    last = window(memory + 1)
+    return [
+        *lines,
+        f"entries = Cast <to = 6> ({last})",
+        "subset = Gather (path, entries)",
+        "below = Cast <to = 6> (subset)",
+        f"warm_up = Constant <value_ints = [{memory}]> ()",
+        "steady = Slice (found, warm_up, most)",
+        "numbers = Add (steady, below)",
+    ]
+
+
+def function_protos(called: dict[str, str], opset: int) -> list[Any]:
+    """Return the functions that a model calls, and those that they call.
+
+    Args:
+        called: names and texts of the streams and the names of other functions, whose texts are empty.
+        opset: version of the standard operators in the model.
+    """
+    import onnx
+
+    if opset < OPSET:
+        raise TenreoError(f"small: given a model with version {opset} of the operators of ONNX, needs {OPSET}")
+    texts: dict[str, str] = {}  # a function is behind those that it calls, as ONNX's reference evaluator needs it
+
+    def add(name: str, text: str) -> None:
+        text = text or _FUNCTIONS[name].strip()
+        for other in _FUNCTIONS:
+            if f"{DOMAIN}.{other} " in text and other not in texts:
+                add(other, "")
+        texts[name] = text
+
+    for name, text in sorted(called.items()):
+        if name not in texts:
+            add(name, text)
+    return [onnx.parser.parse_function(_HEAD.format(opset=opset) + text) for text in texts.values()]
