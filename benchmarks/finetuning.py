@@ -22,9 +22,9 @@ from torch.nn.functional import cross_entropy, pad
 import tenreo
 from tenreo.compression.parametrization import CurveWeight, curves
 from tenreo.data.images import open_images
+from tenreo.distributed import process_group
 from tenreo.models.builders import build_model
 from tenreo.training.digits import PREPROCESS
-from tenreo.training.distributed import process_group
 from tenreo.training.loop import finetune_
 from tenreo.training.observer import Observer, Step
 from tenreo.training.settings import Settings

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from tenreo.errors import TenreoError
 
 if TYPE_CHECKING:
+    from tenreo.checkpoints.compress import write as write
+    from tenreo.checkpoints.reading import read as read
     from tenreo.codec.encode import EncodedWeight as EncodedWeight
     from tenreo.codec.encode import decode as decode
     from tenreo.codec.encode import encode as encode
@@ -56,8 +58,10 @@ _MODULES = {
     "export": "exporting.export",
     "load": "models.model_files",
     "match_statistics_": "correction.statistics",
+    "read": "checkpoints.reading",
     "resolve": "planning.plan",
     "save": "models.model_files",
+    "write": "checkpoints.compress",
 }
 __all__ = ["TenreoError", *_MODULES]
 __version__ = "0.2.0"

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 TINY_RUN = Path(__file__).parent / "tiny_run.py"
 # Name of each command, and of the function in its module of `tenreo.cli.run` that does the work.
 COMMANDS = {
-    "compress": "compress_and_save", "evaluate": "evaluate_files", "finetune": "finetune_file",
+    "compress": "compress_and_save", "decompress": "decompress_files", "verify": "verify_files",
+    "evaluate": "evaluate_files", "finetune": "finetune_file",
     "inspect": "inspect_file", "export": "export_file", "sweep": "sweep_recipes", "demo": "run_demo",
 }  # fmt: skip
 # New processes are forked from a server that has imported torch, which saves seconds of processor time for each.

@@ -16,8 +16,8 @@ import tenreo
 from tenreo.cli.exits import exit_codes
 from tenreo.cli.terminal.stopping import stoppable
 from tenreo.data.images import open_images
+from tenreo.distributed import process_group
 from tenreo.files.records import Preprocess
-from tenreo.training.distributed import process_group
 from tenreo.training.log import RunLog
 from tenreo.training.loop import finetune_
 from tenreo.training.observer import Observer

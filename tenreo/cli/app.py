@@ -1,4 +1,4 @@
-"""The command line: `tenreo compress | evaluate | finetune | inspect | export | sweep | demo`."""
+"""The command line: `tenreo compress | decompress | verify | evaluate | finetune | inspect | export | sweep | demo`."""
 
 import sys
 from typing import Annotated, Any, NoReturn
@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from tenreo import __version__
 from tenreo.cli import exits
-from tenreo.cli.commands import compress, demo, evaluate, export, finetune, inspect, sweep
+from tenreo.cli.commands import compress, decompress, demo, evaluate, export, finetune, inspect, sweep, verify
 from tenreo.cli.declare import add_command
 from tenreo.cli.terminal.streams import note, prepare_streams, unwritten, writing
 from tenreo.errors import MOST_CHARACTERS, TenreoError, printable
@@ -61,6 +61,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 add_command(app, compress.compress, "compress_and_save", yaml=True)
+add_command(app, decompress.decompress, "decompress_files")
+add_command(app, verify.verify, "verify_files")
 add_command(app, evaluate.evaluate, "evaluate_files")
 add_command(app, finetune.finetune, "finetune_file", yaml=True)
 add_command(app, inspect.inspect, "inspect_file")

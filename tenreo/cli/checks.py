@@ -28,6 +28,29 @@ def check_output(path: Path, force: bool, option: str = "out") -> None:
         raise TenreoError(f"{path}: exists already; use --force to replace it, or choose another --{option}")
 
 
+def check_folder(path: Path, force: bool, sources: Iterable[Path] = (), resume: bool = False) -> None:
+    """Raise TenreoError unless files can be written to a folder, which may not exist.
+
+    Args:
+        path: the folder.
+        force: whether it may contain files.
+        sources: folders that are read, none of which it may be.
+        resume: whether an unfinished run may have written to it.
+    """
+    if path.is_dir():
+        if any(source.is_dir() and path.samefile(source) for source in sources):
+            raise TenreoError(f"{path}: is the folder that is read; choose another --out")
+        if any(path.iterdir()) and not force and not resume:
+            raise TenreoError(f"{path}: contains files already; use --force to replace them, or choose another --out")
+        check_writable(path / "model.safetensors")
+    elif path.exists() or path.is_symlink():
+        raise TenreoError(f"{path}: is a file, needs a folder; choose another --out")
+    else:
+        existing = next(each for each in path.absolute().parents if each.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise TenreoError(f"{path}: cannot be created in {existing}: permission denied; choose another --out")
+
+
 def require_plotting(option: str = "plot") -> None:
     """Raise TenreoError unless matplotlib, which the named option needs, is installed."""
     if find_spec("matplotlib") is None:

@@ -197,6 +197,17 @@ class File(Options):
 
 
 @dataclass(frozen=True)
+class Checkpoint(Options):
+    """The file or folder that a command reads without building its model."""
+
+    panel: ClassVar[str] = "Model"
+
+    file: Path = field(
+        metadata=described("File or folder of weights, compressed or dense.", metavar="FILE|FOLDER", positional=True)
+    )
+
+
+@dataclass(frozen=True)
 class ModelFile(File):
     """The file that a command reads, and how its model is built."""
 

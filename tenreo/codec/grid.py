@@ -13,7 +13,6 @@ reading and writing a file again does not change it.
 """
 
 import math
-import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,11 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tenreo.codec import range_coder
-from tenreo.errors import TenreoError
+from tenreo.codec.grid_decoding import MOST_EXPONENT, checksum, decode_values, values_of
 
-_HEADER = 4  # bytes of the checksum
 _MOST_LEVEL = 1 << 24  # float32 represents smaller levels exactly
-_MOST_EXPONENT = 1000  # of a step, in magnitude; float64 represents the values
 _FINEST_LOGARITHM = 14  # steps of 2^-14 of a logarithm change a value by less than half precision does
 _QUANTILE = 0.75  # the magnitude at this quantile determines the step, so that outliers do not
 _FEW = 64  # tensors of fewer values have finer steps, since each value matters more
@@ -52,9 +49,7 @@ class Grid(NamedTuple):
 
     def values(self, levels: Tensor) -> Tensor:
         """Return the values of levels, float64."""
-        if not self.logarithmic:
-            return levels * 2.0**self.exponent
-        return torch.where(levels == 0, 0.0, ((levels - (levels > 0).double()) * 2.0**self.exponent).exp2())
+        return torch.from_numpy(values_of(levels.numpy(), self.exponent, self.logarithmic))
 
 
 def grid_of(tensor: Tensor, step: float, logarithmic: bool = False, scale: Tensor | None = None) -> Grid | None:
@@ -137,7 +132,7 @@ def _magnitude(values: Tensor) -> float:
 
 def _representable(values: Tensor, grid: Grid) -> bool:
     possible = torch.isfinite(values).all() and not (grid.logarithmic and (values < 0).any())
-    if not possible or abs(grid.exponent) > _MOST_EXPONENT:
+    if not possible or abs(grid.exponent) > MOST_EXPONENT:
         return False
     levels = grid.levels(values)
     return not levels.numel() or bool(levels.abs().max() < _MOST_LEVEL)
@@ -160,46 +155,9 @@ def encode_levels(tensors: Iterable[tuple[Grid, Tensor]]) -> NDArray[np.uint8] |
     code = range_coder.finish(coder)
     if not range_coder.plausible(len(integers), len(code)):
         return None
-    return np.concatenate([np.frombuffer(_checksum(integers), np.uint8), code])
+    return np.concatenate([np.frombuffer(checksum(integers), np.uint8), code])
 
 
 def decode_levels(stream: Any, sizes: Sequence[tuple[int, bool]]) -> list[Tensor]:
-    """Decode a stream of `encode_levels`.
-
-    Args:
-        stream: (bytes,) uint8; may be damaged.
-        sizes: for each tensor the number of its values, and whether its grid is logarithmic.
-
-    Returns:
-        The values of each tensor, (values,) float64.
-
-    Raises:
-        TenreoError: if the stream is damaged, or has other tensors.
-    """
-    count = sum(2 + size for size, _ in sizes)
-    code = stream[_HEADER:]
-    if len(stream) < _HEADER or not range_coder.plausible(count, len(code)):
-        raise _damaged(f"{len(stream):,} bytes for {count:,} integers")
-    coded, coder = np.zeros((1, count), np.int64), range_coder.decoder(code)
-    if range_coder.decode_counts(coded, 1 << 62, *coder) < 0 or len(code) > coder.state[2]:
-        raise _damaged("an invalid code")
-    integers = np.where(coded[0] & 1, -(coded[0] >> 1) - 1, coded[0] >> 1)
-    if _checksum(integers) != stream[:_HEADER].tobytes():
-        raise _damaged("a wrong checksum")
-    tensors, start = [], 0
-    for size, logarithmic in sizes:
-        exponent, median = (int(each) for each in integers[start : start + 2])
-        if abs(exponent) > _MOST_EXPONENT:
-            raise _damaged(f"a step of 2^{exponent}")
-        levels = torch.from_numpy(integers[start + 2 : start + 2 + size] + median).double()
-        tensors.append(Grid(exponent, logarithmic).values(levels))
-        start += 2 + size
-    return tensors
-
-
-def _checksum(integers: NDArray[np.int64]) -> bytes:
-    return zlib.crc32(integers.astype("<i4").tobytes()).to_bytes(4, "little")
-
-
-def _damaged(content: str) -> TenreoError:
-    return TenreoError(f"dense tensors: the stream has {content}; the file is damaged")
+    """Decode a stream of `encode_levels` by `decode_values`, whose values are returned as tensors."""
+    return [torch.from_numpy(values) for values in decode_values(stream, sizes)]

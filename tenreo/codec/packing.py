@@ -1,15 +1,9 @@
-"""Bit packing of small integers: the storage of positions and integer coefficients in a file.
+"""Bit packing of tensors of small integers (`tenreo.codec.bit_packing`)."""
 
-Number i occupies the bits [i * width, (i + 1) * width) of the stream, lowest bit first. Bit k of the stream is bit
-k % 8 of byte k // 8, as in `numpy.packbits` with bit order "little".
-"""
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from tenreo.codec.jit import compiled
-from tenreo.sizes import packed_size
+from tenreo.codec.bit_packing import pack_integers, unpack_integers
 
 
 def pack(numbers: Tensor, width: int) -> Tensor:
@@ -22,9 +16,7 @@ def pack(numbers: Tensor, width: int) -> Tensor:
     Returns:
         (packed_size(count, width),) uint8.
     """
-    packed = np.zeros(packed_size(len(numbers), width), np.uint8)
-    _pack(numbers.numpy().astype(np.uint32), np.uint64(width), packed)
-    return torch.from_numpy(packed)
+    return torch.from_numpy(pack_integers(numbers.numpy(), width))
 
 
 def unpack(packed: Tensor, width: int, count: int) -> Tensor:
@@ -38,39 +30,4 @@ def unpack(packed: Tensor, width: int, count: int) -> Tensor:
     Returns:
         (count,) int64.
     """
-    numbers = np.empty(count, np.int64)
-    _unpack(packed.numpy(), np.uint64(width), numbers)
-    return torch.from_numpy(numbers)
-
-
-@compiled
-def _pack(numbers, width, packed):
-    pending = np.uint64(0)  # bits that are not yet written; fewer than 8 after each number
-    bits = np.uint64(0)
-    byte = 0
-    for number in numbers:
-        pending |= np.uint64(number) << bits
-        bits += width
-        while bits >= 8:
-            packed[byte] = pending & np.uint64(255)
-            byte += 1
-            pending >>= np.uint64(8)
-            bits -= np.uint64(8)
-    if bits > 0:
-        packed[byte] = pending
-
-
-@compiled
-def _unpack(packed, width, numbers):
-    mask = (np.uint64(1) << width) - np.uint64(1)
-    pending = np.uint64(0)
-    bits = np.uint64(0)
-    byte = 0
-    for i in range(len(numbers)):
-        while bits < width:
-            pending |= np.uint64(packed[byte]) << bits
-            byte += 1
-            bits += np.uint64(8)
-        numbers[i] = pending & mask
-        pending >>= width
-        bits -= width
+    return torch.from_numpy(unpack_integers(packed.numpy(), width, count))

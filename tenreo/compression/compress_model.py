@@ -127,7 +127,7 @@ def _parametrize_layers_(
     reports = []
     weights = find_weights(model)
     for layer in plan.compressed:
-        weight, _, report = encoded[layer.name]
+        weight, _, report, _ = encoded[layer.name]
         parametrize_(weights[layer.name], weight, report.curve.precision, report.errors)
         reports.append(replace(report, seconds=report.seconds + order_seconds.get(layer.name, 0.0)))
     remember_recipe_(model, plan.recipe)

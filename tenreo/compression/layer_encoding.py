@@ -30,6 +30,7 @@ class EncodedLayer(NamedTuple):
     weight: EncodedWeight
     plan: LayerPlan  # updated with the final curve and the bytes of its positions
     report: LayerReport
+    stored: Tensor  # (bytes,) uint8, the positions in a file
 
 
 def dense_weight(model: nn.Module, layer: LayerPlan) -> Tensor:
@@ -141,7 +142,8 @@ def _with_report(
     groups, per_row = encoded.coefficients.shape
     curve = CurveShape(groups, encoded.length, per_row, layer.encoding.precision, encoded.memory, encoded.basis)
     record = LayerRecord(layer.shape, curve, positions=positions)
-    position_bytes = len(stored_positions(encoded.positions.cpu(), record))
+    stored = stored_positions(encoded.positions.cpu(), record)
+    position_bytes = len(stored)
     report = LayerReport(
         name=layer.name, shape=layer.shape, curve=curve, squared_norm=norm, squared_error=error,
         squared_error_unrefined=error_unrefined, seconds=time.perf_counter() - start,
@@ -149,4 +151,4 @@ def _with_report(
         bytes_after=curve.coefficient_bytes(weight.element_size()) + position_bytes,
     )  # fmt: skip
     plan = replace(layer, curve=curve, position_bytes=position_bytes, errors=report.errors)
-    return EncodedLayer(encoded, plan, report)
+    return EncodedLayer(encoded, plan, report, stored)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import IO, Any
+from zlib import crc32
 
 from tenreo.codec.distortion import total_decibels
 from tenreo.codec.shape import Positions, Precision
@@ -22,11 +23,13 @@ from tenreo.errors import TenreoError, shown
 from tenreo.files.counts import Counts, count
 from tenreo.files.formats import holds_pickle
 from tenreo.files.layout import (
+    CHECKSUMS,
     COEFFICIENTS,
     DENSE,
     FLOATING,
     ITEMSIZE,
     POSITIONS,
+    VERSION_KEY,
     TensorRecord,
     file_size,
     header_bytes,
@@ -35,6 +38,7 @@ from tenreo.files.layout import (
     split_name,
 )
 from tenreo.files.paths import opened
+from tenreo.files.provenance import SOURCE, Provenance
 from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.values import Fields, cleaned, parse
 
@@ -57,6 +61,9 @@ class Header:
         layers: compressed layers by name.
         size: size of the file in bytes.
         coded: dtypes and shapes of the dense tensors that one tensor of the file contains, by name.
+        metadata: all metadata as they are stored.
+        checksums: CRC-32 of the bytes of every tensor of the file, by name; empty if the file has none.
+        source: origin of the tensors, or None if the file does not state it.
     """
 
     path: Path
@@ -67,6 +74,9 @@ class Header:
     layers: dict[str, LayerRecord]
     size: int
     coded: dict[str, TensorRecord] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    checksums: dict[str, int] = field(default_factory=dict)
+    source: Provenance | None = None
 
     @property
     def snr(self) -> float | None:
@@ -86,7 +96,7 @@ class Header:
 
     def dense_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the dense model's tensors by name; tied tensors appear once, under their first name."""
-        return {name: tensor.shape for name, tensor in self._dense().items()}
+        return {name: tensor.shape for name, tensor in self.dense_tensors().items()}
 
     def dense_counts(self, dense_dtype: str = Precision.FLOAT32) -> Counts:
         """Count the numbers and bytes of the dense model that was compressed.
@@ -95,14 +105,31 @@ class Header:
             dense_dtype: number format that the uncompressed tensors were cast to when the file was written. If it has
                 16 bits, these tensors count as float32, and so do weights with coefficients in another format.
         """
-        return count(self._dense(dense_dtype))
+        return count(self.dense_tensors(dense_dtype))
+
+    def stored_bytes(self) -> dict[str, int]:
+        """Return the bytes in the file of every tensor of the dense model by name, and of the rest of the file.
+
+        The rest, with the names `tenreo.dense` and "header", is the stream of all coded tensors, which are left out,
+        and the header.
+        """
+        stored = {name: 0 for name in self.dense_tensors() if name not in self.coded}
+        for name, tensor in self.tensors.items():
+            layer, suffix = split_name(name)
+            own = name.removesuffix(suffix) if suffix and layer in self.layers else name
+            stored[own] = stored.get(own, 0) + tensor.bytes
+        return {**stored, "header": self.size - sum(stored.values())}
 
     def _decoded(self) -> dict[str, TensorRecord]:
         """Return the dtypes and shapes of the tensors by name, with the coded ones instead of the tensor of bytes."""
         return {name: each for name, each in self.tensors.items() if name != DENSE or not self.coded} | self.coded
 
-    def _dense(self, dense_dtype: str = Precision.FLOAT32) -> dict[str, TensorRecord]:
-        """Return the dtypes and shapes of the dense model's tensors by name."""
+    def dense_tensors(self, dense_dtype: str = Precision.FLOAT32) -> dict[str, TensorRecord]:
+        """Return the dtypes and shapes of the dense model's tensors by name, in the order of the file.
+
+        Args:
+            dense_dtype: as for `dense_counts`.
+        """
         dense = {}
         for name, tensor in self._decoded().items():
             layer, suffix = split_name(name)
@@ -111,7 +138,7 @@ class Header:
                 continue
             stored = record.curve.precision if record else dense_dtype
             cast = stored != Precision.FLOAT32 if record else stored in _HALF and tensor.is_floating
-            dtype = "F32" if cast else tensor.dtype
+            dtype = (record.dtype if record else None) or ("F32" if cast else tensor.dtype)
             shape = record.shape if record else tensor.shape
             dense[name.removesuffix(suffix) if record else name] = TensorRecord(dtype, shape)
         return dense
@@ -135,7 +162,7 @@ def metadata(
     result = {
         "format": "pt",
         # The lowest version that suffices, so that earlier releases can read the file.
-        "tenreo.version": str(max(versions)),
+        VERSION_KEY: str(max(versions)),
         "tenreo.model": json.dumps(info.to_dict()),
         "tenreo.layers": json.dumps({name: layer.to_dict() for name, layer in layers.items()}),
     }
@@ -201,7 +228,7 @@ def parsed_header(path: Path, text: bytes, size: int) -> Header:
         TenreoError: if the metadata are invalid or contradict the tensors.
     """
     values, tensors = _entries(text, size)
-    version = values.get("tenreo.version")
+    version = values.get(VERSION_KEY)
     if version is not None and version not in map(str, range(VERSION + 1)):
         raise TenreoError(
             f"{path}: has format version {shown(version)}, but this tenreo reads versions up to {VERSION}; "
@@ -219,13 +246,25 @@ def parsed_header(path: Path, text: bytes, size: int) -> Header:
             layers[name] = LayerRecord.from_dict(fields)
         name = ""
         coded = _coded(parse(values.get(DENSE, "{}")), tensors)
+        checksums = _checksums(values.get(CHECKSUMS), tensors)
+        source = Provenance.from_dict(parse(values[SOURCE])) if SOURCE in values else None
     except ValueError as error:
         where = f"{name}: " if name else ""
         raise TenreoError(f"{path}: the metadata cannot be understood: {where}{error}") from error
     kind = "dense" if version is None or not layers else "tenreo"
-    header = Header(path, kind, tensors, info, recipe, layers, size, coded)
+    header = Header(path, kind, tensors, info, recipe, layers, size, coded, values, checksums, source)
     check_layers(header)
     return header
+
+
+def check_sum(header: Header, name: str, content: Any) -> None:
+    """Raise unless the bytes of a tensor of a file have the checksum that the header states, if it does.
+
+    Raises:
+        TenreoError: naming the file and the tensor.
+    """
+    if header.checksums and crc32(content) != header.checksums[name]:
+        raise TenreoError(f"{header.path}: the checksum of {name} is wrong; the file is damaged, copy it again")
 
 
 def check_readable(source: str, tensors: Mapping[str, TensorRecord], values: Mapping[str, str]) -> None:
@@ -316,6 +355,15 @@ def _coded(described: Any, tensors: Mapping[str, TensorRecord]) -> dict[str, Ten
     if coded and (stream is None or stream.dtype != "U8" or len(stream.shape) != 1):
         raise ValueError(f"{DENSE} is missing, or not a row of bytes")
     return coded
+
+
+def _checksums(digits: str | None, tensors: Mapping[str, TensorRecord]) -> dict[str, int]:
+    """Return the checksums of all tensors by name; raise ValueError if there is not one of eight digits for each."""
+    if digits is None:
+        return {}
+    if len(digits) != 8 * len(tensors) or not set(digits) <= set("0123456789abcdef"):
+        raise ValueError(f"{CHECKSUMS} has {len(digits):,} characters, needs eight hexadecimal digits per tensor")
+    return {name: int(digits[8 * i : 8 * i + 8], 16) for i, name in enumerate(tensors)}
 
 
 def check_layers(header: Header) -> None:

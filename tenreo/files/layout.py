@@ -18,6 +18,7 @@ COEFFICIENTS = ".coefficients"
 POSITIONS = ".positions"
 SCALES = ".scales"
 DENSE = "tenreo.dense"  # name of the tensor, and of the metadata, of coded dense tensors
+VERSION_KEY, CHECKSUMS = "tenreo.version", "tenreo.checksums"  # keys of the metadata
 SUFFIXES = (POSITIONS, COEFFICIENTS, SCALES)
 # Bytes per element, in the order of the dtypes in safetensors: tensors are stored by falling dtype, then by name.
 ITEMSIZE = {
@@ -118,7 +119,9 @@ def file_order(tensors: Mapping[str, TensorRecord]) -> list[str]:
     return sorted(tensors, key=lambda name: (-rank[tensors[name].dtype], name))
 
 
-def header_bytes(tensors: Mapping[str, TensorRecord], metadata: Mapping[str, str]) -> bytes:
+def header_bytes(
+    tensors: Mapping[str, TensorRecord], metadata: Mapping[str, str], checksums: Mapping[str, int] | None = None
+) -> bytes:
     """Return the header of a safetensors file: its length in eight bytes, then JSON, padded to a multiple of eight.
 
     The keys of the metadata are sorted, so that equal content gives equal bytes.
@@ -126,9 +129,13 @@ def header_bytes(tensors: Mapping[str, TensorRecord], metadata: Mapping[str, str
 
     Args:
         tensors: dtypes and shapes of the tensors by name.
-        metadata: metadata of the file.
+        metadata: metadata of the file. If they are tenreo's, they get checksums.
+        checksums: CRC-32 of the bytes of every tensor by name; 0 if they are not known yet.
     """
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    if VERSION_KEY in metadata:
+        digits = (f"{checksums[name] if checksums else 0:08x}" for name in file_order(tensors))
+        metadata = {**metadata, CHECKSUMS: "".join(digits)}
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
     for name in file_order(tensors):
         tensor = tensors[name]

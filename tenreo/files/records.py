@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tenreo.codec.shape import (
@@ -33,6 +33,7 @@ _MOST_ELEMENTS = 2**40  # elements of a weight
 _MOST_DECIBELS = 400.0
 _MOST_NORM = 1e200  # squared norms; sums and ratios of them then stay within float64
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+_FLOATING = ("F16", "BF16", "F64")  # dtypes of a dense weight besides F32
 _CHANNEL_RANGES = {"mean": (-1000.0, 1000.0), "std": (1e-6, 1000.0)}
 
 
@@ -216,12 +217,15 @@ class LayerRecord:
         curve: groups, length, coefficients per row, precision and trellis of the encoding.
         errors: distortion of the decoded weight.
         positions: storage format of the positions: coded (since version 3), packed (since version 2) or int32.
+        dtype: dtype of the dense weight, such as BF16, if the coefficients are in another format than it would have;
+            empty if it is that of the coefficients in full precision, and F32 otherwise.
     """
 
     shape: tuple[int, ...]
     curve: CurveShape
     errors: LayerErrors = LayerErrors()
     positions: Positions = Positions.PACKED
+    dtype: str = ""
 
     @property
     def numel(self) -> int:
@@ -231,7 +235,7 @@ class LayerRecord:
     @property
     def version(self) -> int:
         """The lowest version of the file format, from 2, that has such a layer."""
-        return 4 if self.curve.basis is Basis.RAMP else 3 if self.positions == Positions.CODED else 2
+        return 4 if self.curve.basis is Basis.RAMP or self.dtype else 3 if self.positions == Positions.CODED else 2
 
     @property
     def columns(self) -> int:
@@ -258,6 +262,7 @@ class LayerRecord:
             **coded,
             **({"memory": self.curve.memory} if self.curve.memory else {}),
             **({"basis": self.curve.basis} if self.curve.basis is Basis.RAMP else {}),
+            **({"dtype": self.dtype} if self.dtype else {}),
         }
 
     @classmethod
@@ -281,7 +286,8 @@ class LayerRecord:
         positions = Positions.INT32 if bits == 32 else Positions.PACKED
         if read.has("positions"):
             positions = Positions(read.one_of("positions", (Positions.CODED,)))
-        return cls.checked(shape, curve, LayerErrors(snr, snr_unrefined, signal), positions)
+        dtype = read.one_of("dtype", _FLOATING) if read.has("dtype") else ""
+        return replace(cls.checked(shape, curve, LayerErrors(snr, snr_unrefined, signal), positions), dtype=dtype)
 
     @classmethod
     def checked(

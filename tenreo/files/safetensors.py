@@ -3,13 +3,14 @@
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import IO, Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import atomic_write
-from tenreo.files.header import Header, header_of
+from tenreo.files.header import Header, check_sum, header_of
 from tenreo.files.layout import TensorRecord, file_order, header_bytes
 from tenreo.files.paths import check_ending, opened
 from tenreo.files.values import check_name
@@ -103,10 +104,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise TenreoError(f"{path}: cannot be written: {error}") from error
     records = {name: record(tensor) for name, tensor in tensors.items()}
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write(header_bytes(records, metadata))
+        file.write(header_bytes(records, metadata, {name: crc32(bytes_of(tensors[name])) for name in records}))
         for name in file_order(records):
-            values: Any = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-            file.write(values)
+            file.write(bytes_of(tensors[name]))
+
+
+def bytes_of(tensor: Tensor) -> Any:
+    """Return the elements of a tensor on the CPU as a file stores them, (bytes,) uint8."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -137,6 +142,7 @@ def tensors_of(header: Header, file: IO[bytes]) -> dict[str, Tensor]:
     tensors, end = {}, 0
     for name, each in header.tensors.items():
         start, end = end, end + each.bytes
+        check_sum(header, name, data[start:end].numpy())
         dtype = TORCH_DTYPES[each.dtype]
         # Files of other programs may contain tensors at addresses that are not multiples of their elements.
         values = data[start:end] if start % dtype.itemsize == 0 else data[start:end].clone()

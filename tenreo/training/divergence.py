@@ -5,9 +5,9 @@ import math
 import torch
 from torch import nn
 
+from tenreo.distributed import ProcessGroup
 from tenreo.errors import TenreoError
 from tenreo.modules.layer_types import is_batchnorm
-from tenreo.training.distributed import ProcessGroup
 
 
 def check_loss(loss: float, epoch: int, images: str = "training") -> None:

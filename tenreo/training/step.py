@@ -6,9 +6,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from tenreo.distributed import local_gradients
 from tenreo.evaluation.ranking import predicted_classes
 from tenreo.training.compilation import explain_compiler
-from tenreo.training.distributed import local_gradients
 from tenreo.training.loss import training_loss
 from tenreo.training.settings import Settings
 from tenreo.training.trainer import Trainer

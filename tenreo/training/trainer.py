@@ -14,7 +14,7 @@ from tenreo.data.batches import Loading
 from tenreo.data.images import Images
 from tenreo.data.mixing import batch_mixer
 from tenreo.devices import half_dtype
-from tenreo.training.distributed import SINGLE_PROCESS, ProcessGroup
+from tenreo.distributed import SINGLE_PROCESS, ProcessGroup
 from tenreo.training.ema import ExponentialMovingAverage
 from tenreo.training.observer import Observer, best_of
 from tenreo.training.optimizer import make_optimizer

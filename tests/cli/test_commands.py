@@ -73,7 +73,7 @@ def test_parameters_are_the_fields_of_the_dataclasses(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_names_of_options_are_those_of_fields(name):
     for key, param in params_of(name).items():
-        if key not in ("file", "files"):
+        if key not in ("file", "files", "source"):
             assert f"--{key.replace('_', '-')}" in param.opts
             assert bool(param.secondary_opts) == (get_type_hints(fields_of(name)[key][0])[key] is bool), key
 
@@ -82,8 +82,8 @@ def test_names_of_options_are_those_of_fields(name):
 def test_commands_receive_the_defaults(parsed, name):
     typed = {"finetune": ["f", "--data", "d"], "evaluate": ["f", "--data", "d"], "inspect": ["f"],
              "export": ["f", "--to", "x.onnx"], "compress": ["-g", 4, "-r", 2], "sweep": ["-g", 4, "-r", 2],
-             }.get(name, [])  # fmt: skip
-    given = {"file": Path("f"), "files": ("f",), "data": "d", "to": Path("x.onnx")}
+             "decompress": ["f", "-o", "x.safetensors"], "verify": ["f"]}.get(name, [])  # fmt: skip
+    given = {"file": Path("f"), "files": ("f",), "data": "d", "to": Path("x.onnx"), "out": Path("x.safetensors")}
     hints = list(get_type_hints(command_of(name)).values())[:-1]
     for hint, part in zip(hints, parsed(name, *typed), strict=True):
         if hint is Recipe or get_origin(hint) is list:
@@ -100,7 +100,7 @@ def test_help_is_readable_at_80_columns(name):
     assert max(map(len, output.splitlines())) <= 80 and "…" not in output
     words = " ".join(output.split())
     for key, (cls, field) in fields_of(name).items():
-        assert key in ("file", "files") or f"--{key.replace('_', '-')} " in words
+        assert key in ("file", "files", "source") or f"--{key.replace('_', '-')} " in words
         assert " ".join(options_of(cls)[key].help.removesuffix(".").split()) in words, key
         if isinstance(field.default, (int, float, str, Path)) and not isinstance(field.default, bool):
             assert f"[default: {field.default}]" in words, key
@@ -137,9 +137,9 @@ def test_wrong_usage_in_a_process_is_exit_code_2():
     ("typed", "message"),
     [
         (["evaluate", "x.safetensors"], "Missing option '--data'"),
-        (["inspect"], "Missing argument 'FILE'"),
+        (["inspect"], "Missing argument 'FILE|FOLDER'"),
         (["inspect", "x.safetensors"], "x.safetensors: cannot be opened: no such file"),
-        (["inspect", "."], "cannot be opened: it is a folder"),
+        (["inspect", "."], ".: has no file of weights; give a folder with"),
         (["evaluate", "x.safetensors", "--data", "digits"], "cannot be opened"),
         (["finetune", "x.safetensors", "--data", "digits"], "cannot be opened"),
         (["compress", "-g", "four"], "Invalid value for"),
@@ -188,7 +188,7 @@ def test_the_documented_tables_are_those_of_the_options():
     assert re.findall("<!-- options of (\\w+) -->", text) == list(COMMANDS)
     for name in COMMANDS:
         names = set(re.findall("`--(?!no-)([a-z-]+)`", tables["option_table"](name)))
-        assert names == {key.replace("_", "-") for key in params_of(name)} - {"file", "files"}
+        assert names == {key.replace("_", "-") for key in params_of(name)} - {"file", "files", "source"}
 
 
 def documented_keys():
@@ -216,6 +216,8 @@ def objects(compressed_file, dense_file, tmp_path_factory):
         "finetune --json": ("finetune", compressed_file, "--data", "digits", "--epochs", 0, "--calibrate", 1,
                             "-b", 8, "-o", folder / "f.safetensors"),
         "sweep --json": ("sweep", *dense, "--refine", 1),
+        "decompress --json": ("decompress", compressed_file, "-o", folder / "p.safetensors"),
+        "verify --json": ("verify", compressed_file),
         "export --json": ("export", compressed_file, "--to", folder / "m.pth"),
     }  # fmt: skip
     return {heading: json.loads(here(*words, "--json").stdout) for heading, words in typed.items()}
@@ -235,7 +237,7 @@ def test_layers_are_always_a_list(objects):
 @pytest.mark.parametrize(
     "heading",
     ["compress --json", "compress --dry-run --json", "inspect --json", "evaluate --json", "finetune --json",
-     "sweep --json", "export --json"],
+     "sweep --json", "export --json", "decompress --json", "verify --json"],
 )  # fmt: skip
 def test_the_documented_keys_are_printed(objects, heading):
     common = {"schema", "command"}

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -280,11 +281,35 @@ def undescribed_layer(tensors, metadata):
 )
 def test_damaged_files_are_refused(saved_file, tmp_path, attack, match):
     tensors, metadata = load_file(saved_file[2]), metadata_of(saved_file[2])
+    del metadata["tenreo.checksums"]  # which would reveal any damage first
     attack(tensors, metadata)
     save_file(tensors, tmp_path / "bad.safetensors", metadata)
     with pytest.raises(TenreoError, match=match) as caught:
         tenreo.load(tmp_path / "bad.safetensors")
     assert str(caught.value).isprintable() and len(str(caught.value)) < 2500
+
+
+@pytest.mark.parametrize("name", ["fc.bias", "fc.weight.positions", "layer1.0.bn1.running_mean"])
+def test_a_wrong_checksum_is_refused_by_name(saved_file, tmp_path, name):
+    data = bytearray(saved_file[2].read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    digits, names = header["__metadata__"]["tenreo.checksums"], [each for each in header if each != "__metadata__"]
+    begin, end = header[name]["data_offsets"]
+    position = 8 * names.index(name)
+    assert int(digits[position : position + 8], 16) == zlib.crc32(data[start + begin : start + end])
+    data[start + end - 1] ^= 1
+    (tmp_path / "bad.safetensors").write_bytes(data)
+    with pytest.raises(TenreoError, match=f"bad.safetensors: the checksum of {name} is wrong; the file is damaged"):
+        tenreo.load(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("digits", ["", "0", "0" * 8, "x" * 8000])
+def test_checksums_of_another_form_are_refused(saved_file, tmp_path, digits):
+    tensors, metadata = load_file(saved_file[2]), metadata_of(saved_file[2])
+    save_file(tensors, tmp_path / "bad.safetensors", metadata | {"tenreo.checksums": digits})
+    with pytest.raises(TenreoError, match=r"tenreo\.checksums has .* needs eight hexadecimal digits per tensor"):
+        read_header(tmp_path / "bad.safetensors")
 
 
 def test_class_names_are_read_back_unchanged():

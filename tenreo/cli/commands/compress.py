@@ -7,10 +7,14 @@ from typing import ClassVar
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import MOST_BATCHES, SKIP_BROKEN, DenseModel, Encoding, FileOutput, Options
+from tenreo.errors import TenreoError
+from tenreo.files.checkpoints import Output as Target
+from tenreo.files.checkpoints import find_files
 from tenreo.files.paths import check_ending
 from tenreo.options import option
 from tenreo.planning.rates import Progressive, Uniform
 from tenreo.planning.recipe import Recipe
+from tenreo.sizes import amount
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,85 @@ class Output(FileOutput):
     dry_run: bool = option(False, "Print the plan; compress and write nothing.")
 
 
-def compress(dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output) -> None:
-    """Compress a model and write it to a file.
+@dataclass(frozen=True)
+class CompressedFiles(Options):
+    """Files that are compressed without building a model."""
+
+    panel: ClassVar[str] = "Model"
+
+    source: Path | None = option(
+        None, "File or folder to compress without the model's code: safetensors files, their index, or a state dict of "
+        "torch.",
+        metavar="FILE|FOLDER", positional=True,
+    )  # fmt: skip
+    shard_size: str | None = option(
+        None, "Maximum size of the files of a folder, for example 5GB. By default, they are divided like those of the "
+        "source.",
+        metavar="SIZE",
+    )  # fmt: skip
+    license: str | None = option(None, "License of the weights, which is stored in the files.", metavar="NAME")
+    resume: bool = option(False, "Continue a run that was killed; tensors that it has encoded are kept.")
+
+    @property
+    def path(self) -> Path:
+        """The file or folder that is compressed; raise TenreoError without one."""
+        if self.source is None:
+            raise TenreoError("source: not given, needs a file or a folder")
+        return self.source
+
+    def target(self, recipe: Recipe, output: Output, jobs: int | None = None) -> Target:
+        """Return where the compressed files are written.
+
+        Raises:
+            TenreoError: if the output exists, or a size is malformed.
+        """
+        size = None if self.shard_size is None else amount(self.shard_size, "shard_size", "B")
+        found = find_files(self.path)
+        path = output.out
+        is_folder = found.is_folder or size is not None
+        if path is None:
+            name = default_name(self.path.stem if found.weights == (self.path,) else self.path.resolve().name, recipe)
+            path = Path(name.removesuffix(".safetensors") if is_folder else name)
+        elif path.is_dir():
+            is_folder = True
+        elif path.suffix == ".safetensors":
+            is_folder = False
+            if size is not None:
+                raise TenreoError(f"shard_size: given with the file {path}; give a folder as --out")
+        if is_folder:
+            checks.check_folder(path, output.force or output.dry_run, (self.path,), self.resume)
+        else:
+            check_ending(path, ".safetensors")
+            checks.check_output(path, output.force or output.dry_run)
+        return Target(path, is_folder, size, self.license or "", self.resume, jobs)
+
+
+def compress(
+    dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output,
+    files: CompressedFiles,
+) -> None:  # fmt: skip
+    """Compress a model, or files without the model's code.
 
     Example: tenreo compress --arch mobilenet_v2 -g 4 -r 0.5 --progressive
     """
-    check(dense, recipe, statistics, output)
+    check(dense, recipe, statistics, output, files)
 
 
-def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Output) -> None:
-    """Raise WrongUsageError if anything is wrong with the model, the images or the output file."""
+def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Output, files: CompressedFiles) -> None:
+    """Raise WrongUsageError if anything is wrong with the model, the files, the images or the output."""
     with usage():
+        if files.source is not None:
+            given = [n for n in ("arch", "model", "weights", "input", "mean", "std") if getattr(dense, n) is not None]
+            given += ["calibrate"] * (statistics.calibrate is not None)
+            if given:
+                raise TenreoError(f"{given[0]}: given together with {files.source}; leave one of them out")
+            files.target(recipe, output)
+            return
+        for name in ("shard_size", "license"):
+            if getattr(files, name) is not None:
+                raise TenreoError(f"{name}: needs a file or folder to compress instead of a model")
+        if files.resume:
+            raise TenreoError("resume: needs a file or folder to compress instead of a model")
         checks.check_dense(dense)
         if statistics.calibrate is not None:
             checks.check_pictures(statistics.calibrate)

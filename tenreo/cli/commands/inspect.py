@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import File, JsonOutput
-from tenreo.files.paths import check_readable
+from tenreo.cli.shared_options import Checkpoint, JsonOutput
+from tenreo.files.checkpoints import find_files
 from tenreo.options import option
 
 
@@ -15,15 +15,15 @@ class Inspected(JsonOutput):
     layers: bool = option(True, "Print the table of layers.")
 
 
-def inspect(file: File, shown: Inspected) -> None:
-    """Show the contents of a file, reading only its header.
+def inspect(checkpoint: Checkpoint, shown: Inspected) -> None:
+    """Show the contents of a file or folder, reading only headers.
 
     Example: tenreo inspect model.safetensors
     """
-    check(file)
+    check(checkpoint)
 
 
-def check(file: File) -> None:
-    """Raise WrongUsageError unless the file can be read."""
+def check(checkpoint: Checkpoint) -> None:
+    """Raise WrongUsageError unless the files can be read."""
     with usage():
-        check_readable(file.file)
+        find_files(checkpoint.file)

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tenreo.cli.commands.compress import Output, Statistics, default_name
+from tenreo.cli.commands.compress import CompressedFiles, Output, Statistics, default_name
 from tenreo.cli.exits import usage
+from tenreo.cli.run.checkpoints import compress_files, resolve_files
 from tenreo.cli.run.models import open_model
 from tenreo.cli.shared_options import DenseModel, Encoding, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
@@ -37,9 +38,16 @@ _CORRECTED = (9999, 999, 0)  # numbers of images, BatchNorms and biases with as 
 
 
 def compress_and_save(
-    dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output
-) -> None:
-    """Plan the compression, compress the model, correct its statistics, write the file and print the report."""
+    dense: DenseModel, recipe: Recipe, statistics: Statistics, encoding: Encoding, output: Output,
+    files: CompressedFiles,
+) -> None:  # fmt: skip
+    """Plan the compression, compress the model or files, correct statistics, write the file and print the report."""
+    if files.source is not None:
+        if output.dry_run:
+            _show_plan(resolve_files(files.source, recipe), output.json)
+        else:
+            compress_files(files, recipe, output, encoding.jobs)
+        return
     with usage():
         device = choose_device(encoding.device)
     model, info = open_model(dense, values=not output.dry_run)

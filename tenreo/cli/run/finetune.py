@@ -20,13 +20,13 @@ from tenreo.data.label_files import LabelFiles
 from tenreo.data.layouts import DIGITS, has_labels, has_split, locate
 from tenreo.data.workers import explain_worker_loss
 from tenreo.devices import choose_device, explain_out_of_memory
+from tenreo.distributed import local_device, process_group
 from tenreo.errors import TenreoError
 from tenreo.evaluation.predictions import predict_labels
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
 from tenreo.models.dense_weights import dense_weights, open_dense
 from tenreo.models.heads import new_head_
-from tenreo.training.distributed import local_device, process_group
 from tenreo.training.run import Datasets, Run, RunObserver
 from tenreo.training.settings import Settings, default_lr
 from tenreo.training.trainer import Resources

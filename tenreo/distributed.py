@@ -1,4 +1,4 @@
-"""Distributed training in processes that torchrun starts: ranks, sums over processes, gradient averaging."""
+"""Several processes that torchrun starts: ranks, sums over processes, gradient averaging."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that train one model together.
+    """The processes that work on one model together.
 
     Attributes:
         rank: index of this process, from 0.
@@ -37,6 +37,10 @@ class ProcessGroup:
         if self.size > 1:
             distributed.all_reduce(values)
         return values
+
+    def wait(self) -> None:
+        """Return when all processes have called this function."""
+        self.sum(torch.zeros(1))
 
     def union(self, items: set[_T]) -> set[_T]:
         """Return the union of the sets of all processes."""

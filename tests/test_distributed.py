@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
+from tenreo.distributed import local_gradients, process_group
 from tenreo.errors import TenreoError
-from tenreo.training.distributed import local_gradients, process_group
 from tenreo.training.log import read_log
 
 ONE_IMAGE = 100 / 7 + 0.01  # percent of the smallest batch, in case rounding decides between two nearly equal outputs
@@ -25,7 +25,7 @@ ONE_IMAGE = 100 / 7 + 0.01  # percent of the smallest batch, in case rounding de
 
 EXCHANGE = """
 import torch
-from tenreo.training.distributed import process_group
+from tenreo.distributed import process_group
 with process_group(torch.device("cpu")) as group:
     total, ranks = group.sum(torch.tensor([group.rank + 1.0])).item(), group.union({group.rank})
     print(group.rank, group.size, group.is_main, total, ranks)

@@ -1,0 +1,271 @@
+"""Compression of tensors without a model, from files to files, in one process or several."""
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tenreo.checkpoints.parts import Parts
+from tenreo.checkpoints.plan import resolve_tensors
+from tenreo.checkpoints.prices import Prices, representatives
+from tenreo.checkpoints.shards import Shard, make_shard, split
+from tenreo.checkpoints.sources import Source, state_source
+from tenreo.codec.distortion import total_decibels
+from tenreo.compression.layer_pool import LayerPool
+from tenreo.devices import public_function
+from tenreo.distributed import SINGLE_PROCESS, ProcessGroup
+from tenreo.files.atomic import atomic_write, check_writable, write_errors_named
+from tenreo.files.checkpoints import INDEX, Output, index_text
+from tenreo.files.counts import Counts, count
+from tenreo.files.records import LayerRecord
+from tenreo.planning.layers import LayerPlan
+from tenreo.planning.plan import Plan
+from tenreo.planning.rates import TargetSize
+from tenreo.planning.recipe import Recipe, target_out_of_reach
+
+_T = TypeVar("_T")
+ENDING = ".safetensors"
+_NEARLY, _ROUNDS = 0.99, 6
+_SMALL = 1 << 25  # elements of all layers that are encoded again as a whole if the size is missed
+_FEW = 16  # layers
+_STEP = 2.0  # factor of the price of those layers that are encoded again: half a bit per weight
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files of a compression.
+
+    Attributes:
+        plan: the plan with the final curves.
+        layers: records of the compressed layers by name.
+        after: counts of all files.
+        files: names of the files.
+    """
+
+    plan: Plan
+    layers: dict[str, LayerRecord]
+    after: Counts
+    files: tuple[str, ...]
+
+    @property
+    def snr(self) -> float | None:
+        """Signal-to-noise ratio of all compressed weights together, in dB."""
+        return total_decibels((x.errors.squared_norm, x.errors.snr) for x in self.layers.values())
+
+
+@public_function()
+def write(path: str | Path, tensors: Mapping[str, Tensor], recipe: Recipe) -> None:
+    """Compress tensors and write them to a file, without a model.
+
+    >>> import tempfile
+    >>> from tenreo import TargetBits, read
+    >>> path = Path(tempfile.mkdtemp()) / "small.safetensors"
+    >>> write(path, {"fc.weight": torch.randn(128, 256), "fc.bias": torch.zeros(128)}, Recipe(None, TargetBits(6)))
+    >>> read(path)["fc.weight"].shape
+    torch.Size([128, 256])
+
+    Args:
+        path: path of the file.
+        tensors: tensors by name, such as a state dict.
+        recipe: how to compress: a rate, or a size.
+
+    Raises:
+        TenreoError: as for `resolve`, and if a tensor is not finite or the file cannot be written.
+    """
+    path = Path(path)
+    check_writable(path)
+    source = state_source(tensors)
+    compress_tensors(source, resolve_tensors(recipe, source), Output(path))
+
+
+def compress_tensors(
+    source: Source,
+    plan: Plan,
+    output: Output,
+    group: ProcessGroup = SINGLE_PROCESS,
+    progress: Callable[[LayerPlan], None] | None = None,
+) -> Written:
+    """Compress tensors and write files; every process of the group encodes some, and writes some of the files.
+
+    Args:
+        source: dense tensors.
+        plan: plan by `resolve_tensors`.
+        output: where the files are written.
+        group: processes of the run, which share the file system.
+        progress: function that is called with every layer after it is encoded.
+
+    Raises:
+        TenreoError: if a tensor is not finite, the size is out of reach, or a file cannot be written.
+    """
+    with write_errors_named(output.path):
+        output.folder.mkdir(parents=True, exist_ok=True)
+        if group.is_main and not output.resume:
+            shutil.rmtree(output.parts, ignore_errors=True)
+        group.wait()
+        output.parts.mkdir(exist_ok=True)
+    run = _Run(source, plan, output, group, progress)
+    run.encode()
+    written = run.write()
+    group.wait()
+    if group.is_main:
+        shutil.rmtree(output.parts, ignore_errors=True)
+    return written
+
+
+class _Run:
+    """One compression."""
+
+    def __init__(
+        self, source: Source, plan: Plan, output: Output, group: ProcessGroup,
+        progress: Callable[[LayerPlan], None] | None,
+    ) -> None:  # fmt: skip
+        self.source, self.plan, self.output, self.group, self.progress = source, plan, output, group, progress
+        self.parts = Parts(output.parts, source, plan.recipe)
+        self.layers = sorted(plan.compressed, key=lambda layer: layer.name)
+        self.own = deal(self.layers, lambda layer: layer.numel, group)
+        self.sizes: dict[str, int] = {}  # bytes of every layer as it is encoded now
+        self.prices: dict[str, float] = {}
+
+    def encode(self) -> None:
+        """Encode all layers, at a price that leads to the size of the recipe if it has one."""
+        rate = self.plan.recipe.rate
+        if not isinstance(rate, TargetSize):
+            self._encode(self.layers, None)
+            return
+        prices = Prices(self.source, self.layers, self.own, self.output.jobs, self.group, self.plan.recipe)
+        fixed = self._total(dict.fromkeys((layer.name for layer in self.layers), 0))
+        room = rate.bytes - fixed
+        if room <= 0:
+            raise target_out_of_reach(self.plan.recipe, fixed)
+        price = prices.search(room, prices.first(room))
+        if some := representatives(self.layers):
+            self._encode(some, price)
+            prices.correct(price, self.sizes)
+            price = prices.search(room, price)
+        self._encode(self.layers, price)
+        self._approach(prices, rate.bytes, price)
+
+    def _approach(self, prices: Prices, limit: int, price: float) -> None:
+        """Encode layers again until the size is just below the limit."""
+        small = len(self.layers) < _FEW or sum(layer.numel for layer in self.layers) <= _SMALL
+        for _ in range(_ROUNDS):
+            total = self._total()
+            if _NEARLY * limit <= total <= limit:
+                return
+            room = int(limit * (1 - (1 - _NEARLY) / 4)) - total + sum(self.sizes.values())
+            if small:
+                prices.correct(price, self.sizes)
+                price = prices.search(room, price)
+                self._encode(self.layers, price)
+            else:
+                self._change_some(prices, room)
+        if self._total() > limit:
+            raise target_out_of_reach(self.plan.recipe, self._total())
+
+    def _change_some(self, prices: Prices, room: int) -> None:
+        """Encode as many layers at another price as change the bytes of all layers to about `room`."""
+        missing = room - sum(self.sizes.values())
+        factor = 1 / _STEP if missing > 0 else _STEP
+        chosen: dict[float, list[LayerPlan]] = {}
+        for layer in self.layers:
+            old = self.prices[layer.name]
+            before, after = (prices.estimated(each)[layer.name] for each in (old, old * factor))
+            missing -= round((after - before) * self.sizes[layer.name] / max(1, before))
+            chosen.setdefault(old * factor, []).append(layer)
+            if (missing <= 0) == (factor < 1):
+                break
+        for price, layers in chosen.items():
+            self._encode(layers, price)
+
+    def _encode(self, layers: Sequence[LayerPlan], price: float | None) -> None:
+        own = {layer.name for layer in self.own}
+        mine = [layer for layer in layers if layer.name in own]
+        with LayerPool(lambda x: self.source.read(x.parameter), self.output.jobs, self.progress, None) as pool:
+            sizes = pool.each(self.parts.encode, mine, price)
+        numbers = torch.tensor([sizes.get(layer.name, 0) for layer in layers], dtype=torch.int64)
+        self.sizes |= dict(zip((layer.name for layer in layers), self.group.sum(numbers).tolist(), strict=True))
+        if price is not None:
+            self.prices |= dict.fromkeys((layer.name for layer in layers), price)
+        self.group.wait()  # afterwards, all parts can be read
+
+    def _files(self) -> dict[str, list[str]]:
+        """Return the names of the tensors of each file."""
+        if not self.output.is_folder:
+            return {self.output.path.name: list(self.source.tensors)}
+        if self.output.shard_size is None:
+            return {f"{Path(name).stem}{ENDING}": names for name, names in self.source.layout.items()}
+        parameters = {layer.parameter: self.sizes.get(layer.name, 0) for layer in self.layers}
+        sizes = {name: parameters.get(name, each.bytes) for name, each in self.source.tensors.items()}
+        return split(sizes, self.output.shard_size)
+
+    def _shards(self, files: Mapping[str, list[str]]) -> list[Shard]:
+        """Put the files of this process together."""
+        weights = {name: sum(self.source.tensors[each].bytes for each in names) for name, names in files.items()}
+        origin = (self.source.name, self.output.license)
+        own = deal(sorted(files), lambda name: weights[name], self.group)
+        return [make_shard(name, files[name], self.parts, self.plan, origin) for name in own]
+
+    def _total(self, sizes: Mapping[str, int] | None = None) -> int:
+        """Return the bytes of all files; before the layers are encoded, an estimate for given sizes of the layers."""
+        if sizes is not None:
+            dense = [each for name, each in self.source.tensors.items() if name not in self._parameters]
+            return sum(each.bytes for each in dense) // 2 + 500 * len(self._files()) + 300 * len(self.layers)
+        own = sum(shard.bytes for shard in self._shards(self._files()))
+        return int(self.group.sum(torch.tensor(own)))
+
+    @property
+    def _parameters(self) -> set[str]:
+        return {layer.parameter for layer in self.layers}
+
+    def write(self) -> Written:
+        """Write the files, then copy the other files of the source, and write the index last."""
+        files = self._files()
+        shards = self._shards(files)
+        for shard in shards:
+            shard.write(self.output.folder)
+        self.group.wait()
+        layers = {x.name: self.parts.open(x.parameter).layer for x in self.layers}
+        if self.group.is_main and self.output.is_folder:
+            _finish_folder(self.source, self.output, files)
+        self.group.wait()
+        final = tuple(replace(x, curve=layers[x.name].curve) if x.name in layers else x for x in self.plan.layers)
+        after = self._counts(shards)
+        return Written(replace(self.plan, layers=final, after=after), layers, after, tuple(sorted(files)))
+
+    def _counts(self, shards: Iterable[Shard]) -> Counts:
+        total = Counts()
+        for shard in shards:
+            total += replace(count(shard.tensors, shard.layers), bytes=shard.bytes)
+        numbers = self.group.sum(torch.tensor(list(vars(total).values()), dtype=torch.int64))
+        return Counts(*numbers.tolist())
+
+
+def _finish_folder(source: Source, output: Output, files: Mapping[str, list[str]]) -> None:
+    known = source.files
+    others = [] if known is None or not known.is_folder else [(known.path / each, each) for each in known.others]
+    for path, other in others:
+        target = output.path / other
+        with write_errors_named(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(target) as temporary:
+                shutil.copyfile(path, temporary)
+    if len(files) > 1 or (known is not None and known.index is not None):
+        where = {name: file for file, names in files.items() for name in names}
+        bytes = sum((output.path / name).stat().st_size for name in files)
+        with atomic_write(output.path / INDEX) as temporary:
+            temporary.write_text(index_text(where, bytes))
+
+
+def deal(items: Iterable[_T], size: Callable[[_T], int], group: ProcessGroup) -> list[_T]:
+    """Return the items of this process: the largest ones first, each is given to the process with the least so far."""
+    loads, own = [0] * group.size, []
+    for item in sorted(items, key=size, reverse=True):
+        rank = loads.index(min(loads))
+        loads[rank] += size(item)
+        if rank == group.rank:
+            own.append(item)
+    return own

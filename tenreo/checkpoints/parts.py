@@ -1,0 +1,127 @@
+"""Parts: encoded tensors on disk, one file each, from which the files of a compressed checkpoint are put together.
+
+They bound the memory of a compression to one tensor for each thread, let several processes share the work, and let a
+run that was killed go on: a part that is whole, and of the same tensor and recipe, is kept.
+"""
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tenreo import __version__
+from tenreo.checkpoints.sources import Source
+from tenreo.codec.precision import pack_coefficients
+from tenreo.codec.shape import Precision
+from tenreo.codec.threads import Task
+from tenreo.compression.layer_encoding import add_order, check_finite, encode_at_price, encode_with_rate
+from tenreo.errors import TenreoError
+from tenreo.files.header import metadata
+from tenreo.files.layout import COEFFICIENTS, POSITIONS, SCALES
+from tenreo.files.records import LayerRecord, ModelInfo
+from tenreo.files.safetensors import bytes_of, write_tensors
+from tenreo.files.tensor_reader import TensorFile
+from tenreo.planning.layers import LayerPlan
+from tenreo.planning.recipe import Recipe
+
+_KEY = "tenreo.part"
+
+
+class Part(NamedTuple):
+    """An encoded tensor on disk."""
+
+    file: TensorFile
+    digest: str  # SHA-256 of the bytes of the dense tensor
+
+    @property
+    def layer(self) -> LayerRecord:
+        """The record of the layer."""
+        (record,) = self.file.header.layers.values()
+        return record
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the tensors that store the layer."""
+        return sum(each.bytes for each in self.file.header.tensors.values())
+
+
+class Parts:
+    """The parts of one compression, in a folder.
+
+    Args:
+        folder: folder of the parts, which exists.
+        source: dense tensors.
+        recipe: recipe of the compression.
+    """
+
+    def __init__(self, folder: Path, source: Source, recipe: Recipe) -> None:
+        self.folder, self.source, self.recipe = folder, source, recipe
+
+    def path(self, parameter: str) -> Path:
+        """Return the path of a tensor's part."""
+        return self.folder / f"{sha256(parameter.encode()).hexdigest()[:32]}.safetensors"
+
+    def open(self, parameter: str) -> Part:
+        """Open the part of a tensor that was encoded."""
+        file = TensorFile(self.path(parameter))
+        return Part(file, json.loads(file.header.metadata[_KEY])["digest"])
+
+    def encode(self, weight: Tensor, layer: LayerPlan, task: Task, price: float | None) -> int:
+        """Encode a tensor, unless there is a whole part of it already; return the bytes of the layer.
+
+        Args:
+            weight: dense tensor.
+            layer: its plan.
+            task: checked for cancellation.
+            price: squared error per bit; None for the rate of the plan.
+        """
+        digest = sha256(bytes_of(weight)).hexdigest()
+        recipe = {**self.recipe.to_dict(), "layer": layer.importance, "own": dict(layer.own)}
+        key = json.dumps({"digest": digest, "price": price and price.hex(), "recipe": recipe, "tenreo": __version__})
+        known = self._whole(layer.parameter, key)
+        if known is not None:
+            return known.bytes
+        check_finite(layer.name, weight)
+        if price is None:
+            orders: dict[tuple[str, int], Tensor] = {}
+            add_order(weight, layer, task, orders)
+            encoded = encode_with_rate(weight, layer, task, orders, self.recipe)
+        else:
+            encoded = encode_at_price(weight, layer, task, price, self.recipe)
+        values, scales = pack_coefficients(encoded.weight.coefficients, encoded.report.curve.precision)
+        name = layer.parameter
+        tensors = {name + POSITIONS: encoded.stored, name + COEFFICIENTS: values}
+        if scales is not None:
+            tensors[name + SCALES] = scales
+        entries = metadata(ModelInfo(), None, {layer.name: self._record(layer, encoded.report.record)})
+        write_tensors(self.path(name), tensors, {**entries, _KEY: key})
+        return sum(tensor.nbytes for tensor in tensors.values())
+
+    def _record(self, layer: LayerPlan, encoded: LayerRecord) -> LayerRecord:
+        """Return the record of an encoded layer, with the dtype of the dense tensor if the coefficients lack it."""
+        dtype = self.source.tensors[layer.parameter].dtype
+        same = dtype == "F32" or encoded.curve.precision == Precision.FLOAT32
+        return replace(encoded, positions=self.recipe.positions, dtype="" if same else dtype)
+
+    def _whole(self, parameter: str, key: str) -> Part | None:
+        """Return the part of a tensor if it is whole and has a key."""
+        with suppress(TenreoError, KeyError, ValueError):
+            part = self.open(parameter)
+            for name in part.file.header.tensors:
+                part.file.content(name)  # raises for a wrong checksum
+            return part if part.file.header.metadata[_KEY] == key else None
+        return None
+
+
+def sample(source: Source, layer: LayerPlan, elements: int, pieces: int) -> Tensor:
+    """Return evenly spaced pieces of a tensor, (1, elements), or the tensor itself if it has at most as many."""
+    if layer.numel <= elements:
+        return source.read(layer.parameter)
+    length = elements // pieces
+    starts = [(layer.numel - length) * i // (pieces - 1) for i in range(pieces)]
+    return torch.cat([source.elements(layer.parameter, start, length) for start in starts])[None]

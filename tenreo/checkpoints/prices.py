@@ -1,0 +1,98 @@
+"""The price per bit of a compression without a model: estimated on samples, so that files are encoded about once.
+
+Every tensor is sampled in pieces. The ratio of its bytes to those of its sample, which is encoded as well, is known
+exactly once it has been encoded; until then, that of a tensor of the same shape is used.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from tenreo.checkpoints.parts import sample
+from tenreo.checkpoints.sources import Source
+from tenreo.codec.threads import Task
+from tenreo.compression.layer_encoding import check_finite, encode_at_price
+from tenreo.compression.layer_pool import LayerPool
+from tenreo.compression.price_search import search_price
+from tenreo.distributed import ProcessGroup
+from tenreo.planning.layers import LayerPlan
+from tenreo.planning.pricing import Spread, price_for
+from tenreo.planning.recipe import Recipe
+
+_ELEMENTS, _PIECES = 1 << 15, 16  # of a sample
+_WITHIN = 0.003  # accepted distance below the limit, as a fraction of it
+
+
+class Prices:
+    """Estimates of the bytes of all layers at a price; every process encodes the samples of its own layers.
+
+    Args:
+        source: dense tensors.
+        layers: all layers that are compressed.
+        own: those of this process.
+        jobs: number of threads.
+        group: processes of the run.
+        recipe: recipe of the compression.
+    """
+
+    def __init__(
+        self, source: Source, layers: Sequence[LayerPlan], own: Sequence[LayerPlan], jobs: int | None,
+        group: ProcessGroup, recipe: Recipe,
+    ) -> None:  # fmt: skip
+        self.layers, self.own, self.jobs, self.group, self.recipe = layers, own, jobs, group, recipe
+        self.samples = {x.name: check_finite(x.name, sample(source, x, _ELEMENTS, _PIECES)) for x in own}
+        self._known: dict[float, dict[str, int]] = {}
+        self.ratios: dict[str, float] = {}
+
+    def first(self, room: int) -> float:
+        """Return the price at which the layers are estimated to have `room` bytes, from their variances."""
+        variances = torch.zeros(len(self.layers), dtype=torch.float64)
+        for i, layer in enumerate(self.layers):
+            if layer.name in self.samples:
+                variances[i] = self.samples[layer.name].double().var(correction=0)
+        # Every entry is zero in all processes but one, so that the sum does not depend on their number.
+        known = self.group.sum(variances).tolist()
+        pairs = zip(self.layers, known, strict=True)
+        return price_for([Spread(x.numel, variance, 0.0, x.importance) for x, variance in pairs], room)
+
+    def estimated(self, price: float) -> dict[str, int]:
+        """Return the bytes of each layer at a price, estimated from its sample."""
+        if price not in self._known:
+            with LayerPool(lambda layer: self.samples[layer.name], self.jobs, None, None) as pool:
+                self._known[price] = self.shared(pool.each(_sample_bytes, self.own, price, self.recipe))
+        return {name: round(bytes * self.ratios.get(name, 1.0)) for name, bytes in self._known[price].items()}
+
+    def shared(self, own: Mapping[str, int]) -> dict[str, int]:
+        """Return the numbers of the layers of all processes by name, given those of this process."""
+        numbers = torch.tensor([own.get(layer.name, 0) for layer in self.layers], dtype=torch.int64)
+        return dict(zip((x.name for x in self.layers), self.group.sum(numbers).tolist(), strict=True))
+
+    def correct(self, price: float, bytes: Mapping[str, int]) -> None:
+        """Correct the estimates by the bytes of encoded layers, each at a price.
+
+        Layers of the same shape that were not encoded are corrected alike.
+        """
+        self.ratios = {}
+        estimated = self.estimated(price)
+        known = {name: size / max(1, estimated[name]) for name, size in bytes.items()}
+        by_shape = {layer.shape: known[layer.name] for layer in self.layers if layer.name in known}
+        self.ratios = {x.name: known.get(x.name, by_shape.get(x.shape, 1.0)) for x in self.layers}
+
+    def search(self, room: int, price: float) -> float:
+        """Return the price at which the layers are estimated to have just less than `room` bytes."""
+        weights = sum(layer.numel for layer in self.layers)
+        return search_price(lambda x: sum(self.estimated(x).values()), room, weights, price, within=_WITHIN)
+
+
+def _sample_bytes(part: Tensor, layer: LayerPlan, task: Task, price: float, recipe: Recipe) -> int:
+    encoded = encode_at_price(part, layer, task, price, recipe)
+    return round(encoded.report.bytes_after * layer.numel / part.numel())
+
+
+def representatives(layers: Iterable[LayerPlan]) -> list[LayerPlan]:
+    """Return the first layer of every shape, or none if these have half of all elements."""
+    layers = list(layers)
+    chosen = list({layer.shape: layer for layer in reversed(layers)}.values())
+    few = 2 * sum(layer.numel for layer in chosen) < sum(layer.numel for layer in layers)
+    return sorted(chosen, key=lambda layer: layer.name) if few else []

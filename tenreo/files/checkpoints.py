@@ -1,0 +1,158 @@
+"""The files of a checkpoint: one file, or a folder with shards, their index, and other files. Does not import torch."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenreo.errors import TenreoError, shown
+from tenreo.files.formats import TORCH_ENDINGS
+from tenreo.files.paths import check_readable, opened
+from tenreo.files.values import parse
+
+INDEX_ENDING = ".index.json"
+INDEX = f"model.safetensors{INDEX_ENDING}"
+PARTS = ".tenreo-parts"  # ending of the name of a folder of encoded tensors
+_MOST_INDEX = 100_000_000  # bytes of an index
+_ENDING = ".safetensors"
+# Endings of files of weights in other formats, which a compressed folder does not repeat.
+_WEIGHTS = (*TORCH_ENDINGS, _ENDING, ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".tflite", ".ot", ".npz")
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The files of a checkpoint.
+
+    Attributes:
+        path: the file or the folder.
+        weights: files that contain the tensors, in order.
+        others: other files of the folder, relative to it, such as configurations, tokenizers and licences.
+        index: the file that maps names of tensors to files, or None without one.
+    """
+
+    path: Path
+    weights: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
+    index: Path | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the checkpoint is a folder."""
+        return self.weights[0] != self.path
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where and how compressed files are written.
+
+    Attributes:
+        path: a file, or a folder for several ones.
+        is_folder: whether the path is a folder.
+        shard_size: maximum bytes of a file; None keeps the files of the source.
+        license: license of the weights, if it is given.
+        resume: whether parts of a killed run are kept.
+        jobs: number of threads; by default one per core.
+    """
+
+    path: Path
+    is_folder: bool = False
+    shard_size: int | None = None
+    license: str = ""
+    resume: bool = False
+    jobs: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the files."""
+        return self.path if self.is_folder else self.path.parent
+
+    @property
+    def parts(self) -> Path:
+        """The folder of the parts."""
+        return self.path / PARTS if self.is_folder else self.path.parent / f".{self.path.name}{PARTS}"
+
+
+def find_files(path: Path) -> CheckpointFiles:
+    """Find the files of a checkpoint: a file of weights itself, a folder, or an index and the files that it names.
+
+    In a folder, an index is preferred to `model.safetensors`, and that to other files in safetensors or torch's format.
+
+    Raises:
+        TenreoError: if there are no files of weights, or the index is damaged or names files that do not exist.
+    """
+    if path.name.endswith(INDEX_ENDING) and path.is_file():
+        return _of_index(path.parent, path)
+    if not path.is_dir():
+        check_readable(path)
+        return CheckpointFiles(path, (path,))
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        raise TenreoError(f"{path}: cannot be read: {error.strerror}; choose another folder") from error
+    indices = [name for name in names if name.endswith(INDEX_ENDING)]
+    for wanted in (INDEX, *(each for each in indices if each.endswith(f"{_ENDING}{INDEX_ENDING}")), *indices):
+        if wanted in indices:
+            return _of_index(path, path / wanted)
+    for endings in ((_ENDING,), TORCH_ENDINGS):
+        weights = [path / name for name in names if name.endswith(endings) and (path / name).is_file()]
+        named = [each for each in weights if each.stem in ("model", "pytorch_model", "diffusion_pytorch_model")]
+        if weights:
+            chosen = named[:1] or (weights if endings == (_ENDING,) else weights[:1])
+            return CheckpointFiles(path, tuple(chosen), tuple(_others(path, ())))
+    raise TenreoError(
+        f"{path}: has no file of weights; give a folder with model.safetensors, its shards and index, or a .pth file"
+    )
+
+
+def _of_index(folder: Path, index: Path) -> CheckpointFiles:
+    names = dict.fromkeys(sorted(read_index(index).values()))
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise TenreoError(f"{index}: names {missing[0]}, which does not exist in {folder}; download the folder again")
+    return CheckpointFiles(folder, tuple(folder / name for name in names), tuple(_others(folder, (index.name,))), index)
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Return the file of every tensor by name, relative to the folder of an index.
+
+    Raises:
+        TenreoError: if the file is not an index, or names a file outside of its folder.
+    """
+    with opened(path) as file:
+        text = file.read(_MOST_INDEX + 1)
+    try:
+        if len(text) > _MOST_INDEX:
+            raise ValueError(f"it has more than {_MOST_INDEX:,} bytes")
+        values = parse(text.decode())
+        files = values.get("weight_map") if isinstance(values, dict) else None
+        if not isinstance(files, dict) or not files or not all(isinstance(each, str) for each in files.values()):
+            raise ValueError("it has no weight_map of names and files")
+        outside = next((each for each in files.values() if Path(each).name != each or each in ("", ".", "..")), None)
+        if outside is not None:
+            raise ValueError(f"the file {shown(outside)} is not in its folder")
+    except ValueError as error:
+        raise TenreoError(f"{path}: cannot be read as an index: {error}; download it again") from error
+    return dict(files)
+
+
+def index_text(files: dict[str, str], bytes: int) -> str:
+    """Return the index of shards as JSON.
+
+    Args:
+        files: file of every tensor by name.
+        bytes: bytes of all tensors as they are stored.
+    """
+    content = {"metadata": {"total_size": bytes}, "weight_map": dict(sorted(files.items()))}
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _others(folder: Path, left_out: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the paths of all other regular files, relative to the folder; hidden ones are left out."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = (Path(place) / name).relative_to(folder)
+            weights = name.endswith(_WEIGHTS) or name.endswith(tuple(each + INDEX_ENDING for each in _WEIGHTS))
+            if not name.startswith(".") and not weights and name not in left_out and (folder / path).is_file():
+                yield path
