@@ -40,7 +40,9 @@ def check_folder(path: Path, force: bool, sources: Iterable[Path] = (), resume: 
     if path.is_dir():
         if any(source.is_dir() and path.samefile(source) for source in sources):
             raise TenreoError(f"{path}: is the folder that is read; choose another --out")
-        if any(path.iterdir()) and not force and not resume:
+        # The first process of a distributed run may already have created files when the others arrive here.
+        first = os.environ.get("RANK", "0") == "0"
+        if first and any(path.iterdir()) and not force and not resume:
             raise TenreoError(f"{path}: contains files already; use --force to replace them, or choose another --out")
         check_writable(path / "model.safetensors")
     elif path.exists() or path.is_symlink():
