@@ -95,7 +95,7 @@ def _parameter(cls: type, field: Field[Any], option: Option, repeatable: bool) -
     if option.positional:
         declared: Any = typer.Argument(help=help_of(option), metavar=metavar)
     else:
-        flag = field.name.replace("_", "-")
+        flag = field.name.rstrip("_").replace("_", "-")  # `for_` is the option --for
         names = [f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}", *([option.short] if option.short else [])]
         declared = typer.Option(
             *names, help=help_of(option), metavar=metavar, rich_help_panel=getattr(cls, "panel", _OTHER_PANEL),

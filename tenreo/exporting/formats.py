@@ -1,6 +1,7 @@
 """File formats that models are exported to. This module does not import torch."""
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
 from tenreo.errors import TenreoError, shown
@@ -14,6 +15,12 @@ class WeightDtype(StrEnum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
+
+
+class Deployment(StrEnum):
+    """The file whose size a target size limits, unless it is the compressed file."""
+
+    ONNX = "onnx"
 
 
 def check_format(path: Path, small: bool = False) -> None:
@@ -30,3 +37,14 @@ def check_format(path: Path, small: bool = False) -> None:
         raise TenreoError(f"to: given {shown(path.name)}, needs a name that ends in {', '.join(FORMATS)}")
     if small and path.suffix != ".onnx":
         raise TenreoError(f"small: given {shown(path.name)}, needs a name that ends in .onnx; only ONNX models decode")
+
+
+def check_packages() -> None:
+    """Raise unless the packages that ONNX needs are installed.
+
+    Raises:
+        TenreoError: naming those that are missing.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise TenreoError(f"to: ONNX needs {' and '.join(missing)}; install tenreo[onnx]")

@@ -8,11 +8,12 @@ from tenreo.cli import checks
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import MOST_BATCHES, SKIP_BROKEN, DenseModel, Encoding, FileOutput, Options
 from tenreo.errors import TenreoError
+from tenreo.exporting.formats import Deployment, check_packages
 from tenreo.files.checkpoints import Output as Target
 from tenreo.files.checkpoints import find_files
 from tenreo.files.paths import check_ending
 from tenreo.options import option
-from tenreo.planning.rates import Progressive, Uniform
+from tenreo.planning.rates import Progressive, TargetSize, Uniform
 from tenreo.planning.recipe import Recipe
 from tenreo.sizes import amount
 
@@ -46,6 +47,9 @@ class Output(FileOutput):
 
     out: Path | None = option(
         None, "Output file. Default: a name made of the model and the recipe, in the current folder.", short="-o"
+    )
+    for_: Deployment | None = option(
+        None, "Let --target-size be the size of the ONNX model that `tenreo export --small` makes of the file."
     )
     dry_run: bool = option(False, "Print the plan; compress and write nothing.")
 
@@ -119,7 +123,7 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
     with usage():
         if files.source is not None:
             given = [n for n in ("arch", "model", "weights", "input", "mean", "std") if getattr(dense, n) is not None]
-            given += ["calibrate"] * (statistics.calibrate is not None)
+            given += ["calibrate"] * (statistics.calibrate is not None) + ["for"] * (output.for_ is not None)
             if given:
                 raise TenreoError(f"{given[0]}: given together with {files.source}; leave one of them out")
             files.target(recipe, output)
@@ -132,6 +136,10 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
         checks.check_dense(dense)
         if statistics.calibrate is not None:
             checks.check_pictures(statistics.calibrate)
+        if output.for_ is Deployment.ONNX:
+            check_packages()
+            if not isinstance(recipe.rate, TargetSize):
+                raise TenreoError("for: onnx needs target_size, the size of the ONNX model")
         if not output.dry_run:
             path = output.out or Path(default_name(dense.name, recipe))
             check_ending(path, ".safetensors")

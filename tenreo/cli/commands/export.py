@@ -1,14 +1,12 @@
 """`tenreo export`: options and checks."""
 
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import FileOutput, ModelFile, shape_of
-from tenreo.errors import TenreoError
-from tenreo.exporting.formats import WeightDtype, check_format
+from tenreo.exporting.formats import WeightDtype, check_format, check_packages
 from tenreo.options import described, option
 
 
@@ -55,8 +53,6 @@ def check(file: ModelFile, exported: Exported) -> None:
         if exported.input is not None:
             shape_of(exported.input)
         if exported.to.suffix == ".onnx":
-            missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-            if missing:
-                raise TenreoError(f"to: ONNX needs {' and '.join(missing)}; install tenreo[onnx]")
+            check_packages()
         checks.check_output(exported.to, exported.force, "to")
     checks.check_header(file)

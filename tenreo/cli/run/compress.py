@@ -3,6 +3,7 @@
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from tenreo.cli.terminal.console import note, note_images, progress_bar, show, s
 from tenreo.cli.terminal.tables import counts_table, dense_table, layers_table
 from tenreo.codec.jit import on_compile
 from tenreo.compression.compress_model import compress_
+from tenreo.compression.parametrization import quantized_coefficients
 from tenreo.compression.report import Report
 from tenreo.correction.statistics import match_statistics_
 from tenreo.data.batches import Loading, UnlabeledBatches
@@ -24,6 +26,9 @@ from tenreo.data.workers import explain_worker_loss
 from tenreo.devices import choose_device
 from tenreo.errors import OutOfMemoryError, TenreoError
 from tenreo.evaluation.targets import compress_to_
+from tenreo.exporting.export import example_inputs, export
+from tenreo.exporting.formats import Deployment
+from tenreo.exporting.onnx_size import compress_for_onnx
 from tenreo.files.records import Correction, ModelInfo
 from tenreo.models.dense_weights import rename_weights
 from tenreo.models.model_files import save
@@ -62,7 +67,10 @@ def compress_and_save(
     for layer in plan.skipped:
         note(f"{layer.name} is left dense: {layer.why_dense}")
     noise, model = dense.shape or info.preprocess.crop, model.to(device)
-    plan, report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
+    if output.for_ is Deployment.ONNX:
+        model, plan, report, corrections = _compress_for_onnx(model, info, recipe, statistics, images, noise, encoding)
+    else:
+        plan, report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
     if images is not None:
         note_images(images.batches.broken, images.batches.warnings)
     info = replace(info, corrections=corrections)
@@ -120,6 +128,30 @@ def _compress(
             note(f"statistics are not corrected: {error}")  # a model may have inputs that are not images
             return plan, report, ()
         return plan, report, (correction,)
+
+
+def _compress_for_onnx(
+    model: nn.Module,
+    info: ModelInfo,
+    recipe: Recipe,
+    statistics: Statistics,
+    images: UnlabeledBatches | None,
+    noise: int | tuple[int, ...],
+    encoding: Encoding,
+) -> tuple[nn.Module, Plan, Report, tuple[Correction, ...]]:
+    """Compress a copy of a model so that its small ONNX model has the target size of the recipe."""
+    inputs = example_inputs(model, noise)
+
+    def attempt(trial: Recipe) -> tuple[int, tuple[nn.Module, Plan, Report, tuple[Correction, ...]]]:
+        own = deepcopy(model)
+        plan = resolve(trial, own, _with_correction(info, statistics))
+        plan, report, corrections = _compress(own, plan, statistics, images, noise, encoding.jobs)
+        with TemporaryDirectory() as folder, quantized_coefficients(own), torch.no_grad():
+            size = export(own, Path(folder) / "model.onnx", inputs=inputs, info=info, small=True).bytes
+        note(f"a file of {report.after.bytes:,} bytes leads to an ONNX model of {size:,} bytes")
+        return size, (own, plan, report, corrections)
+
+    return compress_for_onnx(recipe, attempt)
 
 
 def _compress_with_progress(model: nn.Module, plan: Plan, jobs: int | None) -> Report:
