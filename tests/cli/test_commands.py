@@ -74,7 +74,7 @@ def test_parameters_are_the_fields_of_the_dataclasses(name):
 def test_names_of_options_are_those_of_fields(name):
     for key, param in params_of(name).items():
         if key not in ("file", "files", "source"):
-            assert f"--{key.replace('_', '-')}" in param.opts
+            assert f"--{key.rstrip('_').replace('_', '-')}" in param.opts
             assert bool(param.secondary_opts) == (get_type_hints(fields_of(name)[key][0])[key] is bool), key
 
 
@@ -100,7 +100,7 @@ def test_help_is_readable_at_80_columns(name):
     assert max(map(len, output.splitlines())) <= 80 and "…" not in output
     words = " ".join(output.split())
     for key, (cls, field) in fields_of(name).items():
-        assert key in ("file", "files", "source") or f"--{key.replace('_', '-')} " in words
+        assert key in ("file", "files", "source") or f"--{key.rstrip('_').replace('_', '-')} " in words
         assert " ".join(options_of(cls)[key].help.removesuffix(".").split()) in words, key
         if isinstance(field.default, (int, float, str, Path)) and not isinstance(field.default, bool):
             assert f"[default: {field.default}]" in words, key
