@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from tenreo.codec.decoding import (
     SortedColumns,
@@ -64,6 +65,7 @@ class CurveWeight(nn.Module):
         self._index: Tensor  # (columns,)
         self._sorted: SortedColumns | None
         self._lent: Tensor | None  # copy of the positions in the last state dict; changing it is an error
+        self._kept: tuple[tuple[int, int, int], Tensor] | None  # state of the coefficients, and the decoded weight
         self._set_index(curve_index(encoded.positions, encoded.length, encoded.basis))
         self._initial: Tensor | None = encoded.coefficients
 
@@ -79,6 +81,33 @@ class CurveWeight(nn.Module):
         if self not in _decoded.weights:
             _decoded.weights[self] = self._decode(coefficients)
         return _decoded.weights[self]
+
+    def keeps(self, coefficients: Tensor) -> bool:
+        """Return whether `kept` may be called: in evaluation mode, without gradients, on plain parameters.
+
+        Transforms of torch.func pass tensors that are not parameters, tensors of inference mode count no changes, and
+        tracers and other modes of torch's dispatcher have to see the decoding.
+        """
+        if self.training or torch.is_grad_enabled() or self._lent is not None:
+            return False
+        if type(coefficients) is not nn.Parameter or coefficients.is_inference() or is_in_torch_dispatch_mode():
+            return False
+        return not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
+
+    def kept(self, coefficients: Tensor) -> Tensor:
+        """Return the weight of the last call, decoded again if the coefficients have changed since."""
+        # Read before decoding, because another thread may change the coefficients meanwhile.
+        state = id(coefficients), coefficients._version, coefficients.data_ptr()
+        kept = self._kept
+        if kept is None or kept[0] != state:
+            with torch.inference_mode(False), torch.no_grad():  # so that it can be used outside of inference mode
+                kept = self._kept = state, self._decode(coefficients)
+        return kept[1]
+
+    def train(self, mode: bool = True) -> CurveWeight:
+        """Set the mode, and release the kept weight."""
+        self._kept = None
+        return super().train(mode)
 
     def _decode(self, coefficients: Tensor) -> Tensor:
         compiling = torch.compiler.is_compiling()
@@ -109,7 +138,7 @@ class CurveWeight(nn.Module):
     def _set_index(self, index: Tensor) -> None:
         with torch.inference_mode(False):  # a backward pass cannot use tensors that were made in inference mode
             self._index = index.clone() if index.is_inference() else index
-        self._sorted = self._lent = None
+        self._sorted = self._lent = self._kept = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CurveWeight:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -143,7 +172,7 @@ class CurveWeight(nn.Module):
             self._set_index(curve_index(given.to(device), length, self.curve.basis))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_sorted": None, "_lent": None}
+        return {**self.__dict__, "_sorted": None, "_lent": None, "_kept": None}
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Fit coefficients, (groups, coefficients_per_row), to a weight of shape `shape`."""
@@ -230,6 +259,16 @@ def _register(layer: nn.Module, tensor: str, curve: CurveWeight) -> None:
     parametrize.register_parametrization(layer, tensor, curve, unsafe=True)
     # Torch creates a class for every parametrized layer, and pickle cannot import it by name.
     setattr(type(layer), "__reduce_ex__", _reduce)  # noqa: B010
+    decoded = getattr(type(layer), tensor)
+
+    def get(module: Any) -> Any:
+        each = module._modules["parametrizations"]._modules[tensor]
+        coefficients, own = each._parameters["original"], each._modules["0"]
+        if len(each._modules) == 1 and own.keeps(coefficients):
+            return own.kept(coefficients)  # the calls of torch's property would take longer than a small layer
+        return decoded.fget(module)
+
+    setattr(type(layer), tensor, property(get, decoded.fset))
 
 
 def _reduce(layer: nn.Module, protocol: Any) -> Any:

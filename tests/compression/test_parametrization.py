@@ -232,3 +232,75 @@ def test_a_compressed_model_is_smaller_in_memory():
     dense = memory_bytes(net)
     tenreo.compress_(net, tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0))
     assert memory_bytes(net) == dense - 256 * 256 * 4 + 16384 * (4 + 2)  # coefficients, and an index of 16-bit integers
+
+
+def trained_step(net):
+    with torch.no_grad():
+        for curve in curves(net):
+            curve.coefficients.mul_(1.5)
+
+
+def other_values(net):
+    state = {name: value if "positions" in name else value / 2 for name, value in net.state_dict().items()}
+    net.load_state_dict(state)
+
+
+def other_positions(net):
+    state = {name: value.flip(0) if "positions" in name else value for name, value in net.state_dict().items()}
+    net.load_state_dict(state)
+
+
+def other_storage(net):
+    curve = next(curves(net))
+    curve.coefficients.data = curve.coefficients.data * 2
+
+
+def other_parameter(net):
+    curve = next(curves(net))
+    curve.layer.parametrizations[curve.tensor].original = torch.nn.Parameter(curve.coefficients.detach() * 3)
+
+
+def changed_in_inference_mode(net):
+    with torch.inference_mode():
+        trained_step(net)
+
+
+@pytest.mark.parametrize("change", [
+    trained_step, other_values, other_positions, other_storage, other_parameter, changed_in_inference_mode,
+    lambda net: net.double(), lambda net: net.train().eval(), lambda net: None,
+])  # fmt: skip
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_evaluation_decodes_a_weight_again_only_after_a_change(change, mode):
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    net.eval()
+    assert net[4].weight is not net[4].weight  # with gradients, each use is decoded for itself
+    with mode():
+        kept = net[4].weight
+        assert net[4].weight is kept and net[4].weight is kept
+    change(net)
+    expected = [curve.layer.weight.detach().clone() for curve in curves(net)]  # decoded with gradients
+    x = X.to(expected[0].dtype)
+    with mode():
+        assert all(torch.equal(curve.layer.weight, weight) for curve, weight in zip(curves(net), expected, strict=True))
+        assert torch.equal(net(x), tenreo.expand_(copy.deepcopy(net))(x))
+    net(x).square().sum().backward()
+    assert all(curve.coefficients.grad is not None for curve in curves(net) if curve.coefficients.requires_grad)
+
+
+def test_a_kept_weight_is_neither_copied_nor_pickled_nor_used_by_other_tensors():
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    net.eval()
+    size, parameters = len(pickle.dumps(net)), dict(net.named_parameters())
+    with torch.no_grad():
+        before = net(X)
+        assert len(pickle.dumps(net)) == size
+        other = copy.deepcopy(net)
+        trained_step(other)
+        assert torch.equal(net(X), before) and torch.equal(other(X), tenreo.expand_(copy.deepcopy(other))(X))
+        doubled = {name: 2 * value if "original" in name else value for name, value in parameters.items()}
+        assert not torch.equal(torch.func.functional_call(net, doubled, (X,)), before)
+        assert torch.equal(net(X), before)
+        net[4].train()
+        assert net[4].weight is not net[4].weight  # training mode
