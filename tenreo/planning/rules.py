@@ -30,10 +30,11 @@ class Traits:
         name: name of the layer.
         parameter: name of the weight in the state dict of the dense model.
         shape: shape of the weight.
-        is_matrix: whether it multiplies inputs, as those of convolutions, linear layers and projections of attention.
+        is_matrix: whether it multiplies inputs or is looked up by them.
         is_convolution: whether it is the kernel of a convolution.
         is_depthwise: whether every output channel of the convolution has a single input channel.
-        is_first: whether the convolution is the first one.
+        is_first: whether the convolution is the first one, over images. A one-dimensional one is often a filter bank
+            of 10^5 elements, as large as any other layer.
         why_incompressible: reason why no curve can replace it; empty if one can.
     """
 
@@ -63,7 +64,8 @@ def traits_of_model(model: nn.Module) -> list[Traits]:
             name=weight.name, parameter=weight.parameter, shape=weight.shape, is_matrix=_is_matrix(weight),
             is_convolution=isinstance(layer, CONVOLUTIONS),
             is_depthwise=isinstance(layer, CONVOLUTIONS) and layer.groups == layer.in_channels > 1,
-            is_first=weight.name == first, why_incompressible=why_incompressible(weight, names),
+            is_first=weight.name == first and _covers_area(weight.shape),
+            why_incompressible=why_incompressible(weight, names),
         )  # fmt: skip
 
     return [traits(weight) for weight in weights.values()]
@@ -73,7 +75,7 @@ def traits_of_tensors(tensors: Mapping[str, TensorRecord]) -> list[Traits]:
     """Return the traits of every tensor of two dimensions or more in files, in the order of the files.
 
     Names and shapes do not tell an embedding or a recurrent layer from a linear one, which all are matrices. The first
-    convolution is the one with the fewest input channels, if these can be colors.
+    convolution over images is the one with the fewest input channels, if these can be colors.
 
     >>> (traits,) = traits_of_tensors({"conv1.weight": TensorRecord("F16", (64, 3, 7, 7))})
     >>> traits.name, traits.is_matrix, traits.is_first
@@ -84,7 +86,7 @@ def traits_of_tensors(tensors: Mapping[str, TensorRecord]) -> list[Traits]:
     """
     floating = {name: each for name, each in tensors.items() if each.is_floating and len(each.shape) > 1}
     inputs = {n: each.shape[1] for n, each in floating.items() if _names_weight(n) and each.shape[1] > 1}
-    kernels = {name: count for name, count in inputs.items() if len(floating[name].shape) > 2}
+    kernels = {name: count for name, count in inputs.items() if _covers_area(floating[name].shape)}
     fewest = min(kernels.values(), default=0)
     first = next((name for name, count in kernels.items() if count == fewest <= _MOST_COLORS), None)
 
@@ -101,6 +103,11 @@ def traits_of_tensors(tensors: Mapping[str, TensorRecord]) -> list[Traits]:
         )  # fmt: skip
 
     return [traits(name, each.shape) for name, each in floating.items()]
+
+
+def _covers_area(shape: tuple[int, ...]) -> bool:
+    """Whether a kernel has two spatial dimensions or more, not counting those of length 1."""
+    return sum(n > 1 for n in shape[2:]) > 1
 
 
 def _names_weight(name: str) -> bool:
@@ -161,14 +168,26 @@ def _general(weight: Traits, name: str) -> bool:
 
 
 def _is_matrix(weight: Weight) -> bool:
-    """Whether a weight multiplies inputs: that of a convolution, a linear layer or a projection of attention."""
+    """Whether a weight multiplies inputs or is looked up by them."""
     layer = weight.module
-    if weight.tensor in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
-        return isinstance(layer, nn.MultiheadAttention)
+    if isinstance(layer, nn.MultiheadAttention):
+        return weight.tensor in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
+        return weight.tensor.startswith("weight_")
+    if isinstance(layer, (*CONVOLUTIONS, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag)):
+        return weight.tensor == "weight"
     # Hugging Face's Conv1D is a linear layer with a transposed weight. Its name avoids importing the package.
-    kinds = (*CONVOLUTIONS, nn.Linear)
-    transposed = any(c.__module__ == "transformers.pytorch_utils" for c in type(layer).__mro__)
-    return weight.tensor == "weight" and (isinstance(layer, kinds) or transposed)
+    if any(c.__module__ == "transformers.pytorch_utils" for c in type(layer).__mro__):
+        return weight.tensor == "weight"
+    return _stacks_matrices(weight.shape)
+
+
+def _stacks_matrices(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of a model's own holds several matrices, such as those of the experts of a mixture.
+
+    Tables of positions have a first dimension of 1, and are left dense.
+    """
+    return len(shape) == 3 and min(shape) > 1
 
 
 GENERAL = Rule("general", 64 * 64, _general)

@@ -80,13 +80,34 @@ def test_every_matrix_is_in_the_plan(dense):
     assert plan.coverage == covered / sum(p.numel() for p in dense.parameters())
 
 
-def test_by_default_weights_that_multiply_inputs_are_compressed(dense):
+def test_by_default_weights_that_multiply_inputs_or_are_looked_up_are_compressed(dense):
     plan = tenreo.resolve(tenreo.Recipe(4, tenreo.Uniform(2.0)), dense)
+    recurrent = [n for n, p in dense.named_parameters() if n.startswith(("lstm.weight", "gru.weight"))]
+    assert len(recurrent) == 10
     assert [layer.name for layer in plan.compressed] == [
-        "attention.in_proj_weight", "attention.out_proj", "transposed", "volume",
+        "embedding", *recurrent, "attention.in_proj_weight", "attention.out_proj", "convolution", "transposed",
+        "volume",
         "transformer.self_attn.in_proj_weight", "transformer.self_attn.out_proj", "transformer.linear1",
-        "transformer.linear2",
+        "transformer.linear2", "bilinear",
     ]  # fmt: skip
+
+
+def test_stacks_of_matrices_are_compressed_and_tables_of_positions_are_not():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.Parameter(torch.randn(4, 32, 64))
+            self.positions = nn.Parameter(torch.randn(1, 80, 64))
+
+    plan = tenreo.resolve(tenreo.Recipe(4, tenreo.Uniform(2.0)), Experts())
+    assert [layer.name for layer in plan.compressed] == ["up"]
+
+
+def test_only_a_first_convolution_over_an_area_is_left_dense():
+    kernels = {"area": nn.Conv2d(3, 64, 5), "line": nn.Conv2d(1, 64, (64, 1)), "signal": nn.Conv1d(1, 64, 64)}
+    layers = {name: nn.Sequential(kernel, nn.Linear(64, 64)) for name, kernel in kernels.items()}
+    plans = {name: tenreo.resolve(tenreo.Recipe(4, tenreo.Uniform(2.0)), model) for name, model in layers.items()}
+    assert [name for name, plan in plans.items() if len(plan.compressed) == 2] == ["line", "signal"]
 
 
 def test_rate_one_changes_nothing(dense):
@@ -135,13 +156,14 @@ def test_expanding_restores_the_dense_model(net, dense):
 
 
 def test_a_second_compression_skips_compressed_layers(dense, tmp_path):
-    net, recipe = copy.deepcopy(dense), tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0, pack="plain")
+    net = copy.deepcopy(dense)
+    recipe = tenreo.Recipe(4, tenreo.Uniform(2.0), exclude=("embedding", "lstm.*"), refine=0, pack="plain")
     first = tenreo.compress_(net, recipe)
     weight = net.transposed.weight.detach().clone()
     rest = tenreo.Recipe(8, tenreo.Uniform(4.0), include=("embedding", "lstm.*"), refine=0, pack="plain")
     second = tenreo.compress_(net, rest)
     assert torch.equal(net.transposed.weight, weight)
-    assert len(list(curves(net))) == len(first.layers) + len(second.layers) == 8 + 9
+    assert len(list(curves(net))) == len(first.layers) + len(second.layers) == 12 + 9
     assert second.before == first.before
     tenreo.save(net, tmp_path / "two.safetensors", recipe=rest)
     assert read_header(tmp_path / "two.safetensors").counts() == second.after
