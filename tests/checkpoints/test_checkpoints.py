@@ -261,8 +261,8 @@ def test_a_killed_run_is_continued_with_the_same_result(folder):
     random = seeded()
     for _ in range(2):
         process = start_tenreo("compress", "net", "--bits", 5, "-o", "small", "--force", "--resume")
-        time.sleep(random.uniform(0.5, 4))
-        process.send_signal(signal.SIGKILL)
+        time.sleep(random.uniform(0.2, 3))
+        process.kill()  # a process that has finished already is accepted
         process.communicate()
     here("compress", folder, "--bits", 5, "-o", "small", "--resume", "--force")
     assert files_of(folder.parent / "small") == files_of(folder.parent / "whole")
