@@ -74,7 +74,9 @@ def measure(measurement: Measurement, quick: bool) -> Iterator[Row]:
             yield from measurement.rows(f"paper, g = {groups}, r' = {growth:g}", replace(refined, refine=0))
         yield from measurement.rows(f"refined, g = {groups}, r' = {growth:g}", refined)
     for size in () if quick else BYTES:
-        yield from measurement.rows(f"{size / 1e6:g} MB", tenreo.Recipe(None, tenreo.TargetSize(size)))
+        recipe = tenreo.Recipe(None, tenreo.TargetSize(size))
+        important = tenreo.measure_importance(recipe, measurement.dense, size=measurement.pixels)
+        yield from measurement.rows(f"{size / 1e6:g} MB", important)
 
 
 def plot(rows: list[Row], dense: int, picture: Path) -> None:

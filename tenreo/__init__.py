@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tenreo.compression.compress_model import compress_ as compress_
     from tenreo.compression.parametrization import expand_ as expand_
     from tenreo.compression.report import Report as Report
+    from tenreo.correction.importance import measure_importance as measure_importance
     from tenreo.correction.statistics import calibrate_ as calibrate_
     from tenreo.correction.statistics import match_statistics_ as match_statistics_
     from tenreo.evaluation.targets import compress_to_ as compress_to_
@@ -58,6 +59,7 @@ _MODULES = {
     "export": "exporting.export",
     "load": "models.model_files",
     "match_statistics_": "correction.statistics",
+    "measure_importance": "correction.importance",
     "read": "checkpoints.reading",
     "resolve": "planning.plan",
     "save": "models.model_files",

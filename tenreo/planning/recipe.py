@@ -20,6 +20,7 @@ _LAYER_SETTINGS = ("groups", *_LAYER_RATES, "position_bits", "precision", "refin
 _MAX_ROUNDS = 1000  # refinement converges and stops long before
 _MAX_GROUPS = 2**16  # torchvision's largest weight then has 1,568 columns
 _MAX_IMPORTANCE = 10**9  # beyond this ratio the smaller error is lost in float32
+_FEW_PATTERNS = 3  # of importance are printed one by one
 # Field -> key in the file format, where they differ. Existing files have these keys, so they stay.
 _FILE_KEYS = {"precision": "coefficients", "dense_dtype": "other"}
 
@@ -159,7 +160,7 @@ class Recipe:
             "allocated by spectrum" if self.allocate else "",
             f"include {' '.join(self.include)}" if self.include else "",
             f"exclude {' '.join(self.exclude)}" if self.exclude else "",
-            *(f"importance {pattern} {weight:g}" for pattern, weight in self.importance.items()),
+            _importance_in_words(self.importance),
             *(f"{pattern}: {_in_words(own)}" for pattern, own in self.layers.items()),
         ]
         return ", ".join(part for part in parts if part)
@@ -252,6 +253,13 @@ class Recipe:
             names[key]: v for key, v in values.items() if key in names
         }
         return cls(**plain, rate=rate_of(*next(iter(rates.items()))))
+
+
+def _importance_in_words(importance: Mapping[str, float]) -> str:
+    if len(importance) <= _FEW_PATTERNS:
+        return ", ".join(f"importance {pattern} {weight:g}" for pattern, weight in importance.items())
+    least, most = min(importance.values()), max(importance.values())
+    return f"importance of {len(importance)} layers from {least:g} to {most:g}"
 
 
 def _in_words(own: Any) -> str:

@@ -29,6 +29,11 @@ class Statistics(Options):
         "Correct the BatchNorm statistics, or the biases of models without BatchNorm, so that random images have "
         "the same statistics in the compressed model as in the dense model.",
     )
+    measure_importance: bool = option(
+        True,
+        "With a target size, give more bytes to the layers whose errors change the outputs most, as measured on random "
+        "images or those of --calibrate.",
+    )
     calibrate: str | None = option(
         None,
         "Correct the statistics on the training images of this folder instead of random images. Their labels are "

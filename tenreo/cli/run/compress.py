@@ -19,6 +19,7 @@ from tenreo.codec.jit import on_compile
 from tenreo.compression.compress_model import compress_
 from tenreo.compression.parametrization import quantized_coefficients
 from tenreo.compression.report import Report
+from tenreo.correction.importance import measure_importance
 from tenreo.correction.statistics import match_statistics_
 from tenreo.data.batches import Loading, UnlabeledBatches
 from tenreo.data.images import open_unlabeled
@@ -35,7 +36,7 @@ from tenreo.models.model_files import save
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.rates import OutputTarget, TargetSize
-from tenreo.planning.recipe import Recipe
+from tenreo.planning.recipe import Recipe, Strategy
 
 _NEARLY = 0.98  # of the target size: a smaller file needs an explanation
 _PRECISE = 80.0  # dB
@@ -67,6 +68,9 @@ def compress_and_save(
     for layer in plan.skipped:
         note(f"{layer.name} is left dense: {layer.why_dense}")
     noise, model = dense.shape or info.preprocess.crop, model.to(device)
+    if statistics.measure_importance and plan.strategy is Strategy.PRICE and not isinstance(recipe.rate, OutputTarget):
+        recipe = _with_importance(recipe, model, images, noise)
+        plan = resolve(recipe, model, _with_correction(info, statistics))
     if output.for_ is Deployment.ONNX:
         model, plan, report, corrections = _compress_for_onnx(model, info, recipe, statistics, images, noise, encoding)
     else:
@@ -87,6 +91,20 @@ def _images(statistics: Statistics, info: ModelInfo, seed: int) -> UnlabeledBatc
     opened = open_unlabeled(statistics.calibrate, "train", info.preprocess)
     loading = Loading(64, choose_workers(None, statistics.calibrate), statistics.skip_broken)
     return UnlabeledBatches(opened, statistics.calibrate_batches, loading, seed)
+
+
+def _with_importance(
+    recipe: Recipe, model: nn.Module, images: UnlabeledBatches | None, noise: int | tuple[int, ...]
+) -> Recipe:
+    """Return a recipe with measured importance; without images, the same recipe if the model does not run on noise."""
+    try:
+        with explain_worker_loss():
+            return measure_importance(recipe, model, images, size=noise)
+    except TenreoError as error:
+        if images is not None:
+            raise
+        note(f"all layers have the same importance: {error}")
+        return recipe
 
 
 def _with_correction(info: ModelInfo, statistics: Statistics) -> ModelInfo:
