@@ -30,7 +30,7 @@ def option_table(command: str) -> str:
 def option_rows(hint: Any) -> Iterator[str]:
     """Yield a table row for every option of a command's parameter, which is a dataclass or a list of one."""
     for cls, field, option in option_fields(hint):
-        flag, kind = field.name.replace("_", "-"), types_of(cls)[field.name]
+        flag, kind = field.name.rstrip("_").replace("_", "-"), types_of(cls)[field.name]
         value, several = value_of(kind, option.metavar)
         names = [option.short, f"--{flag}", f"--no-{flag}" if value == "flag" else None]
         if several or (get_origin(hint) is list and option.short):
