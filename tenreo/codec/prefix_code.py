@@ -103,7 +103,7 @@ def encode_integers(integers: Integers, prefix: bool = True) -> PrefixCode:
 
     >>> code = encode_integers(np.array([0, 0, 1, 0, 0, 2, 0, -1] * 1000))
     >>> code.width, code.sizes, code.raw, code.bytes
-    (1, (3000, 2000), 0, 1630)
+    (1, (3000, 2000), 0, 1642)
 
     Args:
         integers: (count,), at least one; they span less than 2^24.

@@ -8,7 +8,8 @@ from tenreo.errors import TenreoError
 from tenreo.planning.rates import TargetSize
 from tenreo.planning.recipe import Recipe
 
-_TRIALS = 4
+_TRIALS = 6
+_LEAST_SLOPE = 0.25  # of the size of the ONNX model by the size of the file
 _FIRST = 0.94  # size of the file, as a fraction of the size of the ONNX model
 _WITHIN = 0.015  # accepted distance below the size, as a fraction of it
 
@@ -19,7 +20,8 @@ def compress_for_onnx(recipe: Recipe, attempt: Callable[[Recipe], tuple[int, Mad
     """Compress a model so that its small ONNX model has at most the target size of a recipe, and nearly that size.
 
     The two sizes differ by the graph, and by the prefix codes that take the place of arithmetic codes. So each trial
-    changes the size of the file by the bytes that the ONNX model of the trial before had too many.
+    changes the size of the file by the bytes that the ONNX model of the trial before had too many, divided by the slope
+    between the last two trials.
 
     Args:
         recipe: recipe with a `TargetSize`.
@@ -36,13 +38,17 @@ def compress_for_onnx(recipe: Recipe, attempt: Callable[[Recipe], tuple[int, Mad
         raise TenreoError("for: onnx needs --target-size, the size of the ONNX model")
     limit = recipe.rate.bytes
     target, best, found = int(_FIRST * limit), 0, []
-    for _ in range(_TRIALS):
+    slope, before = 1.0, (0, 0)
+    for trial in range(_TRIALS):
         size, made = attempt(replace(recipe, rate=TargetSize(target)))
+        if trial and target != before[0]:
+            slope = min(1.0, max(_LEAST_SLOPE, (size - before[1]) / (target - before[0])))
+        before = target, size
         if best < size <= limit:
             best, found = size, [made]
         if limit * (1 - _WITHIN) <= size <= limit:
             break
-        target += int(limit * (1 - _WITHIN / 2)) - size
+        target += int((limit * (1 - _WITHIN / 2) - size) / slope)
         if target <= 0:
             raise TenreoError(
                 f"target_size: given {limit:,} bytes, but the graph of the ONNX model alone needs more; give more"

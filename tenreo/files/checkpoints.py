@@ -81,9 +81,9 @@ def find_files(path: Path) -> CheckpointFiles:
     Raises:
         TenreoError: if there are no files of weights, or the index is damaged or names files that do not exist.
     """
-    if path.name.endswith(INDEX_ENDING) and path.is_file():
+    if path.name.endswith(INDEX_ENDING) and os.path.isfile(path):  # false, not an error, for an impossible name
         return _of_index(path.parent, path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         check_readable(path)
         return CheckpointFiles(path, (path,))
     try:

@@ -92,7 +92,7 @@ WRONG = {
         ([*FINETUNE[1:], "--calibrate", "9" * 30], "calibrate: given"),
     ],
     "inspect": [([], "Missing argument"), (["pipe"], "it is a pipe"), ([LONG], "File name too long"),
-                (["/dev/zero"], "it is a device"), (["empty"], "it is a folder")],
+                (["/dev/zero"], "it is a device"), (["empty"], "has no file of weights")],
     "sweep": [
         ([], "rate: not given"),
         ([*NONE, "--data", "nowhere"], "nowhere: no such folder"),

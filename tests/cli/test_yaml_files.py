@@ -169,7 +169,10 @@ def every_key(command):
         for cls in (RateOptions, Recipe) if part is Recipe else (part,):
             types = get_type_hints(cls)
             for field in fields(cls):
-                if field.name != "file" and (cls, field.name) not in ((Recipe, "rate"), (Recipe, "layers")):
+                if field.name not in ("file", "source") and (cls, field.name) not in (
+                    (Recipe, "rate"),
+                    (Recipe, "layers"),
+                ):
                     option = options_of(cls)[field.name]
                     yield cls, field.name, other_value(types[field.name], field.default, option)
 
