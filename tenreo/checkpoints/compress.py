@@ -33,9 +33,8 @@ ENDING = ".safetensors"
 _NEARLY, _ROUNDS = 0.99, 6
 _SMALL = 1 << 25  # elements of all layers that are encoded again as a whole if the size is missed
 _FEW = 16  # layers
-_ALIKE = (
-    0.05  # difference of the logarithms of two prices, 0.04 bits per weight, that leaves encoded layers as they are
-)
+# Difference of the logarithms of two prices, 0.04 bits per weight, that leaves encoded layers as they are.
+_ALIKE = 0.05
 _STEP = 2.0  # factor of the price of those layers that are encoded again: half a bit per weight
 
 

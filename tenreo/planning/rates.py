@@ -140,7 +140,7 @@ class TargetFraction(Rate):
     fraction: float = field(metadata=described("Fraction of the bytes of the dense model.", above=0, most=1))
 
     def size(self, numbers: int, bytes: int) -> TargetSize:
-        """Return the size of the file for a dense model of so many numbers and bytes."""
+        """Return the size of the file for a dense model with the given amounts of numbers and bytes."""
         return TargetSize(max(1, int(self.fraction * bytes)))
 
 
@@ -164,7 +164,7 @@ class TargetBits(Rate):
     ))  # fmt: skip
 
     def size(self, numbers: int, bytes: int) -> TargetSize:
-        """Return the size of the file for a dense model of so many numbers and bytes."""
+        """Return the size of the file for a dense model with the given amounts of numbers and bytes."""
         return TargetSize(max(1, int(self.bits * numbers / 8)))
 
 

@@ -132,7 +132,7 @@ def test_a_size_is_met_whatever_the_weights(tmp_path, kind, sizes):
 
 
 class Inner(nn.Module):
-    """A tensor `dense` beside a layer, in a module that is called `tenreo` below."""
+    """A module with a buffer named `dense` and a layer; the test registers it under the name `tenreo`."""
 
     def __init__(self, dense):
         super().__init__()
