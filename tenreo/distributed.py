@@ -42,13 +42,17 @@ class ProcessGroup:
         """Return when all processes have called this function."""
         self.sum(torch.zeros(1))
 
-    def union(self, items: set[_T]) -> set[_T]:
-        """Return the union of the sets of all processes."""
+    def gather(self, items: list[_T]) -> list[_T]:
+        """Return the items of all processes, those of one process after those of another."""
         if self.size == 1:
             return items
-        gathered: list[set[_T]] = [set() for _ in range(self.size)]
+        gathered: list[list[_T]] = [[] for _ in range(self.size)]
         distributed.all_gather_object(gathered, items)
-        return set().union(*gathered)
+        return [item for several in gathered for item in several]
+
+    def union(self, items: set[_T]) -> set[_T]:
+        """Return the union of the sets of all processes."""
+        return set(self.gather(list(items)))
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Copy the tensors of the main process to all processes, in place."""

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from processes import TINY_RUN, Forked, start_tiny_run
+from processes import TINY_RUN, Forked, here, start_tenreo, start_tiny_run
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
@@ -28,7 +28,7 @@ import torch
 from tenreo.distributed import process_group
 with process_group(torch.device("cpu")) as group:
     total, ranks = group.sum(torch.tensor([group.rank + 1.0])).item(), group.union({group.rank})
-    print(group.rank, group.size, group.is_main, total, ranks)
+    print(f"{group.rank} {group.size} {group.is_main} {total} {ranks}\\n", end="", flush=True)
 """
 
 
@@ -47,11 +47,11 @@ def ended(process):
     return process.returncode, re.sub(r"^\[Gloo\].*\n", "", out, flags=re.MULTILINE), err
 
 
-def two_runs(*arguments):
+def two_runs(*arguments, start=start_tiny_run):
     """Run tests/tiny_run.py in two processes, with the environment of torchrun; return code, stdout, stderr of each."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
-    processes = [start_tiny_run(*arguments, env={**address, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    processes = [start(*arguments, env={**address, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
     return [ended(process) for process in processes]
 
 
@@ -144,6 +144,31 @@ def test_the_command_runs_under_torchrun_and_counts_what_any_process_skips(compr
     result = json.loads(out_text)
     assert result["skipped"] == list(map(str, bad)) and result["processes"] == 2
     assert err.count("skipped 2 broken images") == 1 and "Traceback" not in err and out.exists()
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_like_one(compressed_file, dense_file, digits_folder, tmp_path):
+    data, table = tmp_path / "data", tmp_path / "two.csv"
+    shutil.copytree(digits_folder, data)
+    bad = sorted((data / "val" / "class3").iterdir())[0]
+    job = ("evaluate", compressed_file, "--data", data, "--against", dense_file, "-b", 10, "--workers", 0, "--json")
+    bad.write_bytes(b"not an image")
+    runs = two_runs(*job, start=start_tenreo)
+    assert [run[0] for run in runs] == [1, 1] and any("cannot be read as an image" in run[2] for run in runs)
+    assert all(len(own_lines(error)) == 1 and not out for _, out, error in runs)
+    (code, out, error), other = two_runs(*job, "--skip-broken", "--predictions", table, start=start_tenreo)
+    assert (code, *other) == (0, 0, "", ""), (error, other)
+    assert error.count("skipped 1 broken images") == 1
+    result = json.loads(out)
+    alone = json.loads(here(*job, "--skip-broken", "--predictions", tmp_path / "one.csv").stdout)
+    assert table.read_bytes() == (tmp_path / "one.csv").read_bytes()
+    for key in ("images", "top1", "top5", "loss", "classes", "against", "skipped", "data"):
+        assert result[key] == alone[key], key
+    assert result["images"] == 36
+
+
+def own_lines(error):
+    return [line for line in error.splitlines() if line.startswith("process ")]
 
 
 def test_accumulated_gradients_are_exchanged_once(tmp_path):

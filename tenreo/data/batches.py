@@ -122,9 +122,11 @@ class Batches:
 
     Attributes:
         steps: number of batches of the whole epoch.
+        number: number of the latest batch, from 0; in evaluation, among those of all processes.
         max_label: highest label of the latest batch.
         paths: paths of the files of the latest batch; empty for images without a file.
         global_sizes: for training, the number of images of all processes in each batch that is not skipped.
+        image_count: number of images in the batches of this process.
         skipped_images: number of images in the skipped batches.
         broken: paths of the broken images met so far.
         warnings: path and text of the warnings about images that could be read.
@@ -143,7 +145,8 @@ class Batches:
         skip: int = 0,
     ) -> None:
         self.device, self.skip_broken = device, loading.skip_broken
-        self.max_label = -1
+        self.number, self.max_label = -1, -1
+        self._first, self._step = (skip + rank, world_size) if seed is None else (skip, 1)
         self.paths: list[str] = []
         self.global_sizes: list[int] = []
         self.skipped_images = 0
@@ -163,6 +166,7 @@ class Batches:
             self.skipped_images = sum(map(len, batches[:skip]))
             self.global_sizes = [len(batch) for batch in batches[skip:]]
             own = [batch.tensor_split(world_size)[rank].tolist() for batch in batches[skip:]]
+        self.image_count = sum(map(len, own))
         self.loader = DataLoader(
             _Samples(images, seed, loading.skip_broken),
             batch_sampler=own,
@@ -178,7 +182,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         start = time.perf_counter()
-        for batch in iterate_batches(self.loader):
+        for i, batch in enumerate(iterate_batches(self.loader)):
+            self.number = self._first + i * self._step
             self.wait_seconds = time.perf_counter() - start
             self.broken |= {image.path for image in batch.broken}
             self.warnings |= set(batch.warnings)

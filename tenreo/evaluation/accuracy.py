@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from tenreo.compression.parametrization import decoded_once
 from tenreo.data.batches import Batches
 from tenreo.devices import half_dtype, peak_memory
+from tenreo.distributed import SINGLE_PROCESS, ProcessGroup
 from tenreo.errors import TenreoError
 from tenreo.evaluation.ranking import ranks
 from tenreo.modules.copies import evaluating
@@ -88,7 +89,7 @@ def evaluate(
     *,
     progress: Callable[[int], None] | None = None,
     each: Callable[[Tensor, Tensor], None] | None = None,
-    total: Callable[[Tensor], Tensor] = lambda sums: sums,
+    group: ProcessGroup = SINGLE_PROCESS,
     allow_nonfinite: bool = False,
 ) -> Evaluation:
     """Measure a model's accuracy, loss and speed. Compressed weights are decoded once.
@@ -99,7 +100,8 @@ def evaluate(
         amp: whether to autocast to `half_dtype`.
         progress: function that is called with the number of images of every batch.
         each: function that is called with the logits (batch, classes) float32 and labels (batch,) of every batch.
-        total: function that sums a tensor over all processes of a distributed run.
+        group: processes that each evaluate a part of the batches; every process returns the result of all of them,
+            which does not depend on the number of processes.
         allow_nonfinite: whether an output that is not finite makes the loss NaN instead of raising an error.
 
     Raises:
@@ -109,20 +111,19 @@ def evaluate(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     model = evaluating(model)
-    # float64 represents the counts of `_batch_sums` exactly; MPS does not support it.
-    sums = torch.zeros(5, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+    sums: list[Tensor] = []  # of the batches; they stay on the device, since copying each would wait for it
     start, reading = time.perf_counter(), 0.0
     with torch.inference_mode(), decoded_once(), torch.autocast(device.type, half_dtype(device), enabled=amp):
         for images, labels in batches:
             reading += batches.wait_seconds
             logits = model(images).float()
             _check_outputs(logits, batches.max_label)
-            sums += _batch_sums(logits, labels).to(sums)
+            sums.append(_batch_sums(logits, labels))
             if each is not None:
                 each(logits, labels)
             if progress is not None:
                 progress(len(labels))
-    top1, top5, loss, count, many = total(sums).tolist()  # waits until the device has finished
+    top1, top5, loss, count, many = exact_sums(sums, 5, group)
     seconds = time.perf_counter() - start
     if not count:
         raise TenreoError("no image to evaluate on; give at least one that can be read")
@@ -134,6 +135,18 @@ def evaluate(
         top1=100 * top1 / count, top5=100 * top5 / count if many else None, loss=loss / count, images=int(count),
         seconds=seconds, reading_seconds=reading, peak_memory=peak_memory(device),
     )  # fmt: skip
+
+
+def exact_sums(rows: list[Tensor], columns: int, group: ProcessGroup) -> list[float]:
+    """Return the sums over all rows of all processes; rounded once, so that they do not depend on the rows' order.
+
+    Args:
+        rows: rows of this process, each (columns,).
+        columns: number of elements of a row.
+        group: the processes.
+    """
+    values = group.gather(torch.stack(rows).tolist() if rows else [])  # waits until the device has finished
+    return [math.fsum(column) for column in zip(*values, strict=True)] or [0.0] * columns
 
 
 def _check_outputs(logits: Tensor, max_label: int) -> None:

@@ -10,7 +10,9 @@ from torch.nn.functional import kl_div
 
 from tenreo.compression.parametrization import decoded_once
 from tenreo.devices import half_dtype
+from tenreo.distributed import SINGLE_PROCESS, ProcessGroup
 from tenreo.errors import TenreoError
+from tenreo.evaluation.accuracy import exact_sums
 from tenreo.evaluation.ranking import predicted_classes
 from tenreo.modules.copies import evaluating
 
@@ -41,6 +43,7 @@ def compare(
     amp: bool = False,
     *,
     progress: Callable[[int], None] | None = None,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Agreement:
     """Compare the outputs of two models on the same images.
 
@@ -50,14 +53,14 @@ def compare(
         batches: images (batch, channels, height, width) on this device, and labels (batch,), -1 if unknown.
         amp: whether to autocast to `half_dtype`.
         progress: function that is called with the number of images of every batch.
+        group: processes that each compare a part of the batches, as for `evaluate`.
 
     Raises:
         TenreoError: if no image can be read, the shapes of the outputs differ, or an output is not finite.
     """
     model, reference = evaluating(model), evaluating(reference)
     device = next(model.parameters()).device
-    sums = torch.zeros(4, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
-    count, labeled = 0, True
+    sums: list[Tensor] = []
     with torch.inference_mode(), decoded_once(), torch.autocast(device.type, half_dtype(device), enabled=amp):
         for images, labels in batches:
             own, other = model(images).float(), reference(images).float()
@@ -68,21 +71,20 @@ def compare(
                 )
             predicted, expected = predicted_classes(own), predicted_classes(other)
             divergence = kl_div(own.log_softmax(1), other.log_softmax(1), reduction="sum", log_target=True)
-            hits = [(predicted == expected).sum(), (predicted == labels).sum(), (expected == labels).sum()]
-            sums += torch.stack([divergence, *hits]).to(sums)
-            count += len(images)
-            labeled &= bool((labels >= 0).all())
+            hits = [predicted == expected, predicted == labels, expected == labels, labels >= 0]
+            size = divergence.new_tensor(len(labels))
+            sums.append(torch.stack([divergence, size, *(each.sum() for each in hits)]))
             if progress is not None:
                 progress(len(images))
+    kl, count, agree, top1, reference_top1, labeled = exact_sums(sums, 6, group)
     if not count:
         raise TenreoError("no image to compare on; give at least one that can be read")
-    kl, agree, top1, reference_top1 = sums.tolist()
     if not math.isfinite(kl):
         raise TenreoError("an output of one of the models is not finite; inspect both files")
     return Agreement(
         agreement=100 * agree / count,
         kl=max(kl / count, 0.0),
-        images=count,
-        top1=100 * top1 / count if labeled else None,
-        reference_top1=100 * reference_top1 / count if labeled else None,
+        images=int(count),
+        top1=100 * top1 / count if labeled == count else None,
+        reference_top1=100 * reference_top1 / count if labeled == count else None,
     )

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from tenreo.compression.parametrization import decoded_once
 from tenreo.data.batches import Batches
 from tenreo.devices import half_dtype
+from tenreo.distributed import ProcessGroup
 from tenreo.errors import TenreoError, printable
 from tenreo.evaluation.ranking import predicted_classes
 from tenreo.files.atomic import atomic_write
@@ -61,33 +63,48 @@ class Confusion:
         _write(path, ["label", *self.predicted], rows)
 
 
+class _Batch(NamedTuple):
+    number: int
+    paths: list[str]
+    labels: Tensor
+    predicted: Tensor
+    confidence: Tensor
+
+
 class Predictions:
     """Predicted class and its probability for every image of batches.
 
     Args:
         batches: batches that the model is evaluated on.
         class_names: names of the model's outputs; empty if unknown.
-
-    Attributes:
-        paths: paths of the images; empty for images without a file.
     """
 
     def __init__(self, batches: Batches, class_names: Sequence[str] = ()) -> None:
         self.batches, self.class_names = batches, _distinct(class_names)
-        self.paths: list[str] = []
-        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._batches: list[_Batch] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Add the latest batch: logits (batch, classes) float32 and labels (batch,), -1 if unknown."""
         predicted = predicted_classes(logits)
         confidence = logits.softmax(1).gather(1, predicted[:, None])[:, 0]
-        self.paths += self.batches.paths
-        self._parts.append((labels, predicted, confidence))  # still on their device: copying would wait for it
+        # The tensors stay on their device: copying would wait for it.
+        self._batches.append(_Batch(self.batches.number, self.batches.paths, labels, predicted, confidence))
+
+    def gather(self, group: ProcessGroup) -> None:
+        """Collect the predictions of all processes, in the order of the images."""
+        own = [_Batch(x.number, x.paths, x.labels.cpu(), x.predicted.cpu(), x.confidence.cpu()) for x in self._batches]
+        self._batches = sorted(group.gather(own), key=lambda batch: batch.number)
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the images; empty for images without a file."""
+        return [path for batch in self._batches for path in batch.paths]
 
     def _columns(self) -> tuple[list[int], list[int], list[float]]:
-        if not self._parts:
+        if not self._batches:
             return [], [], []
-        labels, predicted, confidence = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        _, _, *columns = zip(*self._batches, strict=True)
+        labels, predicted, confidence = (torch.cat(parts) for parts in columns)
         return labels.tolist(), predicted.tolist(), confidence.tolist()
 
     def name(self, label: int) -> str:

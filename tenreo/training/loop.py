@@ -175,7 +175,7 @@ def _evaluate_epoch(trainer: Trainer, trained: dict[str, Any], *training_batches
     with trainer.evaluated_weights():
         # The state was saved before the evaluation, so nothing is lost if the observer stops it.
         result = evaluate(
-            trainer.model, val, trainer.settings.amp, progress=observer.stop_if_asked, total=group.sum,
+            trainer.model, val, trainer.settings.amp, progress=observer.stop_if_asked, group=group,
             allow_nonfinite=bool(training_batches),
         )  # fmt: skip
         check_loss(result.loss, trained["epoch"], "evaluation")

@@ -147,7 +147,7 @@ class Run:
         group = self.resources.group
         loading = self.resources.loading(self.settings)
         batches = Batches(val, loading, self.resources.device, rank=group.rank, world_size=group.size)
-        result = evaluate(model, batches, self.settings.amp, progress=observer.stop_if_asked, total=group.sum)
+        result = evaluate(model, batches, self.settings.amp, progress=observer.stop_if_asked, group=group)
         observer.broken |= group.union(batches.broken)
         observer.warned |= group.union(batches.warnings)
         return result

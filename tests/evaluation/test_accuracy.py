@@ -1,6 +1,7 @@
 """Accuracy, loss and speed compared with direct computations; devices."""
 
 import time
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from torch import nn
 from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import Images
 from tenreo.devices import choose_device, explain_out_of_memory
+from tenreo.distributed import ProcessGroup
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import evaluate, wilson_interval
+from tenreo.evaluation.agreement import compare
+from tenreo.evaluation.predictions import Predictions
 
 CPU = torch.device("cpu")
 
@@ -46,17 +50,37 @@ def test_unavailable_devices_are_rejected(name, match):
         choose_device(name)
 
 
-def test_sums_over_processes_equal_those_of_one_process(digits):
-    """Two processes evaluate every image once."""
+@dataclass(frozen=True)
+class InTurn(ProcessGroup):
+    """Processes that run one after another; the last one gathers the items of all."""
+
+    items: list = field(default_factory=list)
+
+    def gather(self, items):
+        self.items.extend(items)
+        return list(self.items)
+
+
+@pytest.mark.parametrize("size", [2, 3, 9])
+def test_several_processes_give_the_numbers_of_one(digits, size):
+    """Every image counts once, also if some processes have no batch."""
     net, val = digits_classifier(), digits[1].limited(50)
-    whole = evaluate(net, Batches(val, Loading(8), CPU))
-    sums = []
-    for rank in range(2):
-        evaluate(net, Batches(val, Loading(8), CPU, rank=rank, world_size=2), total=lambda s: sums.append(s) or s)
-    top1, top5, loss, count, _ = sum(sums).tolist()
-    assert count == whole.images == 50
-    assert (100 * top1 / 50, 100 * top5 / 50) == (whole.top1, whole.top5)
-    assert loss / 50 == pytest.approx(whole.loss)
+    alone = Batches(val, Loading(8), CPU)
+    whole, expected = evaluate(net, alone), Predictions(alone)
+    evaluate(net, alone, each=expected.add)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    agreement = compare(net, other, alone)
+    sums, collected, compared = [], [], []
+    for rank in range(size):
+        group, rows = InTurn(rank, size, sums), InTurn(rank, size, collected)
+        batches = Batches(val, Loading(8), CPU, rank=rank, world_size=size)
+        predictions = Predictions(batches)
+        result = evaluate(net, batches, each=predictions.add, group=group)
+        predictions.gather(rows)
+        total = compare(net, other, batches, group=InTurn(rank, size, compared))
+    assert (result.images, result.top1, result.top5, result.loss) == (50, whole.top1, whole.top5, whole.loss)
+    assert total == agreement and total.images == 50
+    assert predictions.paths == expected.paths and predictions._columns() == expected._columns()
 
 
 def test_five_classes_have_no_top5(digits):

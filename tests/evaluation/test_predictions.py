@@ -87,7 +87,7 @@ def test_images_without_labels_are_predicted(tmp_path, digits):
 def test_cells_of_a_csv_are_neither_formulas_nor_control_characters(tmp_path, predicted):
     predictions = predicted[0]
     predictions.class_names = ["=1+1", "+1", "-1", "@SUM(A1)", "\x1b[2J", "a\nb", "d,e", 'f"g', "h", "caf\u00e9"]
-    predictions.paths[:3] = ["=cmd|' /C calc'!A0", "\udcff.png", "-x.png"]
+    predictions._batches[0].paths[:3] = ["=cmd|' /C calc'!A0", "\udcff.png", "-x.png"]
     predictions.write_csv(tmp_path / "p.csv")
     predictions.confusion().write_csv(tmp_path / "c.csv")
     for name in ("p.csv", "c.csv"):

@@ -1,5 +1,7 @@
 """Body of `tenreo evaluate`."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from tenreo.data.images import Images, open_images, open_optionally_labeled
 from tenreo.data.label_files import LabelFiles
 from tenreo.data.workers import explain_worker_loss
 from tenreo.devices import choose_device, explain_out_of_memory
+from tenreo.distributed import ProcessGroup, local_device, process_group
 from tenreo.evaluation.accuracy import Evaluation, evaluate
 from tenreo.evaluation.agreement import Agreement, compare
 from tenreo.evaluation.predictions import Predictions, predict
@@ -34,25 +37,18 @@ def evaluate_files(
 ) -> None:
     """Evaluate the models of all files and their references, and print the results."""
     with usage():
-        device = choose_device(computing.device)
+        device = choose_device(local_device(computing.device))
     loading = Loading(data.batch_size, choose_workers(computing.workers, data.data), data.skip_broken)
     if data.against == "dense":
         with usage():  # before the first model is evaluated, which takes minutes
             for file in files.each:
                 dense_weights(read_named_header(file))
-    job = _Job(data, layout, output, device, loading)
-    with explain_out_of_memory(data.batch_size), explain_worker_loss():
+    with process_group(device) as group, explain_out_of_memory(data.batch_size), explain_worker_loss():
+        job = _Job(data, layout, output, device, loading, group)
         for file in files.each:
             job.measure(file)
-    note_images(job.broken, job.warned)
-    given = [result for result in job.results if not result.is_reference]
-    _write(given[0], output)
-    if output.json:
-        common = {"data": data.data, "device": str(device), "skipped": sorted(job.broken)}
-        first, *others = (_to_dict(result, data.against) for result in given)
-        show_json("evaluate", {**first, **common, "others": others})
-        return
-    _show(f"{data.data} ({device})", job.results, given)
+    if group.is_main:
+        _report(job)
 
 
 @dataclass
@@ -76,6 +72,7 @@ class _Job:
     output: EvaluatedOutput
     device: torch.device
     loading: Loading
+    group: ProcessGroup
     results: list[_Result] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     warned: set[tuple[str, str]] = field(default_factory=set)
@@ -94,29 +91,39 @@ class _Job:
         result = _Result(str(path), path.name, False)
         self._evaluate(expand_(model), images, result, header)
         if reference is not None:
-            batches = Batches(images, self.loading, self.device)
-            with progress_bar(f"compare {path.name}", len(images)) as advance:
-                result.against = compare(model, reference, batches, self.data.amp, progress=advance)
+            batches = self._batches(images)
+            with self._progress(f"compare {path.name}", batches) as advance:
+                result.against = compare(model, reference, batches, self.data.amp, progress=advance, group=self.group)
             self._collect_warnings(batches)
 
     def _evaluate(self, model: nn.Module, images: Images, result: _Result, header: Header) -> None:
         """Move a model to the device, evaluate it, and append its result."""
         model.to(self.device).eval()
-        batches = Batches(images, self.loading, self.device)
+        batches = self._batches(images)
         predictions = Predictions(batches, images.class_names or header.info.class_names)
-        with progress_bar(f"evaluate {result.name}", len(images)) as advance:
+        with self._progress(f"evaluate {result.name}", batches) as advance:
             if images.labeled:
-                result.evaluation = evaluate(model, batches, self.data.amp, progress=advance, each=predictions.add)
+                result.evaluation = evaluate(
+                    model, batches, self.data.amp, progress=advance, each=predictions.add, group=self.group
+                )
                 result.predictions = predictions
             elif self.output.predictions is not None:
                 predict(model, predictions, self.data.amp, progress=advance)
                 result.predictions = predictions
+        predictions.gather(self.group)
         self._collect_warnings(batches)
         self.results.append(result)
 
+    def _batches(self, images: Images) -> Batches:
+        """Return the batches of this process."""
+        return Batches(images, self.loading, self.device, rank=self.group.rank, world_size=self.group.size)
+
+    def _progress(self, title: str, batches: Batches) -> AbstractContextManager[Callable[..., None]]:
+        return progress_bar(title, batches.image_count, self.group.is_main)
+
     def _collect_warnings(self, batches: Batches) -> None:
-        self.broken |= batches.broken
-        self.warned |= batches.warnings
+        self.broken |= self.group.union(batches.broken)
+        self.warned |= self.group.union(batches.warnings)
 
     def _images(self, info: ModelInfo) -> Images:
         """Open the images; they need no class folders if no label is needed."""
@@ -129,7 +136,7 @@ class _Job:
                 )
             else:
                 images = open_images(data, split, preprocess, info.classes, class_names=names, label_files=label_files)
-        if images.doubt and not self.results:
+        if images.doubt and not self.results and self.group.is_main:
             note(images.doubt)
         return images.limited(self.data.limit)
 
@@ -148,6 +155,20 @@ class _Job:
             other = open_model(Path(against), builder=builder if named in (None, builder) else None)[0]
             return key, expand_(other)
         return key, self.references[key]
+
+
+def _report(job: _Job) -> None:
+    """Write the files and print the results."""
+    data, output = job.data, job.output
+    note_images(job.broken, job.warned)
+    given = [result for result in job.results if not result.is_reference]
+    _write(given[0], output)
+    if output.json:
+        common = {"data": data.data, "device": str(job.device), "skipped": sorted(job.broken)}
+        first, *others = (_to_dict(result, data.against) for result in given)
+        show_json("evaluate", {**first, **common, "others": others})
+        return
+    _show(f"{data.data} ({job.device})", job.results, given)
 
 
 def _write(result: _Result, output: EvaluatedOutput) -> None:
