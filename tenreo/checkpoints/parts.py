@@ -24,7 +24,7 @@ from tenreo.errors import TenreoError
 from tenreo.files.header import metadata
 from tenreo.files.layout import COEFFICIENTS, POSITIONS, SCALES
 from tenreo.files.records import LayerRecord, ModelInfo
-from tenreo.files.safetensors import bytes_of, write_tensors
+from tenreo.files.safetensors import tensor_digest, write_tensors
 from tenreo.files.tensor_reader import TensorFile
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.recipe import Recipe
@@ -80,7 +80,7 @@ class Parts:
             task: checked for cancellation.
             price: squared error per bit; None for the rate of the plan.
         """
-        digest = sha256(bytes_of(weight)).hexdigest()
+        digest = tensor_digest(weight)
         recipe = {**self.recipe.to_dict(), "layer": layer.importance, "own": dict(layer.own)}
         key = json.dumps({"digest": digest, "price": price and price.hex(), "recipe": recipe, "tenreo": __version__})
         known = self._whole(layer.parameter, key)

@@ -1,10 +1,8 @@
 """The files of a compressed checkpoint, put together from its parts and the tensors that remain dense."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -18,9 +16,9 @@ from tenreo.files.atomic import atomic_write
 from tenreo.files.dense_stream import encode_dense
 from tenreo.files.header import check_readable, metadata
 from tenreo.files.layout import DENSE, TensorRecord, file_order, file_size, header_bytes
-from tenreo.files.provenance import SOURCE, Provenance, digest_of
+from tenreo.files.provenance import Provenance, state_digest
 from tenreo.files.records import LayerRecord, ModelInfo
-from tenreo.files.safetensors import bytes_of, record
+from tenreo.files.safetensors import bytes_of, record, tensor_digest
 from tenreo.planning.dense_storage import dense_step, stored_dense
 from tenreo.planning.plan import Plan
 from tenreo.planning.recipe import DenseDtype
@@ -89,12 +87,12 @@ def make_shard(name: str, names: Iterable[str], parts: Parts, plan: Plan, origin
     step = dense_step((layer.numel, layer.errors.snr) for layer in shard.layers.values())
     dense = [each for each in names if each not in found]
     coded = _add_dense(shard, parts, dense, step, digests)
-    digest = digest_of((each, source.tensors[each], digests[each]) for each in names)
+    digest = state_digest((each, source.tensors[each], digests[each]) for each in names)
     info, recipe = ModelInfo(), plan.recipe.to_dict()
     own = {k: v for k, v in _metadata(parts, names).items() if not k.startswith("tenreo.")}
-    entries = metadata(info, recipe, shard.layers, coded)
+    entries = metadata(info, recipe, shard.layers, coded, Provenance(__version__, digest, *origin))
     del entries["format"]
-    shard.metadata = {**own, **entries, SOURCE: json.dumps(Provenance(__version__, digest, *origin).to_dict())}
+    shard.metadata = {**own, **entries}
     return shard
 
 
@@ -125,7 +123,7 @@ def _add_dense(
     small: dict[str, Tensor] = {}
     for name in names:
         tensor = source.read(name)
-        digests[name] = sha256(bytes_of(tensor)).hexdigest()
+        digests[name] = tensor_digest(tensor)
         if dtype is DenseDtype.CODED and tensor.numel() <= _MOST_CODED:
             small[name] = tensor
         else:

@@ -18,9 +18,9 @@ from tenreo.compression.layer_encoding import (
     encode_with_rate,
 )
 from tenreo.compression.layer_pool import LayerPool
-from tenreo.compression.parametrization import parametrize_, remember_recipe_
+from tenreo.compression.parametrization import parametrize_, remember_, remembered_digest
 from tenreo.compression.report import Report
-from tenreo.compression.serialization import round_dense_, written_size
+from tenreo.compression.serialization import dense_digest, round_dense_, written_size
 from tenreo.compression.target_size import encode_to_size, encoded_plans
 from tenreo.devices import public_function
 from tenreo.errors import TenreoError
@@ -80,17 +80,18 @@ def compress_(
     make_trainable_(model)
     plan = recipe if isinstance(recipe, Plan) else resolve(recipe, model)
     _check_plan(model, plan)
+    digest = remembered_digest(model) or dense_digest(model)
     if jobs is not None and jobs < 1:
         raise TenreoError(f"jobs: given {jobs}, needs at least 1")
     with LayerPool(partial(dense_weight, model), jobs, progress, within) as pool:
         if plan.strategy is Strategy.PRICE:
-            return _parametrize_layers_(model, plan, _encode_at_one_price(pool, plan, model), {})
+            return _parametrize_layers_(model, plan, _encode_at_one_price(pool, plan, model), {}, digest)
         orders = {} if orders is None else orders
         seconds = pool.each(add_order, plan.compressed, orders)
         if plan.recipe.allocate:
             plan = pool.once(_allocate_coefficients, model, plan, orders)
         encoded = pool.each(encode_with_rate, plan.compressed, orders, plan.recipe)
-        return _parametrize_layers_(model, plan, encoded, seconds)
+        return _parametrize_layers_(model, plan, encoded, seconds, digest)
 
 
 def _encode_at_one_price(pool: LayerPool, plan: Plan, model: nn.Module) -> dict[str, EncodedLayer]:
@@ -120,7 +121,7 @@ def _check_plan(model: nn.Module, plan: Plan) -> None:
 
 
 def _parametrize_layers_(
-    model: nn.Module, plan: Plan, encoded: dict[str, EncodedLayer], order_seconds: dict[str, float]
+    model: nn.Module, plan: Plan, encoded: dict[str, EncodedLayer], order_seconds: dict[str, float], digest: str
 ) -> Report:
     """Replace the layers' weights by encoded ones; order_seconds is the time spent on ordering each layer's columns."""
     after = FileEstimate(plan.recipe, model, plan.info).after(encoded_plans(plan, encoded))
@@ -130,7 +131,7 @@ def _parametrize_layers_(
         weight, _, report, _ = encoded[layer.name]
         parametrize_(weights[layer.name], weight, report.curve.precision, report.errors)
         reports.append(replace(report, seconds=report.seconds + order_seconds.get(layer.name, 0.0)))
-    remember_recipe_(model, plan.recipe)
+    remember_(model, plan.recipe, digest)
     round_dense_(model)
     return Report(tuple(reports), plan.before, replace(after, bytes=written_size(model, plan.info or ModelInfo())))
 

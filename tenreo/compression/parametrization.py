@@ -52,9 +52,11 @@ class CurveWeight(nn.Module):
 
     Attributes:
         recipe: recipe that the model was compressed with, which `save` uses if it is given none.
+        digest: digest of the model's dense tensors, which files state as their origin; empty if unknown.
     """
 
     recipe: Recipe | None = None
+    digest = ""
 
     def __init__(self, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
         super().__init__()
@@ -234,16 +236,21 @@ def curves(model: nn.Module) -> Iterator[Curve]:
                 yield Curve(named.name, layer, tensor, named.parameter, curve, coefficients)
 
 
-def remember_recipe_(model: nn.Module, recipe: Recipe | None) -> None:
-    """Store the recipe that a model was compressed with in its compressed layers, so that copies keep it, too."""
+def remember_(model: nn.Module, recipe: Recipe | None, digest: str) -> None:
+    """Store the recipe and the origin of a compressed model in its compressed layers, so that copies keep them, too."""
     for curve in curves(model):
-        curve.weight.recipe = recipe
+        curve.weight.recipe, curve.weight.digest = recipe, digest
 
 
 def remembered_recipe(model: nn.Module) -> Recipe | None:
     """Return the recipe that a model was compressed with; None if it is dense, or its layers have different recipes."""
     recipes = [curve.weight.recipe for curve in curves(model)]
     return recipes[0] if recipes and all(recipe == recipes[0] for recipe in recipes) else None
+
+
+def remembered_digest(model: nn.Module) -> str:
+    """Return the digest of the dense model that a model was compressed from; empty if unknown."""
+    return next((curve.weight.digest for curve in curves(model) if curve.weight.digest), "")
 
 
 def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:

@@ -12,19 +12,28 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tenreo import __version__
 from tenreo.codec.encode import EncodedWeight
 from tenreo.codec.packing import pack, unpack
 from tenreo.codec.position_coding import columns_per_output, decode_positions, encode_positions
 from tenreo.codec.precision import pack_coefficients, unpack_coefficients
 from tenreo.codec.shape import Positions
-from tenreo.compression.parametrization import Curve, curves, parametrize_, remember_recipe_, remembered_recipe
+from tenreo.compression.parametrization import (
+    Curve,
+    curves,
+    parametrize_,
+    remember_,
+    remembered_digest,
+    remembered_recipe,
+)
 from tenreo.compression.tensor_checks import check_fit
 from tenreo.errors import TenreoError
 from tenreo.files.dense_stream import encode_dense, rounded_dense
 from tenreo.files.header import Header, check_readable, metadata
 from tenreo.files.layout import COEFFICIENTS, DENSE, POSITIONS, SCALES, SUFFIXES, TensorRecord, file_size
+from tenreo.files.provenance import Provenance
 from tenreo.files.records import LayerRecord, ModelInfo
-from tenreo.files.safetensors import check_values, record, write_tensors
+from tenreo.files.safetensors import check_values, digest_of, record, write_tensors
 from tenreo.modules.inference_tensors import make_trainable_
 from tenreo.modules.ties import stored_state, tied_names
 from tenreo.modules.weights import find_weights, parameter_names, why_incompressible
@@ -79,7 +88,9 @@ def _file_content(
     if recipe is not None:
         tensors |= {name: stored_dense(name, tensors[name], recipe.dense_dtype) for name in dense}
     _pack_layers_(tensors, {curve.parameter: records[curve.name] for curve in compressed})
-    described = partial(metadata, info, None if recipe is None else recipe.to_dict(), records)
+    digest = remembered_digest(model)
+    source = Provenance(__version__, digest, license=info.license) if digest else None
+    described = partial(metadata, info, None if recipe is None else recipe.to_dict(), records, source=source)
     if recipe is None or recipe.dense_dtype is not DenseDtype.CODED:
         return tensors, described(), parameters
     limit = recipe.rate.bytes if isinstance(recipe.rate, TargetSize) else math.inf
@@ -118,6 +129,11 @@ def _with_dense_stream(
 
 def _step(compressed: Iterable[Curve]) -> float:
     return dense_step((curve.record.numel, curve.record.errors.snr) for curve in compressed)
+
+
+def dense_digest(model: nn.Module) -> str:
+    """Return the digest of the tensors of a dense model."""
+    return digest_of({name: full_tensor(tensor).cpu() for name, tensor in stored_state(model).items()})
 
 
 def round_dense_(model: nn.Module) -> None:
@@ -194,7 +210,7 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
         own = replace(encoded, coefficients=encoded.coefficients.to(weight.value.dtype, copy=True))
         parametrize_(weight, own, header.layers[name].curve.precision, header.layers[name].errors)
     load_tensors_(model, state, header.path)
-    remember_recipe_(model, recipe_of(header))
+    remember_(model, recipe_of(header), header.source.digest if header.source is not None else "")
     return model
 
 

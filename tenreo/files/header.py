@@ -149,6 +149,7 @@ def metadata(
     recipe: Mapping[str, Any] | None,
     layers: Mapping[str, LayerRecord],
     coded: Mapping[str, TensorRecord] | None = None,
+    source: Provenance | None = None,
 ) -> dict[str, str]:
     """Return the metadata of a file as safetensors stores them: a dictionary of strings.
 
@@ -157,6 +158,7 @@ def metadata(
         recipe: recipe of the compression as plain JSON values, or None.
         layers: compressed layers by name.
         coded: dense tensors that are coded, in the order of their stream.
+        source: origin of the tensors.
     """
     versions = [layer.version for layer in layers.values()] + [VERSION if coded else 2]
     result = {
@@ -168,6 +170,8 @@ def metadata(
     }
     if recipe is not None:
         result["tenreo.recipe"] = json.dumps(recipe)
+    if source is not None:
+        result[SOURCE] = json.dumps(source.to_dict())
     if coded:
         shapes = {name: [each.dtype, *each.shape] for name, each in coded.items()}
         result[DENSE] = json.dumps(shapes, separators=(",", ":"))
@@ -248,6 +252,7 @@ def parsed_header(path: Path, text: bytes, size: int) -> Header:
         coded = _coded(parse(values.get(DENSE, "{}")), tensors)
         checksums = _checksums(values.get(CHECKSUMS), tensors)
         source = Provenance.from_dict(parse(values[SOURCE])) if SOURCE in values else None
+        info = info if source is None else replace(info, license=source.license)
     except ValueError as error:
         where = f"{name}: " if name else ""
         raise TenreoError(f"{path}: the metadata cannot be understood: {where}{error}") from error

@@ -21,7 +21,7 @@ class Provenance:
 
     Attributes:
         tenreo: version of tenreo that compressed them.
-        digest: `digest_of` the dense tensors.
+        digest: `state_digest` of the dense tensors.
         name: name of the file or folder that contained them; empty if unknown.
         license: license of the weights; empty if unknown.
     """
@@ -44,10 +44,10 @@ class Provenance:
         return cls(*texts)
 
 
-def digest_of(tensors: Iterable[tuple[str, TensorRecord, str]]) -> str:
+def state_digest(tensors: Iterable[tuple[str, TensorRecord, str]]) -> str:
     """Return the SHA-256 of lines of the name, dtype, shape and SHA-256 of every tensor, sorted by name.
 
-    >>> digest_of([("a", TensorRecord("F32", (2, 3)), sha256(bytes(24)).hexdigest())])[:8]
+    >>> state_digest([("a", TensorRecord("F32", (2, 3)), sha256(bytes(24)).hexdigest())])[:8]
     '87bad9a8'
     """
     lines = sorted(f"{name} {each.dtype} {'x'.join(map(str, each.shape))} {own}\n" for name, each, own in tensors)

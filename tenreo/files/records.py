@@ -134,6 +134,7 @@ class ModelInfo:
         builder: source of a model that is not a classification architecture of torchvision: timm:NAME,
             torchvision:NAME or package.module:function; None if unknown.
         kwargs: keyword arguments of the builder.
+        license: license of the weights, which files state with the origin of their tensors; empty if unknown.
     """
 
     arch: str | None = None
@@ -145,6 +146,7 @@ class ModelInfo:
     transform_input: bool | None = None
     builder: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
+    license: str = ""
 
     @property
     def name(self) -> str | None:
@@ -159,6 +161,7 @@ class ModelInfo:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON with printable strings; newer fields are omitted if they are empty."""
         plain = asdict(self)
+        del plain["license"]
         plain["preprocess"] = self.preprocess.to_dict()
         plain["weights"] = None if self.weights is None else printable(self.weights, _MOST_PATH)
         for correction in plain["corrections"]:

@@ -1,6 +1,7 @@
 """Writing and reading the tensors of safetensors files."""
 
 from collections.abc import Container, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 from zlib import crc32
@@ -13,6 +14,7 @@ from tenreo.files.atomic import atomic_write
 from tenreo.files.header import Header, check_sum, header_of
 from tenreo.files.layout import TensorRecord, file_order, header_bytes
 from tenreo.files.paths import check_ending, opened
+from tenreo.files.provenance import state_digest
 from tenreo.files.values import check_name
 
 DTYPES = {
@@ -112,6 +114,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def bytes_of(tensor: Tensor) -> Any:
     """Return the elements of a tensor on the CPU as a file stores them, (bytes,) uint8."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the digest of tensors on the CPU that a file states as their origin."""
+    return state_digest((name, record(tensor), tensor_digest(tensor)) for name, tensor in tensors.items())
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Return the SHA-256 of the bytes of a tensor on the CPU."""
+    return sha256(bytes_of(tensor)).hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

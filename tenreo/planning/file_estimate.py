@@ -7,10 +7,12 @@ from dataclasses import replace
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from tenreo import __version__
 from tenreo.files.counts import Counts, count
 from tenreo.files.dense_stream import encode_dense
 from tenreo.files.header import check_readable, metadata
 from tenreo.files.layout import DENSE, POSITIONS, TensorRecord, file_size, layer_tensors
+from tenreo.files.provenance import Provenance
 from tenreo.files.records import LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import record
 from tenreo.modules.ties import stored_state
@@ -22,6 +24,7 @@ from tenreo.planning.recipe import DenseDtype, Recipe
 
 # Placeholders for header values that a plan does not know: the longest texts that they can have.
 _ERRORS = LayerErrors(-1.2345678901234567e-100, -1.2345678901234567e-100, 1.2345678901234567e-100)
+_SOURCE = Provenance(__version__, "0" * 64)
 _NAMED = ModelInfo("a" * 20, 10_000, "w" * 20)  # of a model whose name `tenreo.save` may find out
 _NAMING_PACKAGES = ("torchvision", "timm")
 _META_BITS = 3.0  # bits of a coded dense value without its step; weights on the meta device have no values
@@ -89,7 +92,8 @@ class FileEstimate:
                 records[layer.name] = self._record(layer)
                 tensors |= self._tensors(layer.parameter, records[layer.name], layer.position_bytes)
         coded = self._code_(tensors, layers) if self.recipe.dense_dtype is DenseDtype.CODED else {}
-        return tensors, metadata(self.info, self.recipe.to_dict(), records, coded)
+        source = replace(_SOURCE, license=self.info.license)
+        return tensors, metadata(self.info, self.recipe.to_dict(), records, coded, source)
 
     def _code_(self, tensors: dict[str, TensorRecord], layers: Iterable[LayerPlan]) -> dict[str, TensorRecord]:
         """Replace the dense tensors of a file by their stream, and return those that it contains."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tenreo.cli import checks
+from tenreo.cli.cards import license_of
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import MOST_BATCHES, SKIP_BROKEN, DenseModel, Encoding, FileOutput, Options
 from tenreo.errors import TenreoError
@@ -75,7 +76,10 @@ class CompressedFiles(Options):
         "source.",
         metavar="SIZE",
     )  # fmt: skip
-    license: str | None = option(None, "License of the weights, which is stored in the files.", metavar="NAME")
+    license: str | None = option(
+        None, "License of the weights, which is stored in the file. Default for a folder: that of its README.md.",
+        metavar="NAME",
+    )  # fmt: skip
     resume: bool = option(False, "Continue a run that was killed; tensors that it has encoded are kept.")
 
     @property
@@ -109,7 +113,7 @@ class CompressedFiles(Options):
         else:
             check_ending(path, ".safetensors")
             checks.check_output(path, output.force or output.dry_run)
-        return Target(path, is_folder, size, self.license or "", self.resume, jobs)
+        return Target(path, is_folder, size, self.license or license_of(found), self.resume, jobs)
 
 
 def compress(
@@ -133,9 +137,8 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
                 raise TenreoError(f"{given[0]}: given together with {files.source}; leave one of them out")
             files.target(recipe, output)
             return
-        for name in ("shard_size", "license"):
-            if getattr(files, name) is not None:
-                raise TenreoError(f"{name}: needs a file or folder to compress instead of a model")
+        if files.shard_size is not None:
+            raise TenreoError("shard_size: needs a file or folder to compress instead of a model")
         if files.resume:
             raise TenreoError("resume: needs a file or folder to compress instead of a model")
         checks.check_dense(dense)

@@ -61,6 +61,7 @@ def compress_and_save(
         images = _images(statistics, info, dense.seed)
         path = output.out or Path(default_name(dense.name, recipe))
         info = rename_weights(info, Path(), path.parent)
+        info = replace(info, license=files.license or info.license)
         plan = resolve(recipe, model, _with_correction(info, statistics))
     if output.dry_run:
         _show_plan(plan, output.json)
