@@ -11,6 +11,7 @@ from tenreo.errors import TenreoError, shown
 from tenreo.files.header import Header
 
 SAFE = ("torchvision", "timm")  # sources that run no code but the package's own when a model is built by name
+RANDOM = "none"  # the name of random weights
 PAPER = ("mobilenet_v2", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # Either part of SOURCE:NAME. timm would take names with other characters for addresses of downloads.
 _PART = re.compile(r"[A-Za-z0-9_.]{1,200}")

@@ -3,11 +3,14 @@
 import os
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from tenreo.cli.shared_options import choose_workers
 from tenreo.cli.terminal import console, tables
+from tenreo.codec.shape import CurveShape, Precision
 from tenreo.evaluation.accuracy import Evaluation
+from tenreo.files.records import LayerErrors, LayerRecord
 
 
 def test_without_a_terminal_progress_is_printed_in_lines(monkeypatch, capsys):
@@ -42,17 +45,49 @@ def test_a_terminal_wraps_long_lines_between_words(monkeypatch, capsys):
     assert len(lines) == 2 and all(len(line) <= 80 for line in lines) and " ".join(lines) == text and last == path
 
 
-def test_long_names_of_models_are_listed_below_their_table(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "80")
+def test_tables_shorten_long_names_of_models_in_the_middle(monkeypatch, capsys):
     result = Evaluation(
         top1=99.5, top5=99.9, loss=0.1234, images=50_000, seconds=7.0, reading_seconds=3.0, peak_memory=12 * 10**9
     )
-    for name in ("m.st", "x" * 90):
-        console.show(*tables.evaluations_table("digits (cpu)", [(name, result), ("other", result)]))
+    cases = {  # width: shown names
+        80: ["compres…-4-8.0", "compres…-8-8.0"], 100: ["compressed-mobile…rogressive-4-8.0"],
+        140: ["compressed-mobilenet_v2-progressive-4-8.0.safetensors"],
+    }  # fmt: skip
+    for width, expected in cases.items():
+        monkeypatch.setenv("COLUMNS", str(width))
+        names = [f"compressed-mobilenet_v2-progressive-{g}-8.0.safetensors" for g in (4, 8)]
+        console.show(*tables.evaluations_table("digits (cpu)", [(name, result) for name in names]))
+        lines = capsys.readouterr().out.splitlines()
+        rows = [line.split() for line in lines if "12000 MB" in line]
+        assert lines[0] == "digits (cpu), 50,000 images" and max(map(len, lines)) <= width
+        assert [row[0] for row in rows][: len(expected)] == expected
+        assert [row[-4:] for row in rows] == [["7143", "12500", "12000", "MB"]] * 2
+
+
+def test_models_whose_shortened_names_are_equal_are_numbered(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [f"{'x' * 40}{i}{'y' * 40}" for i in range(2)]
+    console.show(*tables.table_of_models("title", ("model", "number"), [(name, "1" * 50) for name in names]))
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if len(line) > 80] == [f"model 1: {'x' * 90}"] and "model 2: other" in lines
-    rows = [line.split() for line in lines if "12000 MB" in line]
-    assert len(rows) == 4 and all(row[-4:] == ["7142.9", "12500.0", "12000", "MB"] for row in rows)
+    assert lines[-2:] == [f"model {i + 1}: {name}" for i, name in enumerate(names)] and "model  " in lines[2]
+
+
+def test_a_pipe_gets_whole_names(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    console.show(tables.table("", ("layer", "n"), [("x" * 300, "1")]))
+    assert "x" * 300 in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_tables_of_layers_fit_into_a_terminal(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    record = LayerRecord((1024, 1024, 3, 3), CurveShape(8, 1048576, 294912, Precision.INT8), LayerErrors(40.0, 30.0))
+    name = "transformer.blocks.17.attention.self.projection"
+    console.show(tables.layers_table([(name, record)], {name: 10**6}))
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line.split() for line in lines if "40.00" in line]
+    assert max(map(len, lines)) <= width and row[0][:5] == "trans" and row[0][-5:] == "ction"
+    assert row[2:] == ["8", "4", "1,048,576", "int8", "0.85", "40.00"]
 
 
 def test_processes_of_a_run_share_the_cores(monkeypatch):

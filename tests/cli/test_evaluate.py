@@ -110,7 +110,7 @@ def test_several_files_are_rows_of_one_table(compressed_file, dense_file, inside
            "--against", "dense.safetensors")  # fmt: skip
     output = here(*job).stdout
     assert [output.count(f"{name} ") for name in ("dense.safetensors", "compressed.safetensors")] == [3, 2]
-    assert "dense.safetensors (reference)" in output and output.count("peak") == 1
+    assert "Agreement with dense.safetensors" in output and output.count("peak") == 1
     result = json.loads(here(*job, "--json").stdout)
     (other,) = result["others"]
     assert other["file"] == "dense.safetensors" and other["against"]["agreement"] == 100

@@ -57,6 +57,7 @@ class Output(FileOutput):
     for_: Deployment | None = option(
         None, "Let --target-size be the size of the ONNX model that `tenreo export --small` makes of the file."
     )
+    layers_: bool = option(False, "Print tables of the layers and of all counts. A dry run always prints them.")
     dry_run: bool = option(False, "Print the plan; compress and write nothing.")
 
 

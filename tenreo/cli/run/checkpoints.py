@@ -9,7 +9,8 @@ from tenreo.checkpoints.plan import resolve_tensors
 from tenreo.checkpoints.sources import Source, open_source
 from tenreo.cli.commands.compress import CompressedFiles, Output
 from tenreo.cli.exits import usage
-from tenreo.cli.terminal.console import note, progress_bar, show, show_json
+from tenreo.cli.terminal.console import note, progress_bar, show, show_command, show_json
+from tenreo.cli.terminal.results import comparison, next_command, summary
 from tenreo.cli.terminal.tables import counts_table, layers_table
 from tenreo.codec.jit import on_compile
 from tenreo.distributed import ProcessGroup, process_group
@@ -39,7 +40,7 @@ def compress_files(files: CompressedFiles, recipe: Recipe, output: Output, jobs:
             note(f"{layer.name} is left dense: {layer.why_dense}")
         written = _compress_with_progress(source, plan, target, group)
         if group.is_main:
-            _show(written, target.path, output.json)
+            _show(written, files.path, target.path, output)
 
 
 def _compress_with_progress(source: Source, plan: Plan, target: Target, group: ProcessGroup) -> Written:
@@ -55,9 +56,9 @@ def _compress_with_progress(source: Source, plan: Plan, target: Target, group: P
         return compress_tensors(source, plan, target, group, progress)
 
 
-def _show(written: Written, path: Path, json: bool) -> None:
+def _show(written: Written, source: Path, path: Path, output: Output) -> None:
     plan, after = written.plan, written.after
-    if json:
+    if output.json:
         layers = [
             {"name": name, "shape": list(x.shape), **vars(x.curve), "columns": x.columns, **vars(x.errors)}
             for name, x in written.layers.items()
@@ -69,5 +70,9 @@ def _show(written: Written, path: Path, json: bool) -> None:
              "layers": layers, "corrections": []},
         )  # fmt: skip
         return
-    show(layers_table(written.layers.items()), counts_table(plan.before, after, (None, written.snr)))
-    show(f"recipe: {plan.recipe}", f"wrote {path}{f': {len(written.files)} files' if len(written.files) > 1 else ''}")
+    if output.layers_:
+        show(layers_table(written.layers.items()), counts_table(plan.before, after, (None, written.snr)))
+    show(*summary(plan.recipe, plan.before, after, written.snr))
+    show(f"wrote {path}{f': {len(written.files)} files' if len(written.files) > 1 else ''}")
+    show(comparison(plan.before, after))
+    show_command(next_command("verify", path, "--against", source))

@@ -13,7 +13,8 @@ from tenreo.cli.exits import usage
 from tenreo.cli.run.checkpoints import compress_files, resolve_files
 from tenreo.cli.run.models import open_model
 from tenreo.cli.shared_options import DenseModel, Encoding, choose_workers
-from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
+from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_command, show_json
+from tenreo.cli.terminal.results import comparison, next_command, summary
 from tenreo.cli.terminal.tables import counts_table, dense_table, layers_table
 from tenreo.codec.jit import on_compile
 from tenreo.compression.compress_model import compress_
@@ -33,6 +34,7 @@ from tenreo.exporting.onnx_size import compress_for_onnx
 from tenreo.files.records import Correction, ModelInfo
 from tenreo.models.dense_weights import rename_weights
 from tenreo.models.model_files import save
+from tenreo.models.names import RANDOM, is_safe
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan, resolve
 from tenreo.planning.rates import OutputTarget, TargetSize
@@ -66,6 +68,7 @@ def compress_and_save(
     if output.dry_run:
         _show_plan(plan, output.json)
         return
+    _note_random_weights(info)
     for layer in plan.skipped:
         note(f"{layer.name} is left dense: {layer.why_dense}")
     noise, model = dense.shape or info.preprocess.crop, model.to(device)
@@ -82,7 +85,15 @@ def compress_and_save(
     save(model, path, info, plan.recipe)
     report = replace(report, after=replace(report.after, bytes=path.stat().st_size))
     _note_unused_bytes(report, plan.recipe)
-    _show_report(report, plan, path, info, output.json)
+    _show_report(report, plan, path, info, output)
+
+
+def _note_random_weights(info: ModelInfo) -> None:
+    """Say so if the weights of a model are not trained, or perhaps not."""
+    if info.weights == RANDOM:
+        note("the weights are random (--weights none): only sizes can be learned from the result")
+    elif info.weights is None and info.builder is not None and not is_safe(info.builder):
+        note(f"without --weights, the weights are those that {info.builder} returns; they are random if it loads none")
 
 
 def _images(statistics: Statistics, info: ModelInfo, seed: int) -> UnlabeledBatches | None:
@@ -211,13 +222,12 @@ def _show_plan(plan: Plan, json: bool) -> None:
     show(layers_table((layer.name, layer.record) for layer in plan.compressed))
     if any(layer.why_dense for layer in plan.layers):
         show(dense_table(plan.layers))
-    show(counts_table(plan.before, plan.after))
-    show(f"recipe: {plan.recipe}")
-    show(f"curves: {plan.strategy}")
+    show(counts_table(plan.before, plan.after), f"recipe: {plan.recipe}", f"curves: {plan.strategy}")
+    show(f"{comparison(plan.before, plan.after)}, about; nothing was written")
 
 
-def _show_report(report: Report, plan: Plan, path: Path, info: ModelInfo, json: bool) -> None:
-    if json:
+def _show_report(report: Report, plan: Plan, path: Path, info: ModelInfo, output: Output) -> None:
+    if output.json:
         corrections = [vars(correction) for correction in info.corrections]
         show_json(
             "compress",
@@ -225,9 +235,21 @@ def _show_report(report: Report, plan: Plan, path: Path, info: ModelInfo, json: 
              **report.to_dict(), "corrections": corrections},
         )  # fmt: skip
         return
-    show(layers_table((layer.name, layer.record) for layer in report.layers))
-    show(counts_table(report.before, report.after, (report.snr_unrefined, report.snr)))
-    show(f"recipe: {plan.recipe}")
+    if output.layers_:
+        sizes = {layer.name: layer.bytes_after for layer in report.layers}
+        show(layers_table(((layer.name, layer.record) for layer in report.layers), sizes))
+        show(counts_table(report.before, report.after, (report.snr_unrefined, report.snr)))
+    show(*summary(plan.recipe, report.before, report.after, report.snr))
     for correction in info.corrections:
         show(f"statistics: {correction}")
-    show(f"wrote {path}")
+    show(f"wrote {path}", comparison(report.before, report.after))
+    show_command(_next_command(path, info))
+
+
+def _next_command(path: Path, info: ModelInfo) -> str:
+    """Return the command that shows what the compression did to the outputs, or that shows the file."""
+    if not info.classes or info.weights == RANDOM:
+        return next_command("inspect", path)
+    model = () if info.builder is None or is_safe(info.builder) else ("--model", info.builder)
+    against = () if info.weights is None else ("--against", "dense")
+    return next_command("evaluate", path, *model, *against, "--data", "DIR")

@@ -9,7 +9,7 @@ from typing import Any
 from tenreo.cli.commands.compress import default_name
 from tenreo.cli.commands.demo import DemoOutput
 from tenreo.cli.terminal.console import note, progress_bar, show, show_json
-from tenreo.cli.terminal.tables import megabytes, millions, number, table
+from tenreo.cli.terminal.tables import byte_count, number, quantity, table
 from tenreo.data.images import Images
 from tenreo.files.header import read_header
 from tenreo.models.model_files import open_model, save
@@ -93,8 +93,8 @@ def _counts(path: Path) -> dict[str, int]:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     cells = [
-        (f"{r['groups']}, {r['growth']:g}" if r["groups"] else "dense", millions(r["parameters"]),
-         megabytes(r["bytes"]), *(number(r[way], 1) for way in COLUMNS), number(r.get("kl"), 3))
+        (f"{r['groups']}, {r['growth']:g}" if r["groups"] else "dense", quantity(r["parameters"]),
+         byte_count(r["bytes"]), *(number(r[way], 1) for way in COLUMNS), number(r.get("kl"), 3))
         for r in rows
     ]  # fmt: skip
     show(f"Top-1 in % of MobileNet-V2 on 360 handwritten digits; dense: {number(rows[0]['dense'])}.")

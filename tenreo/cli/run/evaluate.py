@@ -87,7 +87,7 @@ class _Job:
         if reference is not None and key not in self.references:
             self.references[key] = reference.to(self.device).eval()
             if images.labeled:
-                self._evaluate(reference, images, _Result(key, f"{Path(key).name} (reference)", True), header)
+                self._evaluate(reference, images, _Result(key, f"{Path(key).name}", True), header)
         result = _Result(str(path), path.name, False)
         self._evaluate(expand_(model), images, result, header)
         if reference is not None:
@@ -168,7 +168,7 @@ def _report(job: _Job) -> None:
         first, *others = (_to_dict(result, data.against) for result in given)
         show_json("evaluate", {**first, **common, "others": others})
         return
-    _show(f"{data.data} ({job.device})", job.results, given)
+    _show(f"{data.data} ({job.device})", data.against, job.results, given)
 
 
 def _write(result: _Result, output: EvaluatedOutput) -> None:
@@ -195,14 +195,14 @@ def _to_dict(result: _Result, against: str | None) -> dict[str, Any]:
     return {"file": result.file, **measured, "against": compared}
 
 
-def _show(title: str, results: list[_Result], given: list[_Result]) -> None:
+def _show(title: str, against: str | None, results: list[_Result], given: list[_Result]) -> None:
     """Print the results of all models, and for a single given model its classes with the lowest accuracy."""
     measured = [(each.name, each.evaluation) for each in results if each.evaluation is not None]
     if measured:
         show(*evaluations_table(title, measured))
     compared = [(each.name, each.against) for each in results if each.against is not None]
     if compared:
-        show(*agreement_table("Agreement with the reference", compared))
+        show(*agreement_table(f"Agreement with {'the dense model' if against == 'dense' else against}", compared))
     if len(given) == 1 and measured and given[0].predictions is not None:
         classes = given[0].predictions.classes()
         if len(classes) > 1:

@@ -14,7 +14,7 @@ from tenreo.cli.run.models import open_model
 from tenreo.cli.shared_options import DenseModel, Encoding, Layout, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_sweep
-from tenreo.cli.terminal.tables import megabytes, millions, number, table
+from tenreo.cli.terminal.tables import byte_count, number, quantity, table
 from tenreo.codec.distortion import finite
 from tenreo.compression.compress_model import compress_
 from tenreo.compression.layer_encoding import Orders
@@ -139,8 +139,8 @@ class _Sweep:
 
 
 _COLUMNS = {
-    "parameters": ("para-\nmeters", millions), "paper_trainable": ("trainable\n(paper)", millions),
-    "bytes": ("bytes", megabytes), "bits_per_weight": ("bits per\nweight", number), "snr": ("SNR dB", number),
+    "parameters": ("para-\nmeters", quantity), "paper_trainable": ("trainable\n(paper)", quantity),
+    "bytes": ("bytes", byte_count), "bits_per_weight": ("bits per\nweight", number), "snr": ("SNR dB", number),
     "top1": ("top-1 %", number), "agreement": ("agree-\nment %", number),
     "kl": ("KL\nin nats", lambda value: number(value, 4)),
 }  # fmt: skip

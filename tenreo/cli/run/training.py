@@ -9,7 +9,7 @@ from torch import nn
 from tenreo.cli.commands.finetune import TrainingData, TrainingOutput
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_logs
-from tenreo.cli.terminal.tables import evaluations_table, megabytes, number
+from tenreo.cli.terminal.tables import byte_count, evaluations_table, number
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import Evaluation
 from tenreo.files.records import ModelInfo
@@ -151,7 +151,7 @@ class _Reporter(RunWriter):
         """Log the step and move the progress bar."""
         super().on_step(step)
         speed = step.images / step.seconds if step.seconds else 0.0
-        text = f"loss {step.epoch_loss:.4f} top-1 {step.epoch_top1:.2f} % {speed:.0f} img/s {megabytes(step.memory)}"
+        text = f"loss {step.epoch_loss:.4f} top-1 {step.epoch_top1:.2f} % {speed:.0f} img/s {byte_count(step.memory)}"
         self.advance(text=text, done=round((step.epoch - 1 + step.step / step.steps) * self.images))
 
     def on_epoch(self, epoch: Epoch, is_best: bool) -> None:

@@ -1,6 +1,7 @@
 """Printing: tables and JSON on stdout, notes and progress on stderr."""
 
 import json
+import os
 import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -16,7 +17,16 @@ from tenreo.errors import printable
 
 _MAX_NAMES = 20  # number of broken images whose paths are printed
 LINE_EVERY = 60.0  # seconds between two lines of progress if stderr is not a terminal
+_UNLIMITED = 10**4  # characters of a line
 SCHEMA = 1  # version of the JSON objects, docs/cli.md
+
+
+def output_console() -> Console:
+    """Return the console of stdout; the width of a pipe or file is unlimited, unless COLUMNS states one."""
+    console = Console(markup=False, emoji=False, highlight=False)  # names may look like markup
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNLIMITED
+    return console
 
 
 def show(*things: Any) -> None:
@@ -24,7 +34,7 @@ def show(*things: Any) -> None:
 
     A terminal wraps lines between words, but not inside of words such as paths, which can then be copied.
     """
-    console = Console(markup=False, emoji=False, highlight=False)  # names may look like markup
+    console = output_console()
     with writing():
         for thing in things:
             if not isinstance(thing, str):
@@ -34,6 +44,12 @@ def show(*things: Any) -> None:
             if console.is_terminal:
                 line = textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
             console.print(line, soft_wrap=True)
+
+
+def show_command(line: str) -> None:
+    """Print a line with a command to stdout, which is not wrapped, so that it can be copied."""
+    with writing():
+        output_console().print(printable(line), soft_wrap=True)
 
 
 def show_json(command: str, values: dict[str, Any]) -> None:

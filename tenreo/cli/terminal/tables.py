@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from tenreo.cli.terminal.console import output_console
+from tenreo.codec.shape import Basis, Precision
 from tenreo.errors import printable
 from tenreo.files.counts import Counts
 from tenreo.files.records import LayerRecord
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # these import torch, and `inspect` must not
     from tenreo.planning.layers import LayerPlan
 
 LARGE = 4096  # elements from which on a weight that is left dense has a row of its own
+_SHORTEST_NAME, _NARROWEST_TEXT = 12, 24  # characters of a shortened name, and of a line of wrapped text
+_ENDING = ".safetensors"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -30,20 +33,32 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:.{digits}f}"
 
 
-def millions(value: int) -> str:
-    """Format a count in millions, with one more digit than the paper."""
-    return f"{value / 1e6:.2f} M"
+def quantity(value: int) -> str:
+    """Format a count.
+
+    >>> quantity(896), quantity(12_345), quantity(2_000_000)
+    ('896', '12.3 k', '2.00 M')
+    """
+    if value < 1000:
+        return str(value)
+    return f"{value / 1e3:.1f} k" if value < 10**5 else f"{value / 1e6:.2f} M"
 
 
-def megabytes(value: int) -> str:
-    """Format a number of bytes in MB (10^6 bytes)."""
-    return f"{value / 1e6:.2f} MB"
+def byte_count(value: int) -> str:
+    """Format a number of bytes in units of powers of 1,000.
+
+    >>> byte_count(560), byte_count(12_345), byte_count(560_000), byte_count(1_234_000_000)
+    ('560 bytes', '12.3 kB', '0.56 MB', '1.23 GB')
+    """
+    if value < 1000:
+        return f"{value} bytes"
+    return f"{value / 1e9:.2f} GB" if value >= 10**9 else f"{quantity(value)}B"
 
 
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1, last_text: bool = False
 ) -> Table:
-    """Make a table.
+    """Make a table that fits into the terminal: long names are shortened in the middle, and a last text is wrapped.
 
     Args:
         title: title or "" for none; like the cells, it may contain any characters.
@@ -52,26 +67,73 @@ def table(
         text: number of columns on the left that contain text and are aligned left; all others contain numbers.
         last_text: whether the last column contains text as well.
     """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    names = range(min(text, len(columns)))
+    excess = _width(_table(title, columns, cells, text, last_text)) - output_console().width
+    while excess > 0:
+        widths = {i: max((len(row[i]) for row in cells), default=0) for i in names}
+        longest = max(names, key=lambda i: widths[i], default=0)
+        target = max(_SHORTEST_NAME, widths.get(longest, 0) - excess)
+        if target >= widths.get(longest, 0):
+            break  # the last column is wrapped
+        for row in cells:
+            row[longest] = shortened(row[longest], target)
+        left = _width(_table(title, columns, cells, text, last_text)) - output_console().width
+        if left == excess:
+            break  # the heading is as wide
+        excess = left
+    return _table(title, columns, cells, text, last_text)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most `most` characters, in which dots replace the middle of a longer one.
+
+    >>> shortened("features.17.conv.0.weight", 13)
+    'featur…weight'
+    """
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: int, last_text: bool) -> Table:
     result = Table(
         title=printable(title) or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
     )
     for i, column in enumerate(columns):
-        words = i < text or (last_text and i == len(columns) - 1)
-        result.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+        is_last_text = last_text and i == len(columns) - 1
+        words = i < text or is_last_text
+        result.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not is_last_text)
     for row in rows:
-        result.add_row(*map(printable, row))
+        result.add_row(*row)
     return result
 
 
-def table_of_models(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str | Table]:
-    """Return a title, a table of models, and if it would be wider than the terminal, a numbered list of their names.
+def _width(whole: Table) -> int:
+    """Return the width of a table that nothing shortens."""
+    console = output_console()
+    last = whole.columns[-1]
+    if not last.no_wrap:  # a text that is wrapped needs a few words per line only
+        last.min_width = last.width = min(_NARROWEST_TEXT, max((len(str(cell)) for cell in last.cells), default=1))
+    return whole.__rich_measure__(console, console.options.update(max_width=10**6)).maximum
 
-    The first column contains the names.
+
+def table_of_models(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str | Table]:
+    """Return a title and a table of models, whose names are in the first column.
+
+    If the names are too long for the terminal, they lose their common ending, and are then shortened in the middle. If
+    that makes two of them equal, the table has numbers instead, and a list of the names follows.
     """
-    whole, console = table("", columns, rows), Console()
-    if whole.__rich_measure__(console, console.options.update(max_width=10**6)).maximum <= console.width:
-        return [title, whole]
-    numbered = [(str(i), *row[1:]) for i, row in enumerate(rows, 1)]
+    names, others = [printable(row[0]) for row in rows], [row[1:] for row in rows]
+    room = output_console().width - _width(_table("", columns, [("", *row) for row in others], 1, False))
+    room += len(columns[0])
+    if max(map(len, names), default=0) > room and any(name.endswith(_ENDING) for name in names):
+        names = [name.removesuffix(_ENDING) for name in names]
+    short = [shortened(name, max(_SHORTEST_NAME, room)) for name in names]
+    if len(set(short)) == len(set(names)) and max(map(len, short), default=0) <= room:
+        return [title, table("", columns, [(name, *row) for name, row in zip(names, others, strict=True)])]
+    numbered = [(str(i), *row) for i, row in enumerate(others, 1)]
     return [title, table("", columns, numbered), *(f"{columns[0]} {i}: {row[0]}" for i, row in enumerate(rows, 1))]
 
 
@@ -84,24 +146,26 @@ def counts_table(before: Counts, after: Counts, snr: tuple[float | None, float |
         snr: SNR of all compressed weights together in dB, before refinement and after encoding; None leaves a row out.
     """
     covered = number(100 * after.weights / max(1, before.dense_parameters), 1)
-    statistics = millions(before.batchnorm_statistics), millions(after.batchnorm_statistics)
+    statistics = quantity(before.batchnorm_statistics), quantity(after.batchnorm_statistics)
     rows = [
-        ("parameters (paper)", millions(before.parameters), millions(after.parameters)),
-        ("  positions", "-", millions(after.positions)),
-        ("  coefficients", "-", millions(after.coefficients)),
-        *([("  scales of coefficients", "-", millions(after.scales))] if after.scales else []),
-        ("  left dense", millions(before.dense_parameters), millions(after.dense_parameters)),
+        ("parameters (paper)", quantity(before.parameters), quantity(after.parameters)),
+        ("  positions", "-", quantity(after.positions)),
+        ("  coefficients", "-", quantity(after.coefficients)),
+        *([("  scales of coefficients", "-", quantity(after.scales))] if after.scales else []),
+        ("  left dense", quantity(before.dense_parameters), quantity(after.dense_parameters)),
         ("  BatchNorm statistics", *statistics),
         *([("  weights covered", "-", f"{covered} %")] if after.weights else []),
-        ("trainable (paper)", millions(before.paper_trainable), millions(after.paper_trainable)),
-        ("trainable (requires_grad)", millions(before.requires_grad), millions(after.requires_grad)),
-        ("bytes on disk", megabytes(before.bytes), megabytes(after.bytes)),
+        ("trainable (paper)", quantity(before.paper_trainable), quantity(after.paper_trainable)),
+        ("trainable (requires_grad)", quantity(before.requires_grad), quantity(after.requires_grad)),
+        ("bytes on disk", byte_count(before.bytes), byte_count(after.bytes)),
     ]
     if after.bits_per_weight is not None:
         rows.append(("bits per compressed weight", "-", number(after.bits_per_weight)))
-    for name, value in zip(("SNR before refinement", "SNR of compressed weights"), snr or (), strict=False):
-        if value is not None:
-            rows.append((name, "-", f"{number(value)} dB"))
+    unrefined, refined = snr or (None, None)
+    if unrefined not in (None, refined):
+        rows.append(("SNR before refinement", "-", f"{number(unrefined)} dB"))
+    if refined is not None:
+        rows.append(("SNR of compressed weights", "-", f"{number(refined)} dB"))
     return table("Totals", ("", "dense", "compressed"), rows)
 
 
@@ -121,34 +185,50 @@ def dense_table(layers: Iterable[LayerPlan]) -> Table:
     return table("Left dense", ("layer", "shape", "elements", "reason"), rows, text=2, last_text=True)
 
 
-def layers_table(layers: Iterable[tuple[str, LayerRecord]]) -> Table:
-    """Make the table of compressed layers, given by name and record."""
-    rows = [
-        (
-            name, "x".join(map(str, layer.shape)), f"{layer.curve.groups} x {layer.curve.length}",
-            f"{layer.curve.coefficients_per_row}/{layer.curve.precision.bits}",
-            f"{layer.columns / layer.curve.coefficients_per_row:.4g}",
-            number(None if layer.curve.memory else layer.errors.snr_unrefined), number(layer.errors.snr),
-        )
-        for name, layer in layers
-    ]  # fmt: skip
-    columns = ("layer", "shape", "groups x\nsamples", "coeffs\n/bits", "rate", "paper\nSNR dB", "SNR\ndB")
-    return table("Layers", columns, rows, text=2)
+def layers_table(layers: Iterable[tuple[str, LayerRecord]], sizes: Mapping[str, int] | None = None) -> Table:
+    """Make the table of compressed layers; columns that say nothing about these layers are left out.
+
+    Args:
+        layers: names and records of the layers.
+        sizes: bytes of positions, coefficients and scales by layer, where they are known.
+    """
+    sizes, known = sizes or {}, list(layers)
+    columns = {"layer": [name for name, _ in known], "shape": ["x".join(map(str, x.shape)) for _, x in known]}
+    curves = [x.curve for _, x in known]
+    if any(curve.basis is not Basis.RAMP for curve in curves):
+        columns["groups"] = [str(curve.groups) for curve in curves]
+        columns["rate"] = [f"{x.columns / x.curve.coefficients_per_row:.4g}" for _, x in known]
+    if any(x.curve.length != x.columns for _, x in known):
+        columns["samples"] = [f"{curve.length:,}" for curve in curves]
+    if any(curve.precision is not Precision.FLOAT32 for curve in curves):
+        columns["number\nformat"] = [str(curve.precision) for curve in curves]
+    columns["bits/\nweight"] = [number(8 * sizes[name] / x.numel if name in sizes else None) for name, x in known]
+    columns["SNR\nin dB"] = [number(x.errors.snr) for _, x in known]
+    shown = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
+    return table("Layers", tuple(shown), list(zip(*shown.values(), strict=True)), text=2)
 
 
 def evaluations_table(title: str, measured: Iterable[tuple[str, Evaluation]]) -> list[str | Table]:
-    """Make the table of evaluations: accuracy with its 95 % confidence interval, loss, speed and memory."""
-    columns = (
-        "model", "top-1\n%", "95 % inter-\nval of top-1", "top-5\n%", "loss", "images", "images/s",
-        "images/s\nwithout\nreading", "peak\nmemory",
-    )  # fmt: skip
-    rows = [
-        (name, number(e.top1), "{:.2f} - {:.2f}".format(*e.top1_interval), number(e.top5), number(e.loss, 4),
-         str(e.images), number(e.images_per_second, 1), number(e.model_images_per_second, 1),
-         f"{e.peak_memory / 1e6:.0f} MB")
-        for name, e in measured
-    ]  # fmt: skip
-    return table_of_models(title, columns, rows)
+    """Make the table of evaluations: accuracy with its 95 % confidence interval, loss, speed and memory.
+
+    The number of images is part of the title if it is the same for all models.
+    """
+    given = list(measured)
+    columns = {
+        "top-1\n%": [number(e.top1) for _, e in given],
+        "95 %\ninterval": ["{:.2f}-{:.2f}".format(*e.top1_interval) for _, e in given],
+        "top-5\n%": [number(e.top5) for _, e in given],
+        "loss": [number(e.loss, 4) for _, e in given],
+        "images": [f"{e.images:,}" for _, e in given],
+        "images/s": [number(e.images_per_second, 0) for _, e in given],
+        "without\nreading": [number(e.model_images_per_second, 0) for _, e in given],
+        "peak\nmemory": [f"{e.peak_memory / 1e6:.0f} MB" for _, e in given],
+    }
+    if len(set(columns["images"])) == 1:
+        title = f"{title}, {columns.pop('images')[0]} images"
+    shown = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
+    rows = [(name, *cells) for (name, _), *cells in zip(given, *shown.values(), strict=True)]
+    return table_of_models(title, ("model", *shown), rows)
 
 
 def agreement_table(title: str, compared: Iterable[tuple[str, Agreement]]) -> list[str | Table]:
