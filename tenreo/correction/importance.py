@@ -67,7 +67,7 @@ def measure_importance(
 
     Returns:
         The recipe, with a factor for every weight that it compresses and that the outputs depend on. The geometric
-        mean of the factors is 1.
+        mean of the factors is 1. The same recipe if it compresses fewer than two weights.
 
     Raises:
         TenreoError: if the model cannot process the batches, or its outputs have no derivatives.
@@ -76,6 +76,8 @@ def measure_importance(
     check_has_values(model)
     layers = find_layers(recipe, traits_of_model(model), rule_for(model))
     chosen = {layer.name for layer in layers if not layer.why_dense}
+    if len(chosen) < 2:  # only ratios between layers count
+        return recipe
     noise = images is None
     batches = noise_batch(model, size, seed) if noise else batches_of(images)
     generator = torch.Generator("cpu").manual_seed(seed)

@@ -244,7 +244,7 @@ def files_of(path):
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_write_the_same_bytes(folder, size):
     job = ("compress", "net", "--bits", 5)
     here(*job, "-o", "one")

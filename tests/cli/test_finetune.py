@@ -147,6 +147,7 @@ def test_a_missing_best_file_is_restored_if_the_last_epoch_is_the_best(dense_fil
     assert (inside / "f.safetensors").read_bytes() == written
 
 
+@pytest.mark.slow
 def test_distillation_on_a_folder_of_unlabeled_images(compressed_file, dense_file, digits_folder, inside):
     """Nine tenths are training images; the others are evaluated with the teacher's predictions. Resuming is exact."""
     (inside / "pictures").mkdir()

@@ -82,23 +82,34 @@ def test_recurrent_weights_are_measured_on_given_inputs():
     assert set(measured) == {"lstm.weight_ih_l0", "lstm.weight_hh_l0"}
 
 
+def two_layers(device: str | None = None) -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 64, device=device), nn.Linear(64, 64, device=device))
+
+
 class Constant(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(64, 64)
+        self.layers = two_layers()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x).argmax(1)
+        return self.layers(x).argmax(1)
 
 
 @pytest.mark.parametrize(
     ("model", "images", "message"),
     [
         (Constant(), torch.zeros(2, 64), "the outputs of the model have no derivatives"),
-        (nn.Linear(64, 64), torch.zeros(2, 63), "the model cannot process images of shape \\[2, 63\\]"),
-        (nn.Linear(64, 64, device="meta"), torch.zeros(2, 64), "meta"),
+        (two_layers(), torch.zeros(2, 63), "the model cannot process images of shape \\[2, 63\\]"),
+        (two_layers("meta"), torch.zeros(2, 64), "meta"),
     ],
 )
 def test_a_model_that_cannot_be_measured_is_refused(model, images, message):
     with pytest.raises(TenreoError, match=message):
         measure_importance(RECIPE, model, images)
+
+
+def test_a_single_layer_has_nothing_to_be_compared_with():
+    def unused(model, x):
+        raise AssertionError("the model is not run")
+
+    assert measure_importance(RECIPE, nn.Linear(64, 64), torch.zeros(2, 64), forward=unused) is RECIPE

@@ -148,11 +148,12 @@ if sys.argv[2] == "error":
     next(held)
     raise ValueError("unrelated")
 if sys.argv[2] == "interrupt":
-    def interrupt(picture):  # in the last worker, a second after the main process has started to wait
-        time.sleep(1)
+    def interrupt(picture):  # in the last worker, after the main process has started to wait
+        time.sleep(0.5)
         if torch.utils.data.get_worker_info().id == 1:
             os.kill(os.getppid(), signal.SIGINT)
-        time.sleep(4)
+        time.sleep(2)
+        os._exit(0)  # otherwise the main process waits five seconds for each worker
     images.prepare = interrupt
 try:
     with explain_worker_loss():
@@ -178,7 +179,9 @@ can_mount = pytest.mark.skipif(
 
 
 @can_mount
-@pytest.mark.parametrize(("size", "message"), [("16k", "cannot be started"), ("100k", "/val/class0/")])
+@pytest.mark.parametrize(
+    ("size", "message"), [pytest.param("16k", "cannot be started", marks=pytest.mark.slow), ("100k", "/val/class0/")]
+)
 def test_too_little_shared_memory_is_explained(folder, size, message):
     stderr = run_script(folder, size)
     assert "TenreoError: " in stderr and "Traceback" not in stderr
@@ -188,6 +191,7 @@ def test_too_little_shared_memory_is_explained(folder, size, message):
         assert message in stderr and "No space left" in stderr
 
 
+@pytest.mark.slow
 def test_an_unrelated_error_ends_the_workers(folder):
     """In a process of its own: one that multiprocessing has started ends in another way."""
     command = [sys.executable, "-c", SCRIPT, str(folder), "error", "None"]

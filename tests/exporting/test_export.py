@@ -197,8 +197,8 @@ def test_models_that_cannot_be_traced_raise_one_line(tmp_path, name, capfd):
 @pytest.mark.parametrize(
     ("make", "inputs", "dynamic"),
     [
-        (PerImage, torch.randn(2, 3, 8, 8), False),
-        (Padded, (torch.randn(2, 5, 64), torch.tensor([5, 4])), True),
+        pytest.param(PerImage, torch.randn(2, 3, 8, 8), False, marks=pytest.mark.slow),
+        pytest.param(Padded, (torch.randn(2, 5, 64), torch.tensor([5, 4])), True, marks=pytest.mark.slow),
         (Mixed, torch.randn(2, 64), True),
     ],
 )
@@ -227,6 +227,7 @@ def test_direct_onnx_export_of_a_compressed_model_names_tenreo_export(net, tmp_p
         torch.onnx.export(copy.deepcopy(net), (X,), tmp_path / "no.onnx", dynamo=dynamo, verbose=False)
 
 
+@pytest.mark.slow
 def test_detectors_are_exported_for_a_fixed_batch(tmp_path):
     from tenreo.models.builders import build_model
 
@@ -263,7 +264,8 @@ def test_a_full_disk_gives_one_line_and_leaves_no_file(net, tmp_path, disk_full_
         assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("ending", ["pth", *(pytest.param(each, marks=pytest.mark.slow) for each in ("pt2", "onnx"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["pth", "pt2", "onnx"])
 def test_one_of_two_exports_to_the_same_path_is_the_whole_file(tmp_path, ending):
     (tmp_path / "two.py").write_text(
         "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64))\n"

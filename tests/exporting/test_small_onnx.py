@@ -61,7 +61,10 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+SLOW = ("all coefficients", "tables", "int8", "bfloat16", "ramps")  # the others have the same functions together
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RECIPES])
 def test_every_encoding_is_decoded_exactly(name, tmp_path):
     net = wide()
     tenreo.compress_(net, RECIPES[name])
@@ -74,7 +77,7 @@ def test_every_encoding_is_decoded_exactly(name, tmp_path):
     assert all(sum(node.output[0] == each.parameter for node in model.graph.node) == 1 for each in curves(net))
 
 
-@pytest.mark.parametrize("name", ["float32", "int6"])
+@pytest.mark.parametrize("name", [pytest.param("float32", marks=pytest.mark.slow), "int6"])
 def test_files_of_older_versions(name, tmp_path):
     net = tenreo.load(DATA / f"{name}.safetensors", golden())
     assert small(net, tmp_path / "model.onnx")[1] < 1e-5

@@ -194,6 +194,7 @@ def test_every_training_option_learns_and_resumes_exactly(digits, tmp_path, how,
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_a_failure_of_the_compiler_is_one_line(digits, monkeypatch):
     class Stopping(Observer):
         def should_stop(self):
