@@ -16,13 +16,13 @@ from torch import Tensor
 
 from tenreo import __version__
 from tenreo.checkpoints.sources import Source
-from tenreo.codec.precision import pack_coefficients
 from tenreo.codec.shape import Precision
 from tenreo.codec.threads import Task
 from tenreo.compression.layer_encoding import add_order, check_finite, encode_at_price, encode_with_rate
+from tenreo.compression.serialization import stored_coefficients
 from tenreo.errors import TenreoError
 from tenreo.files.header import metadata
-from tenreo.files.layout import COEFFICIENTS, POSITIONS, SCALES
+from tenreo.files.layout import POSITIONS
 from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.safetensors import tensor_digest, write_tensors
 from tenreo.files.tensor_reader import TensorFile
@@ -93,13 +93,12 @@ class Parts:
             encoded = encode_with_rate(weight, layer, task, orders, self.recipe)
         else:
             encoded = encode_at_price(weight, layer, task, price, self.recipe)
-        values, scales = pack_coefficients(encoded.weight.coefficients, encoded.report.curve.precision)
-        name = layer.parameter
-        tensors = {name + POSITIONS: encoded.stored, name + COEFFICIENTS: values}
-        if scales is not None:
-            tensors[name + SCALES] = scales
-        entries = metadata(ModelInfo(), None, {layer.name: self._record(layer, encoded.report.record)})
-        write_tensors(self.path(name), tensors, {**entries, _KEY: key})
+        record = self._record(layer, encoded.report.record)
+        coefficients, record = stored_coefficients(encoded.weight.coefficients, record)
+        tensors = {layer.parameter + suffix: each for suffix, each in coefficients.items()}
+        tensors[layer.parameter + POSITIONS] = encoded.stored
+        entries = metadata(ModelInfo(), None, {layer.name: record})
+        write_tensors(self.path(layer.parameter), tensors, {**entries, _KEY: key})
         return sum(tensor.nbytes for tensor in tensors.values())
 
     def _record(self, layer: LayerPlan, encoded: LayerRecord) -> LayerRecord:

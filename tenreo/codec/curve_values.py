@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenreo.codec.bit_packing import unpack_integers
+from tenreo.codec.integer_coding import decode_integers
 from tenreo.codec.jit import compiled
 from tenreo.codec.shape import Basis, CurveShape
 
@@ -57,19 +58,28 @@ def _inverse_cosine_transform(coefficients: NDArray[Any], length: int) -> NDArra
     return np.asarray(np.fft.ifft(rotated, 2 * length)[:, :length].real * (2 * length))
 
 
-def decode_integers(packed: NDArray[np.uint8], scales: NDArray[np.float32], curve: CurveShape) -> NDArray[np.float32]:
-    """Return the coefficients of packed integers and the scales of bands.
+def integer_codes(stored: NDArray[np.uint8], curve: CurveShape, coded: bool) -> NDArray[np.int64]:
+    """Return the integers of a curve whose precision is an integer.
 
     Args:
-        packed: (bytes,).
-        scales: (groups, bands).
-        curve: shape of the curve, whose precision is an integer.
+        stored: (bytes,) as in a file.
+        curve: shape of the curve.
+        coded: whether the integers are entropy-coded instead of packed.
 
     Returns:
-        (groups, coefficients_per_row).
+        (groups * coefficients_per_row,).
+
+    Raises:
+        TenreoError: if coded integers are damaged.
     """
+    if coded:
+        return decode_integers(stored, curve.coefficients, "coefficients")
     bits = curve.precision.bits
-    codes = unpack_integers(packed, bits, curve.coefficients) - (1 << (bits - 1))
+    return np.asarray(unpack_integers(stored, bits, curve.coefficients) - (1 << (bits - 1)), np.int64)
+
+
+def dequantize(codes: NDArray[np.int64], scales: NDArray[np.float32], curve: CurveShape) -> NDArray[np.float32]:
+    """Return the (groups, coefficients_per_row) coefficients of `integer_codes` and the (groups, bands) scales."""
     rows = codes.astype(np.float32).reshape(curve.groups, curve.coefficients_per_row)
     bands = np.array_split(rows, curve.bands, axis=1)
     return np.concatenate([band * scales[:, i : i + 1] for i, band in enumerate(bands)], axis=1)

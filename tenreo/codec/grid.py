@@ -7,9 +7,8 @@ own: all levels of at least zero are stored one higher, and the stored level 0 s
 The step is the largest of which all rounded values are multiples. A tensor that was rounded before keeps it, so that
 reading and writing a file again does not change it.
 
-    bytes 0-3    CRC-32 of the integers as little-endian int32
-    the rest     arithmetic code of the integers: for each tensor e, the median m of its stored levels, and then the
-                 stored levels minus m; negative integers i are coded as -2 i - 1, the others as 2 i
+The integers of a stream (`tenreo.codec.integer_coding`) are, for each tensor, e, the median m of its stored levels, and
+then the stored levels minus m.
 """
 
 import math
@@ -21,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tenreo.codec import range_coder
-from tenreo.codec.grid_decoding import MOST_EXPONENT, checksum, decode_values, values_of
+from tenreo.codec.grid_decoding import MOST_EXPONENT, decode_values, values_of
+from tenreo.codec.integer_coding import encode_integers
 
 _MOST_LEVEL = 1 << 24  # float32 represents smaller levels exactly
 _FINEST_LOGARITHM = 14  # steps of 2^-14 of a logarithm change a value by less than half precision does
@@ -150,12 +149,7 @@ def encode_levels(tensors: Iterable[tuple[Grid, Tensor]]) -> NDArray[np.uint8] |
         median = int(np.sort(levels)[len(levels) // 2]) if len(levels) else 0
         parts += [np.array([grid.exponent, median]), levels - median]
     integers = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    coder = range_coder.encoder(8 * len(integers) + 64)
-    range_coder.encode_counts(np.where(integers < 0, -2 * integers - 1, 2 * integers)[None], *coder)
-    code = range_coder.finish(coder)
-    if not range_coder.plausible(len(integers), len(code)):
-        return None
-    return np.concatenate([np.frombuffer(checksum(integers), np.uint8), code])
+    return encode_integers(integers)
 
 
 def decode_levels(stream: Any, sizes: Sequence[tuple[int, bool]]) -> list[Tensor]:

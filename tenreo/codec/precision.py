@@ -6,10 +6,14 @@ the scale with the smallest error. Scales are bfloat16, so the product of code a
 quantizing twice changes nothing.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from tenreo.codec.packing import pack, unpack
+from tenreo.codec.curve_values import integer_codes
+from tenreo.codec.integer_coding import encode_integers
+from tenreo.codec.packing import pack
 from tenreo.codec.shape import CurveShape, Precision, bands
 from tenreo.errors import TenreoError
 
@@ -17,37 +21,49 @@ from tenreo.errors import TenreoError
 _CLIPS = torch.linspace(1.0, 0.5, 21, dtype=torch.float32, device="cpu")
 
 
-def pack_coefficients(coefficients: Tensor, precision: Precision) -> tuple[Tensor, Tensor | None]:
+class StoredCoefficients(NamedTuple):
+    """Coefficients as a file stores them, on the CPU."""
+
+    values: Tensor  # (groups, coefficients_per_row) floating point, or (bytes,) uint8: packed or coded integers
+    scales: Tensor | None = None  # (groups, bands) bfloat16 for integers
+    coded: bool = False  # whether integers are entropy-coded (`tenreo.codec.integer_coding`)
+
+
+def pack_coefficients(coefficients: Tensor, precision: Precision, code: bool = False) -> StoredCoefficients:
     """Quantize coefficients and pack them for a file.
 
     Args:
         coefficients: (groups, coefficients_per_row) floating point.
         precision: number format; FLOAT32 keeps the dtype.
-
-    Returns:
-        Values, (groups, coefficients_per_row) floating point or packed uint8, and scales, (groups, bands) bfloat16, or
-        None for floating point. Both are on the CPU.
+        code: whether integers are entropy-coded if that is shorter.
 
     Raises:
         TenreoError: if a coefficient is too large for the number format.
     """
     coefficients = coefficients.detach().cpu()
     if not precision.is_integer:
-        return _cast(coefficients, precision), None
+        return StoredCoefficients(_cast(coefficients, precision))
     codes, scales = quantize_bands(coefficients.float(), precision.bits)
-    return pack(codes.reshape(-1) + (1 << (precision.bits - 1)), precision.bits), scales
+    packed = pack(codes.reshape(-1) + (1 << (precision.bits - 1)), precision.bits)
+    stream = encode_integers(codes.reshape(-1).to(torch.int64).numpy()) if code else None
+    if stream is None or len(stream) >= len(packed):
+        return StoredCoefficients(packed, scales)
+    return StoredCoefficients(torch.from_numpy(stream), scales, coded=True)
 
 
-def unpack_coefficients(values: Tensor, scales: Tensor | None, shape: CurveShape) -> Tensor:
+def unpack_coefficients(stored: StoredCoefficients, shape: CurveShape) -> Tensor:
     """Unpack the result of `pack_coefficients`.
 
     Returns:
         (groups, coefficients_per_row); float32 if the coefficients were integers.
+
+    Raises:
+        TenreoError: if coded integers are damaged.
     """
+    values, scales, coded = stored
     if scales is None:
         return values
-    bits = shape.precision.bits
-    codes = unpack(values, bits, shape.coefficients) - (1 << (bits - 1))
+    codes = torch.from_numpy(integer_codes(values.numpy(), shape, coded))
     return dequantize_bands(codes.reshape(shape.groups, shape.coefficients_per_row), scales)
 
 

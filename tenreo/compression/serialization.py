@@ -16,7 +16,7 @@ from tenreo import __version__
 from tenreo.codec.encode import EncodedWeight
 from tenreo.codec.packing import pack, unpack
 from tenreo.codec.position_coding import columns_per_output, decode_positions, encode_positions
-from tenreo.codec.precision import pack_coefficients, unpack_coefficients
+from tenreo.codec.precision import StoredCoefficients, pack_coefficients, unpack_coefficients
 from tenreo.codec.shape import Positions
 from tenreo.compression.parametrization import (
     Curve,
@@ -87,7 +87,7 @@ def _file_content(
     dense = tensors.keys() - {curve.parameter + suffix for curve in compressed for suffix in SUFFIXES}
     if recipe is not None:
         tensors |= {name: stored_dense(name, tensors[name], recipe.dense_dtype) for name in dense}
-    _pack_layers_(tensors, {curve.parameter: records[curve.name] for curve in compressed})
+    records |= _pack_layers_(tensors, records, {curve.name: curve.parameter for curve in compressed})
     digest = remembered_digest(model)
     source = Provenance(__version__, digest, license=info.license) if digest else None
     described = partial(metadata, info, None if recipe is None else recipe.to_dict(), records, source=source)
@@ -148,16 +148,35 @@ def round_dense_(model: nn.Module) -> None:
             state[name].copy_(rounded)
 
 
-def _pack_layers_(tensors: dict[str, Tensor], layers: Mapping[str, LayerRecord]) -> None:
-    """Replace the coefficients and positions of each layer, keyed by parameter name, by their stored form."""
+def _pack_layers_(
+    tensors: dict[str, Tensor], layers: Mapping[str, LayerRecord], parameters: Mapping[str, str]
+) -> dict[str, LayerRecord]:
+    """Replace the coefficients and positions of all layers by their stored form, and return the final records."""
+
+    def packed(layer: str) -> tuple[dict[str, Tensor], LayerRecord]:
+        own = {suffix: tensors[parameters[layer] + suffix] for suffix in (POSITIONS, COEFFICIENTS)}
+        positions = stored_positions(own[POSITIONS], layers[layer])
+        coefficients, record = stored_coefficients(own[COEFFICIENTS], layers[layer])
+        return {POSITIONS: positions, **coefficients}, record
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        stored = pool.map(lambda name: stored_positions(tensors[name + POSITIONS], layers[name]), layers)
-        tensors |= dict(zip((name + POSITIONS for name in layers), stored, strict=True))
-    for name, layer in layers.items():
-        values, scales = pack_coefficients(tensors[name + COEFFICIENTS], layer.curve.precision)
-        tensors[name + COEFFICIENTS] = values
-        if scales is not None:
-            tensors[name + SCALES] = scales
+        results = dict(zip(layers, pool.map(packed, layers), strict=True))
+    for layer, (stored, _) in results.items():
+        tensors |= {parameters[layer] + suffix: tensor for suffix, tensor in stored.items()}
+    return {layer: record for layer, (_, record) in results.items()}
+
+
+def stored_coefficients(coefficients: Tensor, layer: LayerRecord) -> tuple[dict[str, Tensor], LayerRecord]:
+    """Convert coefficients, (groups, coefficients_per_row), to the tensors in which a file stores them.
+
+    Integers are entropy-coded if the positions are.
+
+    Returns:
+        The tensors by suffix, and the record with their storage.
+    """
+    values, scales, coded = pack_coefficients(coefficients, layer.curve.precision, layer.positions == Positions.CODED)
+    tensors = {COEFFICIENTS: values} | ({} if scales is None else {SCALES: scales})
+    return tensors, replace(layer, coded_coefficients=coded)
 
 
 def stored_positions(positions: Tensor, layer: LayerRecord) -> Tensor:
@@ -221,13 +240,14 @@ def _unpack_layer(name: str, record: LayerRecord, tensors: Mapping[str, Tensor],
         if record.positions == Positions.CODED:
             row = columns_per_output(record.shape)
             positions = decode_positions(positions, record.columns, length, row, record.curve.basis)
+        stored = (tensors[name + COEFFICIENTS], tensors.get(name + SCALES), record.coded_coefficients)
+        coefficients = unpack_coefficients(StoredCoefficients(*stored), record.curve)
     except TenreoError as error:
         raise TenreoError(f"{path}: {name}: {error}") from error
     if record.positions == Positions.PACKED:
         positions = unpack(positions, record.curve.position_bits, record.columns)
     if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < length:
         raise TenreoError(f"{path}: {name + POSITIONS} has values outside [0, {length}); the file is damaged")
-    coefficients = unpack_coefficients(tensors[name + COEFFICIENTS], tensors.get(name + SCALES), record.curve)
     curve = record.curve
     return EncodedWeight(coefficients, positions.to(torch.int32), length, record.shape, curve.memory, curve.basis)
 

@@ -104,7 +104,7 @@ class SmallGraph:
         self._weight("Ramp", ["range", "scalars", "sizes", "shape"], name)
 
     def _add_coefficients(self, name: str, coefficients: Tensor, precision: Precision) -> None:
-        values, scales = pack_coefficients(coefficients, precision)
+        values, scales, _ = pack_coefficients(coefficients, precision)
         target = f"{name}.coefficients"
         if scales is None:
             self._tensors[target] = values

@@ -3,8 +3,8 @@
 The metadata contain `tenreo.version` and, as JSON strings, `tenreo.model`, `tenreo.recipe` and `tenreo.layers`.
 
 In version 1, positions are int32 and coefficients are floating-point numbers. In version 2, positions are packed, and
-coefficients may be integers. In version 3, positions may be entropy-coded. In version 4, curves may be ramps, and dense
-tensors may be coded (`tenreo.dense`).
+coefficients may be integers. In version 3, positions may be entropy-coded. In version 4, curves may be ramps, and
+integer coefficients and dense tensors may be coded (`tenreo.dense`).
 docs/format.md specifies every byte.
 """
 
@@ -391,6 +391,7 @@ def check_layers(header: Header) -> None:
             # Coefficients in full precision have the dtype of the dense weight, which may be any floating-point one.
             dtypes = FLOATING if suffix == COEFFICIENTS and needed.is_floating else (needed.dtype,)
             coded = suffix == POSITIONS and record.positions == Positions.CODED
+            coded = coded or (suffix == COEFFICIENTS and record.coded_coefficients)
             fits = given.shape == needed.shape or (coded and len(given.shape) == 1 and given.numel <= needed.numel)
             if given.dtype not in dtypes or not fits:
                 raise TenreoError(

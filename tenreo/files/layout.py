@@ -92,7 +92,7 @@ def layer_tensors(layer: LayerRecord, dtype: str = "F32") -> dict[str, TensorRec
     """Return the tensors that store a compressed layer, by suffix.
 
     Args:
-        layer: record of the layer. Coded positions vary in length; the result has their maximum.
+        layer: record of the layer. Coded positions and coefficients vary in length; the result has their maximum.
         dtype: dtype of the dense weight, which is that of coefficients in full precision.
     """
     curve = layer.curve

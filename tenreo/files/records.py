@@ -222,6 +222,7 @@ class LayerRecord:
         positions: storage format of the positions: coded (since version 3), packed (since version 2) or int32.
         dtype: dtype of the dense weight, such as BF16, if the coefficients are in another format than it would have;
             empty if it is that of the coefficients in full precision, and F32 otherwise.
+        coded_coefficients: whether integer coefficients are entropy-coded (since version 4) instead of packed.
     """
 
     shape: tuple[int, ...]
@@ -229,6 +230,7 @@ class LayerRecord:
     errors: LayerErrors = LayerErrors()
     positions: Positions = Positions.PACKED
     dtype: str = ""
+    coded_coefficients: bool = False
 
     @property
     def numel(self) -> int:
@@ -238,7 +240,9 @@ class LayerRecord:
     @property
     def version(self) -> int:
         """The lowest version of the file format, from 2, that has such a layer."""
-        return 4 if self.curve.basis is Basis.RAMP or self.dtype else 3 if self.positions == Positions.CODED else 2
+        if self.curve.basis is Basis.RAMP or self.dtype or self.coded_coefficients:
+            return 4
+        return 3 if self.positions == Positions.CODED else 2
 
     @property
     def columns(self) -> int:
@@ -263,6 +267,7 @@ class LayerRecord:
             "snr_unrefined": snr_unrefined,
             "signal": signal,
             **coded,
+            **({"coefficients": "coded"} if self.coded_coefficients else {}),
             **({"memory": self.curve.memory} if self.curve.memory else {}),
             **({"basis": self.curve.basis} if self.curve.basis is Basis.RAMP else {}),
             **({"dtype": self.dtype} if self.dtype else {}),
@@ -290,7 +295,11 @@ class LayerRecord:
         if read.has("positions"):
             positions = Positions(read.one_of("positions", (Positions.CODED,)))
         dtype = read.one_of("dtype", _FLOATING) if read.has("dtype") else ""
-        return replace(cls.checked(shape, curve, LayerErrors(snr, snr_unrefined, signal), positions), dtype=dtype)
+        coded = read.has("coefficients") and bool(read.one_of("coefficients", ("coded",)))
+        if coded and not curve.precision.is_integer:
+            raise ValueError(f"impossible layer: coded coefficients of precision {precision}")
+        record = cls.checked(shape, curve, LayerErrors(snr, snr_unrefined, signal), positions)
+        return replace(record, dtype=dtype, coded_coefficients=coded)
 
     @classmethod
     def checked(

@@ -6,6 +6,7 @@ Numbers in bfloat16, which NumPy lacks, become float32 of the same values.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenreo.codec.bit_packing import unpack_integers
-from tenreo.codec.curve_values import decode_curve, decode_integers
+from tenreo.codec.curve_values import decode_curve, dequantize, integer_codes
 from tenreo.codec.grid_decoding import decode_values
 from tenreo.codec.position_decoding import columns_per_output, decode_stream
 from tenreo.codec.shape import Positions
@@ -99,30 +100,35 @@ class TensorFile:
             if self._coded is None:
                 coded = self.header.coded
                 sizes = [(each.numel, name.endswith(VARIANCE) and each.is_floating) for name, each in coded.items()]
-                try:
+                with self._damage_named(DENSE):
                     values = decode_values(self.content(DENSE), sizes)
-                except TenreoError as error:
-                    raise TenreoError(f"{self.path}: {error}") from error
                 self._coded = dict(zip(coded, values, strict=True))
         return self._coded
+
+    @contextmanager
+    def _damage_named(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except TenreoError as error:
+            raise TenreoError(f"{self.path}: {name}: {error}") from error
 
     def _decoded(self, name: str, layer: LayerRecord, record: TensorRecord) -> NDArray[Any]:
         curve = layer.curve
         coefficients = self._stored(name + COEFFICIENTS)
         if curve.precision.is_integer:
-            coefficients = decode_integers(coefficients, self._stored(name + SCALES), curve)
+            with self._damage_named(name):
+                codes = integer_codes(coefficients, curve, layer.coded_coefficients)
+            coefficients = dequantize(codes, self._stored(name + SCALES), curve)
         wide = np.float64 if coefficients.dtype == np.float64 else np.float32
         values = decode_curve(coefficients.astype(wide), self._positions(name, layer), curve)
         return _cast(values, record.dtype).reshape(record.shape)
 
     def _positions(self, name: str, layer: LayerRecord) -> NDArray[Any]:
         stored, curve = self._stored(name + POSITIONS), layer.curve
-        try:
-            if layer.positions == Positions.CODED:
-                row = columns_per_output(layer.shape)
+        if layer.positions == Positions.CODED:
+            row = columns_per_output(layer.shape)
+            with self._damage_named(name):
                 stored = decode_stream(stored, layer.columns, curve.length, row, curve.basis)
-        except TenreoError as error:
-            raise TenreoError(f"{self.path}: {name}: {error}") from error
         if layer.positions == Positions.PACKED:
             stored = unpack_integers(stored, curve.position_bits, layer.columns)
         if len(stored) and not 0 <= int(stored.min()) <= int(stored.max()) < curve.length:

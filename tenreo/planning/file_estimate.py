@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenreo import __version__
+from tenreo.codec.shape import Positions, Precision
 from tenreo.files.counts import Counts, count
 from tenreo.files.dense_stream import encode_dense
 from tenreo.files.header import check_readable, metadata
-from tenreo.files.layout import DENSE, POSITIONS, TensorRecord, file_size, layer_tensors
+from tenreo.files.layout import COEFFICIENTS, DENSE, POSITIONS, TensorRecord, file_size, layer_tensors
 from tenreo.files.provenance import Provenance
 from tenreo.files.records import LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import record
@@ -28,6 +29,8 @@ _SOURCE = Provenance(__version__, "0" * 64)
 _NAMED = ModelInfo("a" * 20, 10_000, "w" * 20)  # of a model whose name `tenreo.save` may find out
 _NAMING_PACKAGES = ("torchvision", "timm")
 _META_BITS = 3.0  # bits of a coded dense value without its step; weights on the meta device have no values
+# Bits of a coded coefficient, which differ by 0.1 among layers, and bytes until the coder has adapted to a layer.
+_CODED_BITS, _CODED_BYTES = {Precision.INT8: 7.4, Precision.INT6: 5.45}, 40
 _HALF = {DenseDtype.FLOAT16: "F16", DenseDtype.BFLOAT16: "BF16"}
 
 
@@ -113,13 +116,18 @@ class FileEstimate:
 
     def _record(self, layer: LayerPlan) -> LayerRecord:
         errors = _ERRORS if layer.errors.snr is None else layer.errors
-        return LayerRecord(layer.shape, layer.encoding, errors, self.recipe.positions)
+        coded = self.recipe.positions == Positions.CODED and layer.encoding.precision in _CODED_BITS
+        return LayerRecord(layer.shape, layer.encoding, errors, self.recipe.positions, coded_coefficients=coded)
 
     def _tensors(
         self, parameter: str, layer: LayerRecord, position_bytes: int | None = None
     ) -> dict[str, TensorRecord]:
         """Return the tensors of a compressed parameter; without `position_bytes`, positions have their maximum size."""
         tensors = layer_tensors(layer, self.dense[parameter].dtype)
+        if layer.coded_coefficients:
+            size = _CODED_BYTES + math.ceil(_CODED_BITS[layer.curve.precision] * layer.curve.coefficients / 8)
+            packed = tensors[COEFFICIENTS].numel
+            tensors[COEFFICIENTS] = replace(tensors[COEFFICIENTS], shape=(min(size, packed),))
         if position_bytes is not None:
             most = tensors[POSITIONS].numel
             tensors[POSITIONS] = replace(tensors[POSITIONS], shape=(min(position_bytes, most),))

@@ -3,7 +3,13 @@ import pytest
 import torch
 
 import tenreo
-from tenreo.codec.precision import fake_quantize, pack_coefficients, quantize_bands, unpack_coefficients
+from tenreo.codec.precision import (
+    StoredCoefficients,
+    fake_quantize,
+    pack_coefficients,
+    quantize_bands,
+    unpack_coefficients,
+)
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.errors import TenreoError
 
@@ -19,12 +25,31 @@ def test_packing_agrees_with_fake_quantizing_and_quantizing_twice_changes_nothin
     coefficients = spectrum(per_row)
     coefficients[0] = 0
     once = fake_quantize(coefficients, precision)
-    values, scales = pack_coefficients(coefficients, precision)
-    shape = CurveShape(4, per_row, per_row, precision)
-    assert torch.equal(unpack_coefficients(values, scales, shape).float(), once)
     assert torch.equal(fake_quantize(once, precision), once)
-    again, _ = pack_coefficients(once, precision)
-    assert torch.equal(again, values)
+    for code in (False, True):
+        stored = pack_coefficients(coefficients, precision, code)
+        shape = CurveShape(4, per_row, per_row, precision)
+        assert torch.equal(unpack_coefficients(stored, shape).float(), once)
+        assert stored.coded == (code and precision.is_integer and per_row > 2)
+        assert torch.equal(pack_coefficients(once, precision, code).values, stored.values)
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT6])
+def test_coded_integers_have_about_the_size_of_their_entropy(precision):
+    coefficients = torch.randn(4, 3000, generator=torch.Generator().manual_seed(0))
+    stored = pack_coefficients(coefficients, precision, code=True)
+    codes, _ = quantize_bands(coefficients, precision.bits)
+    counts = torch.unique(codes, return_counts=True)[1].double()
+    entropy = -(counts * (counts / counts.sum()).log2()).sum().item() / 8
+    assert entropy < len(stored.values) < 1.03 * entropy
+
+
+@pytest.mark.parametrize("place", [0, 5, -1])
+def test_damaged_coded_integers_are_refused(place):
+    values, scales, _ = pack_coefficients(spectrum(3000), Precision.INT8, code=True)
+    values[place] ^= 4
+    with pytest.raises(TenreoError, match=r"coefficients: the stream has .*; the file is damaged"):
+        unpack_coefficients(StoredCoefficients(values, scales, True), CurveShape(4, 3000, 3000, Precision.INT8))
 
 
 @pytest.mark.parametrize("bits", [6, 8])

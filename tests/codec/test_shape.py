@@ -18,7 +18,7 @@ def test_bytes_agree_with_the_packed_tensors(precision, groups, length, per_row)
     shape = CurveShape(groups, length, per_row, precision)
     columns = 5003
     positions = pack(torch.arange(columns) % length, shape.position_bits)
-    values, scales = pack_coefficients(torch.randn(groups, per_row), precision)
+    values, scales, _ = pack_coefficients(torch.randn(groups, per_row), precision)
     tensors = [positions, values] if scales is None else [positions, values, scales]
     assert shape.columns(groups * columns) == columns
     assert shape.bytes(groups * columns) == sum(t.numel() * t.element_size() for t in tensors)

@@ -78,7 +78,7 @@ def test_a_weight_of_the_model_itself_is_saved_under_its_name(tmp_path, make, pa
 
 def test_quantized_coefficients_are_those_that_a_file_stores(tmp_path):
     model = convolutional()
-    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0, precision="int6"))
+    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(8.0), refine=0, precision="int6", pack="plain"))
     coefficients = model[2].parametrizations.weight.original
     stored = coefficients.detach().clone()
     with torch.no_grad():

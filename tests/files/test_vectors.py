@@ -35,5 +35,6 @@ def test_the_vectors_have_every_encoding():
     layers = {name: next(iter(header.layers.values())) for name, header in headers.items()}
     assert {layer.positions for layer in layers.values()} == {"packed", "coded"}
     assert {layer.curve.precision for layer in layers.values()} == {"float32", "float16", "bfloat16", "int8", "int6"}
+    assert layers["coded_int6"].coded_coefficients
     assert layers["ramp"].curve.basis == "ramp" and headers["ramp"].coded.keys() >= {"fc.bias", "norm.running_var"}
     assert all(header.checksums and header.source is not None for header in headers.values())

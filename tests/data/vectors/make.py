@@ -16,8 +16,9 @@ RATE = {"groups": 2, "rate": tenreo.Uniform(4.0), "refine": 1, "include": ("fc.w
 RECIPES = {
     "packed": tenreo.Recipe(**RATE, pack="plain"),
     "coded": tenreo.Recipe(**RATE),
-    "int8": tenreo.Recipe(**RATE, precision="int8"),
-    "int6": tenreo.Recipe(**RATE, precision="int6"),
+    "int8": tenreo.Recipe(**RATE, precision="int8", pack="plain"),
+    "int6": tenreo.Recipe(**RATE, precision="int6", pack="plain"),
+    "coded_int6": tenreo.Recipe(**RATE, precision="int6"),
     "float16": tenreo.Recipe(**RATE, precision="float16", dense_dtype="float16"),
     "bfloat16": tenreo.Recipe(**RATE, precision="bfloat16", dense_dtype="bfloat16"),
     "ramp": tenreo.Recipe(None, tenreo.TargetSize(2600), include=("fc.weight",)),
