@@ -54,7 +54,7 @@ def decode_integers(stream: Bytes, count: int, content: str) -> Integers:
     counts, coder = np.zeros((1, count), np.int64), range_coder.decoder(code)
     if range_coder.decode_counts(counts, 1 << 62, *coder) < 0 or len(code) > coder.state[2]:
         raise damaged(content, "an invalid code")
-    integers = np.where(counts[0] & 1, -(counts[0] >> 1) - 1, counts[0] >> 1)
+    integers: Integers = np.where(counts[0] & 1, -(counts[0] >> 1) - 1, counts[0] >> 1)
     if _checksum(integers) != stream[:_HEADER].tobytes():
         raise damaged(content, "a wrong checksum")
     return integers
