@@ -60,11 +60,13 @@ class _Trials:
     def encode_parts(self, price: float) -> Callable[[float], int]:
         """Return a function that encodes a part, in [0, 1], of all layers at a price and returns the bytes of the file.
 
-        One layer after another, in their order, has the price; the next ones keep their best encoding so far.
+        One layer after another has the price; the next ones keep their best encoding so far. Those with the fewest bits
+        per weight are first: what is zero in them costs little at any price, but levels that were chosen at a higher
+        price cost many bits at a lower one.
         """
         before = self.best
         coarse = {name: decode(each.weight) for name, each in before.items()}
-        layers = self.plan.compressed
+        layers = sorted(self.plan.compressed, key=lambda layer: before[layer.name].report.bytes_after / layer.numel)
 
         def encode(part: float) -> int:
             parts = {layer.name: min(max(part * len(layers) - i, 0.0), 1.0) for i, layer in enumerate(layers)}
