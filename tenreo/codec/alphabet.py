@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tenreo.codec.pieces import pieces
 from tenreo.codec.shape import Basis
 
 _LEADING = 5  # bits that the numbers of a range have in common: 16 ranges between powers of two
@@ -49,13 +50,29 @@ class Alphabet:
 
     def cells_of(self, positions: Any) -> NDArray[np.int32]:
         """Return the cell of each position."""
-        cells: NDArray[np.int32]
-        if self.extra.any():
-            symbols = np.searchsorted(self.first, positions // self.sets, side="right") - 1
-            cells = (symbols * self.sets + positions % self.sets).astype(np.int32)
-        else:  # every index is a symbol
-            cells = (positions - self.sets * self.first[0]).astype(np.int32)
+        cells = np.empty(len(positions), np.int32)
+        ranges = self.extra.any()
+        for part in pieces(len(positions)):
+            own = positions[part]
+            if ranges:
+                symbols = np.searchsorted(self.first, own // self.sets, side="right") - 1
+                cells[part] = symbols * self.sets + own % self.sets
+            else:  # every index is a symbol
+                cells[part] = own - self.sets * self.first[0]
         return cells
+
+    def count(self, cells: Any, rows: Any, count: int) -> Integers:
+        """Count cells in every row of a table, (count, cells).
+
+        Args:
+            cells: (columns,) cell of each position.
+            rows: (columns,) integers below `count`, row in which each position is counted.
+            count: number of rows.
+        """
+        counts = np.zeros(count * self.cells, np.int64)
+        for part in pieces(len(cells)):
+            counts += np.bincount(rows[part].astype(np.int64) * self.cells + cells[part], minlength=len(counts))
+        return counts.reshape(count, self.cells)
 
 
 @lru_cache(maxsize=256)

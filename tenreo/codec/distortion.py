@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from tenreo.codec.pieces import pieces
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-_PIECE = 1 << 20  # elements that are converted to float64 at a time
 
 
 def decibels(squared_norm: float, squared_error: float) -> float:
@@ -63,8 +63,7 @@ def energy(values: Tensor, others: Tensor | None = None) -> float:
     """
     left, right = values.detach().reshape(-1), None if others is None else others.detach().reshape(-1)
     total = 0.0
-    for first in range(0, len(left), _PIECE):
-        part = slice(first, first + _PIECE)
+    for part in pieces(len(left)):  # only these are converted to float64
         difference = left[part].double() if right is None else left[part].double() - right[part].double()
         total += difference.square().sum().item()
     return total

@@ -10,8 +10,9 @@ from tenreo.codec.chain import chain
 from tenreo.codec.cosine import dct
 from tenreo.codec.decoding import curve_index, decode_columns
 from tenreo.codec.distortion import energy
+from tenreo.codec.pieces import pieces
 from tenreo.codec.precision import fake_quantize
-from tenreo.codec.ramp import fit_ramp
+from tenreo.codec.ramp import decode_ramp, fit_ramp
 from tenreo.codec.refine import columns_of, fit, refine
 from tenreo.codec.shape import Basis, CurveShape, Precision
 from tenreo.codec.threads import SINGLE_THREADED, Task
@@ -230,7 +231,12 @@ def _reassigned(weight: Tensor, encoded: EncodedWeight) -> EncodedWeight:
 
 def squared_error(weight: Tensor, encoded: EncodedWeight) -> float:
     """Return the squared distance between a weight and its decoded encoding, in float64."""
-    return energy(weight, decode(encoded))
+    if encoded.basis is not Basis.RAMP:
+        return energy(weight, decode(encoded))
+    row, total = weight.detach().reshape(-1), 0.0
+    for part in pieces(len(row)):
+        total += energy(row[part], decode_ramp(encoded.coefficients, encoded.positions[part], encoded.length)[0])
+    return total
 
 
 def quantize(weight: Tensor, encoded: EncodedWeight, precision: Precision, reassign: bool = True) -> EncodedWeight:

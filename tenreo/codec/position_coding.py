@@ -54,8 +54,8 @@ def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0, 
     Returns:
         (bytes,) uint8, at most 5 bytes more than packed bits.
     """
-    symbols = positions.numpy().astype(np.int32)
-    checksum = zlib.crc32(symbols.astype("<i4").tobytes()).to_bytes(4, "little")
+    symbols = np.ascontiguousarray(positions.numpy(), np.int32)
+    checksum = zlib.crc32(symbols.astype("<i4", copy=False).data).to_bytes(4, "little")
     alphabet = alphabet_of(length, memory, basis)
     cells = alphabet.cells_of(symbols)
     classes = choose_classes(cells, alphabet, row)
@@ -101,7 +101,12 @@ def _encode_symbols(
 
 def _counts(cells: Any, contexts: Any, alphabet: Alphabet, classes: int) -> Integers:
     """Count the symbols by class and set: (sets * classes, symbols)."""
-    counts = np.bincount(contexts.astype(np.int64) * alphabet.cells + cells, minlength=classes * alphabet.cells)
+    return _tables(alphabet.count(cells, contexts, classes), alphabet)
+
+
+def _tables(counts: Integers, alphabet: Alphabet) -> Integers:
+    """Arrange counts by class, (classes, cells), as tables by class and set: (sets * classes, symbols)."""
+    classes = len(counts)
     by_set = counts.reshape(classes, len(alphabet.first), alphabet.sets).transpose(0, 2, 1)
     return np.ascontiguousarray(by_set).reshape(alphabet.sets * classes, -1)
 
@@ -140,13 +145,13 @@ def choose_classes(cells: Any, alphabet: Alphabet, row: int) -> Classes:
         number = int(blocks.max()) + 1
         if number < 2 or number * alphabet.cells > min(_MOST_CELLS, _CELLS_PER_COLUMN * len(cells)):
             continue
-        counted = np.bincount(blocks * alphabet.cells + cells, minlength=number * alphabet.cells)
-        histograms = counted.reshape(number, alphabet.cells).astype(np.float32)
+        histograms = alphabet.count(cells, blocks, number)
+        frequencies = histograms.astype(np.float32)
         for count in CLASSES[1:]:
-            of_blocks = _cluster(histograms, count, alphabet.sets)
+            of_blocks = _cluster(frequencies, count, alphabet.sets)
             classes = Classes(of_blocks, across)
-            counts = _counts(cells, classes.of_columns(len(cells), row), alphabet, classes.count)
-            bits = _bits(counts) + _bits(np.bincount(of_blocks)[None])
+            counts = np.stack([histograms[of_blocks == i].sum(0) for i in range(classes.count)])
+            bits = _bits(_tables(counts, alphabet)) + _bits(np.bincount(of_blocks)[None])
             if bits < least:
                 best, least = classes, bits
     return best

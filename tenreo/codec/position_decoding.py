@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tenreo.codec import range_coder
 from tenreo.codec.alphabet import Alphabet, alphabet_of
 from tenreo.codec.bit_packing import unpack_integers
+from tenreo.codec.pieces import pieces
 from tenreo.codec.shape import CODED_HEADER, MOST_MEMORY, Basis
 from tenreo.codec.trellis import following
 from tenreo.errors import TenreoError
@@ -35,13 +36,17 @@ class Classes:
 
     def of_columns(self, columns: int, row: int) -> NDArray[np.uint8]:
         """Return the class of each column, (columns,)."""
-        return self.of_blocks.astype(np.uint8)[blocks_of(columns, row, self.across)]
+        return self.of_blocks.astype(np.uint8).take(blocks_of(columns, row, self.across))
 
 
-def blocks_of(columns: int, row: int, across: bool) -> Integers:
+def blocks_of(columns: int, row: int, across: bool) -> NDArray[Any]:
     """Return the block of each column, (columns,)."""
-    column = np.arange(columns)
-    return column % row if across else column // row
+    blocks: NDArray[Any] = np.empty(columns, np.int32 if columns < 1 << 31 else np.int64)
+    for part in pieces(columns):
+        column = np.arange(part.start, min(part.stop, columns), dtype=blocks.dtype)
+        quotient = column // row
+        blocks[part] = column - quotient * row if across else quotient  # % is slower than the product
+    return blocks
 
 
 def columns_per_output(shape: Sequence[int]) -> int:

@@ -14,6 +14,8 @@ that suits the others.
 import torch
 from torch import Tensor
 
+from tenreo.codec.pieces import pieces
+
 
 def most_level(length: int) -> int:
     """Return the largest level M of a ramp with `length` samples, at least 3.
@@ -67,7 +69,9 @@ def fit_ramp(row: Tensor, positions: Tensor, coefficients: Tensor, length: int, 
     if length > len(row):  # then a table of all samples would be larger than the weight
         used, inverse = torch.unique(positions, return_inverse=True)
     density = torch.bincount(inverse, minlength=len(used)).double()
-    sums = torch.bincount(inverse, row.double(), minlength=len(used))
+    sums = torch.zeros(len(used), dtype=torch.float64, device=row.device)
+    for part in pieces(len(row)):
+        sums.index_add_(0, inverse[part], row[part].double())
     level = levels(used, length, torch.float64)
     constant = torch.full_like(level, float(offset))
     basis = torch.stack([constant, level / most_level(length), level.sign()])  # (3, used)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from tenreo.codec.alphabet import Alphabet, alphabet_of
 from tenreo.codec.encode import EncodedWeight, check_range, scaled_matrix
+from tenreo.codec.pieces import pieces
 from tenreo.codec.position_coding import bits_of, choose_classes, columns_per_output
 from tenreo.codec.precision import fake_quantize
 from tenreo.codec.ramp import decode_ramp, fit_ramp, most_level
@@ -112,7 +113,9 @@ def quantize_uniformly(weight: Tensor, price: float, memory: int = MEMORY) -> En
     while step * most_level(length_for(width, step)) > most and step > width / 1024:
         step /= 2  # the ends of the ramp are then nearer to the largest value
     length = length_for(width, step)
-    positions = ((values - offset) / step).round().int() + most_level(length)
+    positions = torch.empty(len(values), dtype=torch.int32, device=row.device)
+    for part in pieces(len(values)):
+        positions[part] = ((values[part] - offset) / step).round().int() + most_level(length)
     functions = [[offset.item() / scale, step * most_level(length) / scale, 0.0]]
     coefficients = torch.tensor(functions, dtype=torch.float64, device=row.device).to(weight.dtype)
     coefficients = check_range(weight, coefficients)
@@ -254,12 +257,14 @@ def fit_curve(matrix: Tensor, state: State) -> State:
 
 
 def _count(state: State, positions: Tensor, contexts: Any, classes: int) -> State:
-    cells = state.alphabet.cells
-    of_columns = contexts.astype(np.int64) * cells + state.alphabet.cells_of(positions.numpy())
-    frequencies = np.bincount(of_columns, minlength=classes * cells).reshape(classes, cells).astype(np.float64)
+    counts = state.alphabet.count(state.alphabet.cells_of(positions.numpy()), contexts, classes)
+    frequencies = counts.astype(np.float64)
     return replace(state, positions=positions, contexts=contexts, frequencies=frequencies)
 
 
 def _squared_error(matrix: Tensor, state: State) -> float:
-    decoded = decode_ramp(state.coefficients, state.positions, state.length)
-    return (matrix - decoded).square().sum(dtype=torch.float64).item()
+    total = 0.0
+    for part in pieces(matrix.shape[1]):
+        decoded = decode_ramp(state.coefficients, state.positions[part], state.length)
+        total += (matrix[:, part] - decoded).square().sum(dtype=torch.float64).item()
+    return total

@@ -64,20 +64,20 @@ def cheapest_path(
         CancelledError: if the task was cancelled.
     """
     step = (samples[-1] - samples[0]) / max(1, len(samples) - 1)
-    windows = np.full(len(values), -_WINDOW // 2) if step == 0 else (values - samples[0]) / step - _WINDOW // 2
+    lowest = samples[0]
     padding = max(-len(samples) % 4, _WINDOW - len(samples))
     middle = len(samples) // 2 & ~3
     samples = np.pad(samples, (0, padding))
     cells = np.pad(cells, (0, padding), constant_values=prices.shape[1])
     prices = np.pad(prices, ((0, 0), (0, 1)), constant_values=np.inf)
-    windows = windows.clip(0, len(samples) - _WINDOW).astype(np.int32) & ~3
-    curve, state = (samples, cells, middle), 0
+    curve, state, last = (samples, cells, middle), 0, len(samples) - _WINDOW
     for first in range(0, len(values), _BLOCK):
         task.check_stopped()
         part = slice(first, first + _BLOCK)
-        state = _cheapest_block(
-            values[part], windows[part], curve, prices, contexts[part], machine, state, result[part]
-        )
+        own = values[part]
+        windows = np.full(len(own), -_WINDOW // 2) if step == 0 else (own - lowest) / step - _WINDOW // 2
+        windows = windows.clip(0, last).astype(np.int32) & ~3
+        state = _cheapest_block(own, windows, curve, prices, contexts[part], machine, state, result[part])
 
 
 @compiled
