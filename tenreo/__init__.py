@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tenreo.correction.importance import measure_importance as measure_importance
     from tenreo.correction.statistics import calibrate_ as calibrate_
     from tenreo.correction.statistics import match_statistics_ as match_statistics_
+    from tenreo.evaluation.analysis import Analysis as Analysis
+    from tenreo.evaluation.analysis import LayerAnalysis as LayerAnalysis
+    from tenreo.evaluation.sensitivity import analyze as analyze
     from tenreo.evaluation.targets import compress_to_ as compress_to_
     from tenreo.exporting.export import export as export
     from tenreo.files.records import ModelInfo as ModelInfo
@@ -37,7 +40,9 @@ if TYPE_CHECKING:
 # The public names and the modules that define them. They are imported on first use, because importing torch takes
 # seconds and `tenreo --help` must answer at once.
 _MODULES = {
+    "Analysis": "evaluation.analysis",
     "EncodedWeight": "codec.encode",
+    "LayerAnalysis": "evaluation.analysis",
     "ModelInfo": "files.records",
     "Plan": "planning.plan",
     "Progressive": "planning.rates",
@@ -50,6 +55,7 @@ _MODULES = {
     "TargetParameters": "planning.rates",
     "TargetSize": "planning.rates",
     "Uniform": "planning.rates",
+    "analyze": "evaluation.sensitivity",
     "calibrate_": "correction.statistics",
     "compress_": "compression.compress_model",
     "compress_to_": "evaluation.targets",

@@ -5,7 +5,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -67,8 +67,28 @@ def write_model(model: nn.Module, path: Path, info: ModelInfo, recipe: Recipe | 
 
 def written_size(model: nn.Module, info: ModelInfo, recipe: Recipe | None = None) -> int:
     """Return the size in bytes of the file that `write_model` would write."""
+    return stored_bytes(model, info, recipe).total
+
+
+@dataclass(frozen=True)
+class StoredBytes:
+    """Bytes of a file.
+
+    Attributes:
+        total: size of the file.
+        layers: bytes of positions, coefficients and scales by compressed layer.
+    """
+
+    total: int
+    layers: dict[str, int]
+
+
+def stored_bytes(model: nn.Module, info: ModelInfo, recipe: Recipe | None = None) -> StoredBytes:
+    """Return the bytes of the file that `write_model` would write."""
     tensors, entries, _ = _file_content(model, info, recipe)
-    return _size(tensors, entries)
+    sizes = {name: record(tensor).bytes for name, tensor in tensors.items()}
+    layers = {x.name: sum(sizes.get(x.parameter + suffix, 0) for suffix in SUFFIXES) for x in curves(model)}
+    return StoredBytes(_size(tensors, entries), layers)
 
 
 def _file_content(

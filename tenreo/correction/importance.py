@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from tenreo.correction.noise import noise_batch
+from tenreo.correction.noise import noise_batch, use_batch_statistics_
 from tenreo.correction.run_model import Forward, batches_of, image_count, run_batch
 from tenreo.devices import public_function
 from tenreo.errors import TenreoError, raise_if_out_of_memory
@@ -82,22 +81,15 @@ def measure_importance(
     batches = noise_batch(model, size, seed) if noise else batches_of(images)
     generator = torch.Generator("cpu").manual_seed(seed)
     with in_use(model), torch.inference_mode(False), torch.enable_grad():
-        copy = sharing_copy(model)
-        _prepare_(copy, noise)
+        copy = sharing_copy(model).eval()
+        if noise:
+            use_batch_statistics_(copy)
         weights = _trainable_weights_(copy, chosen)
         ratios = dict.fromkeys(weights, 0.0)
         for part in _parts(batches):
             gradients = _squared_gradients(run_batch(copy, part, forward), list(weights.values()), generator)
             ratios = {name: ratio + g for (name, ratio), g in zip(ratios.items(), gradients, strict=True)}
     return replace(recipe, importance=_factors(ratios) | recipe.importance)
-
-
-def _prepare_(model: nn.Module, noise: bool) -> None:
-    """Set a copy of a model to evaluation; on noise, the BatchNorms use the statistics of their inputs."""
-    for module in model.modules():
-        module.training = False
-        if noise and isinstance(module, _BatchNorm):
-            module.running_mean = module.running_var = None
 
 
 def _trainable_weights_(model: nn.Module, chosen: Container[str]) -> dict[str, Tensor]:

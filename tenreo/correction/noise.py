@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tenreo.models.inputs import arguments_of, input_shape, takes_lists
 
@@ -47,3 +48,13 @@ def noise_batch(model: nn.Module, size: int | tuple[int, ...] | None, seed: int)
         images = images.view(count, frames, *images.shape[1:]).transpose(1, 2)
     arguments = arguments_of(model, images)
     yield arguments[0] if len(arguments) == 1 else arguments
+
+
+def use_batch_statistics_(model: nn.Module) -> None:
+    """Let the BatchNorms of a copy of a model in evaluation mode use the statistics of their inputs.
+
+    The statistics of a network's own images do not fit noise, which would saturate its activations.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.running_mean = module.running_var = None

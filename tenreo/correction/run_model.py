@@ -39,7 +39,7 @@ def run_batch(model: nn.Module, batch: Any, forward: Forward | None = None) -> A
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError) as error:
         raise_if_out_of_memory(error)
         raise TenreoError(
-            f"statistics: the model cannot process {_describe(batch)}: {error}; if it needs its inputs in "
+            f"the model cannot process {_describe(batch)}: {error}; if it needs its inputs in "
             "another form, pass forward=lambda model, batch: ..."
         ) from error
 

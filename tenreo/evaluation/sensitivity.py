@@ -1,0 +1,230 @@
+"""Sensitivity of the layers: what the compression error of each does to the outputs of the model.
+
+The outputs are measured twice per layer: with this layer alone compressed, and with this layer alone restored in the
+compressed model. The inputs and the outputs of the dense model are the same for all measurements.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import kl_div
+
+from tenreo.codec.distortion import energy
+from tenreo.compression.parametrization import curves, expand_, remembered_recipe
+from tenreo.compression.serialization import stored_bytes
+from tenreo.correction.noise import noise_batch, use_batch_statistics_
+from tenreo.correction.run_model import Forward, batches_of, run_batch
+from tenreo.devices import public_function
+from tenreo.errors import TenreoError
+from tenreo.evaluation.agreement import Agreement
+from tenreo.evaluation.analysis import Analysis, LayerAnalysis
+from tenreo.evaluation.ranking import predicted_classes
+from tenreo.files.counts import count
+from tenreo.files.records import ModelInfo
+from tenreo.files.safetensors import record
+from tenreo.modules.copies import in_use, sharing_copy
+from tenreo.modules.ties import check_has_values, stored_state
+from tenreo.modules.weights import Weight, find_weights
+from tenreo.modules.wrappers import unwrapped
+
+NOISE = "noise"  # kind of the images if none are given
+_RESAMPLES = 1000  # of the bootstrap
+Progress = Callable[[str], None]
+
+
+@public_function()
+def analyze(
+    compressed: nn.Module,
+    dense: nn.Module,
+    images: Any = None,
+    *,
+    size: int | tuple[int, ...] | None = None,
+    seed: int = 0,
+    source: str = "images",
+    info: ModelInfo | None = None,
+    forward: Forward | None = None,
+    progress: Progress = lambda name: None,
+) -> Analysis:
+    """Measure the bytes of every compressed layer, and what its error does to the outputs; no model is changed.
+
+    No images are needed: by default the models run on noise, with BatchNorms that use the statistics of the noise. On
+    images, each model has its own statistics.
+
+    >>> from copy import deepcopy
+    >>> from tenreo import Recipe, Uniform, compress_
+    >>> dense = nn.Sequential(nn.Conv2d(3, 64, 4, 4), nn.ReLU(), nn.Conv2d(64, 64, 1), nn.Flatten(), nn.Linear(64, 64))
+    >>> model = deepcopy(dense)
+    >>> _ = compress_(model, Recipe(4, Uniform(4.0), include=("2", "4")))
+    >>> [layer.name for layer in analyze(model, dense, size=4).layers]
+    ['2', '4']
+
+    Args:
+        compressed: compressed model, on any device, in either mode.
+        dense: the same model before compression, on the same device.
+        images: a tensor (batch, channels, height, width), or an iterable of batches as for `match_statistics_`, which
+            is read once and kept in memory; pairs of images and labels also give top-1 accuracies. None generates a
+            batch of noise.
+        size: side length of the noise in pixels, or its shape, as for `match_statistics_`.
+        seed: seed of the noise.
+        source: kind of the images, for messages.
+        info: description of the model in the file, whose header counts towards the bytes of the file.
+        forward: function that runs a model on a batch and returns the outputs (batch, classes) or
+            (batch, classes, ...), for models that need their inputs in another form.
+        progress: function that is called with the name of a layer after each of its two measurements.
+
+    Returns:
+        The analysis.
+
+    Raises:
+        TenreoError: if the models differ, cannot process the batches, or have other outputs than one number per class.
+    """
+    compressed, dense = unwrapped(compressed), unwrapped(dense)
+    for model in (compressed, dense):
+        check_has_values(model)
+    _check_pair(compressed, dense)
+    batches = noise_batch(dense, size, seed) if images is None else batches_of(images)
+    recipe, info = remembered_recipe(compressed), info or ModelInfo()
+    sizes = stored_bytes(compressed, info, recipe)
+    before = count({name: record(tensor) for name, tensor in stored_state(dense).items()}).bytes
+    names = [curve.name for curve in curves(compressed)]
+    with in_use(compressed, dense), torch.no_grad():
+        small, reference = expand_(deepcopy(compressed)).eval(), sharing_copy(dense).eval()
+        for model in (small, reference) if images is None else ():
+            use_batch_statistics_(model)
+        outputs = _Outputs(reference, batches, forward)
+        whole, divergences = outputs.compare(small)
+        own, others = find_weights(small), find_weights(reference)
+        layers = tuple(
+            _analyze(outputs, small, (own[name], others[name]), sizes.layers[name], progress) for name in names
+        )
+    return Analysis(
+        layers=layers, whole=whole, kl_interval=_bootstrap(divergences), bytes_before=before, bytes_after=sizes.total,
+        recipe=recipe, compared_on=f"{whole.images:,} images of {NOISE if images is None else source}",
+    )  # fmt: skip
+
+
+def _check_pair(compressed: nn.Module, dense: nn.Module) -> None:
+    """Raise TenreoError unless the models are a compressed one and the dense one that it was made from."""
+    own = {curve.name: curve.weight.shape for curve in curves(compressed)}
+    if not own:
+        raise TenreoError("analyze: the first model has no compressed layer; pass the compressed model, then the dense")
+    if (name := next((curve.name for curve in curves(dense)), None)) is not None:
+        raise TenreoError(f"analyze: the second model has a compressed layer {name!r}; pass the dense model")
+    weights = find_weights(dense)
+    for name, shape in own.items():
+        if name not in weights or weights[name].shape != shape:
+            raise TenreoError(f"analyze: the dense model has no weight {name!r} of shape {list(shape)}; pass its own")
+
+
+class _Outputs:
+    """The inputs of a comparison, and the outputs of the dense model for them.
+
+    Args:
+        reference: dense model in evaluation mode.
+        batches: batches of inputs, which are kept.
+        forward: function that runs a model on a batch, or None.
+
+    Raises:
+        TenreoError: if there is no batch, or the outputs are not finite numbers of at least two classes.
+    """
+
+    def __init__(self, reference: nn.Module, batches: Iterable[Any], forward: Forward | None) -> None:
+        self.reference, self.batches, self.forward = reference, list(batches), forward
+        if not self.batches:
+            raise TenreoError("analyze: no batch of images was given; give at least one")
+        self.expected = [self._run(reference, batch).log_softmax(1) for batch in self.batches]
+        if not all(bool(each.isfinite().all()) for each in self.expected):
+            raise TenreoError("analyze: an output of the dense model is not finite, so nothing can be compared with it")
+        self.labels = [_labels(batch, each) for batch, each in zip(self.batches, self.expected, strict=True)]
+
+    def _run(self, model: nn.Module, batch: Any) -> Tensor:
+        outputs = run_batch(model, batch, self.forward)
+        if not isinstance(outputs, Tensor) or outputs.dim() < 2 or outputs.shape[1] < 2 or outputs.is_complex():
+            given = f"the shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            raise TenreoError(
+                f"analyze: the outputs are {given}, needs one number per input and class; in Python, pass "
+                "forward=lambda model, batch: ... that returns them"
+            )
+        return outputs.cpu().double()  # differences of outputs may be near the precision of float32
+
+    def compare(self, model: nn.Module) -> tuple[Agreement, Tensor]:
+        """Return the agreement of a model with the dense model, and the KL divergences of the images (images,)."""
+        rows = []
+        for batch, expected, labels in zip(self.batches, self.expected, self.labels, strict=True):
+            rows.append(_rows(self._run(model, batch).log_softmax(1), expected, labels))
+        each = torch.cat(rows)
+        kl, agree, top1, reference_top1, labeled = each.mean(0).tolist()
+        if not math.isfinite(kl):
+            raise TenreoError("analyze: an output of the compressed model is not finite; inspect its file")
+        known = labeled == 1
+        agreement = Agreement(
+            agreement=100 * agree, kl=max(kl, 0.0), images=len(each), top1=100 * top1 if known else None,
+            reference_top1=100 * reference_top1 if known else None,
+        )  # fmt: skip
+        return agreement, each[:, 0]
+
+
+def _rows(own: Tensor, expected: Tensor, labels: Tensor) -> Tensor:
+    """Return (batch, 5): KL, equal classes, hits of the model and of the reference, and whether there is a label.
+
+    Args:
+        own: logarithms of the model's probabilities (batch, classes, ...).
+        expected: those of the reference.
+        labels: (batch,), -1 if unknown.
+    """
+    kl = kl_div(own, expected, reduction="none", log_target=True).sum(1)  # (batch, ...)
+    classes, wanted = predicted_classes(own), predicted_classes(expected)
+    known = labels.view(-1, *[1] * (classes.dim() - 1)).expand_as(classes)
+    columns = (kl, classes == wanted, classes == known, wanted == known, known >= 0)
+    return torch.stack([each.double().reshape(len(each), -1).mean(1) for each in columns], 1)
+
+
+def _labels(batch: Any, outputs: Tensor) -> Tensor:
+    """Return the labels of a batch (batch,), -1 if it has none."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        labels = batch[1]
+        if isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == outputs.shape[:1]:
+            return labels.cpu()
+    return torch.full(outputs.shape[:1], -1, device="cpu")
+
+
+def _bootstrap(values: Tensor) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the mean of values (images,), by the percentiles of resampled means."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    chosen = torch.randint(len(values), (_RESAMPLES, len(values)), generator=generator, device="cpu")
+    means = torch.stack([values[each].mean() for each in chosen])
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).clamp_min(0).tolist()
+    return low, high
+
+
+def _analyze(
+    outputs: _Outputs, small: nn.Module, weights: tuple[Weight, Weight], size: int, progress: Progress
+) -> LayerAnalysis:
+    """Measure one layer, whose weights in the decoded and in the dense model replace each other in turn."""
+    own, dense = weights
+    decoded, weight = own.value, dense.value
+    results = []
+    for model, place, value in ((outputs.reference, dense, decoded), (small, own, weight)):
+        with _replaced(place, value):
+            results.append(outputs.compare(model)[0])
+        progress(dense.name)
+    return LayerAnalysis(
+        name=dense.name, shape=dense.shape, bytes_before=weight.numel() * weight.element_size(), bytes_after=size,
+        squared_norm=energy(weight), squared_error=energy(weight, decoded), alone=results[0], restored=results[1],
+    )  # fmt: skip
+
+
+@contextmanager
+def _replaced(weight: Weight, value: Tensor) -> Iterator[None]:
+    """Replace a weight of a model inside the context."""
+    kept = getattr(weight.module, weight.tensor)
+    setattr(weight.module, weight.tensor, nn.Parameter(value, requires_grad=False))
+    try:
+        yield
+    finally:
+        setattr(weight.module, weight.tensor, kept)
