@@ -10,14 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import DenseModel, Layout, ModelFile
+from tenreo.cli.shared_options import DenseModel, Layout, ModelFile, ModelInputs
 from tenreo.data.layouts import DIGITS, ROOT_SPLIT, find_unlabeled, has_split, locate
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import check_writable
 from tenreo.files.header import is_pickle, read_header
 from tenreo.files.paths import check_readable
 from tenreo.files.records import Preprocess
-from tenreo.models.names import check_source, check_source_of
+from tenreo.models.names import check_source, check_source_of, is_safe
 from tenreo.planning.recipe import recipe_of
 
 
@@ -104,6 +104,23 @@ def check_pictures(data: str) -> None:
     check_data(data, [])
     if data != DIGITS and not has_split(data, "train"):
         find_unlabeled(data, "train")
+
+
+def check_inputs(inputs: ModelInputs) -> None:
+    """Raise TenreoError unless at most one kind of inputs is given, and its file or module exists."""
+    if len(inputs.given) > 1:
+        raise TenreoError("inputs: given together with a loader; use only one of --inputs and --loader")
+    if inputs.inputs is not None:
+        check_readable(inputs.inputs)
+    if inputs.loader is not None:
+        check_function("loader", inputs.loader)
+
+
+def check_function(option: str, name: str) -> None:
+    """Raise TenreoError unless the module of package.module:function exists, which an option names."""
+    check_source(name, option)
+    if is_safe(name):
+        raise TenreoError(f"{option}: given {name}, needs package.module:function")
 
 
 def check_layout(data: str, layout: Layout) -> None:

@@ -228,6 +228,29 @@ class Reading(Options):
 
 
 @dataclass(frozen=True)
+class ModelInputs(Options):
+    """Inputs of a model that takes no images."""
+
+    panel: ClassVar[str] = "Data"
+
+    inputs: Path | None = option(
+        None, "NumPy file (.npz) of inputs instead of images: arrays of examples with the names of the model's "
+        "arguments, or in their order.",
+        metavar="FILE",
+    )  # fmt: skip
+    loader: str | None = option(
+        None, "Function that is called without arguments and returns batches of inputs: tensors, tuples or "
+        "dictionaries of the model's arguments.",
+        metavar="MODULE:FUNCTION",
+    )  # fmt: skip
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of the options that are given."""
+        return tuple(name for name in ("inputs", "loader") if getattr(self, name) is not None)
+
+
+@dataclass(frozen=True)
 class Layout(Options):
     """The layout of the images to evaluate on."""
 

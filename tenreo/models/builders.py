@@ -191,8 +191,10 @@ def pretrained_timm(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     return model.eval()
 
 
-def find_function(builder: str) -> Any:
+def find_function(builder: str, option: str = "model") -> Any:
     """Import the module of a builder, which may be in the working folder, and return the function.
+
+    `option` is the name of the option that the function was given for.
 
     Raises:
         TenreoError: if there is no such function.
@@ -205,11 +207,9 @@ def find_function(builder: str) -> Any:
             function = getattr(function, part)
     except Exception as error:  # importing runs the module, which may raise any error
         raise_if_out_of_memory(error)
-        raise TenreoError(f"model: {builder} cannot be imported: {_reason(error)}") from error
+        raise TenreoError(f"{option}: {builder} cannot be imported: {_reason(error)}") from error
     if not callable(function):
-        raise TenreoError(
-            f"model: {builder} is of type {type(function).__name__}, needs a function that returns a model"
-        )
+        raise TenreoError(f"{option}: {builder} is of type {type(function).__name__}, needs a function")
     return function
 
 

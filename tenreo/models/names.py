@@ -53,8 +53,8 @@ def is_safe(builder: str) -> bool:
     return builder.partition(":")[0] in SAFE
 
 
-def check_builder(builder: str) -> None:
-    """Raise unless a builder has the form SOURCE:NAME.
+def check_builder(builder: str, option: str = "model") -> None:
+    """Raise unless a builder has the form SOURCE:NAME; `option` is the name of the option that it was given for.
 
     Raises:
         TenreoError: listing the accepted forms.
@@ -62,17 +62,21 @@ def check_builder(builder: str) -> None:
     source, colon, name = builder.partition(":")
     if not colon or not _PART.fullmatch(source) or not _PART.fullmatch(name):
         raise TenreoError(
-            f"model: given {shown(builder)}, needs timm:NAME, torchvision:NAME or package.module:function"
+            f"{option}: given {shown(builder)}, needs "
+            + ("timm:NAME, torchvision:NAME or " if option == "model" else "")
+            + "package.module:function"
         )
 
 
-def check_source(builder: str) -> None:
+def check_source(builder: str, option: str = "model") -> None:
     """Raise unless the package of a builder can be found, as far as this is known without importing it.
+
+    `option` is the name of the option that the builder was given for.
 
     Raises:
         TenreoError: naming the missing package.
     """
-    check_builder(builder)
+    check_builder(builder, option)
     source = builder.partition(":")[0]
     if source == "timm" and find_spec("timm") is None:
         raise TenreoError("model: timm is not installed; install tenreo[timm]")
@@ -85,7 +89,7 @@ def check_source(builder: str) -> None:
             spec = None
         if not spec:
             raise TenreoError(
-                f"model: there is no module {package!r}, neither installed nor in the working folder; "
+                f"{option}: there is no module {package!r}, neither installed nor in the working folder; "
                 "give package.module:function"
             )
 

@@ -80,7 +80,7 @@ def test_names_of_options_are_those_of_fields(name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_receive_the_defaults(parsed, name):
-    typed = {"finetune": ["f", "--data", "d"], "evaluate": ["f", "--data", "d"], "inspect": ["f"],
+    typed = {"finetune": ["f", "--data", "d"], "evaluate": ["f"], "inspect": ["f"],
              "export": ["f", "--to", "x.onnx"], "compress": ["-g", 4, "-r", 2], "sweep": ["-g", 4, "-r", 2],
              "decompress": ["f", "-o", "x.safetensors"], "verify": ["f"]}.get(name, [])  # fmt: skip
     given = {"file": Path("f"), "files": ("f",), "data": "d", "to": Path("x.onnx"), "out": Path("x.safetensors")}
@@ -136,7 +136,7 @@ def test_wrong_usage_in_a_process_is_exit_code_2():
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["evaluate", "x.safetensors"], "Missing option '--data'"),
+        (["evaluate", "x.safetensors"], "data: not given, needs a folder of images or digits"),
         (["inspect"], "Missing argument 'FILE|FOLDER'"),
         (["inspect", "x.safetensors"], "x.safetensors: cannot be opened: no such file"),
         (["inspect", "."], ".: has no file of weights; give a folder with"),
@@ -187,7 +187,7 @@ def test_the_documented_tables_are_those_of_the_options():
     assert tables["rewritten"](text) == text
     assert re.findall("<!-- options of (\\w+) -->", text) == list(COMMANDS)
     for name in COMMANDS:
-        names = set(re.findall("`--(?!no-)([a-z-]+)`", tables["option_table"](name)))
+        names = set(re.findall("`--(?!no-)([a-z0-9-]+)`", tables["option_table"](name)))
         assert names == {key.rstrip("_").replace("_", "-") for key in params_of(name)} - {"file", "files", "source"}
 
 

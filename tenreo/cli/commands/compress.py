@@ -7,7 +7,7 @@ from typing import ClassVar
 from tenreo.cli import checks
 from tenreo.cli.cards import license_of
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import MOST_BATCHES, SKIP_BROKEN, DenseModel, Encoding, FileOutput, Options
+from tenreo.cli.shared_options import MOST_BATCHES, SKIP_BROKEN, DenseModel, Encoding, FileOutput, ModelInputs, Options
 from tenreo.errors import TenreoError
 from tenreo.exporting.formats import Deployment, check_packages
 from tenreo.files.checkpoints import Output as Target
@@ -20,7 +20,7 @@ from tenreo.sizes import amount
 
 
 @dataclass(frozen=True)
-class Statistics(Options):
+class Statistics(ModelInputs):
     """How the statistics of a compressed model are corrected."""
 
     panel: ClassVar[str] = "Statistics"
@@ -133,7 +133,11 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
     with usage():
         if files.source is not None:
             given = [n for n in ("arch", "model", "weights", "input", "mean", "std") if getattr(dense, n) is not None]
-            given += ["calibrate"] * (statistics.calibrate is not None) + ["for"] * (output.for_ is not None)
+            given += (
+                ["calibrate"] * (statistics.calibrate is not None)
+                + list(statistics.given)
+                + ["for"] * (output.for_ is not None)
+            )
             if given:
                 raise TenreoError(f"{given[0]}: given together with {files.source}; leave one of them out")
             files.target(recipe, output)
@@ -143,7 +147,10 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
         if files.resume:
             raise TenreoError("resume: needs a file or folder to compress instead of a model")
         checks.check_dense(dense)
+        checks.check_inputs(statistics)
         if statistics.calibrate is not None:
+            if statistics.given:
+                raise TenreoError(f"{statistics.given[0]}: given together with images; leave out --calibrate")
             checks.check_pictures(statistics.calibrate)
         if output.for_ is Deployment.ONNX:
             check_packages()

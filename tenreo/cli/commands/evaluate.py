@@ -5,8 +5,18 @@ from pathlib import Path
 from typing import ClassVar
 
 from tenreo.cli import checks
+from tenreo.cli.commands.gates import Gates
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import BUILDER, Computing, FileOutput, Layout, ModelFile, Options, Reading
+from tenreo.cli.shared_options import (
+    BUILDER,
+    Computing,
+    FileOutput,
+    Layout,
+    ModelFile,
+    ModelInputs,
+    Options,
+    Reading,
+)
 from tenreo.errors import TenreoError
 from tenreo.files.paths import check_ending, check_readable
 from tenreo.options import described, option
@@ -32,23 +42,33 @@ class Files(Options):
         return [ModelFile(Path(file), self.model) for file in self.files]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Evaluated(Reading):
     """The images that models are evaluated on."""
 
-    data: str = field(
-        metadata=described(
-            "Folder that contains val/ with one folder per class or with tar shards; or digits, the handwritten digits "
-            "of scikit-learn.",
-            metavar="DIR|digits",
-        )
-    )
+    data: str | None = option(
+        None, "Folder that contains val/ with one folder per class or with tar shards; or digits, the handwritten "
+        "digits of scikit-learn.",
+        metavar="DIR|digits",
+    )  # fmt: skip
     against: str | None = option(
         None, "Measure agreement and KL divergence with the dense model or with the model of a file. Images then need "
         "no labels.",
         metavar="dense|FILE",
     )  # fmt: skip
     amp: bool = option(False, "Compute in bfloat16 with autocast.")
+
+
+@dataclass(frozen=True)
+class EvaluatedInputs(ModelInputs):
+    """Inputs of models that take no images, and what is measured on them."""
+
+    metric: str | None = option(
+        None, "With --inputs or --loader: function that is called with the outputs of the model and the batch, and "
+        "returns a number per example, or one.",
+        metavar="MODULE:FUNCTION",
+    )  # fmt: skip
+    lower_is_better: bool = option(False, "Say in the table that lower values of the metric are better.")
 
 
 @dataclass(frozen=True)
@@ -70,16 +90,21 @@ class EvaluatedOutput(FileOutput):
         return [*([self.predictions] if self.predictions else []), *map(Path, self.confusion)]
 
 
-def evaluate(files: Files, data: Evaluated, layout: Layout, computing: Computing, output: EvaluatedOutput) -> None:
-    """Measure and compare the accuracy of models on labeled images.
+def evaluate(
+    files: Files, data: Evaluated, inputs: EvaluatedInputs, layout: Layout, gates: Gates, computing: Computing,
+    output: EvaluatedOutput,
+) -> None:  # fmt: skip
+    """Measure and compare the accuracy of models on labeled images, or a metric of your own on any inputs.
 
     Example: tenreo evaluate model.safetensors --data imagenet
     """
-    check(files, data, layout, output)
+    check(files, data, inputs, layout, gates, output)
 
 
-def check(files: Files, data: Evaluated, layout: Layout, output: EvaluatedOutput) -> None:
-    """Check the files, the images and the output files.
+def check(
+    files: Files, data: Evaluated, inputs: EvaluatedInputs, layout: Layout, gates: Gates, output: EvaluatedOutput
+) -> None:
+    """Check the files, the images or inputs, the limits and the output files.
 
     Raise WrongUsageError, or TenreoError if a file is damaged.
     """
@@ -88,12 +113,36 @@ def check(files: Files, data: Evaluated, layout: Layout, output: EvaluatedOutput
             checks.check_file(file)
         if data.against not in (None, "dense"):
             check_readable(Path(str(data.against)))
-        needs_labels = data.against is None and output.predictions is None
-        checks.check_data(data.data, [layout.split] if needs_labels else [])
-        checks.check_layout(data.data, layout)
-        _check_output(files, output)
+        gates.check(data.against is not None, inputs.metric is not None, data.data is not None)
+        if inputs.given:
+            _check_inputs(data, inputs, layout, output)
+        elif data.data is None:
+            raise TenreoError("data: not given, needs a folder of images or digits; use --inputs or --loader otherwise")
+        else:
+            if inputs.metric is not None:
+                raise TenreoError("metric: needs --inputs or --loader; on images, top-1 and agreement are measured")
+            needs_labels = data.against is None and output.predictions is None
+            checks.check_data(data.data, [layout.split] if needs_labels else [])
+            checks.check_layout(data.data, layout)
+            _check_output(files, output)
     for file in files.each:
         checks.check_header(file)
+
+
+def _check_inputs(data: Evaluated, inputs: EvaluatedInputs, layout: Layout, output: EvaluatedOutput) -> None:
+    """Check the inputs, of which something is to be measured; options of images may not be given with them."""
+    name = inputs.given[0]
+    if data.data is not None:
+        raise TenreoError(f"{name}: given together with images; use only one of --data, --inputs and --loader")
+    if layout != Layout() or output.files:
+        raise TenreoError(
+            f"{name}: are no images; leave out --split, --labels, --class-map, --predictions and --confusion"
+        )
+    if data.against is None and inputs.metric is None:
+        raise TenreoError(f"{name}: given without something to measure; give --against dense or --metric")
+    checks.check_inputs(inputs)
+    if inputs.metric is not None:
+        checks.check_function("metric", inputs.metric)
 
 
 def _check_output(files: Files, output: EvaluatedOutput) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import FileOutput, ModelFile, shape_of
+from tenreo.cli.shared_options import FileOutput, ModelFile, ModelInputs, shape_of
+from tenreo.errors import TenreoError
 from tenreo.exporting.formats import WeightDtype, check_format, check_packages
 from tenreo.options import described, option
 
@@ -31,7 +32,7 @@ class Exported(FileOutput):
     )  # fmt: skip
 
 
-def export(file: ModelFile, exported: Exported) -> None:
+def export(file: ModelFile, exported: Exported, inputs: ModelInputs) -> None:
     """Convert a file to dense weights, ONNX, or a program of torch.export.
 
     The output can be used without tenreo. ONNX files and programs are run after writing, and their outputs are
@@ -39,10 +40,10 @@ def export(file: ModelFile, exported: Exported) -> None:
 
     Example: tenreo export model.safetensors --to model.onnx
     """
-    check(file, exported)
+    check(file, exported, inputs)
 
 
-def check(file: ModelFile, exported: Exported) -> None:
+def check(file: ModelFile, exported: Exported, inputs: ModelInputs) -> None:
     """Check the file, the format, the installed packages and the output file.
 
     Raise WrongUsageError, or TenreoError if a file is damaged.
@@ -52,6 +53,9 @@ def check(file: ModelFile, exported: Exported) -> None:
         check_format(exported.to, exported.small)
         if exported.input is not None:
             shape_of(exported.input)
+        checks.check_inputs(inputs)
+        if inputs.given and exported.input is not None:
+            raise TenreoError(f"{inputs.given[0]}: given together with the size of images; leave out --input")
         if exported.to.suffix == ".onnx":
             check_packages()
         checks.check_output(exported.to, exported.force, "to")

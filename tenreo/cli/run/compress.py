@@ -1,17 +1,19 @@
 """Body of `tenreo compress`."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tenreo.cli.commands.compress import CompressedFiles, Output, Statistics, default_name
 from tenreo.cli.exits import usage
 from tenreo.cli.run.checkpoints import compress_files, resolve_files
-from tenreo.cli.run.models import open_model
+from tenreo.cli.run.models import open_inputs, open_model
 from tenreo.cli.shared_options import DenseModel, Encoding, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_command, show_json
 from tenreo.cli.terminal.results import comparison, next_command, summary
@@ -60,7 +62,7 @@ def compress_and_save(
         device = choose_device(encoding.device)
     model, info = open_model(dense, values=not output.dry_run)
     with usage():
-        images = _images(statistics, info, dense.seed)
+        images = _images(statistics, info, model, dense.seed)
         path = output.out or Path(default_name(dense.name, recipe))
         info = rename_weights(info, Path(), path.parent)
         info = replace(info, license=files.license or info.license)
@@ -79,13 +81,13 @@ def compress_and_save(
         model, plan, report, corrections = _compress_for_onnx(model, info, recipe, statistics, images, noise, encoding)
     else:
         plan, report, corrections = _compress(model, plan, statistics, images, noise, encoding.jobs)
-    if images is not None:
+    if isinstance(images, UnlabeledBatches):
         note_images(images.batches.broken, images.batches.warnings)
     info = replace(info, corrections=corrections)
     save(model, path, info, plan.recipe)
     report = replace(report, after=replace(report.after, bytes=path.stat().st_size))
     _note_unused_bytes(report, plan.recipe)
-    _show_report(report, plan, path, info, output)
+    _show_report(report, plan, path, info, statistics, output)
 
 
 def _note_random_weights(info: ModelInfo) -> None:
@@ -96,8 +98,11 @@ def _note_random_weights(info: ModelInfo) -> None:
         note(f"without --weights, the weights are those that {info.builder} returns; they are random if it loads none")
 
 
-def _images(statistics: Statistics, info: ModelInfo, seed: int) -> UnlabeledBatches | None:
-    """Return the batches of `--calibrate`; None without it."""
+def _images(statistics: Statistics, info: ModelInfo, model: nn.Module, seed: int) -> Iterable[Any] | None:
+    """Return the batches of `--calibrate`, `--inputs` or `--loader`; None without them."""
+    inputs = open_inputs(statistics, limit=64 * statistics.calibrate_batches)
+    if inputs is not None:
+        return inputs.of(model)
     if statistics.calibrate is None:
         return None
     opened = open_unlabeled(statistics.calibrate, "train", info.preprocess)
@@ -106,7 +111,7 @@ def _images(statistics: Statistics, info: ModelInfo, seed: int) -> UnlabeledBatc
 
 
 def _with_importance(
-    recipe: Recipe, model: nn.Module, images: UnlabeledBatches | None, noise: int | tuple[int, ...]
+    recipe: Recipe, model: nn.Module, images: Iterable[Any] | None, noise: int | tuple[int, ...]
 ) -> Recipe:
     """Return a recipe with measured importance; without images, the same recipe if the model does not run on noise."""
     try:
@@ -121,24 +126,30 @@ def _with_importance(
 
 def _with_correction(info: ModelInfo, statistics: Statistics) -> ModelInfo:
     """Return the info with a placeholder of the correction that the file will state, so that its size counts."""
-    if not statistics.match_statistics and statistics.calibrate is None:
+    if not statistics.match_statistics and _source(statistics) is None:
         return info
-    return replace(info, corrections=(Correction(statistics.calibrate or "noise", *_CORRECTED),))
+    return replace(info, corrections=(Correction(_source(statistics) or "noise", *_CORRECTED),))
+
+
+def _source(statistics: Statistics) -> str | None:
+    """Return the name of the inputs that statistics are corrected on; None for noise."""
+    path = statistics.inputs
+    return statistics.calibrate or statistics.loader or (None if path is None else str(path))
 
 
 def _compress(
     model: nn.Module,
     plan: Plan,
     statistics: Statistics,
-    images: UnlabeledBatches | None,
+    images: Iterable[Any] | None,
     noise: int | tuple[int, ...],
     jobs: int | None,
 ) -> tuple[Plan, Report, tuple[Correction, ...]]:
     """Compress a model in place and correct its statistics; return the plan, which a target for outputs changes."""
     if isinstance(plan.recipe.rate, OutputTarget):
         with explain_worker_loss():
-            batches = None if images is None else torch.cat(list(images))
-        source = statistics.calibrate or "noise"
+            batches = None if images is None else _joined(images)
+        source = _source(statistics) or "noise"
         reached = compress_to_(model, plan, batches, size=noise, jobs=jobs, source=source, progress=note)
         agreement = reached.agreement
         note(f"on {reached.compared_on}: KL {agreement.kl:.4f} nats, agreement {agreement.agreement:.2f} %")
@@ -150,7 +161,7 @@ def _compress(
             return plan, report, ()
         try:
             correction = match_statistics_(
-                model, dense, images, size=noise, source=statistics.calibrate, progress=advance
+                model, dense, images, size=noise, source=_source(statistics), progress=advance
             )
         except TenreoError as error:
             if images is not None or isinstance(error, OutOfMemoryError):
@@ -160,17 +171,26 @@ def _compress(
         return plan, report, (correction,)
 
 
+def _joined(batches: Iterable[Any]) -> Tensor:
+    """Return all batches of images as one tensor."""
+    parts = list(batches)
+    if not parts or not all(isinstance(part, Tensor) for part in parts):
+        raise TenreoError("target: the inputs have several arguments, but a target for the outputs needs one array")
+    return torch.cat(parts)
+
+
 def _compress_for_onnx(
     model: nn.Module,
     info: ModelInfo,
     recipe: Recipe,
     statistics: Statistics,
-    images: UnlabeledBatches | None,
+    images: Iterable[Any] | None,
     noise: int | tuple[int, ...],
     encoding: Encoding,
 ) -> tuple[nn.Module, Plan, Report, tuple[Correction, ...]]:
     """Compress a copy of a model so that its small ONNX model has the target size of the recipe."""
-    inputs = example_inputs(model, noise)
+    given = open_inputs(statistics)
+    inputs = example_inputs(model, noise) if given is None else given.first(model, 2)
 
     def attempt(trial: Recipe) -> tuple[int, tuple[nn.Module, Plan, Report, tuple[Correction, ...]]]:
         own = deepcopy(model)
@@ -226,7 +246,9 @@ def _show_plan(plan: Plan, json: bool) -> None:
     show(f"{comparison(plan.before, plan.after)}, about; nothing was written")
 
 
-def _show_report(report: Report, plan: Plan, path: Path, info: ModelInfo, output: Output) -> None:
+def _show_report(
+    report: Report, plan: Plan, path: Path, info: ModelInfo, statistics: Statistics, output: Output
+) -> None:
     if output.json:
         corrections = [vars(correction) for correction in info.corrections]
         show_json(
@@ -243,13 +265,15 @@ def _show_report(report: Report, plan: Plan, path: Path, info: ModelInfo, output
     for correction in info.corrections:
         show(f"statistics: {correction}")
     show(f"wrote {path}", comparison(report.before, report.after))
-    show_command(_next_command(path, info))
+    show_command(_next_command(path, info, statistics))
 
 
-def _next_command(path: Path, info: ModelInfo) -> str:
+def _next_command(path: Path, info: ModelInfo, statistics: Statistics) -> str:
     """Return the command that shows what the compression did to the outputs, or that shows the file."""
-    if not info.classes or info.weights == RANDOM:
+    against = () if info.weights is None else ("--against", "dense")
+    own = [(f"--{name}", getattr(statistics, name)) for name in statistics.given]
+    if info.weights == RANDOM or not (info.classes or (own and against)):
         return next_command("inspect", path)
     model = () if info.builder is None or is_safe(info.builder) else ("--model", info.builder)
-    against = () if info.weights is None else ("--against", "dense")
-    return next_command("evaluate", path, *model, *against, "--data", "DIR")
+    data = own[0] if own and against else ("--data", "DIR")
+    return next_command("evaluate", path, *model, *against, *data)

@@ -1,17 +1,20 @@
 """Body of `tenreo evaluate`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from torch import nn
 
-from tenreo.cli.commands.evaluate import Evaluated, EvaluatedOutput, Files
+from tenreo.cli.commands.evaluate import Evaluated, EvaluatedInputs, EvaluatedOutput, Files
+from tenreo.cli.commands.gates import FAILED, Gates
 from tenreo.cli.exits import usage
-from tenreo.cli.run.models import open_classifier, read_named_header
+from tenreo.cli.run.evaluate_inputs import check_single_process, evaluate_inputs
+from tenreo.cli.run.models import open_classifier, open_inputs, open_reference, read_named_header
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_confusion
@@ -26,29 +29,45 @@ from tenreo.distributed import ProcessGroup, local_device, process_group
 from tenreo.evaluation.accuracy import Evaluation, evaluate
 from tenreo.evaluation.agreement import Agreement, compare
 from tenreo.evaluation.predictions import Predictions, predict
-from tenreo.files.header import Header, is_pickle, read_header
+from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
-from tenreo.models.dense_weights import dense_weights, open_dense
-from tenreo.models.model_files import open_model
+from tenreo.models.dense_weights import dense_weights
 
 
 def evaluate_files(
-    files: Files, data: Evaluated, layout: Layout, computing: Computing, output: EvaluatedOutput
-) -> None:
+    files: Files, data: Evaluated, inputs: EvaluatedInputs, layout: Layout, gates: Gates, computing: Computing,
+    output: EvaluatedOutput,
+) -> None:  # fmt: skip
     """Evaluate the models of all files and their references, and print the results."""
     with usage():
         device = choose_device(local_device(computing.device))
-    loading = Loading(data.batch_size, choose_workers(computing.workers, data.data), data.skip_broken)
+    opened = open_inputs(inputs, data.batch_size, data.limit)
     if data.against == "dense":
         with usage():  # before the first model is evaluated, which takes minutes
             for file in files.each:
                 dense_weights(read_named_header(file))
     with process_group(device) as group, explain_out_of_memory(data.batch_size), explain_worker_loss():
+        if opened is not None:
+            check_single_process(group.size)
+            results = evaluate_inputs(files, data, opened, inputs, output, device)
+            _check_gates(gates, {each.file: each.limited for each in results})
+            return
+        loading = Loading(data.batch_size, choose_workers(computing.workers, str(data.data)), data.skip_broken)
         job = _Job(data, layout, output, device, loading, group)
         for file in files.each:
             job.measure(file)
     if group.is_main:
         _report(job)
+        _check_gates(gates, {result.file: result.limited for result in job.given})
+
+
+def _check_gates(gates: Gates, results: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Print every limit that a model misses, and exit with 3 if there is one."""
+    missed = [text for file, values in results.items() for text in gates.missed(Path(file).name, values)]
+    for text in missed:
+        note(f"failed: {text}")
+    if missed:
+        raise typer.Exit(FAILED)
 
 
 @dataclass
@@ -61,6 +80,15 @@ class _Result:
     evaluation: Evaluation | None = None
     against: Agreement | None = None
     predictions: Predictions | None = None
+
+    @property
+    def limited(self) -> dict[str, float | None]:
+        """The results that limits can be given for, by name."""
+        return {
+            "top1": None if self.evaluation is None else self.evaluation.top1,
+            "agreement": None if self.against is None else self.against.agreement,
+            "kl": None if self.against is None else self.against.kl,
+        }
 
 
 @dataclass
@@ -78,11 +106,16 @@ class _Job:
     warned: set[tuple[str, str]] = field(default_factory=set)
     references: dict[str, nn.Module] = field(default_factory=dict)
 
+    @property
+    def given(self) -> list[_Result]:
+        """The results of the files, without those of the models that they are compared with."""
+        return [result for result in self.results if not result.is_reference]
+
     def measure(self, file: ModelFile) -> None:
         """Evaluate the model of a file, after its reference if that has not been evaluated yet."""
         path = file.file
         model, header = open_classifier(file)
-        key, reference = self._reference(header, file.model)
+        key, reference = open_reference(self.data.against, header, file.model, self.references)
         images = self._images(header.info)
         if reference is not None and key not in self.references:
             self.references[key] = reference.to(self.device).eval()
@@ -128,7 +161,7 @@ class _Job:
     def _images(self, info: ModelInfo) -> Images:
         """Open the images; they need no class folders if no label is needed."""
         split, label_files = self.layout.split, LabelFiles(self.layout.labels, self.layout.class_map)
-        data, names, preprocess = self.data.data, info.class_names, info.preprocess
+        data, names, preprocess = str(self.data.data), info.class_names, info.preprocess
         with usage():
             if self.data.against is not None or self.output.predictions is not None:
                 images = open_optionally_labeled(
@@ -140,28 +173,12 @@ class _Job:
             note(images.doubt)
         return images.limited(self.data.limit)
 
-    def _reference(self, header: Header, builder: str | None) -> tuple[str, nn.Module | None]:
-        """Return the name and the expanded model to compare with: the dense model, or that of another file."""
-        against = self.data.against
-        if against is None:
-            return "", None
-        key = against
-        if against == "dense":
-            key = dense_weights(header) or "dense"
-        if key not in self.references:
-            if against == "dense":
-                return key, open_dense(header, trust_builder=builder is not None)
-            named = None if is_pickle(Path(against)) else read_header(Path(against)).info.name
-            other = open_model(Path(against), builder=builder if named in (None, builder) else None)[0]
-            return key, expand_(other)
-        return key, self.references[key]
-
 
 def _report(job: _Job) -> None:
     """Write the files and print the results."""
     data, output = job.data, job.output
     note_images(job.broken, job.warned)
-    given = [result for result in job.results if not result.is_reference]
+    given = job.given
     _write(given[0], output)
     if output.json:
         common = {"data": data.data, "device": str(job.device), "skipped": sorted(job.broken)}

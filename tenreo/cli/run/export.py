@@ -3,18 +3,20 @@
 import torch
 
 from tenreo.cli.commands.export import Exported
-from tenreo.cli.run.models import open_file
-from tenreo.cli.shared_options import ModelFile, shape_of
+from tenreo.cli.run.models import open_file, open_inputs
+from tenreo.cli.shared_options import ModelFile, ModelInputs, shape_of
 from tenreo.cli.terminal.console import note, show, show_json
 from tenreo.exporting.export import Export, example_inputs, export
 from tenreo.models.dense_weights import rename_weights
 
 
-def export_file(file: ModelFile, exported: Exported) -> None:
+def export_file(file: ModelFile, exported: Exported, given: ModelInputs) -> None:
     """Export a model, run the exported program, and print the size of the output and how exact its outputs are."""
     model, header = open_file(file)
-    inputs = None
-    if exported.to.suffix in (".onnx", ".pt2"):
+    inputs, own = None, open_inputs(given)
+    if own is not None:
+        inputs = own.first(model, 2)  # a dimension of size 1 would be exported as a constant
+    elif exported.to.suffix in (".onnx", ".pt2"):
         shape = None if exported.input is None else shape_of(exported.input)
         inputs = example_inputs(model, shape or header.info.preprocess.crop)
     with torch.no_grad():
@@ -24,8 +26,8 @@ def export_file(file: ModelFile, exported: Exported) -> None:
             announce=lambda size: note(f"{exported.to} will have {size:,} bytes"),
         )  # fmt: skip
     if exported.json:
-        given = {"file": str(file.file), "dtype": str(exported.dtype), "small": exported.small}
-        show_json("export", {**done.to_dict(), **given})
+        options = {"file": str(file.file), "dtype": str(exported.dtype), "small": exported.small}
+        show_json("export", {**done.to_dict(), **options})
         return
     show(f"wrote {done.path}: {_cost(done, file.file.stat().st_size, exported.small)}, {exported.dtype}")
     if done.dense:

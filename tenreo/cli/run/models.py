@@ -1,17 +1,22 @@
 """The model that a command works on: the one that `--arch` or `--model` names, or that of a file."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
 from tenreo.cli.exits import usage
-from tenreo.cli.shared_options import DenseModel, ModelFile
+from tenreo.cli.shared_options import DenseModel, ModelFile, ModelInputs
 from tenreo.cli.terminal.streams import note
+from tenreo.compression.parametrization import expand_
+from tenreo.data.inputs import Inputs
 from tenreo.errors import TenreoError
 from tenreo.files.header import Header, is_pickle, read_header
 from tenreo.files.records import ModelInfo
 from tenreo.models import model_files
 from tenreo.models.builders import build_info, check_model
+from tenreo.models.dense_weights import dense_weights, open_dense
 from tenreo.models.inputs import check_input, output_classes
 from tenreo.models.model_info import model_info
 from tenreo.models.names import check_architecture, is_safe
@@ -76,6 +81,36 @@ def open_file(file: ModelFile) -> tuple[nn.Module, Header]:
             check_model(file.model)
     model, header = model_files.open_model(file.file, builder=file.model)
     return model, replace(header, info=_with_classes(model, header.info))
+
+
+def open_reference(
+    against: str | None, header: Header, builder: str | None, known: Mapping[str, nn.Module]
+) -> tuple[str, nn.Module | None]:
+    """Return the name and the expanded model to compare with: the dense model, or that of another file.
+
+    Args:
+        against: "dense", the path of a file, or None, for which there is no model.
+        header: header of the file that is compared.
+        builder: the value of `--model`.
+        known: models that are open already, by name.
+    """
+    if against is None:
+        return "", None
+    key = against
+    if against == "dense":
+        key = dense_weights(header) or "dense"
+    if key in known:
+        return key, known[key]
+    if against == "dense":
+        return key, open_dense(header, trust_builder=builder is not None)
+    named = None if is_pickle(Path(against)) else read_header(Path(against)).info.name
+    return key, expand_(model_files.open_model(Path(against), builder=builder if named in (None, builder) else None)[0])
+
+
+def open_inputs(options: ModelInputs, batch_size: int = 64, limit: int | None = None) -> Inputs | None:
+    """Return the inputs that the options name; None without them."""
+    source = options.inputs or options.loader
+    return None if source is None else Inputs(source, batch_size, limit)
 
 
 def open_classifier(file: ModelFile) -> tuple[nn.Module, Header]:
