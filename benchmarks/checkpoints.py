@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,8 +31,8 @@ def weights(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.where(outliers, 10 * values, values).bfloat16()
 
 
-def make(folder: Path, gigabytes: float) -> int:
-    """Write the shards, one per block; return the number of weights."""
+def make(folder: Path, gigabytes: float, embedding: int) -> int:
+    """Write the shards, one per block, the first one with an embedding of some rows; return the number of weights."""
     generator, total, shards = torch.Generator().manual_seed(0), 0, []
     while 2 * total < gigabytes * 1e9:
         i = len(shards)
@@ -41,6 +40,8 @@ def make(folder: Path, gigabytes: float) -> int:
                   "gate": (HIDDEN, WIDTH), "up": (HIDDEN, WIDTH), "down": (WIDTH, HIDDEN)}  # fmt: skip
         tensors = {f"layers.{i}.{name}.weight": weights(generator, *shape) for name, shape in shapes.items()}
         tensors[f"layers.{i}.norm.weight"] = torch.ones(WIDTH).bfloat16()
+        if embedding and not i:
+            tensors["embed_tokens.weight"] = weights(generator, embedding, WIDTH)
         total += sum(tensor.numel() for tensor in tensors.values())
         shards.append(list(tensors))
         save_file(tensors, folder / f"{i}.safetensors")
@@ -49,16 +50,19 @@ def make(folder: Path, gigabytes: float) -> int:
     return total
 
 
-def run(processes: int, *words: object) -> tuple[float, float]:
-    """Run a command; return its seconds and the largest memory of one of its processes in GB."""
+def run(processes: int, *words: object) -> tuple[float, float, float]:
+    """Run a command; return its seconds, those of all its processors, and the most memory of one process in GB."""
     start = [sys.executable, "-m", "tenreo"]
     if processes > 1:
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
                  "-m", "tenreo"]  # fmt: skip
     began = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    subprocess.run([*start, *map(str, words)], check=True, stdout=subprocess.DEVNULL, env=environment)
-    return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    process = subprocess.Popen([*start, *map(str, words)], stdout=subprocess.DEVNULL, env=environment)
+    _, status, usage = os.wait4(process.pid, 0)  # of this process and those that it has waited for
+    if status:
+        raise SystemExit(f"{words[0]} failed")
+    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6
 
 
 def groupwise(tensor: torch.Tensor) -> torch.Tensor:
@@ -81,18 +85,22 @@ def main() -> None:
     parser.add_argument("--bits", type=float, default=4.0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--embedding", type=int, default=0, help="rows of an embedding, the largest tensor")
+    parser.add_argument("--folder", type=Path, help="where temporary files are written")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         (folder / "dense").mkdir()
-        total = make(folder / "dense", options.gigabytes)
+        total = make(folder / "dense", options.gigabytes, options.embedding)
         small, plain = folder / "small", folder / "plain"
         job = ("compress", folder / "dense", "--bits", options.bits, "-o", small, "--jobs", options.jobs)
         for words in (job, ("verify", small), ("decompress", small, "-o", plain)):
-            seconds, memory = run(options.processes if words[0] != "verify" else 1, *words)
-            print(f"{words[0]}: {seconds:.1f} s, {seconds / total * 1e6:.3f} s per million weights, {memory:.2f} GB")
+            seconds, busy, memory = run(options.processes if words[0] != "verify" else 1, *words)
+            each = total / 1e6
+            print(f"{words[0]}: {seconds:.1f} s, {seconds / each:.3f} s per million weights; processors {busy:.1f} s, "
+                  f"{busy / each:.3f} s per million; {memory:.2f} GB", flush=True)  # fmt: skip
         size = sum(path.stat().st_size for path in small.glob("*.safetensors"))
-        largest = 2 * WIDTH * HIDDEN / 1e9
+        largest = 2 * WIDTH * max(HIDDEN, options.embedding) / 1e9
         print(f"{total / 1e6:.0f} million weights, {8 * size / total:.3f} bits, largest tensor {largest:.3f} GB")
         dense, decoded = load_file(folder / "dense/0.safetensors"), load_file(plain / "0.safetensors")
         key = "layers.0.up.weight"

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import plain_decoder
 import pytest
 from processes import DATA, ROOT
 
@@ -17,7 +18,12 @@ PAGE = {}
 exec(re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "format.md").read_text(), re.M | re.S)[-1], PAGE)
 
 
-@pytest.mark.parametrize("read", [read_numpy, PAGE["read"], tenreo.read], ids=["numpy", "page", "torch"])
+def plain(path):
+    """Decode with the standard library alone."""
+    return {name: np.array(values).reshape(shape) for name, (shape, values) in plain_decoder.read(path).items()}
+
+
+@pytest.mark.parametrize("read", [read_numpy, PAGE["read"], tenreo.read, plain])
 @pytest.mark.parametrize("name", VALUES)
 def test_vectors_decode_to_the_stored_values(name, read):
     decoded, wanted = read(VECTORS / f"{name}.safetensors"), VALUES[name]
