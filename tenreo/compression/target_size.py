@@ -13,7 +13,7 @@ from tenreo.planning.plan import Plan
 _NEARLY = 0.99  # of a target size: a smaller file is enlarged by a lower price for a part of the weights
 # Factors by which that price is below the lowest one at which all weights fit. At a price that is barely lower, a part
 # of the weights would not be encoded with more bits.
-_LOWER = (2.0, 8.0)
+_LOWER = (1.2, 2.0, 8.0)
 
 
 def encode_to_size(pool: LayerPool, plan: Plan, estimate: FileEstimate, limit: int) -> dict[str, EncodedLayer]:
