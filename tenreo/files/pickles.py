@@ -3,7 +3,7 @@
 import argparse
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,8 +44,13 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         return state_of(file)
 
 
-def state_of(file: IO[bytes]) -> dict[str, Tensor]:
-    """Read the state dict from a file that is opened for reading, like `read_pickle`."""
+def state_of(file: IO[bytes], note: Callable[[str], None] | None = None) -> dict[str, Tensor]:
+    """Read the state dict from a file that is opened for reading, like `read_pickle`.
+
+    Args:
+        file: the file.
+        note: function that is told about values of the state dict that are not tensors but are read as such.
+    """
     path = Path(file.name)
     try:
         with _plain_values_allowed(), warnings.catch_warnings():
@@ -56,7 +61,11 @@ def state_of(file: IO[bytes]) -> dict[str, Tensor]:
     except Exception as error:  # a damaged pickle can fail in any way
         raise_if_out_of_memory(error)
         raise TenreoError(f"{path}: cannot be read as a torch file of plain tensors: {_why(error)}") from error
-    state = {key: _tensor(value) for key, value in _unwrapped(values).items()}
+    unwrapped = _unwrapped(values)
+    state = {key: _tensor(value) for key, value in unwrapped.items()}
+    arrays = [str(key) for key, value in state.items() if value is not unwrapped[key]]
+    if arrays and note is not None:
+        note(f"{path}: {len(arrays):,} of its values, such as {arrays[0]}, are NumPy arrays; they are read as tensors")
     if not state or not all(isinstance(key, str) and isinstance(v, Tensor) for key, v in state.items()):
         raise TenreoError(f"{path}: contains no state dict (names and tensors)")
     plain = {name: tensor.detach() for name, tensor in without_prefixes(state).items()}

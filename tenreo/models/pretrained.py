@@ -191,7 +191,7 @@ def _download(entry: Any) -> Mapping[str, Tensor]:
 
 def _read_dense(path: Path, builder: str, note: Callable[[str], None]) -> tuple[Mapping[str, Tensor], ModelInfo]:
     """Read tensors and info of a dense model of the builder's architecture from a file of any kind."""
-    header, state = read_any(path, named=True)
+    header, state = read_any(path, named=True, note=note)
     if is_safe(builder) and header.info.name is None:
         plain = without_prefixes(state)
         if plain.keys() != state.keys():

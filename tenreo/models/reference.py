@@ -1,7 +1,7 @@
 """Reading files of any kind; the reference implementation's are recognized by names and shapes of their tensors."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -25,20 +25,21 @@ from tenreo.models.name_guesses import OPTIONAL, architecture_shapes, guess
 from tenreo.models.names import PAPER
 
 
-def read_any(path: Path, named: bool) -> tuple[Header, dict[str, Tensor]]:
+def read_any(path: Path, named: bool, note: Callable[[str], None] | None = None) -> tuple[Header, dict[str, Tensor]]:
     """Read header and tensors of a file of tenreo, of a dense model, or of the reference implementation.
 
     Args:
         path: path of the file.
         named: whether the caller names the model; if not, a dense file that does not name it must be of one of the
             paper's architectures.
+        note: function that is told about unusual values, as for `state_of`.
 
     Raises:
         TenreoError: if the file is damaged or of another kind.
     """
     with opened(path) as file:
         if holds_pickle(file):
-            return _reference_of(file, named)
+            return _reference_of(file, named, note)
         header = header_of(file)
         tensors = decode_dense(header, tensors_of(header, file))
     if header.info.name is None and not named and header.kind == "dense":
@@ -67,9 +68,11 @@ def read_reference(path: Path, named: bool = False) -> tuple[Header, dict[str, T
         return _reference_of(file, named)
 
 
-def _reference_of(file: IO[bytes], named: bool) -> tuple[Header, dict[str, Tensor]]:
+def _reference_of(
+    file: IO[bytes], named: bool, note: Callable[[str], None] | None = None
+) -> tuple[Header, dict[str, Tensor]]:
     """Read a file that is opened for reading, like `read_reference`."""
-    path, state = Path(file.name), state_of(file)
+    path, state = Path(file.name), state_of(file, note)
     compressed = {key.removesuffix(".index") for key in state if key.endswith(".index")}
     info = ModelInfo()
     modules: dict[str, nn.Module] = {}
