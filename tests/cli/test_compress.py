@@ -98,7 +98,7 @@ def test_bad_input_is_refused(inside, options, message):
 
 
 def test_a_target_size_is_reached_with_reproducible_bytes(inside):
-    job = ("compress", "--model", "networks:convolutional", "--target-size", "40kB", "--input", "3x32x32",
+    job = ("compress", "--model", "networks:convolutional", "--target-size", "40kB", "--input", "3x5x5",
            "--no-match-statistics")  # fmt: skip
     done = here(*job, "--json")
     result = json.loads(done.stdout)

@@ -60,7 +60,7 @@ def compress_and_save(
         return
     with usage():
         device = choose_device(encoding.device)
-    model, info = open_model(dense, values=not output.dry_run)
+    model, info = open_model(dense, not output.dry_run, bool(statistics.given))
     with usage():
         images = _images(statistics, info, model, dense.seed)
         path = output.out or Path(default_name(dense.name, recipe))

@@ -37,6 +37,10 @@ def inspect_file(checkpoint: Checkpoint, shown: Inspected) -> None:
     more = f", {len(headers):,} files" if len(headers) > 1 else ""
     show(f"{checkpoint.file}: {merged.kind}, {info.name or 'architecture not named'}, "
          f"{info.classes or 'unknown'} classes, weights {info.weights or 'not named'}{more}")  # fmt: skip
+    if info.source is not None:
+        p = info.preprocess
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (p.mean, p.std))
+        show(f"input: {p.channels}x{p.crop}x{p.crop}, mean {mean}, std {std}")
     if header.source is not None:
         show("source: " + ", ".join(f"{key} {value}" for key, value in header.source.to_dict().items()))
     if recipe is not None:

@@ -17,19 +17,20 @@ from tenreo.files.records import ModelInfo
 from tenreo.models import model_files
 from tenreo.models.builders import build_info, check_model
 from tenreo.models.dense_weights import dense_weights, open_dense
-from tenreo.models.inputs import check_input, output_classes
+from tenreo.models.inputs import check_input, check_shape, find_input, output_classes
 from tenreo.models.model_info import model_info
 from tenreo.models.names import check_architecture, is_safe
 from tenreo.models.pretrained import find_weights, with_weights
 from tenreo.models.reference import read_any
 
 
-def open_model(dense: DenseModel, values: bool = True) -> tuple[nn.Module, ModelInfo]:
+def open_model(dense: DenseModel, values: bool = True, own_inputs: bool = False) -> tuple[nn.Module, ModelInfo]:
     """Build the model that the options name, with its weights, and describe it.
 
     Args:
         dense: options of the model.
         values: whether the values of the weights are needed; if not, random weights are on the meta device if possible.
+        own_inputs: whether the inputs of the model are given, so that it need not take images.
 
     Raises:
         TenreoError: if there is no such model, or the weights do not fit.
@@ -50,8 +51,25 @@ def open_model(dense: DenseModel, values: bool = True) -> tuple[nn.Module, Model
             builder, dense.weights, dense.seed, kwargs, ignore_extra=dense.ignore_extra, note=note
         )
     with usage():
+        if values and not own_inputs:
+            dense = _with_input(model, dense, builder)
         info = replace(info, preprocess=dense.prepared(info.preprocess))
     return model, _with_classes(model, info) if values else info
+
+
+def _with_input(model: nn.Module, dense: DenseModel, builder: str) -> DenseModel:
+    """Return the options with the size of the input, which is derived from a function's model if it is not given.
+
+    Raises:
+        TenreoError: if the model does not take images of the given size.
+    """
+    if dense.shape is not None:
+        check_shape(model, dense.shape)
+    elif not is_safe(builder) and (shape := find_input(model)) is not None:
+        size = "x".join(map(str, shape))
+        note(f"the input is taken to be {size}, which the model runs on; if its images have another size, give --input")
+        return replace(dense, input=size)
+    return dense
 
 
 def _with_classes(model: nn.Module, info: ModelInfo) -> ModelInfo:
