@@ -89,7 +89,7 @@ def measure_importance(
         for part in _parts(batches):
             gradients = _squared_gradients(run_batch(copy, part, forward), list(weights.values()), generator)
             ratios = {name: ratio + g for (name, ratio), g in zip(ratios.items(), gradients, strict=True)}
-    return replace(recipe, importance=_factors(ratios) | recipe.importance)
+    return replace(recipe, importance=importance_of(ratios) | recipe.importance)
 
 
 def _trainable_weights_(model: nn.Module, chosen: Container[str]) -> dict[str, Tensor]:
@@ -127,8 +127,15 @@ def _squared_gradients(outputs: Any, weights: Sequence[Tensor], generator: torch
     return [0.0 if g is None else g.double().square().mean().item() for g in gradients]
 
 
-def _factors(ratios: Mapping[str, float]) -> dict[str, float]:
-    """Return the importance for ratios of squared errors, rounded to two digits."""
+def importance_of(ratios: Mapping[str, float]) -> dict[str, float]:
+    """Return the importance of layers, rounded to two digits; the geometric mean of all is 1.
+
+    >>> importance_of({"first": 16.0, "second": 1.0})
+    {'first': 2.0, 'second': 0.5}
+
+    Args:
+        ratios: change of the outputs per squared error of the weight, by layer; layers without one are left out.
+    """
     known = {name: math.log(value) for name, value in ratios.items() if 0 < value < math.inf}
     mean = sum(known.values()) / max(1, len(known))
     factors = {name: math.exp(_POWER * (value - mean)) for name, value in known.items()}

@@ -8,14 +8,12 @@ from glob import escape
 from typing import Any
 
 from tenreo.codec.distortion import decibels, finite
+from tenreo.correction.importance import importance_of
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import wilson_interval
 from tenreo.evaluation.agreement import Agreement
 from tenreo.planning.rates import TargetSize
 from tenreo.planning.recipe import DENSE, Recipe
-
-_POWER = 0.5  # of the KL divergence per squared error; as for the measured importance
-_RANGE = 1e3  # factors beyond this range, in either direction, would leave a layer without bits or with all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +124,6 @@ class Analysis:
 
 
 def _importance(layers: Iterable[LayerAnalysis]) -> dict[str, float]:
-    """Return the importance of the layers by the patterns of their names, rounded to two digits."""
-    harms = {x.name: x.alone.kl / x.squared_error for x in layers if x.squared_error > 0}
-    known = {name: math.log(harm) for name, harm in harms.items() if 0 < harm < math.inf}
-    mean = sum(known.values()) / max(1, len(known))
-    factors = {name: math.exp(_POWER * (value - mean)) for name, value in known.items()}
-    return {escape(name): float(f"{min(max(factor, 1 / _RANGE), _RANGE):.2g}") for name, factor in factors.items()}
+    """Return the importance of the layers by the patterns of their names."""
+    harms = {escape(x.name): x.alone.kl / x.squared_error for x in layers if x.squared_error > 0}
+    return importance_of(harms)
