@@ -60,6 +60,24 @@ def shown(value: Any) -> str:
     return _SHORT.repr(value)
 
 
+def install(extra: str) -> str:
+    """Return how the optional packages of an extra are installed, for a message.
+
+    >>> install("plot")
+    "install it with pip install 'tenreo[plot]', or pip install '.[plot]' in a clone"
+    """
+    return f"install it with pip install 'tenreo[{extra}]', or pip install '.[{extra}]' in a clone"
+
+
+def counted(number: int, what: str, several: str = "") -> str:
+    """Return a number and its noun, in the plural unless the number is 1.
+
+    >>> counted(1, "round"), counted(2, "bias", "biases")
+    ('1 round', '2 biases')
+    """
+    return f"{number:,} {what if number == 1 else several or what + 's'}"
+
+
 class TenreoError(Exception):
     """An error that the user can fix; the message states the value given, the values needed, and what to do.
 

@@ -142,7 +142,7 @@ def _convert(name: str, value: Any, kind: Any, option: Option) -> Any:
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) and each for each in value):
             raise TenreoError(f"{name}: given {shown(value)}, needs a list of words, such as layer-name patterns")
-        return tuple(value)
+        return tuple(map(_expanded, value))
     if get_origin(kind) is dict:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
             raise TenreoError(f"{name}: given {shown(value)}, needs layer-name patterns and numbers")
@@ -156,7 +156,12 @@ def _convert(name: str, value: Any, kind: Any, option: Option) -> Any:
         raise TenreoError(f"{name}: given {shown(value)}, needs a {what}")
     if not _is_name(str(value)):
         raise TenreoError(f"{name}: given {shown(str(value))}, needs a {what} that can be the name of a file")
-    return kind(value)
+    return kind(_expanded(value)) if isinstance(value, str) else kind(value)
+
+
+def _expanded(text: str) -> str:
+    """Return a text in which the home folder replaces ~ at the start of a path, as a shell does."""
+    return os.path.expanduser(text) if text.startswith("~/") else text
 
 
 def _is_name(text: str) -> bool:

@@ -42,6 +42,20 @@ def fraction(text: str) -> float | None:
     return number / 100 if match[2] == "%" else 1 / number
 
 
+def short_amount(value: int, unit: str = "") -> str:
+    """Return the shortest text that `amount` parses to the same value, in units of powers of 1,000.
+
+    >>> short_amount(560_000, "B"), short_amount(2_500_000), short_amount(1234, "B")
+    ('560kB', '2.5M', '1234B')
+    """
+    scales = {"k": 10**3, "M": 10**6, "G": 10**9}
+    texts = [
+        f"{value / scale:.10g}{prefix}{unit}" for prefix, scale in scales.items() if scale <= value < 10**5 * scale
+    ]
+    exact = [text for text in texts if amount(text, "size", unit) == value]
+    return min([f"{value}{unit}", *exact], key=len)
+
+
 def amount(text: str | int | float, what: str, unit: str = "") -> int:
     """Parse a number of bytes or parameters such as 2.5MB, 300k or 1.5MiB.
 

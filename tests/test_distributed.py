@@ -158,7 +158,7 @@ def test_two_processes_evaluate_like_one(compressed_file, dense_file, digits_fol
     assert all(len(own_lines(error)) == 1 and not out for _, out, error in runs)
     (code, out, error), other = two_runs(*job, "--skip-broken", "--predictions", table, start=start_tenreo)
     assert (code, *other) == (0, 0, "", ""), (error, other)
-    assert error.count("skipped 1 broken images") == 1
+    assert error.count("skipped 1 broken image") == 1
     result = json.loads(out)
     alone = json.loads(here(*job, "--skip-broken", "--predictions", tmp_path / "one.csv").stdout)
     assert table.read_bytes() == (tmp_path / "one.csv").read_bytes()

@@ -1,5 +1,6 @@
 """The command line: `tenreo compress | decompress | verify | evaluate | finetune | inspect | export | sweep | demo`."""
 
+import re
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -45,6 +46,7 @@ def _parser_error(error: Any) -> int:
         error.show()
         return 2
     message = printable(" ".join(error.format_message().split()).removesuffix("."), MOST_CHARACTERS)
+    message = re.sub(r" ?\(Possible options: (.*?)\)", r"; did you mean \1?", message)
     if message.startswith("Missing"):
         message = exits.with_example(message, error.ctx)
     note(f"error: {message}; {error.ctx.command_path if error.ctx else 'tenreo'} --help lists the options")

@@ -12,7 +12,7 @@ from pathlib import Path
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import DenseModel, Layout, ModelFile, ModelInputs
 from tenreo.data.layouts import DIGITS, ROOT_SPLIT, find_unlabeled, has_split, locate
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, install
 from tenreo.files.atomic import check_writable
 from tenreo.files.header import is_pickle, read_header
 from tenreo.files.paths import check_readable
@@ -56,7 +56,7 @@ def check_folder(path: Path, force: bool, sources: Iterable[Path] = (), resume: 
 def require_plotting(option: str = "plot") -> None:
     """Raise TenreoError unless matplotlib, which the named option needs, is installed."""
     if find_spec("matplotlib") is None:
-        raise TenreoError(f"{option}: matplotlib is not installed; install tenreo[plot], or leave the option out")
+        raise TenreoError(f"{option}: matplotlib is not installed; {install('plot')}, or leave the option out")
 
 
 def check_dense(dense: DenseModel) -> None:
@@ -91,7 +91,7 @@ def check_data(data: str, splits: Iterable[str]) -> None:
     """
     if data == DIGITS:
         if find_spec("sklearn") is None:
-            raise TenreoError("digits: needs scikit-learn; install tenreo[demo]")
+            raise TenreoError(f"digits: needs scikit-learn; {install('demo')}")
         return
     for split in (ROOT_SPLIT, *splits):
         place, _ = locate(data, split)

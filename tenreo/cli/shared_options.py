@@ -12,7 +12,7 @@ from tenreo.errors import TenreoError, shown
 from tenreo.files.header import is_pickle, read_header
 from tenreo.files.records import MOST_CHANNELS, MOST_PIXELS, Preprocess
 from tenreo.files.values import Fields
-from tenreo.models.names import SAFE, architecture_names
+from tenreo.models.names import SAFE, architecture_names, function_name
 from tenreo.options import check_options, described, option
 
 # Upper bounds of numbers, so that a typing error does not fill the memory.
@@ -33,6 +33,9 @@ class Options:
     """Base class of option dataclasses: checks all options when an instance is made."""
 
     def __post_init__(self) -> None:
+        for name in ("model", "loader", "metric"):
+            if isinstance(getattr(self, name, None), str):
+                object.__setattr__(self, name, function_name(getattr(self, name)))
         check_options(self)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,7 +42,9 @@ def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
                 values[key] = _checked(owners[key], key, value)
             else:
                 known = [*owners, *(("uniform", "layers") if "rate" in owners else ())]
-                raise TenreoError(f"unknown key {shown(key)}; known keys are {', '.join(known)}")
+                similar = get_close_matches(str(key).replace("-", "_"), known, 1)
+                meant = f"did you mean {similar[0]}? The " if similar else ""
+                raise TenreoError(f"unknown key {shown(key)}; {meant}known keys are {', '.join(known)}")
     except TenreoError as error:
         raise TenreoError(f"{path}: {error}") from error
     return values

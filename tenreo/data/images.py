@@ -19,7 +19,7 @@ from tenreo.data.label_files import LabelFiles, read_class_map
 from tenreo.data.labels import abbreviate, assign_labels, check_class_count
 from tenreo.data.layouts import DIGITS, find_labeled, find_unlabeled, has_labels, locate, split_class_names
 from tenreo.data.transforms import image_transform
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, install
 from tenreo.files.records import Preprocess
 
 _DIGIT_NAMES = tuple("0123456789")
@@ -262,7 +262,7 @@ def _load_digits(split: str) -> list[tuple[Any, int]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise TenreoError("digits: needs scikit-learn; install tenreo[demo]") from error
+        raise TenreoError(f"digits: needs scikit-learn; {install('demo')}") from error
     digits = load_digits()
     images = (digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), originally from 0 to 16
     shuffled = np.random.RandomState(0).permutation(len(images))

@@ -4,7 +4,7 @@ from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 
-from tenreo.errors import TenreoError, shown
+from tenreo.errors import TenreoError, install, shown
 
 FORMATS = (".safetensors", ".pth", ".pt2", ".onnx")  # endings of exported files
 
@@ -47,4 +47,4 @@ def check_packages() -> None:
     """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise TenreoError(f"to: ONNX needs {' and '.join(missing)}; install tenreo[onnx]")
+        raise TenreoError(f"to: ONNX needs {' and '.join(missing)}; {install('onnx')}")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
+from tenreo.errors import TenreoError, install, raise_if_out_of_memory, shown
 from tenreo.models.inputs import takes_lists
 from tenreo.modules.ties import stored_state
 
@@ -72,7 +72,7 @@ def onnx_program(
             f"{path}: the weights have {size:,} bytes, an ONNX file at most {_MOST_BYTES:,}; choose float16, or .pt2"
         )
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
-        raise TenreoError(f"{path}: ONNX needs onnx, onnxscript and onnxruntime; install tenreo[onnx]")
+        raise TenreoError(f"{path}: ONNX needs onnx, onnxscript and onnxruntime; {install('onnx')}")
 
     def translated(dynamic: bool, strict: bool) -> bytes:
         program = _trace(dense, arguments, dynamic, strict)
@@ -179,7 +179,9 @@ def run_onnx(program: Path | bytes, arguments: Arguments) -> list[Tensor]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise TenreoError(f"{program!s}: is written, but not checked; install tenreo[onnx] for onnxruntime") from error
+        raise TenreoError(
+            f"{program!s}: is written, but not checked; onnxruntime is missing; {install('onnx')}"
+        ) from error
     session = onnxruntime.InferenceSession(program, providers=["CPUExecutionProvider"])
     values = [value for value in tree_leaves(arguments) if isinstance(value, Tensor)]
     names = [each.name for each in session.get_inputs()]

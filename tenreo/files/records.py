@@ -16,7 +16,7 @@ from tenreo.codec.shape import (
     Positions,
     Precision,
 )
-from tenreo.errors import printable
+from tenreo.errors import counted, printable
 from tenreo.files.values import Fields
 
 # Limits for values from files, so that a hostile file cannot make its reader allocate large amounts of memory.
@@ -104,10 +104,10 @@ class Correction:
     note: str = ""
 
     def __str__(self) -> str:
-        counts = ((self.batchnorms, "BatchNorms"), (self.biases, "biases"))
-        corrected = " and ".join(f"{count} {what}" for count, what in counts if count)
+        counts = ((self.batchnorms, "BatchNorm", "BatchNorms"), (self.biases, "bias", "biases"))
+        corrected = " and ".join(counted(*each) for each in counts if each[0])
         note = f" ({self.note})" if self.note else ""
-        return f"{corrected or 'nothing corrected'}, on {self.images} images of {self.source}{note}"
+        return f"{corrected or 'nothing corrected'}, on {counted(self.images, 'image')} of {self.source}{note}"
 
     @classmethod
     def from_fields(cls, read: Fields) -> Correction:

@@ -17,7 +17,7 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
-from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
+from tenreo.errors import TenreoError, install, raise_if_out_of_memory, shown
 from tenreo.files.records import MOST_CLASSES, ModelInfo
 from tenreo.models.names import add_working_folder, check_builder, check_known, check_source, is_safe
 
@@ -170,7 +170,7 @@ def require_timm() -> Any:
     try:
         return importlib.import_module("timm")
     except ImportError as error:
-        raise TenreoError("model: timm is not installed; install tenreo[timm]") from error
+        raise TenreoError(f"model: timm is not installed; {install('timm')}") from error
 
 
 def pretrained_timm(name: str, kwargs: Mapping[str, Any]) -> nn.Module:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
-from tenreo.errors import TenreoError, shown
+from tenreo.errors import TenreoError, install, shown
 from tenreo.files.header import Header
 
 SAFE = ("torchvision", "timm")  # sources that run no code but the package's own when a model is built by name
@@ -53,6 +53,16 @@ def is_safe(builder: str) -> bool:
     return builder.partition(":")[0] in SAFE
 
 
+def function_name(text: str) -> str:
+    """Return the name of a function of a file in the form that Python imports.
+
+    >>> function_name("nets/mine.py:DigitNet"), function_name("timm:resnet18d")
+    ('nets.mine:DigitNet', 'timm:resnet18d')
+    """
+    file, colon, name = text.partition(".py:")
+    return f"{file.removeprefix('./').replace('/', '.')}:{name}" if colon else text
+
+
 def check_builder(builder: str, option: str = "model") -> None:
     """Raise unless a builder has the form SOURCE:NAME; `option` is the name of the option that it was given for.
 
@@ -79,7 +89,7 @@ def check_source(builder: str, option: str = "model") -> None:
     check_builder(builder, option)
     source = builder.partition(":")[0]
     if source == "timm" and find_spec("timm") is None:
-        raise TenreoError("model: timm is not installed; install tenreo[timm]")
+        raise TenreoError(f"model: timm is not installed; {install('timm')}")
     if not is_safe(builder):
         add_working_folder()
         package = source.partition(".")[0]

@@ -7,7 +7,7 @@ a quality, from which the curves of the layers follow. On the command line and i
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tenreo.errors import TenreoError, shown
 from tenreo.options import check_number, check_options, described, option, options_of, types_of
@@ -23,18 +23,20 @@ class Rate:
 
     Attributes:
         name: key of the rate in recipes, files and YAML files.
-        unit: unit that may follow the number where it is written as text, such as 2.5MB.
+        unit: unit that may follow the number where it is written as text, such as 2.5MB; None if it cannot be a text.
 
     Raises:
         TenreoError: when the number is out of range.
     """
 
     name: ClassVar[str]
-    unit: ClassVar[str] = ""
+    unit: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         cls: Any = type(self)
         (number,) = fields(self)
+        if self.unit is not None and isinstance(self.number, str):
+            object.__setattr__(self, number.name, amount(self.number, self.name, self.unit))
         whole = types_of(cls)[number.name] is int
         check_number(self.name, self.number, whole=whole, option=number.metadata["option"])
 
@@ -94,11 +96,14 @@ class TargetParameters(Rate):
         TenreoError: when the number is not a whole number of at least 1.
     """
 
-    name = "target_params"
+    name, unit = "target_params", ""
     parameters: int = field(metadata=described(
         "Instead of a rate: maximum number of parameters, for example 2.0M; the smallest progressive growth that "
         "reaches it is used.", least=1, ceiling=_MAX_TOTAL, metavar="NUMBER",
     ))  # fmt: skip
+    if TYPE_CHECKING:
+
+        def __init__(self, parameters: int | str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,11 @@ class TargetSize(Rate):
     `Recipe.strategy` states how the curves are chosen: by a price per bit or among candidates with refinement, by the
     growth of the paper's encoding without.
 
-    >>> TargetSize(2_500_000)
-    TargetSize(bytes=2500000)
+    >>> TargetSize(2_500_000), TargetSize("2.5MB")
+    (TargetSize(bytes=2500000), TargetSize(bytes=2500000))
 
     Raises:
-        TenreoError: when the size is not a whole number of at least 1.
+        TenreoError: when the size is neither a whole number of at least 1 nor a text such as 2.5MB.
     """
 
     name, unit = "target_size", "B"
@@ -121,6 +126,9 @@ class TargetSize(Rate):
         "expected error is minimized.",
         least=1, ceiling=_MAX_TOTAL, metavar="SIZE",
     ))  # fmt: skip
+    if TYPE_CHECKING:
+
+        def __init__(self, bytes: int | str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -213,7 +221,7 @@ RATES: dict[str, type[Rate]] = {
 RelativeSize = TargetFraction | TargetBits  # a size that follows from that of the dense model
 
 
-_NAMED = tuple(name for name in RATES if name != TargetFraction.name)  # an option writes a fraction as a target size
+_TYPED = {Uniform.name: "-r", Progressive.name: "-r with --progressive"}  # options whose names are not those of rates
 
 
 def rate_of(name: str, number: float) -> Rate:
@@ -266,14 +274,15 @@ class RateOptions:
         if not given:
             raise TenreoError("rate: not given; use -r 2, -r 0.5 --progressive, or a target such as --target-size")
         if len(given) != 1:
-            raise TenreoError(f"rate: needs exactly one of {', '.join(_NAMED)}, given {' and '.join(given)}")
+            typed = " and ".join(_TYPED.get(name, f"--{name.replace('_', '-')}") for name in given)
+            raise TenreoError(f"rate: given {typed}, which exclude each other; give only one of them")
         ((name, number),) = given.items()
         if name == TargetSize.name and (part := fraction(number)) is not None:
             if not 0 < part <= 1:
                 raise TenreoError(f"target_size: given {shown(number)}, needs at least 1x, or at most 100%")
             return TargetFraction(part)
         if isinstance(number, str):
-            number = amount(number, name, RATES[name].unit)
+            number = amount(number, name, RATES[name].unit or "")
         if name == Uniform.name and 0 < number < 1:
             raise TenreoError(
                 f"rate: given {number:g}, needs at least 1 (1 keeps every coefficient); for a progressive rate add "

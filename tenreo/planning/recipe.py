@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from tenreo.codec.shape import Positions, Precision
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, counted
 from tenreo.files.header import Header
-from tenreo.options import check_options, described, option
+from tenreo.options import check_options, option
 from tenreo.planning.rates import RATES, OutputTarget, Progressive, Rate, TargetParameters, TargetSize, Uniform, rate_of
 
 ROUNDS = 12  # docs/research/refinement.md shows the gain of refinement against its time
@@ -85,10 +85,10 @@ class Recipe:
 
     panel: ClassVar[str] = "Recipe"  # heading in the help of the command line
 
-    groups: int | None = field(
-        metadata=described("Rows of the reshaped weight, g in the paper.", least=1, ceiling=_MAX_GROUPS, short="-g")
+    groups: int | None = option(
+        None, "Rows of the reshaped weight, g in the paper.", least=1, ceiling=_MAX_GROUPS, short="-g"
     )
-    rate: Rate
+    rate: Rate = field(default=None)  # type: ignore[assignment] # refused below
     include: tuple[str, ...] = option(
         (), "Compress the layers whose names match, such as 'layer4.*', instead of the default choice of the "
         "architecture. Can be repeated.",
@@ -150,10 +150,10 @@ class Recipe:
 
     def __str__(self) -> str:
         parts = [
-            f"{self.groups} groups" if self.groups else "groups chosen",
+            counted(self.groups, "group") if self.groups else "groups chosen",
             f"{self.rate.name.replace('_', ' ')} {self.rate.number:,}",
-            f"at most {self.refine} rounds of refinement",
-            f"{self.position_bits} bits per position" if self.position_bits else "",
+            f"at most {counted(self.refine, 'round')} of refinement" if self.refine else "no refinement",
+            f"{counted(self.position_bits, 'bit')} per position" if self.position_bits else "",
             f"{self.precision} coefficients" if self.precision else "",
             f"dense tensors {self.dense_dtype}" if self.dense_dtype != DenseDtype.FLOAT32 else "",
             "plain positions" if self.pack == Pack.PLAIN else "",

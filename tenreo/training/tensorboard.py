@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, install
 from tenreo.files.atomic import write_errors_named
 from tenreo.training.observer import Epoch, Step
 
@@ -23,7 +23,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise TenreoError("tensorboard: is not installed; install tenreo[tensorboard]") from error
+            raise TenreoError(f"tensorboard: is not installed; {install('tensorboard')}") from error
         with write_errors_named(folder):
             self.writer = SummaryWriter(str(folder))
 

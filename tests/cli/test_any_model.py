@@ -296,3 +296,20 @@ def test_yaml_files_set_recipes_of_single_layers(clinet):
     ):
         (clinet / "w.yaml").write_text(f"model: clinet:build\ngroups: 4\nuniform: 2.0\n{text}\n")
         assert message in refused("compress", "--config", "w.yaml", "--dry-run")
+
+
+def test_a_file_of_the_working_folder_names_a_module(clinet):
+    done = json.loads(here("compress", "--model", "clinet.py:build", *FAST, *SMALL, "--dry-run", "--json").stdout)
+    assert done["coverage"] > 0.5
+    error = refused("compress", "clinet.py:build", *FAST)
+    assert "source: clinet.py:build is no file; for the model of a function, use --model" in error
+
+
+def test_a_target_is_part_of_the_name_of_the_output(clinet):
+    for options, ending in (
+        (("--bits", 4), "4bits"),
+        (("--target-size", "30kB"), "30kB"),
+        (("--target-size", "5x"), "5x"),
+    ):
+        here("compress", "-m", "clinet:build", *options, *SMALL, "--no-match-statistics", "--no-measure-importance")
+        assert (clinet / f"clinet-build-{ending}.safetensors").exists()

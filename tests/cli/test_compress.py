@@ -71,12 +71,15 @@ def test_dry_run_prints_the_counts_of_the_paper_and_writes_nothing(inside):
         (["-g", 4, "-r", 2.0, "--importance", "fc"], "importance: given 'fc', needs a pattern and a number"),
         (["-g", 4, "-r", 2.0, "--importance", "fc=0"], "importance: given 0.0, needs a number above 0 (--importance)"),
         (["-g", 4, "-r", 2.0, "--weights", "nowhere.pth"], "neither a file, nor none, nor one of IMAGENET1K_V1"),
-        (["-g", 4, "-r", 2.0, "--target-size", "2MB"], "given uniform and target_size (-r/--rate)"),
+        (
+            ["-g", 4, "-r", 2.0, "--target-size", "2MB"],
+            "rate: given -r and --target-size, which exclude each other; give only one of them",
+        ),
         (["--target-size", "small"], "target_size: given 'small', needs an amount such as 2.5MB or 800kB"),
         (["--target-size", "0.5x"], "target_size: given '0.5x', needs at least 1x, or at most 100% (--target-size)"),
         (["--target-size", "120%"], "target_size: given '120%', needs at least 1x, or at most 100%"),
         (["--bits", 0], "bits: given 0.0, needs a number above 0 and at most 64 (--bits)"),
-        (["--bits", 4, "--target-size", "5x"], "rate: needs exactly one of uniform, progressive, target_params, "),
+        (["--bits", 4, "--target-size", "5x"], "rate: given --target-size and --bits, which exclude"),
         (["--bits", 0.01], "target_size: given 4,"),
         (["--target-size", "20kB"], "target_size: given 20,000, but the least is"),
         (["--target-size", "2MB", "--progressive"], "progressive: needs the growth"),
@@ -102,7 +105,7 @@ def test_a_target_size_is_reached_with_reproducible_bytes(inside):
            "--no-match-statistics")  # fmt: skip
     done = here(*job, "--json")
     result = json.loads(done.stdout)
-    path = inside / "compressed-networks-convolutional-target_size-40000.safetensors"
+    path = inside / "networks-convolutional-40kB.safetensors"
     before = path.read_bytes()
     assert 39_600 <= result["bytes"] == len(before) <= 40_000 and "instead of" not in done.stderr
     here(*job, "--force", "--jobs", 1)

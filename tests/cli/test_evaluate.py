@@ -56,13 +56,13 @@ def test_broken_images_can_be_skipped_in_every_command_that_reads_images(compres
     done = here(*job, "--skip-broken", "--json")
     result = json.loads(done.stdout)
     assert (result["images"], result["skipped"]) == (40, [str(bad)])
-    assert f"skipped {bad}: cannot be read" in done.stderr and "skipped 1 broken images" in done.stderr
+    assert f"skipped {bad}: cannot be read" in done.stderr and "skipped 1 broken image" in done.stderr
     dense = ("-a", "shufflenet_v2_x0_5", "--weights", dense_file, "-g", 8, "-r", 8, "--include", "fc")
     messages = here("sweep", *dense, "--data", folder, "--skip-broken", "--refine", 1, "--no-match-statistics").stderr
-    assert f"skipped {bad}" in messages and "skipped 1 broken images" in messages
+    assert f"skipped {bad}" in messages and "skipped 1 broken image" in messages
     calibrated = ("compress", *dense, "--calibrate", folder, "-o", "c.safetensors")
     assert "zz.png: cannot be read as an image" in refused(*calibrated, code=1)
-    assert "skipped 1 broken images" in here(*calibrated, "--skip-broken").stderr
+    assert "skipped 1 broken image" in here(*calibrated, "--skip-broken").stderr
 
 
 def test_a_model_whose_outputs_are_not_finite_is_an_error(dense_file, inside):

@@ -63,7 +63,7 @@ def test_errors_name_the_file_and_the_key(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("grups: 4", "unknown key 'grups'; known keys are arch"),
+        ("grups: 4", r"unknown key 'grups'; did you mean groups\? The known keys are arch"),
         ("arch: 5", "arch: given 5, needs a word"),
         ("include: fc", "include: given 'fc', needs a list of words"),
         ("include:", "include: given nothing"),
@@ -115,6 +115,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("importance: {a: 1, a: 2}", "the key 'a' is given twice"),
         ("? [a]\n: 3", "a key must be text"),
         ("? {a: b}\n: 3", "a key must be text"),
+        ("match-statistic: 3", "unknown key 'match-statistic'; did you mean match_statistics"),
         ("null: 3", "unknown key None"),
         (r'"\x1b[2K\nerror": 3', r"unknown key '\\x1b\[2K\\nerror'"),
         (r'out: "a\0b"', "out: given .* that can be the name of a file"),
@@ -193,7 +194,7 @@ def test_every_option_of_compress_is_a_key(parsed, inside, cls, key, value):
         assert parts[1].rate == wanted[key]
     else:
         part = next(part for part in parts if type(part) is cls)
-        wanted = {"out": Path, "include": tuple, "exclude": tuple}.get(key, type(value))(value)
+        wanted = {"out": Path, "inputs": Path, "include": tuple, "exclude": tuple}.get(key, type(value))(value)
         assert getattr(part, key) == wanted
         plain = parsed("compress", "-g", 8, "-r", 2)
         assert key == "groups" or getattr(part, key) != getattr(plain[parts.index(part)], key)

@@ -125,3 +125,18 @@ def test_an_invalid_recipe_in_a_file_is_an_error(values, match):
 def test_files_without_the_keys_of_refinement_and_packing():
     header = Header(Path("m.safetensors"), "tenreo", {}, ModelInfo(), {"groups": 4, "uniform": 2.0}, {}, 0)
     assert recipe_of(header) == Recipe(4, Uniform(2.0), refine=0, pack="plain")
+
+
+def test_sizes_may_be_texts_and_groups_may_be_left_out():
+    recipe = Recipe(rate=TargetSize("2.5MB"))
+    assert recipe == Recipe(None, TargetSize(2_500_000)) and recipe.groups is None
+    assert TargetParameters("2M") == TargetParameters(2_000_000)
+    with pytest.raises(TenreoError, match=r"target_size: given '2 apples', needs an amount such as 2\.5MB"):
+        TargetSize("2 apples")
+    with pytest.raises(TenreoError, match="rate: given None, needs one of Uniform"):
+        Recipe(4)
+
+
+def test_one_round_and_one_group_are_singular():
+    assert "1 group, uniform 2.0, at most 1 round of refinement" in str(Recipe(1, Uniform(2.0), refine=1))
+    assert "8 groups, uniform 2.0, no refinement" in str(Recipe(8, Uniform(2.0), refine=0))

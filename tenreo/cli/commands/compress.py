@@ -14,9 +14,17 @@ from tenreo.files.checkpoints import Output as Target
 from tenreo.files.checkpoints import find_files
 from tenreo.files.paths import check_ending
 from tenreo.options import option
-from tenreo.planning.rates import Progressive, TargetSize, Uniform
+from tenreo.planning.rates import (
+    Progressive,
+    Rate,
+    TargetBits,
+    TargetFraction,
+    TargetParameters,
+    TargetSize,
+    Uniform,
+)
 from tenreo.planning.recipe import Recipe
-from tenreo.sizes import amount
+from tenreo.sizes import amount, short_amount
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,8 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
             )
             if given:
                 raise TenreoError(f"{given[0]}: given together with {files.source}; leave one of them out")
+            if ":" in files.source.name and not files.source.exists():
+                raise TenreoError(f"source: {files.source} is no file; for the model of a function, use --model")
             files.target(recipe, output)
             return
         if files.shard_size is not None:
@@ -163,8 +173,21 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
 
 
 def default_name(arch: str, recipe: Recipe) -> str:
-    """Return the name that the reference implementation gives its output, with the ending .safetensors."""
-    number = recipe.rate.number
-    number = float(number) if isinstance(recipe.rate, (Uniform, Progressive)) else number
-    groups = f"-{recipe.groups}" if recipe.groups else ""
-    return f"compressed-{arch}-{recipe.rate.name}{groups}-{number}.safetensors"
+    """Return the name of an output: that of the reference implementation for a rate, else one with the target."""
+    rate, groups = recipe.rate, f"-{recipe.groups}" if recipe.groups else ""
+    if isinstance(rate, (Uniform, Progressive)):
+        return f"compressed-{arch}-{rate.name}{groups}-{float(rate.number)}.safetensors"
+    return f"{arch}{groups}-{_target_in_words(rate)}.safetensors"
+
+
+def _target_in_words(rate: Rate) -> str:
+    """Return a target as a part of a file name, such as 560kB, 5x, 4bits, or kl0.05."""
+    if isinstance(rate, TargetSize):
+        return short_amount(rate.bytes, "B")
+    if isinstance(rate, TargetFraction):
+        return f"{1 / rate.fraction:.4g}x"
+    if isinstance(rate, TargetBits):
+        return f"{rate.bits:g}bits"
+    if isinstance(rate, TargetParameters):
+        return f"{short_amount(rate.parameters)}-parameters"
+    return f"{rate.name.removeprefix('target_')}{rate.number:g}"

@@ -8,7 +8,7 @@ from typing import ClassVar
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import MOST_BATCHES, Computing, FileOutput, Layout, ModelFile, Options
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, install
 from tenreo.files.paths import check_ending, check_readable
 from tenreo.files.records import MOST_CLASSES
 from tenreo.options import described, option
@@ -90,7 +90,7 @@ def check(file: ModelFile, data: TrainingData, layout: Layout, settings: Setting
         else:
             checks.check_data(data.data, [data.train_split, layout.split])
         if output.tensorboard is not None and find_spec("tensorboard") is None:
-            raise TenreoError("tensorboard: the package is not installed; install tenreo[tensorboard]")
+            raise TenreoError(f"tensorboard: the package is not installed; {install('tensorboard')}")
         checks.check_layout(data.data, layout)
         files = run_files(best_file(file, output), settings.epochs, output.plot)
         if output.plot:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tenreo.cli.terminal.streams import note as note
 from tenreo.cli.terminal.streams import writing
-from tenreo.errors import printable
+from tenreo.errors import counted, printable
 
 _MAX_NAMES = 20  # number of broken images whose paths are printed
 LINE_EVERY = 60.0  # seconds between two lines of progress if stderr is not a terminal
@@ -68,11 +68,12 @@ def note_images(broken: Collection[str], warned: Collection[tuple[str, str]]) ->
     for path in sorted(broken)[:_MAX_NAMES]:
         note(f"skipped {path}: cannot be read as an image")
     if broken:
-        note(f"skipped {len(broken)} broken images")
+        note(f"skipped {counted(len(broken), 'broken image')}")
     if warned:
         path, text = min(warned)
-        more = len({path for path, _ in warned}) - 1
-        note(f"warning about {path}{f' and {more} other images' if more else ''}: {text}; the images were used")
+        others = len({path for path, _ in warned}) - 1
+        more = f" and {counted(others, 'other image')}" if others else ""
+        note(f"warning about {path}{more}: {text}; the images were used")
 
 
 @contextmanager
