@@ -1,5 +1,6 @@
 """Guesses which model the tensors of a file belong to, for messages about tensors that do not fit."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -38,14 +39,15 @@ def guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
     names = {name for name in shapes if not name.endswith(OPTIONAL)}
     if sum(any(name.startswith(prefix) for name in names) for prefix in _TIMM) >= 2:
         return "; these are names of timm's models: name the model, as timm:NAME"
-    # Architectures of one source file have outermost modules of the same names, so one of each other file is built.
+    # Architectures of one source file have mostly the same names but for numbers, so one of each other file is built.
     others: set[str] = set()
     for arch in architecture_names() if len(names) >= _FEWEST else ():
         file = torchvision.models.get_model_builder(arch).__module__
         if file in others:
             continue
         own = architecture_shapes(arch)
-        if _outermost(own) != _outermost(names):
+        left, right = _without_numbers(own), _without_numbers(names)
+        if 2 * len(left & right) <= min(len(left), len(right)):
             others.add(file)
         # Weight and bias of the last layer may differ, since they depend on the number of classes.
         elif set(own) == names and sum(own[name] != shapes[name] for name in names) <= 2:
@@ -53,8 +55,8 @@ def guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ""
 
 
-def _outermost(names: Iterable[str]) -> set[str]:
-    return {name.partition(".")[0] for name in names}
+def _without_numbers(names: Iterable[str]) -> set[str]:
+    return {re.sub(r"\d+", "", name) for name in names}
 
 
 @cache
