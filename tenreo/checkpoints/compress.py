@@ -19,8 +19,8 @@ from tenreo.codec.distortion import total_decibels
 from tenreo.compression.layer_pool import LayerPool
 from tenreo.devices import public_function
 from tenreo.distributed import SINGLE_PROCESS, ProcessGroup
-from tenreo.files.atomic import atomic_write, check_writable, write_errors_named
-from tenreo.files.checkpoints import INDEX, Output, index_text
+from tenreo.files.atomic import check_writable, write_errors_named
+from tenreo.files.checkpoints import Output, finish_folder
 from tenreo.files.counts import Counts, count
 from tenreo.files.records import LayerRecord
 from tenreo.planning.layers import LayerPlan
@@ -236,7 +236,9 @@ class _Run:
         self.group.wait()
         layers = {x.name: self.parts.open(x.parameter).layer for x in self.layers}
         if self.group.is_main and self.output.is_folder:
-            _finish_folder(self.source, self.output, files)
+            where = {name: file for file, names in files.items() for name in names}
+            size = sum((self.output.path / name).stat().st_size for name in files)
+            finish_folder(self.source.files, self.output.path, where, size)
         self.group.wait()
         final = tuple(replace(x, curve=layers[x.name].curve) if x.name in layers else x for x in self.plan.layers)
         after = self._counts(shards)
@@ -248,22 +250,6 @@ class _Run:
             total += replace(count(shard.tensors, shard.layers), bytes=shard.bytes)
         numbers = self.group.sum(torch.tensor(list(vars(total).values()), dtype=torch.int64))
         return Counts(*numbers.tolist())
-
-
-def _finish_folder(source: Source, output: Output, files: Mapping[str, list[str]]) -> None:
-    known = source.files
-    others = [] if known is None or not known.is_folder else [(known.path / each, each) for each in known.others]
-    for path, other in others:
-        target = output.path / other
-        with write_errors_named(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(target) as temporary:
-                shutil.copyfile(path, temporary)
-    if len(files) > 1 or (known is not None and known.index is not None):
-        where = {name: file for file, names in files.items() for name in names}
-        bytes = sum((output.path / name).stat().st_size for name in files)
-        with atomic_write(output.path / INDEX) as temporary:
-            temporary.write_text(index_text(where, bytes))
 
 
 def deal(items: Iterable[_T], size: Callable[[_T], int], group: ProcessGroup) -> list[_T]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +10,14 @@ import torch
 from torch import Tensor
 
 from tenreo.files.atomic import atomic_write, write_errors_named
-from tenreo.files.checkpoints import INDEX, CheckpointFiles, find_files, index_text
+from tenreo.files.checkpoints import CheckpointFiles, find_files, finish_folder
 from tenreo.files.header import is_pickle
 from tenreo.files.layout import TensorRecord, file_order, header_bytes
 from tenreo.files.pickles import read_pickle
 from tenreo.files.safetensors import TORCH_DTYPES, bytes_of
-from tenreo.files.tensor_reader import TensorFile, open_files
+from tenreo.files.tensor_reader import FileMapping, TensorFile, open_files
 from tenreo.planning.dense_storage import stored_dense
 from tenreo.planning.recipe import DenseDtype
-
-
-class Tensors(Mapping[str, Tensor]):
-    """The tensors of a file or folder by name; each is read and decoded when it is asked for, and not kept.
-
-    Attributes:
-        tensors: dtypes and shapes by name.
-    """
-
-    def __init__(self, files: Mapping[str, TensorFile]) -> None:
-        self._files = files
-        self.tensors = {name: file.tensors[name] for name, file in files.items()}
-
-    def __getitem__(self, name: str) -> Tensor:
-        return read_tensor(self._files[name], name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._files
 
 
 def read_tensor(file: TensorFile, name: str) -> Tensor:
@@ -71,7 +46,7 @@ def read(path: str | Path) -> Mapping[str, Tensor]:
     files = find_files(Path(path))
     if is_pickle(files.weights[0]):
         return {name: tensor for file in files.weights for name, tensor in read_pickle(file).items()}
-    return Tensors(open_files(files))
+    return FileMapping(open_files(files), read_tensor)
 
 
 def decompress_file(path: Path, target: Path, dtype: DenseDtype | None = None) -> int:
@@ -122,15 +97,8 @@ def decompress_folder(files: CheckpointFiles, target: Path, own: list[Path], dty
         decompress_file(path, target / path.name, dtype)
 
 
-def finish_folder(files: CheckpointFiles, target: Path) -> None:
-    """Copy the other files of a folder, and write the index of the decompressed files."""
-    for other in files.others:
-        with write_errors_named(target / other):
-            (target / other).parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(target / other) as temporary:
-                shutil.copyfile(files.path / other, temporary)
-    if files.index is not None:
-        where = {name: path.name for path in files.weights for name in TensorFile(target / path.name).tensors}
-        total = sum(each.bytes for path in files.weights for each in TensorFile(target / path.name).tensors.values())
-        with atomic_write(target / INDEX) as temporary:
-            temporary.write_text(index_text(where, total))
+def finish_decompressed(files: CheckpointFiles, target: Path) -> None:
+    """Copy the other files of a folder to that of the decompressed files, and write their index."""
+    written = [TensorFile(target / path.name) for path in files.weights]
+    where = {name: file.path.name for file in written for name in file.tensors}
+    finish_folder(files, target, where, sum(each.bytes for file in written for each in file.tensors.values()))

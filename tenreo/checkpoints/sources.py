@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tenreo.errors import TenreoError
-from tenreo.files.checkpoints import CheckpointFiles, find_files
+from tenreo.files.checkpoints import CheckpointFiles, check_index, find_files
 from tenreo.files.header import is_pickle
 from tenreo.files.layout import ITEMSIZE, TensorRecord
 from tenreo.files.pickles import read_pickle
@@ -78,8 +78,12 @@ def open_source(path: Path) -> Source:
     files = find_files(path)
     if is_pickle(files.weights[0]):
         state: dict[str, Tensor] = {}
+        found: dict[str, str] = {}
         for file in files.weights:
-            state |= read_pickle(file)
+            own = read_pickle(file)
+            found |= dict.fromkeys(own, file.name)
+            state |= own
+        check_index(files, found)
         return Source(files.path.name, state, files)
     opened = open_files(files)
     compressed = next((file.path for file in opened.values() if file.header.layers or file.header.coded), None)

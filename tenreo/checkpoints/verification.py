@@ -11,7 +11,7 @@ from tenreo.checkpoints.reading import read
 from tenreo.codec.distortion import decibels, energy, finite
 from tenreo.errors import TenreoError
 from tenreo.files.checkpoints import find_files, read_index
-from tenreo.files.tensor_reader import TensorFile
+from tenreo.files.tensor_reader import FileMapping, TensorFile
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def faults(path: Path) -> Iterator[str]:
         found |= dict.fromkeys(file.tensors, each.name)
     if files.index is not None and (named := read_index(files.index)) != found:
         wrong = sorted(name for name in named.keys() | found.keys() if named.get(name) != found.get(name))
-        yield f"{files.index}: does not name the file of {wrong[0]}, and of {len(wrong) - 1:,} other tensors"
+        more = f", and of {len(wrong) - 1:,} other tensors" if len(wrong) > 1 else ""
+        yield f"{files.index}: does not name the file of {wrong[0]}{more}"
 
 
 def _faults_of(file: TensorFile) -> Iterator[str]:
@@ -82,19 +83,26 @@ def _faults_of(file: TensorFile) -> Iterator[str]:
             yield f"{file.path}: {name} decodes to values that are not finite"
 
 
-def compare(path: Path, original: Path) -> Iterator[Comparison | str]:
-    """Compare the tensors of a file or folder with those of the original.
-
-    Yields:
-        A comparison for every tensor of both, or a line for a tensor that only one has, or whose shape differs.
-    """
-    own, dense = read(path), read(original)
+def differences(path: Path, original: Path) -> Iterator[str]:
+    """Yield a line for every tensor that only one of two files or folders has, or whose shape differs."""
+    own, dense = _shapes(path), _shapes(original)
     for name in sorted(own.keys() | dense.keys()):
         if name not in own or name not in dense:
             yield f"{name} is only in {path if name in own else original}"
-            continue
+        elif own[name] != dense[name]:
+            yield f"{name} has the shape {list(own[name])}, the original's is {list(dense[name])}"
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    tensors = read(path)
+    known = tensors.tensors if isinstance(tensors, FileMapping) else tensors
+    return {name: tuple(each.shape) for name, each in known.items()}
+
+
+def comparisons(path: Path, original: Path) -> Iterator[Comparison]:
+    """Compare the tensors of a file or folder with those of the original that have the same names and shapes."""
+    own, dense = read(path), read(original)
+    for name in sorted(own.keys() & dense.keys()):
         left, right = dense[name], own[name]
-        if left.shape != right.shape:
-            yield f"{name} has the shape {list(right.shape)}, the original's is {list(left.shape)}"
-        else:
+        if left.shape == right.shape:
             yield Comparison(name, left.numel(), energy(left), energy(left, right))

@@ -2,11 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tenreo.errors import TenreoError, shown
+from tenreo.files.atomic import atomic_write, write_errors_named
 from tenreo.files.formats import TORCH_ENDINGS
 from tenreo.files.paths import check_readable, opened
 from tenreo.files.values import parse
@@ -99,7 +101,7 @@ def find_files(path: Path) -> CheckpointFiles:
         named = [each for each in weights if each.stem in ("model", "pytorch_model", "diffusion_pytorch_model")]
         if weights:
             chosen = named[:1] or (weights if endings == (_ENDING,) else weights[:1])
-            return CheckpointFiles(path, tuple(chosen), tuple(_others(path, ())))
+            return _inside(CheckpointFiles(path, tuple(chosen), tuple(_others(path, ()))))
     raise TenreoError(
         f"{path}: has no file of weights; give a folder with model.safetensors, its shards and index, or a .pth file"
     )
@@ -110,7 +112,47 @@ def _of_index(folder: Path, index: Path) -> CheckpointFiles:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise TenreoError(f"{index}: names {missing[0]}, which does not exist in {folder}; download the folder again")
-    return CheckpointFiles(folder, tuple(folder / name for name in names), tuple(_others(folder, (index.name,))), index)
+    weights = tuple(folder / name for name in names)
+    return _inside(CheckpointFiles(folder, weights, tuple(_others(folder, (index.name,))), index))
+
+
+def _inside(files: CheckpointFiles) -> CheckpointFiles:
+    """Return the files of a folder; raise TenreoError if one of them is a link to a file outside of it.
+
+    The cache of Hugging Face has links to the folder `blobs` next to that of the snapshots.
+    """
+    folder = files.path.resolve()
+    allowed = (folder, folder.parent.parent / "blobs")
+    for path in (
+        *files.weights,
+        *(files.path / each for each in files.others),
+        *([files.index] if files.index else []),
+    ):
+        target = path.resolve()
+        if path.is_symlink() and not any(target.is_relative_to(each) for each in allowed):
+            raise TenreoError(
+                f"{path}: is a link to {target}, outside of its folder; replace it by the file, or remove it"
+            )
+    return files
+
+
+def check_index(files: CheckpointFiles, found: Mapping[str, str]) -> None:
+    """Raise unless the index of a folder, if there is one, names only tensors that are in the files that it names.
+
+    Args:
+        files: files of the folder.
+        found: name of the file of every tensor, by name.
+
+    Raises:
+        TenreoError: naming the first tensor that is missing.
+    """
+    named = {} if files.index is None else read_index(files.index)
+    missing = next((name for name in named if found.get(name) != named[name]), None)
+    if missing is not None:
+        raise TenreoError(
+            f"{files.index}: names {shown(missing)} in {named[missing]}, which does not contain it; download the "
+            "folder again"
+        )
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -136,15 +178,27 @@ def read_index(path: Path) -> dict[str, str]:
     return dict(files)
 
 
-def index_text(files: dict[str, str], bytes: int) -> str:
-    """Return the index of shards as JSON.
+def finish_folder(source: CheckpointFiles | None, target: Path, files: Mapping[str, str], bytes: int) -> None:
+    """Copy the other files of a folder, and write the index of shards last.
 
     Args:
+        source: files that the shards were made from; None for tensors in memory.
+        target: folder of the shards.
         files: file of every tensor by name.
-        bytes: bytes of all tensors as they are stored.
+        bytes: number that the index states as its size.
+
+    Raises:
+        TenreoError: if a file cannot be read or written.
     """
-    content = {"metadata": {"total_size": bytes}, "weight_map": dict(sorted(files.items()))}
-    return json.dumps(content, indent=2) + "\n"
+    for other in () if source is None else source.others:
+        with write_errors_named(target / other):
+            (target / other).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(target / other) as temporary:
+                shutil.copyfile(source.path / other, temporary)  # type: ignore[union-attr]
+    if len(set(files.values())) > 1 or (source is not None and source.index is not None):
+        content = {"metadata": {"total_size": bytes}, "weight_map": dict(sorted(files.items()))}
+        with atomic_write(target / INDEX) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _others(folder: Path, left_out: tuple[str, ...]) -> Iterator[Path]:

@@ -5,11 +5,11 @@ Numbers in bfloat16, which NumPy lacks, become float32 of the same values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,13 @@ from tenreo.codec.grid_decoding import decode_values
 from tenreo.codec.position_decoding import columns_per_output, decode_stream
 from tenreo.codec.shape import Positions
 from tenreo.errors import TenreoError
-from tenreo.files.checkpoints import CheckpointFiles, find_files
+from tenreo.files.checkpoints import CheckpointFiles, check_index, find_files
 from tenreo.files.header import Header, check_sum, header_of
 from tenreo.files.layout import COEFFICIENTS, DENSE, POSITIONS, SCALES, TensorRecord, layer_name
 from tenreo.files.paths import opened
 from tenreo.files.records import LayerRecord
 
+_T = TypeVar("_T")
 VARIANCE = ".running_var"  # ending of the names of tensors that are coded on logarithmic grids
 _NUMPY = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "F16": "<f2", "BF16": "<u2", "I32": "<i4",
@@ -151,7 +152,7 @@ def open_files(files: CheckpointFiles) -> dict[str, TensorFile]:
     """Open the files of a checkpoint; return the file of every tensor of the dense model by name.
 
     Raises:
-        TenreoError: if a file is damaged, or two files contain a tensor of the same name.
+        TenreoError: if a file is damaged, two files contain a tensor of the same name, or one of the index is missing.
     """
     found: dict[str, TensorFile] = {}
     for path in files.weights:
@@ -160,22 +161,27 @@ def open_files(files: CheckpointFiles) -> dict[str, TensorFile]:
             if name in found:
                 raise TenreoError(f"{path}: contains {name}, as does {found[name].path.name}; remove one of the files")
             found[name] = file
+    check_index(files, {name: file.path.name for name, file in found.items()})
     return found
 
 
-class ArrayMapping(Mapping[str, NDArray[Any]]):
+class FileMapping(Mapping[str, _T]):
     """The tensors of a file or folder by name; each is read and decoded when it is asked for, and not kept.
+
+    Args:
+        files: file of every tensor by name.
+        read: function that reads a tensor of a file.
 
     Attributes:
         tensors: dtypes and shapes by name.
     """
 
-    def __init__(self, files: Mapping[str, TensorFile]) -> None:
-        self._files = files
+    def __init__(self, files: Mapping[str, TensorFile], read: Callable[[TensorFile, str], _T]) -> None:
+        self._files, self._read = files, read
         self.tensors = {name: file.tensors[name] for name, file in files.items()}
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._files[name].read(name)
+    def __getitem__(self, name: str) -> _T:
+        return self._read(self._files[name], name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -187,7 +193,7 @@ class ArrayMapping(Mapping[str, NDArray[Any]]):
         return name in self._files
 
 
-def read_numpy(path: str | Path) -> ArrayMapping:
+def read_numpy(path: str | Path) -> FileMapping[NDArray[Any]]:
     """Open a safetensors file or folder, compressed or dense, without torch.
 
     >>> from tenreo.files.tensor_reader import read_numpy
@@ -203,4 +209,4 @@ def read_numpy(path: str | Path) -> ArrayMapping:
     Raises:
         TenreoError: if a file is damaged; for most damage, when a tensor is asked for.
     """
-    return ArrayMapping(open_files(find_files(Path(path))))
+    return FileMapping(open_files(find_files(Path(path))), TensorFile.read)

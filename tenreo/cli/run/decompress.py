@@ -3,7 +3,7 @@
 import torch
 
 from tenreo.checkpoints.compress import deal
-from tenreo.checkpoints.reading import decompress_file, decompress_folder, finish_folder
+from tenreo.checkpoints.reading import decompress_file, decompress_folder, finish_decompressed
 from tenreo.cli.commands.decompress import Decompressed
 from tenreo.cli.shared_options import Checkpoint
 from tenreo.cli.terminal.console import show, show_json
@@ -26,7 +26,7 @@ def decompress_files(checkpoint: Checkpoint, output: Decompressed) -> None:
             decompress_folder(files, output.out, own, dtype)
             group.wait()
             if group.is_main:
-                finish_folder(files, output.out)
+                finish_decompressed(files, output.out)
         elif group.is_main:
             decompress_file(checkpoint.file, output.out, dtype)
         group.wait()

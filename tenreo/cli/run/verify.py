@@ -2,7 +2,7 @@
 
 import typer
 
-from tenreo.checkpoints.verification import Comparison, compare, faults
+from tenreo.checkpoints.verification import Comparison, comparisons, differences, faults
 from tenreo.cli.commands.verify import Verified
 from tenreo.cli.shared_options import Checkpoint
 from tenreo.cli.terminal.console import show, show_json
@@ -15,8 +15,8 @@ def verify_files(checkpoint: Checkpoint, verified: Verified) -> None:
     found = list(faults(checkpoint.file))
     compared: list[Comparison] = []
     if verified.against is not None and not found:
-        for each in compare(checkpoint.file, verified.against):
-            (found if isinstance(each, str) else compared).append(each)  # type: ignore[arg-type]
+        found += differences(checkpoint.file, verified.against)
+        compared += comparisons(checkpoint.file, verified.against)
     total = decibels(sum(x.squared_norm for x in compared), sum(x.squared_error for x in compared))
     if verified.json:
         rows = [each.to_dict() for each in compared]
