@@ -222,6 +222,14 @@ class Curve(NamedTuple):
         """The layer's record in a file."""
         return LayerRecord(self.weight.shape, self.weight.curve, self.weight.errors)
 
+    @property
+    def encoded(self) -> EncodedWeight:
+        """The weight as it is encoded."""
+        shape = self.weight.curve
+        return EncodedWeight(
+            self.coefficients, self.weight.positions, shape.length, self.weight.shape, shape.memory, shape.basis
+        )
+
 
 def curves(model: nn.Module) -> Iterator[Curve]:
     """Yield every compressed weight of a model."""
