@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tenreo.evaluation.analysis import LayerAnalysis as LayerAnalysis
     from tenreo.evaluation.sensitivity import analyze as analyze
     from tenreo.evaluation.targets import compress_to_ as compress_to_
+    from tenreo.exporting.compress_onnx import CompressedOnnx as CompressedOnnx
+    from tenreo.exporting.compress_onnx import compress_onnx as compress_onnx
     from tenreo.exporting.export import export as export
     from tenreo.files.records import ModelInfo as ModelInfo
     from tenreo.models.model_files import load as load
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 # seconds and `tenreo --help` must answer at once.
 _MODULES = {
     "Analysis": "evaluation.analysis",
+    "CompressedOnnx": "exporting.compress_onnx",
     "EncodedWeight": "codec.encode",
     "LayerAnalysis": "evaluation.analysis",
     "ModelInfo": "files.records",
@@ -58,6 +61,7 @@ _MODULES = {
     "analyze": "evaluation.sensitivity",
     "calibrate_": "correction.statistics",
     "compress_": "compression.compress_model",
+    "compress_onnx": "exporting.compress_onnx",
     "compress_to_": "evaluation.targets",
     "decode": "codec.encode",
     "encode": "codec.encode",

@@ -13,7 +13,7 @@ from tenreo.planning.layers import LayerPlan, find_layers, require_compressed
 from tenreo.planning.plan import Plan
 from tenreo.planning.rates import RelativeSize
 from tenreo.planning.recipe import Recipe, Strategy
-from tenreo.planning.rules import GENERAL, traits_of_tensors
+from tenreo.planning.rules import GENERAL
 
 _SAMPLES = 9  # of a ramp before its price is known
 
@@ -41,7 +41,7 @@ def resolve_tensors(recipe: Recipe, source: Source) -> Plan:
         )
     if recipe.allocate:
         raise TenreoError("allocate: needs all tensors in memory; leave it out, or name the model")
-    layers = find_layers(recipe, traits_of_tensors(source.tensors), GENERAL)
+    layers = find_layers(recipe, source.traits, GENERAL)
     if recipe.strategy is Strategy.RATE:
         layers = list(curves_by_rate(recipe, layers, GENERAL.reference_numel))
     else:

@@ -1,6 +1,5 @@
 """The files of a compressed checkpoint, put together from its parts and the tensors that remain dense."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,6 @@ from tenreo.planning.dense_storage import dense_step, stored_dense
 from tenreo.planning.plan import Plan
 from tenreo.planning.recipe import DenseDtype
 
-# Names of the tensors that are parameters rather than buffers, which may need any digit.
-_PARAMETER = re.compile(r"(^|[._])(weight|bias|gamma|beta|scale|embed\w*|token)\w*$")
 _MOST_CODED = 1 << 20  # elements of a dense tensor that is coded; coding needs 50 bytes of memory for each
 
 Content = Callable[[], Any]  # returns the bytes of a stored tensor
@@ -128,7 +125,7 @@ def _add_dense(
             small[name] = tensor
         else:
             _add_plain(shard, parts, name, tensor)
-    stream, coded = encode_dense(small, {name for name in small if _PARAMETER.search(name)}, step)
+    stream, coded = encode_dense(small, {name for name in small if source.is_parameter(name)}, step)
     for name in small.keys() - coded.keys():
         _add_plain(shard, parts, name, small[name])
     if coded:

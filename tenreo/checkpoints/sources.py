@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from tenreo.files.layout import ITEMSIZE, TensorRecord
 from tenreo.files.pickles import read_pickle
 from tenreo.files.safetensors import TORCH_DTYPES, check_plain, record
 from tenreo.files.tensor_reader import TensorFile, open_files
+from tenreo.planning.rules import Traits, traits_of_tensors
 
+# Names of the tensors that are parameters.
+_PARAMETER = re.compile(r"(^|[._])(weight|bias|gamma|beta|scale|embed\w*|token)\w*$")
 SINGLE = "model.safetensors"  # name of the only file of a source that is no safetensors file
 
 
@@ -35,6 +39,15 @@ class Source:
         self.tensors = {key: record(tensor) for key, tensor in state.items()}
         self.layout = {SINGLE: list(state)}
         self.metadata: dict[str, dict[str, str]] = {SINGLE: {"format": "pt"}}
+
+    @property
+    def traits(self) -> list[Traits]:
+        """Traits of the tensors that may be weights."""
+        return traits_of_tensors(self.tensors)
+
+    def is_parameter(self, name: str) -> bool:
+        """Return whether a tensor is a parameter rather than a buffer, which may need any digit."""
+        return _PARAMETER.search(name) is not None
 
     def read(self, name: str) -> Tensor:
         """Return a tensor on the CPU."""

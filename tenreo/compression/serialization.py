@@ -237,7 +237,7 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
             raise TenreoError(f"{header.path}: cannot be loaded into the model: {name}: {why}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         unpacked = pool.map(
-            lambda name: _unpack_layer(weights[name].parameter, header.layers[name], tensors, header.path),
+            lambda name: unpack_layer(weights[name].parameter, header.layers[name], tensors, header.path),
             header.layers,
         )
         encodings = dict(zip(header.layers, unpacked, strict=True))
@@ -253,7 +253,18 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
     return model
 
 
-def _unpack_layer(name: str, record: LayerRecord, tensors: Mapping[str, Tensor], path: Path) -> EncodedWeight:
+def unpack_layer(name: str, record: LayerRecord, tensors: Mapping[str, Tensor], path: Path) -> EncodedWeight:
+    """Return a compressed weight from the tensors of a file.
+
+    Args:
+        name: name of the weight in the dense model's state dict.
+        record: record of its layer.
+        tensors: tensors of the file as they are stored, by name.
+        path: path of the file, for messages.
+
+    Raises:
+        TenreoError: if the positions are damaged.
+    """
     positions = tensors[name + POSITIONS]
     length = record.curve.length
     try:

@@ -5,13 +5,15 @@ evaluates once, when it loads the model. The functions of `tenreo.exporting.stre
 these turn them into tensors.
 """
 
+import re
 from typing import Any
 
 from tenreo.errors import TenreoError
 from tenreo.exporting import stream_functions
 from tenreo.exporting.stream_functions import DOMAIN
 
-OPSET = 18  # lowest version of the standard operators that has all that are used: BitwiseAnd
+OPSET = 14  # lowest version of the standard operators that has all that are used: Add of uint8
+_SPLIT_COUNTS = 18  # version from which on Split needs the number of its outputs
 _HEAD = f'<domain: "{DOMAIN}", opset_import: ["" : {{opset}}, "{DOMAIN}" : 1]>\n'
 
 _FUNCTIONS = {
@@ -234,4 +236,6 @@ def function_protos(called: dict[str, str], opset: int) -> list[Any]:
     for name, text in sorted(called.items()):
         if name not in texts:
             add(name, text)
+    if opset < _SPLIT_COUNTS:
+        texts = {name: re.sub(r", num_outputs = \d+", "", text) for name, text in texts.items()}
     return [onnx.parser.parse_function(_HEAD.format(opset=opset) + text) for text in texts.values()]

@@ -137,6 +137,7 @@ def _export_program(
     def finish(program: Any, dynamic: bool) -> None:
         left[:] = small_model(program, curves(model), stored_state(dense)) if small else []
         rename_(program, output_names(expected), dynamic)
+        program.producer_name = "tenreo"
         describe_(program, {"tenreo.weights": "compressed" if small else "dense"})
 
     run = run_program if path.suffix == ".pt2" else run_onnx

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tenreo.errors import TenreoError, install, shown
 
+DATA_ENDING = ".data"  # of the file with the external data of an ONNX file
 FORMATS = (".safetensors", ".pth", ".pt2", ".onnx")  # endings of exported files
 
 
@@ -48,3 +49,13 @@ def check_packages() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise TenreoError(f"to: ONNX needs {' and '.join(missing)}; {install('onnx')}")
+
+
+def check_output(path: Path, out: Path, files: tuple[Path, ...] = ()) -> None:
+    """Raise if a compressed model has no name of an ONNX file, or would replace a file of the dense model."""
+    if out.suffix != ".onnx":
+        raise TenreoError(f"out: given {out.name!r}, needs a name that ends in .onnx")
+    data = out.with_name(out.name + DATA_ENDING)
+    for each in (path, *files):
+        if any(own.exists() and each.exists() and own.samefile(each) for own in (out, data)):
+            raise TenreoError(f"out: {out} would replace {each}, which is read; choose another name")

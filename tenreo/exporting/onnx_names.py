@@ -64,7 +64,8 @@ def _name_batch_(graph: Any) -> None:
 
 
 def describe_(model: Any, entries: Mapping[str, str]) -> None:
-    """Add metadata to an ONNX model in place."""
-    model.producer_name = "tenreo"
-    for key, value in entries.items():
+    """Add metadata to an ONNX model in place; existing entries of the same keys are replaced."""
+    values = {each.key: each.value for each in model.metadata_props} | dict(entries)
+    del model.metadata_props[:]
+    for key, value in values.items():
         model.metadata_props.add(key=key, value=value)

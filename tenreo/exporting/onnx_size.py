@@ -16,7 +16,7 @@ _WITHIN = 0.015  # accepted distance below the size, as a fraction of it
 Made = TypeVar("Made")
 
 
-def compress_for_onnx(recipe: Recipe, attempt: Callable[[Recipe], tuple[int, Made]]) -> Made:
+def compress_for_onnx(recipe: Recipe, attempt: Callable[[Recipe], tuple[int, Made]], rest: int = 0) -> Made:
     """Compress a model so that its small ONNX model has at most the target size of a recipe, and nearly that size.
 
     The two sizes differ by the graph, and by the prefix codes that take the place of arithmetic codes. So each trial
@@ -27,6 +27,7 @@ def compress_for_onnx(recipe: Recipe, attempt: Callable[[Recipe], tuple[int, Mad
         recipe: recipe with a `TargetSize`.
         attempt: function that compresses the model with another target size, and returns the size of its ONNX model in
             bytes and what it made.
+        rest: bytes of the tensors of the ONNX model that are not compressed.
 
     Returns:
         What the best attempt made.
@@ -37,9 +38,13 @@ def compress_for_onnx(recipe: Recipe, attempt: Callable[[Recipe], tuple[int, Mad
     if not isinstance(recipe.rate, TargetSize):
         raise TenreoError("for: onnx needs --target-size, the size of the ONNX model")
     limit = recipe.rate.bytes
-    target, best, found = int(_FIRST * limit), 0, []
+    target, best, found = int(_FIRST * (limit - rest)), 0, []
     slope, before = 1.0, (0, 0)
     for trial in range(_TRIALS):
+        if target <= 0:
+            raise TenreoError(
+                f"target_size: given {limit:,} bytes, but the rest of the ONNX model alone needs more; give more"
+            )
         size, made = attempt(replace(recipe, rate=TargetSize(target)))
         if trial and target != before[0]:
             slope = min(1.0, max(_LEAST_SLOPE, (size - before[1]) / (target - before[0])))
@@ -49,10 +54,6 @@ def compress_for_onnx(recipe: Recipe, attempt: Callable[[Recipe], tuple[int, Mad
         if limit * (1 - _WITHIN) <= size <= limit:
             break
         target += int((limit * (1 - _WITHIN / 2) - size) / slope)
-        if target <= 0:
-            raise TenreoError(
-                f"target_size: given {limit:,} bytes, but the graph of the ONNX model alone needs more; give more"
-            )
     if not found:
         raise TenreoError(f"target_size: no file leads to an ONNX model of {limit:,} bytes; give more")
     return found[0]

@@ -24,7 +24,7 @@ _OPSET = 18  # version of ONNX operators for the older exporter; the functions o
 # Ways to trace a model with torch.export: whether the batch may have any size, and whether the code is read by
 # torch.compile's front end (strict), which traces some models that the other way does not, but is slower.
 _WAYS = ((True, False), (True, True), (False, False), (False, True))
-_MOST_BYTES = 2**31  # limit of a protobuf message, which an ONNX file is
+MOST_BYTES = 2**31  # limit of a protobuf message, which an ONNX file is
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # positional and named
 
@@ -67,9 +67,9 @@ def onnx_program(
         TenreoError: if the model is too large, or cannot be traced or translated.
     """
     size = sum(t.numel() * t.element_size() for t in stored_state(dense).values())
-    if size >= _MOST_BYTES:
+    if size >= MOST_BYTES:
         raise TenreoError(
-            f"{path}: the weights have {size:,} bytes, an ONNX file at most {_MOST_BYTES:,}; choose float16, or .pt2"
+            f"{path}: the weights have {size:,} bytes, an ONNX file at most {MOST_BYTES:,}; choose float16, or .pt2"
         )
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
         raise TenreoError(f"{path}: ONNX needs onnx, onnxscript and onnxruntime; {install('onnx')}")

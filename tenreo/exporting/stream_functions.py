@@ -12,11 +12,11 @@ FUNCTIONS = {
 Bits (bytes) => (bits) {
   row_shape = Constant <value_ints = [1, -1]> ()
   flat_shape = Constant <value_ints = [-1]> ()
-  shifts = Constant <value = uint8[8, 1] {0, 1, 2, 3, 4, 5, 6, 7}> ()
-  one = Constant <value = uint8 {1}> ()
+  shifts = Constant <value = uint8[8, 1] {7, 6, 5, 4, 3, 2, 1, 0}> ()
+  seven = Constant <value = uint8 {7}> ()
   row = Reshape (bytes, row_shape)
-  shifted = BitShift <direction = "RIGHT"> (row, shifts)
-  single = BitwiseAnd (shifted, one)
+  highest = BitShift <direction = "LEFT"> (row, shifts)
+  single = BitShift <direction = "RIGHT"> (highest, seven)
   bits = Reshape (single, flat_shape)
 }""",
     # Bit planes, `shape` = (width, count), the highest first, as (count,) numbers; the width is at most 8.
@@ -172,7 +172,7 @@ def _trellis(memory: int) -> list[str]:
                 f"near_{bits} = Slice ({near}, skip_{bits}, most)",
                 f"far_{bits} = Slice ({far}, zero, drop_{bits})",
                 f'shifted_{bits} = BitShift <direction = "LEFT"> (far_{bits}, shift_{bits})',
-                f"window_{bits} = BitwiseOr (near_{bits}, shifted_{bits})",
+                f"window_{bits} = Add (near_{bits}, shifted_{bits})",
             ])  # fmt: skip
             windows[bits] = f"window_{bits}"
         return windows[bits]

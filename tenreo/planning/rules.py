@@ -17,7 +17,7 @@ from tenreo.modules.layer_types import CONVOLUTIONS
 from tenreo.modules.weights import Weight, find_weights, parameter_names, why_incompressible
 
 _GENERAL_LEAST = 4096  # elements of a weight, so that the gain exceeds the overhead
-_MOST_COLORS = 4  # input channels of a first convolution
+MOST_COLORS = 4  # input channels of a first convolution
 # Parts of the names of tensors that are no weights, although they have several dimensions.
 _NO_WEIGHTS = re.compile("bias|mask|embed|norm|freq|log|table|token|scale|anchor|cache|running|index|window|std")
 
@@ -88,7 +88,7 @@ def traits_of_tensors(tensors: Mapping[str, TensorRecord]) -> list[Traits]:
     inputs = {n: each.shape[1] for n, each in floating.items() if _names_weight(n) and each.shape[1] > 1}
     kernels = {name: count for name, count in inputs.items() if _covers_area(floating[name].shape)}
     fewest = min(kernels.values(), default=0)
-    first = next((name for name, count in kernels.items() if count == fewest <= _MOST_COLORS), None)
+    first = next((name for name, count in kernels.items() if count == fewest <= MOST_COLORS), None)
 
     def traits(name: str, shape: tuple[int, ...]) -> Traits:
         fits = 0 not in shape and len(shape) <= MOST_DIMENSIONS

@@ -28,7 +28,7 @@ def test_the_onnx_model_has_the_target_size(tmp_path):
 
 def test_sizes_that_no_model_has_are_refused():
     target = tenreo.Recipe(None, tenreo.TargetSize(10_000))
-    with pytest.raises(TenreoError, match="the graph of the ONNX model alone needs more"):
+    with pytest.raises(TenreoError, match="the rest of the ONNX model alone needs more"):
         compress_for_onnx(target, lambda recipe: (100_000, None))
     with pytest.raises(TenreoError, match="for: onnx needs --target-size"):
         compress_for_onnx(tenreo.Recipe(4, tenreo.Uniform(2.0)), lambda recipe: (1, None))

@@ -9,10 +9,10 @@ from tenreo.cli.cards import license_of
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import MOST_BATCHES, SKIP_BROKEN, DenseModel, Encoding, FileOutput, ModelInputs, Options
 from tenreo.errors import TenreoError
-from tenreo.exporting.formats import Deployment, check_packages
+from tenreo.exporting.formats import Deployment, check_output, check_packages
 from tenreo.files.checkpoints import Output as Target
 from tenreo.files.checkpoints import find_files
-from tenreo.files.paths import check_ending
+from tenreo.files.paths import check_ending, check_readable
 from tenreo.options import option
 from tenreo.planning.rates import (
     Progressive,
@@ -76,8 +76,8 @@ class CompressedFiles(Options):
     panel: ClassVar[str] = "Model"
 
     source: Path | None = option(
-        None, "File or folder to compress without the model's code: safetensors files, their index, or a state dict of "
-        "torch.",
+        None, "File or folder to compress without the model's code: safetensors files, their index, a state dict of "
+        "torch, or an ONNX model, of which an ONNX model is made.",
         metavar="FILE|FOLDER", positional=True,
     )  # fmt: skip
     shard_size: str | None = option(
@@ -97,6 +97,27 @@ class CompressedFiles(Options):
         if self.source is None:
             raise TenreoError("source: not given, needs a file or a folder")
         return self.source
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether an ONNX model is compressed."""
+        return self.source is not None and self.source.suffix == ".onnx"
+
+    def onnx_target(self, recipe: Recipe, output: Output) -> Path:
+        """Return the path of the compressed ONNX model.
+
+        Raises:
+            TenreoError: if an option is not for ONNX models, or a file cannot be read or written.
+        """
+        check_packages()
+        check_readable(self.path)
+        for name in ("shard_size", "license", "resume"):
+            if getattr(self, name):
+                raise TenreoError(f"{name}: given together with an ONNX model; leave it out")
+        path = output.out or Path(f"{default_name(self.path.stem, recipe).removesuffix('.safetensors')}.onnx")
+        check_output(self.path, path)
+        checks.check_output(path, output.force or output.dry_run)
+        return path
 
     def target(self, recipe: Recipe, output: Output, jobs: int | None = None) -> Target:
         """Return where the compressed files are written.
@@ -141,16 +162,18 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
     with usage():
         if files.source is not None:
             given = [n for n in ("arch", "model", "weights", "input", "mean", "std") if getattr(dense, n) is not None]
-            given += (
-                ["calibrate"] * (statistics.calibrate is not None)
-                + list(statistics.given)
-                + ["for"] * (output.for_ is not None)
-            )
+            given += ["calibrate"] * (statistics.calibrate is not None)
+            given += [name for name in statistics.given if not (files.is_onnx and name == "inputs")]
+            given += ["for"] * (output.for_ is not None and not files.is_onnx)
             if given:
                 raise TenreoError(f"{given[0]}: given together with {files.source}; leave one of them out")
             if ":" in files.source.name and not files.source.exists():
                 raise TenreoError(f"source: {files.source} is no file; for the model of a function, use --model")
-            files.target(recipe, output)
+            if files.is_onnx:
+                checks.check_inputs(statistics)
+                files.onnx_target(recipe, output)
+            else:
+                files.target(recipe, output)
             return
         if files.shard_size is not None:
             raise TenreoError("shard_size: needs a file or folder to compress instead of a model")

@@ -14,10 +14,12 @@ from tenreo.cli.commands.compress import CompressedFiles, Output, Statistics, de
 from tenreo.cli.exits import usage
 from tenreo.cli.run.checkpoints import compress_files, resolve_files
 from tenreo.cli.run.models import open_inputs, open_model
+from tenreo.cli.run.onnx_models import compress_onnx_model
+from tenreo.cli.run.plans import show_plan
 from tenreo.cli.shared_options import DenseModel, Encoding, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_command, show_json
 from tenreo.cli.terminal.results import comparison, next_command, summary
-from tenreo.cli.terminal.tables import counts_table, dense_table, layers_table
+from tenreo.cli.terminal.tables import counts_table, layers_table
 from tenreo.codec.jit import on_compile
 from tenreo.compression.compress_model import compress_
 from tenreo.compression.parametrization import quantized_coefficients
@@ -52,9 +54,12 @@ def compress_and_save(
     files: CompressedFiles,
 ) -> None:  # fmt: skip
     """Plan the compression, compress the model or files, correct statistics, write the file and print the report."""
+    if files.is_onnx:
+        compress_onnx_model(files, recipe, statistics.inputs, output, encoding.jobs)
+        return
     if files.source is not None:
         if output.dry_run:
-            _show_plan(resolve_files(files.source, recipe), output.json)
+            show_plan(resolve_files(files.source, recipe), output.json)
         else:
             compress_files(files, recipe, output, encoding.jobs)
         return
@@ -68,7 +73,7 @@ def compress_and_save(
         info = replace(info, license=files.license or info.license)
         plan = resolve(recipe, model, _with_correction(info, statistics))
     if output.dry_run:
-        _show_plan(plan, output.json)
+        show_plan(plan, output.json)
         return
     _note_random_weights(info)
     for layer in plan.skipped:
@@ -232,18 +237,6 @@ def _note_unused_bytes(report: Report, recipe: Recipe) -> None:
         if report.snr > _PRECISE:
             reason = f"more bytes would not help, since the weights have an SNR of {report.snr:.0f} dB already"
         note(f"the file has {used:,} bytes instead of {recipe.rate.bytes:,}: {reason}")
-
-
-def _show_plan(plan: Plan, json: bool) -> None:
-    """Print a plan as tables or JSON."""
-    if json:
-        show_json("compress", plan.to_dict())
-        return
-    show(layers_table((layer.name, layer.record) for layer in plan.compressed))
-    if any(layer.why_dense for layer in plan.layers):
-        show(dense_table(plan.layers))
-    show(counts_table(plan.before, plan.after), f"recipe: {plan.recipe}", f"curves: {plan.strategy}")
-    show(f"{comparison(plan.before, plan.after)}, about; nothing was written")
 
 
 def _show_report(
