@@ -2,13 +2,14 @@ import fcntl
 import json
 import os
 import resource
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pretended_device import pretended
 from processes import DATA, good, tiny_run
 from safetensors import safe_open
 from torch import nn
@@ -49,6 +50,24 @@ def pytest_collection_modifyitems(items):
 
 
 SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+REAL = pytest.param("cuda", marks=pytest.mark.cuda)
+
+
+@pytest.fixture(params=["pretended cuda", REAL])
+def cuda(request):
+    """A GPU of CUDA: a pretended one, and with `-m cuda` the machine's own."""
+    with pretended("cuda") if request.param != "cuda" else nullcontext():
+        yield torch.device("cuda")
+
+
+@pytest.fixture(params=["pretended cuda", "pretended mps", REAL])
+def gpu(request):
+    """The device `cuda`, and a pretended GPU of a Mac."""
+    kind = request.param.split()[-1]
+    with pretended(kind) if request.param != "cuda" else nullcontext():
+        yield torch.device(kind)
 
 
 @pytest.fixture(scope="session")

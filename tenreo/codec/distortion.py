@@ -64,6 +64,8 @@ def energy(values: Tensor, others: Tensor | None = None) -> float:
     left, right = values.detach().reshape(-1), None if others is None else others.detach().reshape(-1)
     total = 0.0
     for part in pieces(len(left)):  # only these are converted to float64
-        difference = left[part].double() if right is None else left[part].double() - right[part].double()
+        difference = left[part].cpu().double()
+        if right is not None:
+            difference -= right[part].cpu().double()
         total += difference.square().sum().item()
     return total

@@ -1,4 +1,8 @@
-"""`encode` and `decode`: from a weight to a curve with positions, and back (section 2 of arXiv 2010.12110)."""
+"""`encode` and `decode`: from a weight to a curve with positions, and back (section 2 of arXiv 2010.12110).
+
+Encoding runs on the CPU whatever the device of the weight: its searches descend trees, which a GPU would replace by all
+comparisons, and MPS has no float64. Decoding runs on the device.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,7 +17,7 @@ from tenreo.codec.distortion import energy
 from tenreo.codec.pieces import pieces
 from tenreo.codec.precision import fake_quantize
 from tenreo.codec.ramp import decode_ramp, fit_ramp
-from tenreo.codec.refine import columns_of, fit, refine
+from tenreo.codec.refine import Columns, fit, refine
 from tenreo.codec.shape import Basis, CurveShape, Precision
 from tenreo.codec.threads import SINGLE_THREADED, Task
 from tenreo.errors import TenreoError
@@ -39,6 +43,10 @@ class EncodedWeight:
     memory: int = 0
     basis: Basis = Basis.COSINE
 
+    def to(self, device: torch.device) -> "EncodedWeight":
+        """Return the same encoding on a device."""
+        return replace(self, coefficients=self.coefficients.to(device), positions=self.positions.to(device))
+
 
 def encode(
     weight: Tensor, groups: int, coefficients_per_row: int, refine: int = 0, *,
@@ -51,7 +59,7 @@ def encode(
     (torch.Size([4, 512]), torch.Size([4608]), 4608)
 
     Args:
-        weight: any shape, floating point, finite. The columns are ordered in float32 on the CPU.
+        weight: any shape, floating point, finite. The columns are ordered in float32.
         groups: rows of the reshaped matrix; divides the number of elements.
         coefficients_per_row: number of coefficients, in [1, length].
         refine: maximum number of refinement rounds; 0 gives the paper's encoding.
@@ -60,17 +68,18 @@ def encode(
         order: result of `nearest_neighbor_order` for this weight, if it was computed before.
 
     Returns:
-        The encoded weight; coefficients have the weight's dtype and device.
+        The encoded weight, on the weight's device; coefficients have the weight's dtype.
 
     Raises:
         TenreoError: if groups, length, coefficients_per_row or precision do not fit the weight, or it is not finite.
     """
     shape = _check(weight, groups, coefficients_per_row, length, precision)
-    order = nearest_neighbor_order(weight, groups) if order is None else order
+    device, weight = weight.device, weight.cpu()
+    order = nearest_neighbor_order(weight, groups) if order is None else order.cpu()
     unrefined = _encode_in_order(weight, order, shape)
     encoded = quantize(weight, refined(weight, unrefined, refine), shape.precision, reassign=refine > 0)
     check_range(weight, decode(encoded))
-    return encoded
+    return encoded.to(device)
 
 
 def check_range(weight: Tensor, encoded: Tensor) -> Tensor:
@@ -104,7 +113,7 @@ def _check(weight: Tensor, groups: int, coefficients_per_row: int, length: int |
 def _encode_in_order(weight: Tensor, order: Tensor, shape: CurveShape) -> EncodedWeight:
     """Return the paper's encoding: columns evenly spaced along the curve, in order."""
     columns = len(order)
-    samples = torch.arange(columns, device=weight.device) * shape.length // columns
+    samples = torch.arange(columns) * shape.length // columns
     positions = torch.empty_like(order)
     positions[order.long()] = samples.to(torch.int32)
     # The same curve with fewer samples has the same low frequencies except for the norm.
@@ -117,16 +126,14 @@ def scaled_matrix(weight: Tensor, groups: int) -> tuple[Tensor, float]:
     """Reshape a weight and scale it by a power of two, so that its squares neither overflow nor vanish.
 
     Returns:
-        (groups, columns) of float32 or wider, whose largest magnitude is between 1/2 and 1, and the scale. Scaling
-        rounds nothing.
+        (groups, columns) of float32 or wider on the CPU, whose largest magnitude is between 1/2 and 1, and the scale.
+        Scaling rounds nothing.
     """
-    matrix = weight.detach().reshape(groups, _columns(weight, groups))
+    matrix = weight.detach().cpu().reshape(groups, _columns(weight, groups))
     matrix = matrix.to(torch.promote_types(weight.dtype, torch.float32))
     most = 126 if matrix.dtype == torch.float32 else 1000
     exponent = math.frexp(matrix.abs().max().item())[1]
     scale = 2.0 ** -max(-most, min(most, exponent))
-    if matrix.device.type != "cpu":
-        return matrix * scale, scale
     columns = matrix.new_empty(matrix.shape[::-1])  # each column is contiguous, as compiled functions need it
     return torch.mul(matrix, scale, out=columns.T), scale
 
@@ -143,14 +150,14 @@ def nearest_neighbor_order(weight: Tensor, groups: int, task: Task = SINGLE_THRE
         task: receives the progress.
 
     Returns:
-        (columns,) int32, on the weight's device.
+        (columns,) int32, on the CPU.
 
     Raises:
         TenreoError: if `groups` does not divide the number of elements, or the weight is not finite.
         CancelledError: if the task was cancelled.
     """
-    order = chain(scaled_matrix(weight, groups)[0].to("cpu", torch.float32).numpy(), task)
-    return torch.from_numpy(order).to(weight.device)
+    order = chain(scaled_matrix(weight, groups)[0].float().numpy(), task)
+    return torch.from_numpy(order)
 
 
 def spectrum(weight: Tensor, order: Tensor, groups: int, coefficients_per_row: int | None = None) -> Tensor:
@@ -182,7 +189,7 @@ def _columns(weight: Tensor, groups: int) -> int:
 def refined(weight: Tensor, encoded: EncodedWeight, rounds: int, task: Task = SINGLE_THREADED) -> EncodedWeight:
     """Reduce the error of an encoded weight without adding values; columns may then share positions.
 
-    This is `tenreo.codec.refine.refine` on the weight's device, in float32 or wider.
+    This is `tenreo.codec.refine.refine` in float32 or wider.
 
     >>> weight = torch.randn(64, 64)
     >>> paper = encode(weight, groups=4, coefficients_per_row=128)
@@ -191,7 +198,7 @@ def refined(weight: Tensor, encoded: EncodedWeight, rounds: int, task: Task = SI
     True
 
     Args:
-        weight: the weight that was encoded.
+        weight: the weight that was encoded, on the CPU.
         encoded: its encoding.
         rounds: maximum number of rounds.
         task: receives the progress; its threads take part in the search.
@@ -209,7 +216,7 @@ def refined(weight: Tensor, encoded: EncodedWeight, rounds: int, task: Task = SI
         return encoded
     matrix, scale = scaled_matrix(weight, len(encoded.coefficients))  # (groups, columns)
     start = encoded.coefficients.to(matrix.dtype) * scale
-    columns, dtype = columns_of(matrix), matrix.dtype
+    columns, dtype = Columns(matrix), matrix.dtype
     del matrix  # saves the memory of a copy
     positions, coefficients = refine(columns, encoded.positions, start, encoded.length, rounds, task)
     better = replace(encoded, positions=positions, coefficients=(coefficients / scale).to(weight.dtype))
@@ -224,7 +231,7 @@ def _reassigned(weight: Tensor, encoded: EncodedWeight) -> EncodedWeight:
     """Move every column to the nearest sample of the curve, unless its own sample is equally near."""
     matrix, scale = scaled_matrix(weight, len(encoded.coefficients))  # (groups, columns)
     coefficients = encoded.coefficients.to(matrix.dtype) * scale
-    columns = columns_of(matrix)
+    columns = Columns(matrix)
     positions = columns.assign(coefficients, encoded.length, columns.sorted(encoded.positions), SINGLE_THREADED)
     return replace(encoded, positions=columns.unsorted(positions))
 
@@ -243,7 +250,7 @@ def quantize(weight: Tensor, encoded: EncodedWeight, precision: Precision, reass
     """Round the coefficients of an encoded weight to a number format.
 
     Args:
-        weight: the weight that was encoded.
+        weight: the weight that was encoded, on the CPU.
         encoded: its encoding.
         precision: number format of the coefficients in a file.
         reassign: whether to move every column to the nearest sample of the rounded curve.
@@ -286,7 +293,7 @@ def project(weight: Tensor, positions: Tensor, shape: CurveShape) -> Tensor:
     """Return the coefficients that, decoded at given positions, are closest to a weight.
 
     Args:
-        weight: groups * columns elements.
+        weight: groups * columns elements, on any device.
         positions: (columns,) integers in [0, length).
         shape: shape of the curve.
 
@@ -294,7 +301,10 @@ def project(weight: Tensor, positions: Tensor, shape: CurveShape) -> Tensor:
         (groups, coefficients_per_row): the least-squares solution after at most 100 conjugate-gradient iterations.
     """
     matrix, scale = scaled_matrix(weight, shape.groups)
+    positions = positions.cpu()
     start = matrix.new_zeros(shape.groups, shape.coefficients_per_row)
     if shape.basis is Basis.RAMP:
-        return (fit_ramp(matrix[0], positions, start, shape.length, offset=True) / scale).to(weight.dtype)
-    return (fit(matrix, positions, start, shape.length, iterations=100) / scale).to(weight.dtype)
+        fitted = fit_ramp(matrix[0], positions, start, shape.length, offset=True)
+    else:
+        fitted = fit(matrix, positions, start, shape.length, iterations=100)
+    return (fitted / scale).to(weight.dtype).to(weight.device)

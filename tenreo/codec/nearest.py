@@ -8,15 +8,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tenreo.codec.box_tree import LEAF, STACK, WIDE, build_tree, distances_to_boxes, distances_to_points, sort_for_tree
 from tenreo.codec.jit import compiled
 from tenreo.codec.threads import SINGLE_THREADED, Task
 
 SAMPLES_PER_TREE = 1 << 20  # maximum; a tree of four coordinates then takes 50 MB
-_BLOCK = 8192  # points, and samples, whose distances are computed at the same time without a tree: 256 MB
 
 
 def move_to_nearest(samples: Any, points: Any, positions: Any, distances: Any, task: Task = SINGLE_THREADED) -> None:
@@ -129,27 +126,3 @@ def _scan(point, samples, numbers, best, position, distances):
             if distances[k] < best:
                 best, position = distances[k], numbers[k]
     return best, position
-
-
-def nearest_by_brute_force(points: Tensor, samples: Tensor, positions: Tensor) -> Tensor:
-    """Return the nearest sample of every point, by computing all distances block by block on the points' device.
-
-    Args:
-        points: (n, g).
-        samples: (m, g).
-        positions: (n,) int32; gives the dtype and device of the result.
-
-    Returns:
-        (n,) indices of samples.
-    """
-    nearest = torch.empty_like(positions)
-    for i in range(0, len(points), _BLOCK):
-        block = points[i : i + _BLOCK]
-        best = block.new_full((len(block),), torch.inf)
-        for j in range(0, len(samples), _BLOCK):
-            part = samples[j : j + _BLOCK]
-            # |s|^2 - 2 p.s has the same minimum over s as |p - s|^2.
-            values, index = torch.addmm(part.square().sum(1), block, part.T, alpha=-2).min(1)
-            nearest[i : i + _BLOCK] = torch.where(values < best, index.int() + j, nearest[i : i + _BLOCK])
-            best = torch.minimum(values, best)
-    return nearest

@@ -56,7 +56,7 @@ def fit_ramp(row: Tensor, positions: Tensor, coefficients: Tensor, length: int, 
     """Return the ramp with the smallest squared error at given positions.
 
     Args:
-        row: (columns,) values.
+        row: (columns,) values, on the CPU as all tensors.
         positions: (columns,) integers in [0, length).
         coefficients: (1, 3), the present ramp; where the positions do not determine the best ramp, it is kept.
         length: samples on the ramp.
@@ -65,11 +65,11 @@ def fit_ramp(row: Tensor, positions: Tensor, coefficients: Tensor, length: int, 
     Returns:
         (1, 3).
     """
-    used, inverse = torch.arange(min(length, len(row)), device=row.device), positions
+    used, inverse = torch.arange(min(length, len(row))), positions
     if length > len(row):  # then a table of all samples would be larger than the weight
         used, inverse = torch.unique(positions, return_inverse=True)
     density = torch.bincount(inverse, minlength=len(used)).double()
-    sums = torch.zeros(len(used), dtype=torch.float64, device=row.device)
+    sums = torch.zeros(len(used), dtype=torch.float64)
     for part in pieces(len(row)):
         sums.index_add_(0, inverse[part], row[part].double())
     level = levels(used, length, torch.float64)

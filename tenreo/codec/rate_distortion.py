@@ -66,7 +66,7 @@ class State:
 
     def samples(self) -> Tensor:
         """Return the (length,) samples of the ramp."""
-        positions = torch.arange(self.length, device=self.coefficients.device)
+        positions = torch.arange(self.length)
         return decode_ramp(self.coefficients, positions, self.length)[0]
 
     def bits(self) -> float:
@@ -84,7 +84,7 @@ def quantize_uniformly(weight: Tensor, price: float, memory: int = MEMORY) -> En
     (13, torch.Size([1, 3]))
 
     Args:
-        weight: any shape, floating point, finite.
+        weight: any shape, floating point, finite, on the CPU.
         price: squared error that is worth one bit, above 0.
         memory: memory in bits of the trellis for which the encoding is a start, at least 2. The positions are the
             nearest samples, not yet a path of the trellis.
@@ -96,11 +96,11 @@ def quantize_uniformly(weight: Tensor, price: float, memory: int = MEMORY) -> En
     Raises:
         TenreoError: if a coefficient exceeds the range of the weight's dtype.
     """
-    row, scale = scaled_matrix(weight.cpu(), 1)
+    row, scale = scaled_matrix(weight, 1)
     values = row[0]
     if values.min() == values.max():  # a single sample, which needs no rounding
-        positions = torch.zeros(len(values), dtype=torch.int32, device=row.device)
-        return EncodedWeight(weight.detach().cpu().reshape(1, -1)[:, :1], positions, 1, tuple(weight.shape))
+        positions = torch.zeros(len(values), dtype=torch.int32)
+        return EncodedWeight(weight.detach().reshape(1, -1)[:, :1], positions, 1, tuple(weight.shape))
     median = values.median()
     # Weights that are not spread around zero are spread around their median.
     offset = median if (values - median).square().mean().sqrt() < median.abs() else torch.zeros_like(median)
@@ -113,11 +113,11 @@ def quantize_uniformly(weight: Tensor, price: float, memory: int = MEMORY) -> En
     while step * most_level(length_for(width, step)) > most and step > width / 1024:
         step /= 2  # the ends of the ramp are then nearer to the largest value
     length = length_for(width, step)
-    positions = torch.empty(len(values), dtype=torch.int32, device=row.device)
+    positions = torch.empty(len(values), dtype=torch.int32)
     for part in pieces(len(values)):
         positions[part] = ((values[part] - offset) / step).round().int() + most_level(length)
     functions = [[offset.item() / scale, step * most_level(length) / scale, 0.0]]
-    coefficients = torch.tensor(functions, dtype=torch.float64, device=row.device).to(weight.dtype)
+    coefficients = torch.tensor(functions, dtype=torch.float64).to(weight.dtype)
     coefficients = check_range(weight, coefficients)
     return EncodedWeight(coefficients, positions, length, tuple(weight.shape), memory, Basis.RAMP)
 
@@ -150,14 +150,14 @@ def trellis_quantize(
     >>> encoded = trellis_quantize(weight, quantize_uniformly(weight, 0.01, memory=3), 0.01)
 
     Args:
-        weight: weight with output channels first.
+        weight: weight with output channels first, on the CPU.
         start: its encoding by `quantize_uniformly`, which sets the memory of the trellis.
         price: squared error that is worth one bit, above 0.
         precision: number format of the coefficients in a file; they are rounded before the last path.
         task: checked for cancellation.
 
     Returns:
-        An encoding on the weight's device, with as many samples or one more.
+        An encoding with as many samples or one more.
 
     Raises:
         TenreoError: if a coefficient is too large for the number format or the weight's dtype.
@@ -165,8 +165,8 @@ def trellis_quantize(
     """
     if start.basis is not Basis.RAMP:  # all values are equal
         rounded = check_range(weight, fake_quantize(start.coefficients, precision))
-        return replace(start, coefficients=rounded.to(weight.device), positions=start.positions.to(weight.device))
-    matrix, scale = scaled_matrix(weight.cpu(), 1)
+        return replace(start, coefficients=rounded)
+    matrix, scale = scaled_matrix(weight, 1)
     price = _scaled_price(price, scale)
     # One alternation is enough: further ones gain less than 0.01 dB.
     first = min(start.memory, _FIRST_MEMORY)
@@ -177,15 +177,13 @@ def trellis_quantize(
     rounded = check_range(weight, fake_quantize(state.coefficients / scale, precision).to(weight.dtype))
     state = replace(state, coefficients=rounded.to(matrix.dtype) * scale)
     state = choose_path(matrix, state, price, start.memory, task)
-    return replace(
-        start, coefficients=rounded.to(weight.device), positions=state.positions.to(weight.device), length=state.length
-    )
+    return replace(start, coefficients=rounded, positions=state.positions, length=state.length)
 
 
 def initial_state(start: EncodedWeight, dtype: torch.dtype, scale: float) -> State:
     """Return the state of an encoding whose columns all belong to one class."""
-    positions = start.positions.cpu()
-    coefficients = start.coefficients.cpu().to(dtype) * scale
+    positions = start.positions
+    coefficients = start.coefficients.to(dtype) * scale
     alphabet = alphabet_of(start.length, MEMORY, Basis.RAMP)
     frequencies = np.bincount(alphabet.cells_of(positions.numpy()), minlength=alphabet.cells)[None].astype(np.float64)
     return State(positions, coefficients, start.length, frequencies, np.zeros(len(positions), np.uint8))

@@ -27,7 +27,7 @@ from torch import Tensor
 from tenreo.codec.box_tree import sort_for_tree
 from tenreo.codec.cosine import LONG, dct, idct
 from tenreo.codec.distortion import energy
-from tenreo.codec.nearest import move_to_nearest, nearest_by_brute_force, squared_error
+from tenreo.codec.nearest import move_to_nearest, squared_error
 from tenreo.codec.sweep_start import sweeps
 from tenreo.codec.threads import Task
 
@@ -61,7 +61,7 @@ def refine(
     """Reduce the error of a curve and its positions without adding values.
 
     Args:
-        columns: `columns_of` a matrix (g, n); all work is done on its device.
+        columns: the columns of a matrix (g, n).
         positions: (n,) int32 in [0, length).
         coefficients: (g, coefficients_per_row), of the matrix's dtype.
         length: samples on the curve.
@@ -101,8 +101,8 @@ class _Search:
             return None
         fewer = round(rounds * max(needed / self.length, math.sqrt(_SWEEP_FULL_ROUNDS / count)))
         matrix = self.columns.matrix
-        coefficients, positions = sweeps(matrix.cpu().float(), per_row, self.length)
-        start = self.fitted(positions.to(matrix.device), coefficients.to(matrix))
+        coefficients, positions = sweeps(matrix.float(), per_row, self.length)
+        start = self.fitted(positions, coefficients.to(matrix.dtype))
         return self.descend(start, min(rounds, max(fewer, _SWEEP_ROUNDS)))
 
     def fitted(self, positions: Tensor, coefficients: Tensor) -> _Fit:
@@ -143,13 +143,11 @@ class _Search:
         return best
 
 
-def columns_of(matrix: Tensor) -> Columns:
-    """Prepare the columns of a matrix (g, n) for `refine`; on the CPU, this may overwrite the matrix."""
-    return _CpuColumns(matrix) if matrix.device.type == "cpu" else _DeviceColumns(matrix)
+class Columns:
+    """The columns of a matrix (g, n) on the CPU, which may be overwritten.
 
-
-class _CpuColumns:
-    """The columns of a matrix on the CPU, sorted so that adjacent ones search in the same part of the tree."""
+    They are sorted so that adjacent ones search in the same part of the tree.
+    """
 
     def __init__(self, matrix: Tensor) -> None:
         self.points = matrix.T.contiguous().numpy()  # (n, g)
@@ -179,33 +177,6 @@ class _CpuColumns:
         return error
 
 
-class _DeviceColumns:
-    """The columns of a matrix on another device, in their own order."""
-
-    def __init__(self, matrix: Tensor) -> None:
-        self.matrix = matrix
-
-    def sorted(self, positions: Tensor) -> Tensor:
-        return positions
-
-    unsorted = sorted
-
-    def assign(self, coefficients: Tensor, length: int, positions: Tensor, task: Task) -> Tensor:
-        task.check_stopped()
-        curve = idct(coefficients, length)
-        nearest = nearest_by_brute_force(self.matrix.float().T, curve.float().T.contiguous(), positions)
-        # The search runs in float32; a sample counts as nearer only in the matrix's own precision.
-        before = (self.matrix - curve[:, positions]).square().sum(0)
-        after = (self.matrix - curve[:, nearest]).square().sum(0)
-        return torch.where(after < before, nearest, positions)
-
-    def error(self, coefficients: Tensor, length: int, positions: Tensor) -> float:
-        return (self.matrix - idct(coefficients, length)[:, positions]).square().sum(dtype=torch.float64).item()
-
-
-Columns = _CpuColumns | _DeviceColumns
-
-
 def _samples(coefficients: Tensor, length: int) -> Any:
     """Return the (length, g) samples of a curve."""
     samples = coefficients.new_empty(length, len(coefficients))
@@ -225,7 +196,7 @@ def fit(
     """Improve the least-squares fit of a curve to the columns at given positions, by conjugate gradients.
 
     Args:
-        matrix: (g, n).
+        matrix: (g, n) on the CPU, as all tensors.
         positions: (n,) int32 in [0, length).
         coefficients: (g, coefficients_per_row), the start.
         length: samples on the curve.
@@ -238,8 +209,9 @@ def fit(
     """
     count = coefficients.shape[1]
     density = torch.bincount(positions, minlength=length).to(matrix.dtype)  # (length,)
-    sums = [dct(_sum_by_sample(rows, positions, length), count) for rows in _row_blocks(matrix, length)]
-    target = torch.cat(sums)  # (g, count)
+    samples = positions.long()  # with 32-bit indices, index_add_ would take ten times as long
+    sums = [rows.new_zeros(len(rows), length).index_add_(1, samples, rows) for rows in _row_blocks(matrix, length)]
+    target = torch.cat([dct(each, count) for each in sums])  # (g, count)
     # T D T' depends on the frequencies of D up to 2 count - 2 only, so a grid of 2 count samples represents it exactly.
     grid = 1 << (2 * count - 1).bit_length()
     if grid < length:
@@ -269,13 +241,3 @@ def fit(
         before, norms = norms, residual.square().sum(1, keepdim=True)
         direction = residual + norms / before.clamp_min(info.tiny) * direction
     return coefficients
-
-
-def _sum_by_sample(matrix: Tensor, positions: Tensor, length: int) -> Tensor:
-    """Sum the columns at each sample, (g, n) -> (g, length): the adjoint of gathering."""
-    sums = matrix.new_zeros(matrix.shape[0], length)
-    if matrix.device.type == "cpu":
-        return sums.index_add_(1, positions.long(), matrix)  # 32-bit indices would take ten times as long
-    # On a GPU index_add_ adds in arbitrary order, so results would differ between runs; index_put_ sorts.
-    rows = torch.arange(matrix.shape[0], device=matrix.device)[:, None]
-    return sums.index_put_((rows, positions[None].long()), matrix, accumulate=True)

@@ -144,7 +144,7 @@ def _allocate_coefficients(model: nn.Module, plan: Plan, orders: Orders) -> Plan
         weight, groups = dense_weight(model, layer), layer.encoding.groups
         energy = spectrum(weight, orders[layer.name, groups], groups).double().square().sum(0)  # (columns,)
         relative = energy / energy.sum().clamp_min(1e-300) * layer.importance
-        return relative.cpu().numpy()
+        return relative.numpy()
 
     counts = allocate(
         [energies(layer) for layer in layers],

@@ -34,13 +34,13 @@ class EncodedLayer(NamedTuple):
 
 
 def dense_weight(model: nn.Module, layer: LayerPlan) -> Tensor:
-    """Return the dense weight of a planned layer, detached.
+    """Return the dense weight of a planned layer, detached and on the CPU, where it is encoded.
 
     Raises:
         TenreoError: if it contains NaN or infinity.
     """
     path, _, tensor = layer.parameter.rpartition(".")
-    return check_finite(layer.name, model.get_submodule(path).get_parameter(tensor).detach())
+    return check_finite(layer.name, model.get_submodule(path).get_parameter(tensor).detach().cpu())
 
 
 def check_finite(name: str, weight: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def _with_report(
     groups, per_row = encoded.coefficients.shape
     curve = CurveShape(groups, encoded.length, per_row, layer.encoding.precision, encoded.memory, encoded.basis)
     record = LayerRecord(layer.shape, curve, positions=positions)
-    stored = stored_positions(encoded.positions.cpu(), record)
+    stored = stored_positions(encoded.positions, record)
     position_bytes = len(stored)
     report = LayerReport(
         name=layer.name, shape=layer.shape, curve=curve, squared_norm=norm, squared_error=error,

@@ -264,8 +264,9 @@ def remembered_digest(model: nn.Module) -> str:
 def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
     """Replace a layer's dense weight by an encoded one of the same shape, in place."""
     layer, tensor = weight.module, weight.tensor
-    requires_grad = layer.get_parameter(tensor).requires_grad
-    _register(layer, tensor, CurveWeight(encoded, precision, errors))
+    dense = layer.get_parameter(tensor)
+    requires_grad = dense.requires_grad
+    _register(layer, tensor, CurveWeight(encoded.to(dense.device), precision, errors))
     layer.get_parameter(f"parametrizations.{tensor}.original").requires_grad_(requires_grad)
 
 

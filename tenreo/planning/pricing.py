@@ -92,7 +92,7 @@ def spread_of(weight: Weight, importance: float) -> Spread:
     if value.is_meta:
         variance = 1 / max(1, numel // max(1, weight.shape[0]))
         return Spread(numel, variance, _DEVIATIONS * math.sqrt(variance), importance)
-    value = value.double()
+    value = value.cpu().double()
     variance = min(value.var(correction=0).item(), _MOST_VARIANCE)
     return Spread(numel, variance, value.abs().max().item(), importance)
 

@@ -136,9 +136,8 @@ def test_decoding_stays_in_float32_under_autocast():
     assert weight.dtype == torch.float32 and torch.equal(weight, net[3].weight)
 
 
-@pytest.mark.cuda
 @pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
-def test_cuda_agrees_with_the_cpu_and_is_deterministic(positions):
+def test_cuda_agrees_with_the_cpu_and_is_deterministic(cuda, positions):
     w = torch.randn(3, len(positions), dtype=torch.float64)
     index = folded_index(positions, 12).cuda()
     first, again = (gather_adjoint(w.cuda(), index, *sort_columns(index, 12), 12, 5) for _ in range(2))

@@ -70,10 +70,9 @@ def test_rejects_arguments_that_do_not_fit_the_weight(groups, per_row, match):
         tenreo.encode(torch.randn(10, 10), groups, per_row)
 
 
-@pytest.mark.cuda
-def test_cuda_decodes_like_the_cpu():
+def test_a_gpu_decodes_like_the_cpu(gpu):
     encoded = tenreo.encode(torch.randn(64, 32, 3, 3), 4, 500)
-    there = tenreo.EncodedWeight(encoded.coefficients.cuda(), encoded.positions.cuda(), encoded.length, encoded.shape)
+    there = encoded.to(gpu)
     torch.testing.assert_close(tenreo.decode(there).cpu(), tenreo.decode(encoded), atol=1e-5, rtol=1e-4)
 
 

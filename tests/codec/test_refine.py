@@ -10,7 +10,7 @@ from oracle import cosine_matrix
 import tenreo
 from tenreo.codec.box_tree import sort_for_tree
 from tenreo.codec.encode import quantize, refined
-from tenreo.codec.nearest import move_to_nearest, nearest_by_brute_force
+from tenreo.codec.nearest import move_to_nearest
 from tenreo.codec.refine import fit
 from tenreo.codec.shape import Precision
 from tenreo.errors import TenreoError
@@ -66,7 +66,7 @@ def test_fit_is_the_least_squares_solution(per_row):
 
 
 @pytest.mark.parametrize("samples_per_tree", [1 << 20, 1000])
-def test_trees_and_brute_force_agree_with_torch(samples_per_tree, monkeypatch):
+def test_trees_agree_with_torch(samples_per_tree, monkeypatch):
     monkeypatch.setattr("tenreo.codec.nearest.SAMPLES_PER_TREE", samples_per_tree)
     # Most chunks of 16 neighboring points are too far from most trees.
     monkeypatch.setattr("tenreo.codec.threads.CHUNK", 16)
@@ -79,9 +79,8 @@ def test_trees_and_brute_force_agree_with_torch(samples_per_tree, monkeypatch):
         by_tree, distances = start.clone(), torch.empty(n)
         move_to_nearest(samples.clone().numpy(), points.numpy(), by_tree.numpy(), distances.numpy())
         torch.testing.assert_close(distances.double(), wanted.values, rtol=1e-4, atol=1e-5)
-        for positions in (by_tree, nearest_by_brute_force(points, samples, start)):
-            gaps = (points - samples[positions]).double().square().sum(1)
-            torch.testing.assert_close(gaps, wanted.values, rtol=1e-4, atol=1e-5)
+        gaps = (points - samples[by_tree]).double().square().sum(1)
+        torch.testing.assert_close(gaps, wanted.values, rtol=1e-4, atol=1e-5)
 
 
 def test_reassigning_keeps_a_position_that_is_equally_near():
@@ -123,11 +122,3 @@ def test_transforming_long_curves_row_by_row_gives_the_same_error(monkeypatch):
 def test_rejects_negative_rounds():
     with pytest.raises(TenreoError, match="given -1 rounds"):
         tenreo.encode(torch.randn(8, 8), 4, 4, refine=-1)
-
-
-@pytest.mark.cuda
-def test_cuda_reaches_the_same_error():
-    weight = torch.from_numpy(np.random.default_rng(0).laplace(size=(4, 30_000)).astype(np.float32))
-    here = error(weight, tenreo.encode(weight, 4, 2000, refine=6))
-    there = error(weight.cuda(), tenreo.encode(weight.cuda(), 4, 2000, refine=6))
-    assert abs(10 * np.log10(here / there)) < 0.01

@@ -96,10 +96,9 @@ def imperfect(folder, monkeypatch):
     return open_images(str(folder), "val", SMALL, 10), bad
 
 
-@pytest.mark.cuda
-def test_pinned_memory_works_with_broken_images_and_warnings(imperfect):
+def test_pinned_memory_works_with_broken_images_and_warnings(cuda, imperfect):
     images, bad = imperfect
-    batches = Batches(images, Loading(16, 0, True), torch.device("cuda"))
+    batches = Batches(images, Loading(16, 0, True), cuda)
     assert sum(len(y) for x, y in batches if x.is_cuda) == 40 and batches.broken == {str(bad)}
     assert len({path for path, _ in batches.warnings}) == 40
 

@@ -1,0 +1,223 @@
+"""Everything that a model does on a GPU, on the pretended ones, and with `-m cuda` on a real one."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from networks import two_norms
+from torch import nn
+from torch.nn.utils import parametrize
+
+import tenreo
+from tenreo.compression.parametrization import curves, quantized_coefficients
+from tenreo.data.batches import Batches, Loading
+from tenreo.evaluation.accuracy import evaluate
+from tenreo.evaluation.agreement import compare
+from tenreo.evaluation.targets import compress_to_
+from tenreo.training.loop import finetune_
+from tenreo.training.settings import Settings
+from tenreo.training.state import StateFile
+from tenreo.training.trainer import Resources
+
+X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+CHAIN, SHARED, ROW = (
+    tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0),
+    tenreo.Recipe(4, tenreo.Uniform(4.0), refine=2),
+    tenreo.Recipe(None, tenreo.TargetSize(30_000)),
+)
+recipes = pytest.mark.parametrize("recipe", [CHAIN, SHARED, ROW], ids=["permuted", "shared", "one row"])
+
+
+def dense():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, stride=2), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 10),
+    )  # fmt: skip
+
+
+def small(recipe=SHARED, device="cpu"):
+    model = dense().to(device)
+    tenreo.compress_(model, recipe, jobs=1)
+    return model
+
+
+def close(there, here, atol=1e-4):
+    assert there.device.type != "cpu" and here.device.type == "cpu"
+    torch.testing.assert_close(there.detach().cpu(), here.detach(), atol=atol, rtol=1e-3)
+
+
+@recipes
+def test_outputs_and_gradients_are_those_of_the_cpu(gpu, recipe):
+    here = small(recipe)
+    there = copy.deepcopy(here).to(gpu)
+    close(there(X.to(gpu)), here(X))
+    for model, x in ((here, X), (there, X.to(gpu))):
+        model(x).square().mean().backward()
+    for own, other in zip(there.parameters(), here.parameters(), strict=True):
+        close(own.grad, other.grad)
+
+
+@recipes
+def test_compressing_on_a_device_gives_what_the_cpu_gives(gpu, recipe):
+    here, there = (list(curves(small(recipe, device))) for device in ("cpu", gpu))
+    for own, other in zip(there, here, strict=True):
+        assert own.weight.errors.snr == pytest.approx(other.weight.errors.snr, abs=1e-3)
+        assert torch.equal(own.weight.positions.cpu(), other.weight.positions)
+        close(own.coefficients, other.coefficients)
+
+
+def test_sweeps_and_allocation_on_a_device_give_what_the_cpu_gives(gpu):
+    weight = torch.randn(4, 4200, generator=torch.Generator().manual_seed(0))
+    here, there = (tenreo.encode(w, 4, 100, refine=4) for w in (weight, weight.to(gpu)))
+    assert torch.equal(there.positions.cpu(), here.positions)
+    recipe = tenreo.Recipe(4, tenreo.Uniform(4.0), allocate=True, refine=0)
+    here, there = ([c.coefficients.shape for c in curves(small(recipe, device))] for device in ("cpu", gpu))
+    assert there == here
+
+
+@pytest.mark.parametrize("precision", ["float16", "int6"])
+def test_number_formats_of_coefficients(gpu, precision):
+    recipe = tenreo.Recipe(4, tenreo.Uniform(4.0), refine=1, precision=precision)
+    here, there = small(recipe), small(recipe, gpu)
+    with quantized_coefficients(here), quantized_coefficients(there), torch.no_grad():
+        close(there.eval()(X.to(gpu)), here.eval()(X), atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_in_half_precision(gpu, dtype):
+    model = small().to(gpu).to(dtype)
+    model(X.to(gpu, dtype)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_derivatives_of_higher_order_and_of_torch_func(gpu):
+    model = small().to(gpu)
+    curve = next(curves(model))
+    c = curve.coefficients
+    (gradient,) = torch.autograd.grad(curve.weight(c).square().sum(), c, create_graph=True)
+    gradient.square().sum().backward()
+    assert c.grad.device.type == gpu.type
+
+
+def test_deterministic_algorithms(cuda):
+    model = small().to(cuda)
+    torch.use_deterministic_algorithms(True)
+    try:
+        model(X.to(cuda)).square().mean().backward()
+        curve = next(curves(model))
+        curve.layer.weight = torch.randn(curve.weight.shape, device=cuda)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert model[3].weight.device.type == "cuda"
+
+
+def test_inference_then_training(gpu):
+    model = small()
+    for module in model.modules():  # moved without `Module.to`
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.detach().to(gpu))
+        for name, buffer in list(module._buffers.items()):
+            module._buffers[name] = buffer.to(gpu)
+    with torch.inference_mode(), parametrize.cached():
+        first = model(X.to(gpu))
+    assert torch.equal(first, model(X.to(gpu)))
+    model(X.to(gpu)).sum().backward()
+
+
+@pytest.mark.parametrize("images", [None, [X, X]], ids=["noise", "images"])
+def test_statistics_are_corrected_as_on_the_cpu(gpu, images):
+    base = two_norms()
+    here = copy.deepcopy(base)
+    tenreo.compress_(here, CHAIN)
+    there = copy.deepcopy(here).to(gpu)
+    tenreo.match_statistics_(here, base, images, size=8)
+    tenreo.match_statistics_(there, copy.deepcopy(base).to(gpu), images, size=8)
+    for own, other in zip(there.buffers(), here.buffers(), strict=True):
+        close(own, other, atol=1e-3)
+    tenreo.calibrate_(there, [X] * 2)
+
+
+def test_biases_are_corrected_without_norms(gpu):
+    base = two_norms(norm=False).to(gpu)
+    model = copy.deepcopy(base)
+    tenreo.compress_(model, CHAIN)
+    tenreo.match_statistics_(model, base, size=8)
+    assert not torch.equal(model[3].bias, base[3].bias) and model[3].bias.device.type == gpu.type
+
+
+def test_assigning_expanding_copying_and_states(gpu):
+    model = small().to(gpu).eval()
+    curve = next(curves(model))
+    curve.layer.weight = torch.randn(curve.weight.shape, device=gpu)
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(model.state_dict())
+    pickle.loads(pickle.dumps(model))
+    output = copied(X.to(gpu))
+    tenreo.expand_(model)
+    torch.testing.assert_close(model(X.to(gpu)), output, atol=1e-4, rtol=1e-3)
+    assert type(model[3]) is nn.Conv2d
+
+
+def test_saving_loading_and_exporting(gpu, tmp_path):
+    model = small().to(gpu).eval()
+    tenreo.save(model, tmp_path / "a.safetensors")
+    close(model(X.to(gpu)), tenreo.load(tmp_path / "a.safetensors", dense()).eval()(X), atol=1e-3)
+
+
+@pytest.fixture
+def few(digits):
+    return digits[0].limited(64), digits[1].limited(64)
+
+
+SETTINGS = {
+    "plain": {},
+    "amp": {"amp": True, "channels_last": True},
+    "float16": {"amp": True, "amp_dtype": "float16", "clip": 1.0},
+    "averaging": {"ema": 0.9, "label_smoothing": 0.1},
+    "distilling": {"distill": True},
+    "accumulating": {"optimizer": "adamw", "accumulate": 2, "freeze_batchnorm": True},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_fine_tuning(gpu, few, settings):
+    settings = Settings(epochs=1, batch_size=32, lr=0.02, **settings)
+    history = finetune_(small(CHAIN), *few, settings, resources=Resources(gpu), teacher=dense())
+    assert history[1].train_loss < 4
+
+
+def test_resuming(gpu, few, tmp_path):
+    options = {"batch_size": 32, "lr": 0.02, "ema": 0.9, "optimizer": "adamw", "amp": True, "amp_dtype": "float16"}
+    path = tmp_path / "state.pt"
+    for epochs in (1, 2):
+        settings, state = Settings(epochs=epochs, **options), StateFile(path, epochs == 2)
+        history = finetune_(small(CHAIN), *few, settings, resources=Resources(gpu), state=state)
+    assert len(history) == 3
+
+
+def test_evaluating_and_comparing(gpu, few):
+    here = small().eval()
+    there = copy.deepcopy(here).to(gpu)
+    expected = evaluate(here, Batches(few[1], Loading(32), torch.device("cpu")))
+    found = evaluate(there, Batches(few[1], Loading(32), gpu))
+    assert (found.top1, found.top5) == (expected.top1, expected.top5)
+    assert found.loss == pytest.approx(expected.loss, abs=1e-3)
+    assert evaluate(there, Batches(few[1], Loading(32), gpu), amp=True).loss == pytest.approx(expected.loss, abs=0.1)
+    kl = [compare(m, dense().to(d).eval(), Batches(few[1], Loading(32), d)).kl
+          for m, d in ((here, torch.device("cpu")), (there, gpu))]  # fmt: skip
+    assert kl[1] == pytest.approx(kl[0], rel=0.01)
+
+
+@pytest.mark.cuda
+def test_mixing_images(few):
+    settings = Settings(epochs=1, batch_size=32, lr=0.02, mixup=0.2, cutmix=1.0)
+    assert len(finetune_(small(CHAIN), *few, settings, resources=Resources(torch.device("cuda")))) == 2
+
+
+@pytest.mark.slow
+def test_compressing_to_an_agreement(gpu):
+    recipe = tenreo.Recipe(None, tenreo.TargetKl(0.5))
+    assert compress_to_(dense().to(gpu).eval(), recipe, size=16, jobs=2).agreement.kl <= 0.5
