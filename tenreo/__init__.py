@@ -11,22 +11,31 @@ if TYPE_CHECKING:
     from tenreo.codec.encode import EncodedWeight as EncodedWeight
     from tenreo.codec.encode import decode as decode
     from tenreo.codec.encode import encode as encode
+    from tenreo.codec.shape import Precision as Precision
     from tenreo.compression.compress_model import compress_ as compress_
     from tenreo.compression.parametrization import expand_ as expand_
+    from tenreo.compression.report import LayerReport as LayerReport
     from tenreo.compression.report import Report as Report
     from tenreo.correction.importance import measure_importance as measure_importance
     from tenreo.correction.statistics import calibrate_ as calibrate_
     from tenreo.correction.statistics import match_statistics_ as match_statistics_
+    from tenreo.evaluation.agreement import Agreement as Agreement
     from tenreo.evaluation.analysis import Analysis as Analysis
     from tenreo.evaluation.analysis import LayerAnalysis as LayerAnalysis
     from tenreo.evaluation.sensitivity import analyze as analyze
+    from tenreo.evaluation.targets import TargetResult as TargetResult
     from tenreo.evaluation.targets import compress_to_ as compress_to_
     from tenreo.exporting.compress_onnx import CompressedOnnx as CompressedOnnx
     from tenreo.exporting.compress_onnx import compress_onnx as compress_onnx
+    from tenreo.exporting.export import Export as Export
     from tenreo.exporting.export import export as export
+    from tenreo.files.counts import Counts as Counts
+    from tenreo.files.records import Correction as Correction
     from tenreo.files.records import ModelInfo as ModelInfo
+    from tenreo.files.records import Preprocess as Preprocess
     from tenreo.models.model_files import load as load
     from tenreo.models.model_files import save as save
+    from tenreo.planning.layers import LayerPlan as LayerPlan
     from tenreo.planning.plan import Plan as Plan
     from tenreo.planning.plan import resolve as resolve
     from tenreo.planning.rates import Progressive as Progressive
@@ -37,17 +46,29 @@ if TYPE_CHECKING:
     from tenreo.planning.rates import TargetParameters as TargetParameters
     from tenreo.planning.rates import TargetSize as TargetSize
     from tenreo.planning.rates import Uniform as Uniform
+    from tenreo.planning.recipe import DenseDtype as DenseDtype
+    from tenreo.planning.recipe import Pack as Pack
     from tenreo.planning.recipe import Recipe as Recipe
 
 # The public names and the modules that define them. They are imported on first use, because importing torch takes
 # seconds and `tenreo --help` must answer at once.
 _MODULES = {
+    "Agreement": "evaluation.agreement",
     "Analysis": "evaluation.analysis",
     "CompressedOnnx": "exporting.compress_onnx",
+    "Correction": "files.records",
+    "Counts": "files.counts",
+    "DenseDtype": "planning.recipe",
     "EncodedWeight": "codec.encode",
+    "Export": "exporting.export",
     "LayerAnalysis": "evaluation.analysis",
+    "LayerPlan": "planning.layers",
+    "LayerReport": "compression.report",
     "ModelInfo": "files.records",
+    "Pack": "planning.recipe",
     "Plan": "planning.plan",
+    "Precision": "codec.shape",
+    "Preprocess": "files.records",
     "Progressive": "planning.rates",
     "Recipe": "planning.recipe",
     "Report": "compression.report",
@@ -56,6 +77,7 @@ _MODULES = {
     "TargetFraction": "planning.rates",
     "TargetKl": "planning.rates",
     "TargetParameters": "planning.rates",
+    "TargetResult": "evaluation.targets",
     "TargetSize": "planning.rates",
     "Uniform": "planning.rates",
     "analyze": "evaluation.sensitivity",
@@ -86,4 +108,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__"])

@@ -79,3 +79,25 @@ def amount(text: str | int | float, what: str, unit: str = "") -> int:
     if not 1 <= value < 2**63:
         raise TenreoError(f"{what}: given {shown(text)}, needs an amount such as 2.5M{unit} or 800k{unit}")
     return int(value)
+
+
+def quantity(value: int) -> str:
+    """Format a count.
+
+    >>> quantity(896), quantity(12_345), quantity(2_000_000)
+    ('896', '12.3 k', '2.00 M')
+    """
+    if value < 1000:
+        return str(value)
+    return f"{value / 1e3:.1f} k" if value < 10**5 else f"{value / 1e6:.2f} M"
+
+
+def byte_count(value: int) -> str:
+    """Format a number of bytes in units of powers of 1,000.
+
+    >>> byte_count(560), byte_count(12_345), byte_count(560_000), byte_count(1_234_000_000)
+    ('560 bytes', '12.3 kB', '0.56 MB', '1.23 GB')
+    """
+    if value < 1000:
+        return f"{value} bytes"
+    return f"{value / 1e9:.2f} GB" if value >= 10**9 else f"{quantity(value)}B"

@@ -117,6 +117,8 @@ def test_functions_are_short_and_take_few_parameters(path):
         names = [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg) if a]
         count = len([name for name in names if name not in ("self", "cls")])
         assert node.end_lineno - node.lineno + 1 < 60, f"{node.name} is long"
+        if isinstance(node.body[0], ast.Expr) and getattr(node.body[0].value, "value", None) is Ellipsis:
+            continue  # a signature for type checkers alone
         assert count <= 8 or path.relative_to(PACKAGE).parts[:2] == ("cli", "commands"), f"{node.name} takes {count}"
 
 

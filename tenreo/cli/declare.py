@@ -24,6 +24,7 @@ from tenreo.planning.rates import RateOptions, replaced_rate_options
 from tenreo.planning.recipe import Recipe
 
 _OTHER_PANEL = "Files and running"  # heading of options whose dataclass has no `panel`; the last one
+_NOT_COMPARED = ("target_kl", "target_agreement")  # targets that `list[Recipe]` does not have: each is a search
 _REPEATABLE = ("groups", "rate")  # options of which `list[Recipe]` accepts several values
 
 
@@ -58,7 +59,8 @@ def add_command(app: typer.Typer, check: Callable[..., None], body: str, yaml: b
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     run.__name__, run.__doc__ = check.__name__, check.__doc__
-    app.command(cls=Command)(run)
+    summary = " ".join((check.__doc__ or "").partition("\n\n")[0].split()).removesuffix(".")
+    app.command(cls=Command, short_help=summary)(run)  # otherwise, the list of commands would cut the sentence
 
 
 def option_classes(hint: Any) -> tuple[type, ...]:
@@ -72,10 +74,11 @@ def option_fields(hint: Any) -> Iterator[tuple[type, Field[Any], Option]]:
 
     Positional arguments come first, and options that a class shares with other commands, its base class's, come last.
     """
+    unused = _NOT_COMPARED if get_origin(hint) is list else ()
     for cls in option_classes(hint):
         known, bases = options_of(cls), [vars(base).get("__annotations__", {}) for base in cls.__mro__]
         depth = {name: next(i for i, names in enumerate(bases) if name in names) for name in known}
-        named = [field for field in fields(cls) if field.name in known]
+        named = [field for field in fields(cls) if field.name in known and field.name not in unused]
         for field in sorted(named, key=lambda f: (not known[f.name].positional, depth[f.name])):
             yield cls, field, known[field.name]
 
@@ -92,13 +95,14 @@ def _parameter(cls: type, field: Field[Any], option: Option, repeatable: bool) -
         kind, metavar = list[int] if field.name == "groups" else list[float], f"{field.name[0].upper()} ..."
     elif get_origin(kind) in (tuple, dict):
         kind = list[str] if default is inspect.Parameter.empty else list[str] | None
+    text = f"{help_of(option)} On by default." if default is True else help_of(option)
     if option.positional:
-        declared: Any = typer.Argument(help=help_of(option), metavar=metavar)
+        declared: Any = typer.Argument(help=text, metavar=metavar)
     else:
         flag = field.name.rstrip("_").replace("_", "-")  # `for_` is the option --for
         names = [f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}", *([option.short] if option.short else [])]
         declared = typer.Option(
-            *names, help=help_of(option), metavar=metavar, rich_help_panel=getattr(cls, "panel", _OTHER_PANEL),
+            *names, help=text, metavar=metavar, rich_help_panel=getattr(cls, "panel", _OTHER_PANEL),
             autocompletion=_completion(option), show_default=default is not None and not isinstance(default, bool),
         )  # fmt: skip
     annotation = Annotated.__class_getitem__((kind, declared))  # type: ignore[attr-defined]
@@ -198,6 +202,15 @@ class Command(TyperCommand):
                 yield current
             yield word
             previous = word
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line: FILE..., for example, for one or more files."""
+        pieces = ["[OPTIONS]"]
+        for param in self.get_params(ctx):
+            if param.param_type_name == "argument":
+                name = f"{param.metavar}{'...' if param.nargs == -1 else ''}"
+                pieces.append(name if param.required else f"[{name}]")
+        return pieces
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options in sections, one per subject, in the order of the command's parameters."""

@@ -1,12 +1,15 @@
 """Report of a compression: errors, bytes and seconds as plain values."""
 
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from tenreo.codec.distortion import decibels, finite
 from tenreo.codec.shape import CurveShape
+from tenreo.errors import counted
 from tenreo.files.counts import Counts
 from tenreo.files.records import LayerErrors, LayerRecord
+from tenreo.sizes import byte_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ class LayerReport:
         return {**own, **vars(self.curve), "columns": self.record.columns, **ratios}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Report of a whole model.
 
@@ -90,6 +93,19 @@ class Report:
         errors = [x.squared_error_unrefined for x in self.layers if x.squared_error_unrefined is not None]
         norm = sum(x.squared_norm for x in self.layers)
         return decibels(norm, sum(errors)) if len(errors) == len(self.layers) else None
+
+    def __str__(self) -> str:
+        before, after = self.before.bytes, self.after.bytes
+        return (
+            f"Report: {byte_count(before)} -> {byte_count(after)} ({before / max(1, after):.1f} times smaller)\n"
+            f"{counted(len(self.layers), 'compressed layer')}, {self.after.bits_per_weight or 0:.2f} bits per weight, "
+            f"SNR {self.snr:.2f} dB"
+        )
+
+    __repr__ = __str__  # the values of all layers would fill pages
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the report to JSON-compatible values; an infinite ratio becomes None."""

@@ -1,12 +1,13 @@
 """Plans: the decision for every layer of a model, checked before anything is changed."""
 
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import Any
 
 from torch import nn
 
 from tenreo.devices import public_function
-from tenreo.errors import TenreoError, shown
+from tenreo.errors import TenreoError, counted, shown
 from tenreo.files.counts import Counts
 from tenreo.files.records import ModelInfo
 from tenreo.modules.weights import find_weights
@@ -27,9 +28,10 @@ from tenreo.planning.pricing import curves_by_price
 from tenreo.planning.rates import Progressive, RelativeSize
 from tenreo.planning.recipe import Recipe, Strategy
 from tenreo.planning.rules import rule_for, traits_of_model
+from tenreo.sizes import byte_count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The decisions for a whole model, and its counts before and after compression.
 
@@ -67,6 +69,19 @@ class Plan:
         """The layers that the recipe includes but that cannot be compressed."""
         stated = ("", EXCLUDED, NOT_INCLUDED, DENSE_IN_RECIPE)
         return tuple(layer for layer in self.layers if self.recipe.include and layer.why_dense not in stated)
+
+    def __str__(self) -> str:
+        compressed = f"{counted(len(self.compressed), 'layer')} of {len(self.layers):,} compressed"
+        return (
+            f"Plan: {byte_count(self.before.bytes)} -> about {byte_count(self.after.bytes)}\n"
+            f"{compressed}, {100 * self.coverage:.1f} % of the parameters; curves: {self.strategy}\n"
+            f"recipe: {self.recipe}"
+        )
+
+    __repr__ = __str__  # the values of all layers would fill pages
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as values that JSON can represent."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tenreo.codec.shape import Positions, Precision
 from tenreo.errors import TenreoError, counted
@@ -121,6 +121,15 @@ class Recipe:
         above=0, ceiling=_MAX_IMPORTANCE, metavar="PATTERN=W",
     )  # fmt: skip
     layers: dict[str, Any] = field(default_factory=dict)
+    if TYPE_CHECKING:
+
+        def __init__(  # texts stand for members of the enumerations
+            self, groups: int | None = None, rate: Rate = ..., include: Sequence[str] = (),
+            exclude: Sequence[str] = (), refine: int = ROUNDS, position_bits: int | None = None,
+            precision: Precision | str | None = None, dense_dtype: DenseDtype | str | None = None,
+            pack: Pack | str = Pack.ENTROPY, allocate: bool = False, importance: Mapping[str, float] = ...,
+            layers: Mapping[str, Any] = ...,
+        ) -> None: ...  # fmt: skip
 
     def __post_init__(self) -> None:
         if not isinstance(self.rate, Rate):
@@ -147,6 +156,17 @@ class Recipe:
                     self.of_layer(own)
             except TenreoError as error:
                 raise TenreoError(f"layers: {str(pattern)[:100]}: {error}") from error
+
+    def __repr__(self) -> str:
+        """Return the call that makes an equal recipe, without arguments that have their default values."""
+        plain: Recipe = type(self)(self.groups, self.rate)
+        first = [f"groups={self.groups}"] if self.groups is not None else []
+        others = [n for n in vars(self) if n not in ("groups", "rate") and getattr(self, n) != getattr(plain, n)]
+        return f"Recipe({', '.join([*first, f'rate={self.rate}', *(f'{n}={self._written(n)}' for n in others)])})"
+
+    def _written(self, name: str) -> str:
+        value = getattr(self, name)
+        return repr(str(value)) if isinstance(value, StrEnum) else repr(value)
 
     def __str__(self) -> str:
         parts = [

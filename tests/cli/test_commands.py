@@ -23,6 +23,7 @@ from tenreo.planning.recipe import Recipe
 
 DOCUMENT = ROOT / "docs" / "cli.md"
 WITH_YAML = ("compress", "finetune")
+SEARCHED = ("target_kl", "target_agreement")  # options that `sweep` does not have
 
 
 def command_of(name):
@@ -43,7 +44,7 @@ def fields_of(name):
         cls = get_args(hint)[0] if get_origin(hint) is list else hint
         for part in (RateOptions, Recipe) if cls is Recipe else (cls,):
             by_name |= {f.name: (part, f) for f in fields(part) if part is not Recipe or "option" in f.metadata}
-    return by_name
+    return {key: value for key, value in by_name.items() if name != "sweep" or key not in SEARCHED}
 
 
 def test_version_and_help_in_a_process():
@@ -106,6 +107,19 @@ def test_help_is_readable_at_80_columns(name):
             assert f"[default: {field.default}]" in words, key
     assert f"Example: tenreo {name}" in words
     assert "\nRate or size:\n" in output or name not in ("compress", "sweep")
+
+
+def test_the_list_of_commands_and_the_usage_lines_are_whole():
+    words = " ".join(here("--help", columns=80).stdout.split())
+    for name in COMMANDS:
+        assert " ".join(command_of(name).__doc__.partition("\n\n")[0].split()).removesuffix(".") in words, name
+    assert here("evaluate", "--help").stdout.startswith("Usage: tenreo evaluate [OPTIONS] FILE...\n")
+    assert here("compress", "--help").stdout.startswith("Usage: tenreo compress [OPTIONS] [FILE|FOLDER]\n")
+    assert (
+        "list[str]" not in here("evaluate", "--help").stdout and "On by default." in here("compress", "--help").stdout
+    )
+    sweep = here("sweep", "--help").stdout
+    assert "--target-kl" not in sweep and "--target-agreement" not in sweep and "--target-size" in sweep
 
 
 def test_help_and_inspect_do_not_import_torch(compressed_file):

@@ -140,3 +140,10 @@ def test_sizes_may_be_texts_and_groups_may_be_left_out():
 def test_one_round_and_one_group_are_singular():
     assert "1 group, uniform 2.0, at most 1 round of refinement" in str(Recipe(1, Uniform(2.0), refine=1))
     assert "8 groups, uniform 2.0, no refinement" in str(Recipe(8, Uniform(2.0), refine=0))
+
+
+def test_a_recipe_is_printed_as_the_call_that_makes_it():
+    plain = Recipe(4, Uniform(2.0), precision="int8", exclude=("fc",))
+    assert repr(plain) == "Recipe(groups=4, rate=Uniform(rate=2.0), exclude=('fc',), precision='int8')"
+    assert eval(repr(plain)) == plain
+    assert repr(Recipe(rate=TargetSize("5kB"))) == "Recipe(rate=TargetSize(bytes=5000))"

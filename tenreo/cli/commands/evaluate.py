@@ -96,6 +96,8 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Measure and compare the accuracy of models on labeled images, or a metric of your own on any inputs.
 
+    Exactly one of --data, --inputs and --loader is needed.
+
     Example: tenreo evaluate model.safetensors --data imagenet
     """
     check(files, data, inputs, layout, gates, output)
@@ -109,6 +111,8 @@ def check(
     Raise WrongUsageError, or TenreoError if a file is damaged.
     """
     with usage():
+        if data.data is None and not inputs.given:
+            raise TenreoError("data: not given, needs a folder of images or digits; use --inputs or --loader otherwise")
         for file in files.each:
             checks.check_file(file)
         if data.against not in (None, "dense"):
@@ -116,14 +120,12 @@ def check(
         gates.check(data.against is not None, inputs.metric is not None, data.data is not None)
         if inputs.given:
             _check_inputs(data, inputs, layout, output)
-        elif data.data is None:
-            raise TenreoError("data: not given, needs a folder of images or digits; use --inputs or --loader otherwise")
         else:
             if inputs.metric is not None:
                 raise TenreoError("metric: needs --inputs or --loader; on images, top-1 and agreement are measured")
             needs_labels = data.against is None and output.predictions is None
-            checks.check_data(data.data, [layout.split] if needs_labels else [])
-            checks.check_layout(data.data, layout)
+            checks.check_data(str(data.data), [layout.split] if needs_labels else [])
+            checks.check_layout(str(data.data), layout)
             _check_output(files, output)
     for file in files.each:
         checks.check_header(file)

@@ -39,6 +39,8 @@ def sweep(
 ) -> None:
     """Compress a model with every combination of -g and -r, and compare the results.
 
+    Exactly one of --rate, --target-size, --bits and --target-params is needed.
+
     Example: tenreo sweep --arch mobilenet_v2 -g 4 8 -r 0.5 1 --progressive
     """
     check(dense, data, layout, output)

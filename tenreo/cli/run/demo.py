@@ -9,12 +9,13 @@ from typing import Any
 from tenreo.cli.commands.compress import default_name
 from tenreo.cli.commands.demo import DemoOutput
 from tenreo.cli.terminal.console import note, progress_bar, show, show_json
-from tenreo.cli.terminal.tables import byte_count, number, quantity, table
+from tenreo.cli.terminal.tables import number, table
 from tenreo.data.images import Images
 from tenreo.files.header import read_header
 from tenreo.models.model_files import open_model, save
 from tenreo.planning.rates import Progressive
 from tenreo.planning.recipe import Recipe
+from tenreo.sizes import byte_count, quantity
 from tenreo.training import digits
 from tenreo.training.digits import METHODS, top1
 from tenreo.training.loop import finetune_

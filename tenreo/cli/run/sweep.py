@@ -14,7 +14,7 @@ from tenreo.cli.run.models import open_model
 from tenreo.cli.shared_options import DenseModel, Encoding, Layout, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_sweep
-from tenreo.cli.terminal.tables import byte_count, number, quantity, table
+from tenreo.cli.terminal.tables import number, table
 from tenreo.codec.distortion import finite
 from tenreo.compression.compress_model import compress_
 from tenreo.compression.layer_encoding import Orders
@@ -27,13 +27,12 @@ from tenreo.data.label_files import LabelFiles
 from tenreo.data.layouts import DIGITS
 from tenreo.data.workers import explain_worker_loss
 from tenreo.devices import choose_device, explain_out_of_memory
-from tenreo.errors import TenreoError
 from tenreo.evaluation.agreement import compare
 from tenreo.files.counts import Counts
 from tenreo.files.records import ModelInfo
 from tenreo.planning.plan import Plan, resolve
-from tenreo.planning.rates import OutputTarget
 from tenreo.planning.recipe import Recipe
+from tenreo.sizes import byte_count, quantity
 
 Row = dict[str, Any]
 
@@ -50,8 +49,6 @@ def sweep_recipes(
         return
     with usage():
         images = _images(data, layout, info)
-        if any(isinstance(recipe.rate, OutputTarget) for recipe in recipes):
-            raise TenreoError("target: a sweep does not search for an accuracy; compress with that target instead")
         plans = [resolve(recipe, model, info) for recipe in recipes]  # all checks come before anything slow
     if images is not None and images.doubt:
         note(images.doubt)

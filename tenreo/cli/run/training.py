@@ -9,10 +9,11 @@ from torch import nn
 from tenreo.cli.commands.finetune import TrainingData, TrainingOutput
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_logs
-from tenreo.cli.terminal.tables import byte_count, evaluations_table, number
+from tenreo.cli.terminal.tables import evaluations_table, number
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import Evaluation
 from tenreo.files.records import ModelInfo
+from tenreo.sizes import byte_count
 from tenreo.training.log import RunLog
 from tenreo.training.observer import Epoch, Step, best_of
 from tenreo.training.run import Datasets, Run, RunObserver, RunWriter

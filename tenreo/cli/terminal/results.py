@@ -6,10 +6,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from tenreo.cli.terminal.tables import byte_count, number, quantity
+from tenreo.cli.terminal.tables import number
 from tenreo.files.counts import Counts
 from tenreo.planning.rates import Progressive, Uniform
 from tenreo.planning.recipe import Recipe
+from tenreo.sizes import byte_count, quantity
 
 
 def comparison(before: Counts, after: Counts) -> str:

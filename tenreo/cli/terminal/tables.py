@@ -14,6 +14,7 @@ from tenreo.codec.shape import Basis, Precision
 from tenreo.errors import printable
 from tenreo.files.counts import Counts
 from tenreo.files.records import LayerRecord
+from tenreo.sizes import byte_count, quantity
 
 if TYPE_CHECKING:  # these import torch, and `inspect` must not
     from tenreo.evaluation.accuracy import Evaluation
@@ -31,28 +32,6 @@ def number(value: float | None, digits: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return "exact" if value == math.inf else "-"
     return f"{value:.{digits}f}"
-
-
-def quantity(value: int) -> str:
-    """Format a count.
-
-    >>> quantity(896), quantity(12_345), quantity(2_000_000)
-    ('896', '12.3 k', '2.00 M')
-    """
-    if value < 1000:
-        return str(value)
-    return f"{value / 1e3:.1f} k" if value < 10**5 else f"{value / 1e6:.2f} M"
-
-
-def byte_count(value: int) -> str:
-    """Format a number of bytes in units of powers of 1,000.
-
-    >>> byte_count(560), byte_count(12_345), byte_count(560_000), byte_count(1_234_000_000)
-    ('560 bytes', '12.3 kB', '0.56 MB', '1.23 GB')
-    """
-    if value < 1000:
-        return f"{value} bytes"
-    return f"{value / 1e9:.2f} GB" if value >= 10**9 else f"{quantity(value)}B"
 
 
 def table(
