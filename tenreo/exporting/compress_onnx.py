@@ -14,7 +14,7 @@ from tenreo.errors import TenreoError, raise_if_out_of_memory
 from tenreo.exporting.decoder_functions import OPSET
 from tenreo.exporting.formats import check_output, check_packages
 from tenreo.exporting.graph_nodes import FLOAT
-from tenreo.exporting.onnx_files import OnnxFile, read_onnx, write_onnx
+from tenreo.exporting.onnx_files import OnnxFile, read_onnx, size_of, write_onnx
 from tenreo.exporting.onnx_names import all_nodes, describe_
 from tenreo.exporting.onnx_runs import Arrays, OutputDifference, Runner, compare_outputs, given_inputs, random_inputs
 from tenreo.exporting.onnx_size import compress_for_onnx
@@ -197,8 +197,9 @@ def _compress(
             output = Output(Path(folder) / _WEIGHTS, jobs=jobs)
             written = compress_tensors(dense.weights, resolve_tensors(trial, dense.weights), output, progress=progress)
             model = _small(dense, output.path, trial.dense_dtype)
-        note(f"weights of {written.after.bytes:,} bytes lead to an ONNX model of {model.ByteSize():,} bytes")
-        return model.ByteSize(), (model, written)
+        size = size_of(model)
+        note(f"weights of {written.after.bytes:,} bytes lead to an ONNX model of {size:,} bytes")
+        return size, (model, written)
 
     if isinstance(plan.recipe.rate, TargetSize):
         return compress_for_onnx(plan.recipe, attempt, dense.rest)
@@ -245,7 +246,7 @@ def _remove_(graph: Any, names: set[str]) -> None:
 def _check(model: Any, out: Path) -> None:
     import onnx
 
-    if model.ByteSize() >= MOST_BYTES:
+    if size_of(model) >= MOST_BYTES:
         return
     try:
         onnx.checker.check_model(model)

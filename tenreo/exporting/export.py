@@ -19,6 +19,7 @@ from tenreo.devices import public_function
 from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
 from tenreo.exporting.comparison import largest_difference
 from tenreo.exporting.formats import WeightDtype, check_format
+from tenreo.exporting.onnx_files import size_of, write_onnx
 from tenreo.exporting.onnx_names import describe_, output_names, rename_
 from tenreo.exporting.programs import Arguments, first_line, onnx_program, run_onnx, run_program, torch_program
 from tenreo.exporting.small_onnx import small_model
@@ -40,7 +41,7 @@ class Export:
 
     Attributes:
         path: path of the file.
-        bytes: size of the file.
+        bytes: size of the file, with that of the external data of a large ONNX model.
         dynamic: whether a program takes batches of any size; None if the file contains weights only.
         difference: largest absolute difference between an output of the file and of the compressed model for the same
             input; None if the file contains weights only, or cannot be run here.
@@ -143,15 +144,20 @@ def _export_program(
     run = run_program if path.suffix == ".pt2" else run_onnx
     with _tracing:
         if path.suffix == ".pt2":
-            content, dynamic = torch_program(dense, arguments, path)
+            program, dynamic = torch_program(dense, arguments, path)
         else:
-            content, dynamic = onnx_program(dense, arguments, path, finish, small)
-    announce(len(content))
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+            program, dynamic = onnx_program(dense, arguments, path, finish, small)
+    if path.suffix == ".pt2":
+        size = len(program)
+        announce(size)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(program)
+    else:
+        announce(size_of(program))
+        size = write_onnx(program, path)
     # ONNX Runtime's CPU kernels do not support bfloat16.
     if path.suffix == ".onnx" and any(p.dtype == torch.bfloat16 for p in dense.parameters()):
-        return Export(path, path.stat().st_size, dynamic, dense=tuple(left))
+        return Export(path, size, dynamic, dense=tuple(left))
     try:
         outputs = run(path, arguments)
     except TenreoError:
@@ -161,7 +167,7 @@ def _export_program(
         raise TenreoError(f"{path}: is written, but cannot be run here: {first_line(error)}") from error
     images = len(expected) if takes_lists(model) else 0
     difference = largest_difference(path, outputs, tree_leaves(expected), images)
-    return Export(path, path.stat().st_size, dynamic, difference, tuple(left))
+    return Export(path, size, dynamic, difference, tuple(left))
 
 
 def _arguments(model: nn.Module, inputs: Any) -> Arguments:

@@ -63,7 +63,7 @@ def read_onnx(path: Path) -> OnnxFile:
             name, size = _load_external_(path, tensor)
             files[name] = size
         _check_tensor(path, tensor)
-    if len(files) == 1:
+    if size_of(model) < MOST_BYTES:
         _check_model(path, model)
     return OnnxFile(path, model, tuple(files), sum(files.values()))
 
@@ -181,6 +181,12 @@ def _external_path(path: Path, tensor: str, location: str) -> Path:
     return file
 
 
+def size_of(model: Any) -> int:
+    """Return the size in bytes of a model, or nearly if it is too large for a file."""
+    inside = sum(len(each.raw_data) for each in model.graph.initializer)
+    return inside if inside >= MOST_BYTES else int(model.ByteSize())  # protobuf cannot count larger messages
+
+
 def write_onnx(model: Any, path: Path, most_bytes: int = MOST_BYTES) -> int:
     """Write an ONNX model; if it is too large for one file, the values of its tensors go to another one.
 
@@ -196,8 +202,7 @@ def write_onnx(model: Any, path: Path, most_bytes: int = MOST_BYTES) -> int:
         TenreoError: if a file cannot be written.
     """
     large = [x for x in model.graph.initializer if len(x.raw_data) >= _LEAST_EXTERNAL]
-    total = model.ByteSize()
-    if total < most_bytes:
+    if size_of(model) < most_bytes:
         with atomic_write(path) as temporary:
             temporary.write_bytes(model.SerializeToString())
         return path.stat().st_size

@@ -52,8 +52,8 @@ def torch_program(dense: nn.Module, arguments: Arguments, path: Path) -> tuple[b
 
 def onnx_program(
     dense: nn.Module, arguments: Arguments, path: Path, finish: Callable[[Any, bool], None], small: bool = False
-) -> tuple[bytes, bool]:
-    """Return an ONNX file for a model, and whether it takes batches of any size; arguments as of `torch_program`.
+) -> tuple[Any, bool]:
+    """Return an ONNX model for a model, and whether it takes batches of any size; arguments as of `torch_program`.
 
     Args:
         dense: the dense model.
@@ -64,33 +64,25 @@ def onnx_program(
         small: whether the weights will be replaced, so that the model must not be optimized.
 
     Raises:
-        TenreoError: if the model is too large, or cannot be traced or translated.
+        TenreoError: if the model cannot be traced or translated.
     """
-    size = sum(t.numel() * t.element_size() for t in stored_state(dense).values())
-    if size >= MOST_BYTES:
-        raise TenreoError(
-            f"{path}: the weights have {size:,} bytes, an ONNX file at most {MOST_BYTES:,}; choose float16, or .pt2"
-        )
+    fits = sum(t.numel() * t.element_size() for t in stored_state(dense).values()) < MOST_BYTES
     if find_spec("onnx") is None or find_spec("onnxscript") is None:
         raise TenreoError(f"{path}: ONNX needs onnx, onnxscript and onnxruntime; {install('onnx')}")
 
-    def translated(dynamic: bool, strict: bool) -> bytes:
+    def translated(dynamic: bool, strict: bool) -> Any:
         program = _trace(dense, arguments, dynamic, strict)
         model: Any = torch.onnx.export(program, dynamo=True, verbose=False, optimize=not small)
         proto = model.model_proto
         finish(proto, dynamic)
-        content: bytes = proto.SerializeToString()
-        if find_spec("onnxruntime") is not None and not _has_bfloat16(dense):
-            run_onnx(content, arguments)  # translations of some programs cannot be run
-        return content
+        if fits and find_spec("onnxruntime") is not None and not _has_bfloat16(dense):
+            run_onnx(proto.SerializeToString(), arguments)  # translations of some programs cannot be run
+        return proto
 
-    def along_run(trace: Callable[[nn.Module, Arguments], bytes]) -> bytes:
-        import onnx
-
-        proto = onnx.load_from_string(trace(dense, arguments))
+    def along_run(trace: Callable[[nn.Module, Arguments], Any]) -> Any:
+        proto = trace(dense, arguments)
         finish(proto, False)
-        content: bytes = proto.SerializeToString()
-        return content
+        return proto
 
     problem = f"{path}: torch.onnx cannot translate the model"
     if takes_lists(dense):
@@ -100,11 +92,11 @@ def onnx_program(
     return _first([*attempts, (False, lambda: along_run(_trace_faithfully))], problem)
 
 
-def _first(attempts: Iterable[tuple[bool, Callable[[], bytes]]], problem: str) -> tuple[bytes, bool]:
-    """Return the content that the first successful attempt makes, and whether it takes batches of any size.
+def _first(attempts: Iterable[tuple[bool, Callable[[], Any]]], problem: str) -> tuple[Any, bool]:
+    """Return what the first successful attempt makes, and whether it takes batches of any size.
 
     Args:
-        attempts: pairs of whether a program takes batches of any size, and a function that returns its bytes.
+        attempts: pairs of whether a program takes batches of any size, and a function that makes the program.
         problem: what went wrong if all attempts fail; the cause of the first failure is added.
     """
     failure: Exception | None = None
@@ -143,17 +135,19 @@ def _trace(dense: nn.Module, arguments: Arguments, dynamic: bool, strict: bool) 
     return torch.export.export(dense, arguments[0], arguments[1] or None, dynamic_shapes=shapes, strict=strict)
 
 
-def _trace_along_run(dense: nn.Module, arguments: Arguments) -> bytes:
-    """Return the ONNX bytes of a model that the older exporter traces along one run."""
+def _trace_along_run(dense: nn.Module, arguments: Arguments) -> Any:
+    """Return the ONNX model of a model that the older exporter traces along one run."""
+    import onnx
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         torch.onnx.export(
             dense, arguments[0], file, kwargs=arguments[1] or None, dynamo=False, opset_version=_OPSET
         )  # fmt: skip
-        return file.read_bytes()
+        return onnx.load(file)
 
 
-def _trace_faithfully(dense: nn.Module, arguments: Arguments) -> bytes:
+def _trace_faithfully(dense: nn.Module, arguments: Arguments) -> Any:
     """Trace along one run; raise if the program could differ for other inputs because of the model's control flow."""
     warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
     return _trace_along_run(dense, arguments)
