@@ -66,6 +66,6 @@ def energy(values: Tensor, others: Tensor | None = None) -> float:
     for part in pieces(len(left)):  # only these are converted to float64
         difference = left[part].cpu().double()
         if right is not None:
-            difference -= right[part].cpu().double()
+            difference = difference - right[part].cpu().double()
         total += difference.square().sum().item()
     return total

@@ -3,6 +3,7 @@ import torch
 from torch.nn.functional import conv2d, linear
 
 import tenreo
+from tenreo.codec.distortion import energy
 from tenreo.codec.encode import project, refined
 from tenreo.codec.shape import CurveShape
 from tenreo.errors import TenreoError
@@ -119,3 +120,9 @@ def test_refining_16_bit_weights_never_increases_the_error():
         ]
         assert errors[0] <= errors[1]
     assert errors[0] < errors[1]
+
+
+def test_measuring_an_error_does_not_change_the_weight():
+    weight = torch.randn(8, 8, dtype=torch.float64)
+    before = weight.clone()
+    assert energy(weight, torch.ones(8, 8)) > 0 and torch.equal(weight, before)
