@@ -23,7 +23,8 @@ TINY_RUN = Path(__file__).parent / "tiny_run.py"
 COMMANDS = {
     "compress": "compress_and_save", "decompress": "decompress_files", "verify": "verify_files",
     "evaluate": "evaluate_files", "finetune": "finetune_file",
-    "inspect": "inspect_file", "export": "export_file", "sweep": "sweep_recipes", "demo": "run_demo",
+    "inspect": "inspect_file", "analyze": "analyze_model", "export": "export_file", "sweep": "sweep_recipes",
+    "demo": "run_demo",
 }  # fmt: skip
 # New processes are forked from a server that has imported torch, which saves seconds of processor time for each.
 FORKS = multiprocessing.get_context("forkserver")

@@ -1,4 +1,4 @@
-"""The command line: `tenreo compress | decompress | verify | evaluate | finetune | inspect | export | sweep | demo`."""
+"""The command line: `tenreo compress`, `evaluate`, `analyze` and the others; `_options` has those of all commands."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from tenreo import __version__
 from tenreo.cli import exits
-from tenreo.cli.commands import compress, decompress, demo, evaluate, export, finetune, inspect, sweep, verify
+from tenreo.cli.commands import analyze, compress, decompress, demo, evaluate, export, finetune, inspect, sweep, verify
 from tenreo.cli.declare import add_command
 from tenreo.cli.terminal.streams import note, prepare_streams, unwritten, writing
 from tenreo.errors import MOST_CHARACTERS, TenreoError, printable
@@ -68,6 +68,7 @@ add_command(app, verify.verify, "verify_files")
 add_command(app, evaluate.evaluate, "evaluate_files")
 add_command(app, finetune.finetune, "finetune_file", yaml=True)
 add_command(app, inspect.inspect, "inspect_file")
+add_command(app, analyze.analyze, "analyze_model")
 add_command(app, export.export, "export_file")
 add_command(app, sweep.sweep, "sweep_recipes")
 add_command(app, demo.demo, "run_demo")

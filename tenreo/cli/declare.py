@@ -2,7 +2,7 @@
 
 A command is a function whose parameters are dataclasses of options (`tenreo.options`). The fields of all of them are
 its options on the command line. `Recipe` takes the options of `RateOptions` in place of its rate, and `list[Recipe]`
-accepts several values of `-g` and `-r`.
+accepts several values of `-g` and `-r`, and `Recipe | None` none at all.
 """
 
 import inspect
@@ -64,8 +64,8 @@ def add_command(app: typer.Typer, check: Callable[..., None], body: str, yaml: b
 
 
 def option_classes(hint: Any) -> tuple[type, ...]:
-    """The dataclasses whose fields are the options of a parameter."""
-    cls = get_args(hint)[0] if get_origin(hint) is list else hint
+    """The dataclasses whose fields are the options of a parameter: `Recipe`, `Recipe | None`, `list[Recipe]`, ..."""
+    cls = get_args(hint)[0] if get_args(hint) else hint
     return (RateOptions, Recipe) if cls is Recipe else (cls,)
 
 
@@ -139,7 +139,14 @@ def _config_parameter(hints: list[Any]) -> inspect.Parameter:
 
 
 def _build(hint: Any, values: Mapping[str, Any]) -> Any:
-    """Make the instance of a parameter's dataclass; for `list[Recipe]`, one recipe per pair of groups and rate."""
+    """Make the instance of a parameter's dataclass; for `list[Recipe]`, one recipe per pair of groups and rate.
+
+    `Recipe | None` is None if none of its options is given.
+    """
+    if type(None) in get_args(hint):
+        hint = Recipe
+        if all(_is_default(cls, name, values.get(name)) for cls in option_classes(hint) for name in options_of(cls)):
+            return None
     if hint is Recipe:
         rate = _make(RateOptions, values).resolve()
         return _make(Recipe, values, rate=rate, layers=values.get("layers") or {})
@@ -147,6 +154,11 @@ def _build(hint: Any, values: Mapping[str, Any]) -> Any:
         pairs = product(*(dict.fromkeys(values[name] or [None]) for name in _REPEATABLE))
         return [_build(Recipe, {**values, "groups": groups, "rate": rate}) for groups, rate in pairs]
     return _make(hint, values)
+
+
+def _is_default(cls: type, name: str, value: Any) -> bool:
+    (default,) = (f.default for f in fields(cls) if f.name == name)
+    return value in (None, (), []) or value == default
 
 
 def _make(cls: type, values: Mapping[str, Any], **fixed: Any) -> Any:

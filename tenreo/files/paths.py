@@ -13,7 +13,14 @@ _KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device", stat.S_IFLNK: "a link",
 }  # fmt: skip
-_FORMATS = {".safetensors": "safetensors", ".png": "PNG", ".csv": "CSV"}
+_FORMATS = {
+    ".safetensors": "safetensors",
+    ".png": "PNG",
+    ".csv": "CSV",
+    ".yaml": "YAML",
+    ".yml": "YAML",
+    ".html": "HTML",
+}
 # Endings that `load` or another program would take for a different format than safetensors.
 _OTHER_FORMATS = (
     ".bin", ".ckpt", ".csv", ".engine", ".gguf", ".h5", ".jpg", ".json", ".keras", ".msgpack", ".npy", ".npz", ".onnx",
@@ -87,7 +94,7 @@ def check_ending(path: Path, *endings: str) -> None:
 
     Args:
         path: path of the file.
-        endings: endings of the possible formats: .safetensors, .png or .csv.
+        endings: endings of the possible formats, such as .safetensors or .png.
 
     Raises:
         TenreoError: naming the format and a path that suits it.
@@ -95,6 +102,6 @@ def check_ending(path: Path, *endings: str) -> None:
     ending = path.suffix.lower()
     if ending in endings or (endings == (".safetensors",) and ending not in _OTHER_FORMATS):
         return
-    formats = " or ".join(_FORMATS[each] for each in endings)
+    formats = " or ".join(dict.fromkeys(_FORMATS[each] for each in endings))
     names = " or ".join(f"{path.stem or 'file'}{each}" for each in endings)
     raise TenreoError(f"{path}: the name does not suit the {formats} format; use {names}")

@@ -41,7 +41,7 @@ def fields_of(name):
     """Return class and field of every option of a command by name, without `Recipe.rate` and `Recipe.layers`."""
     by_name = {}
     for hint in list(get_type_hints(command_of(name)).values())[:-1]:
-        cls = get_args(hint)[0] if get_origin(hint) is list else hint
+        cls = get_args(hint)[0] if get_args(hint) else hint
         for part in (RateOptions, Recipe) if cls is Recipe else (cls,):
             by_name |= {f.name: (part, f) for f in fields(part) if part is not Recipe or "option" in f.metadata}
     return {key: value for key, value in by_name.items() if name != "sweep" or key not in SEARCHED}
@@ -232,6 +232,7 @@ def objects(compressed_file, dense_file, tmp_path_factory):
         "sweep --json": ("sweep", *dense, "--refine", 1),
         "decompress --json": ("decompress", compressed_file, "-o", folder / "p.safetensors"),
         "verify --json": ("verify", compressed_file),
+        "analyze --json": ("analyze", compressed_file, "--data", "digits", "--limit", 4),
         "export --json": ("export", compressed_file, "--to", folder / "m.pth"),
     }  # fmt: skip
     return {heading: json.loads(here(*words, "--json").stdout) for heading, words in typed.items()}
@@ -251,7 +252,7 @@ def test_layers_are_always_a_list(objects):
 @pytest.mark.parametrize(
     "heading",
     ["compress --json", "compress --dry-run --json", "inspect --json", "evaluate --json", "finetune --json",
-     "sweep --json", "export --json", "decompress --json", "verify --json"],
+     "sweep --json", "export --json", "analyze --json", "decompress --json", "verify --json"],
 )  # fmt: skip
 def test_the_documented_keys_are_printed(objects, heading):
     common = {"schema", "command"}

@@ -79,9 +79,7 @@ def compress_and_save(
     for layer in plan.skipped:
         note(f"{layer.name} is left dense: {layer.why_dense}")
     noise, model = dense.shape or info.preprocess.crop, model.to(device)
-    if statistics.measure_importance and plan.strategy is Strategy.PRICE and not isinstance(recipe.rate, OutputTarget):
-        recipe = _with_importance(recipe, model, images, noise)
-        plan = resolve(recipe, model, _with_correction(info, statistics))
+    recipe, plan = _with_measured_importance(recipe, plan, model, info, statistics, images, noise)
     if output.for_ is Deployment.ONNX:
         model, plan, report, corrections = _compress_for_onnx(model, info, recipe, statistics, images, noise, encoding)
     else:
@@ -93,6 +91,25 @@ def compress_and_save(
     report = replace(report, after=replace(report.after, bytes=path.stat().st_size))
     _note_unused_bytes(report, plan.recipe)
     _show_report(report, plan, path, info, statistics, output)
+
+
+def compress_in_memory(
+    model: nn.Module, info: ModelInfo, recipe: Recipe, noise: int | tuple[int, ...], jobs: int | None
+) -> tuple[Plan, Report, tuple[Correction, ...]]:
+    """Compress a model in place as `tenreo compress` does by default, without writing a file.
+
+    Args:
+        model: dense model on its device.
+        info: its description.
+        recipe: recipe of the compression.
+        noise: side or shape of the noise images.
+        jobs: number of layers that are encoded at the same time.
+    """
+    statistics = Statistics()
+    with usage():
+        plan = resolve(recipe, model, _with_correction(info, statistics))
+    recipe, plan = _with_measured_importance(recipe, plan, model, info, statistics, None, noise)
+    return _compress(model, plan, statistics, None, noise, jobs)
 
 
 def _note_random_weights(info: ModelInfo) -> None:
@@ -113,6 +130,21 @@ def _images(statistics: Statistics, info: ModelInfo, model: nn.Module, seed: int
     opened = open_unlabeled(statistics.calibrate, "train", info.preprocess)
     loading = Loading(64, choose_workers(None, statistics.calibrate), statistics.skip_broken)
     return UnlabeledBatches(opened, statistics.calibrate_batches, loading, seed)
+
+
+def _with_measured_importance(
+    recipe: Recipe, plan: Plan, model: nn.Module, info: ModelInfo, statistics: Statistics,
+    images: UnlabeledBatches | None, noise: int | tuple[int, ...],
+) -> tuple[Recipe, Plan]:  # fmt: skip
+    """Return a recipe and its plan, with measured importance if it distributes bits at one price."""
+    if (
+        not statistics.measure_importance
+        or plan.strategy is not Strategy.PRICE
+        or isinstance(recipe.rate, OutputTarget)
+    ):
+        return recipe, plan
+    recipe = _with_importance(recipe, model, images, noise)
+    return recipe, resolve(recipe, model, _with_correction(info, statistics))
 
 
 def _with_importance(

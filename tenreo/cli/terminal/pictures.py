@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tenreo.cli.checks import require_plotting
+from tenreo.cli.terminal.tables import shortened
 from tenreo.errors import printable
 from tenreo.files.atomic import atomic_write
 from tenreo.training.log import read_log
@@ -17,8 +18,10 @@ from tenreo.training.log import read_log
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tenreo.evaluation.analysis import Analysis
     from tenreo.evaluation.predictions import Confusion
 
+_MAX_LABELS = 8  # layers whose names a picture shows
 _MAX_NAMED, _MAX_COUNTED = 40, 15  # classes of the largest confusion matrices with legible names, and legible counts
 
 
@@ -56,6 +59,36 @@ def plot_sweep(rows: list[dict[str, Any]], picture: Path) -> None:
             axis.legend(fontsize="small")
 
 
+def plot_analysis(analysis: Analysis, name: str, picture: Path) -> None:
+    """Plot the layers of an analysis: the KL divergence of the outputs against the bytes of the layer.
+
+    Args:
+        analysis: the analysis.
+        name: name of the model, for the title.
+        picture: path of the PNG file.
+    """
+    layers = [x for x in analysis.by_harm if x.alone.kl > 0]
+    with _saved_figure(picture, 7.2, 4.8) as figure:
+        from matplotlib.ticker import LogFormatter
+
+        axis = figure.subplots()
+        axis.set(
+            xscale="log", yscale="log", xlabel="size of the layer in kB",
+            ylabel="KL of the outputs in nats\nif this layer alone is compressed",
+            title=_literal(Path(name).name, 60),
+        )  # fmt: skip
+        axis.scatter([x.bytes_after / 1e3 for x in layers], [x.alone.kl for x in layers], s=22, alpha=0.75)
+        axis.axhline(analysis.whole.kl, color="gray", linestyle=":", label="all layers compressed")
+        for x in layers[:_MAX_LABELS]:
+            axis.annotate(_literal(x.name), (x.bytes_after / 1e3, x.alone.kl), (5, 3), textcoords="offset points", fontsize=7)
+        for each in (axis.xaxis, axis.yaxis):  # 0.002 instead of 2 times a power of ten
+            each.set_major_formatter(LogFormatter())
+            each.set_minor_formatter(LogFormatter())
+        axis.margins(0.12)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small", loc="lower right")
+
+
 def plot_confusion(confusion: Confusion, picture: Path) -> None:
     """Plot a confusion matrix: for each class, the fraction of its images per predicted class.
 
@@ -81,9 +114,9 @@ def plot_confusion(confusion: Confusion, picture: Path) -> None:
                 axis.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=color)
 
 
-def _literal(name: str) -> str:
+def _literal(name: str, most: int = 24) -> str:
     """Shorten a name for an axis and escape $, which starts a formula in matplotlib."""
-    return printable(name[:24]).replace("$", r"\$")
+    return printable(shortened(name, most)).replace("$", r"\$")
 
 
 def plot_logs(logs: dict[str, Path], picture: Path) -> None:

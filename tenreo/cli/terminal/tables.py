@@ -19,6 +19,7 @@ from tenreo.sizes import byte_count, quantity
 if TYPE_CHECKING:  # these import torch, and `inspect` must not
     from tenreo.evaluation.accuracy import Evaluation
     from tenreo.evaluation.agreement import Agreement
+    from tenreo.evaluation.analysis import LayerAnalysis
     from tenreo.evaluation.predictions import ClassAccuracy
     from tenreo.planning.layers import LayerPlan
 
@@ -32,6 +33,15 @@ def number(value: float | None, digits: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return "exact" if value == math.inf else "-"
     return f"{value:.{digits}f}"
+
+
+def precise(value: float) -> str:
+    """Format a number of any size with two digits that count.
+
+    >>> precise(0.0123), precise(0.000031), precise(1.5), precise(0.0)
+    ('0.012', '3.1e-05', '1.5', '0')
+    """
+    return f"{value:.2g}"
 
 
 def table(
@@ -218,6 +228,18 @@ def agreement_table(title: str, compared: Iterable[tuple[str, Agreement]]) -> li
         for name, a in compared
     ]
     return table_of_models(title, columns, rows)
+
+
+def analysis_table(layers: Sequence[LayerAnalysis]) -> Table:
+    """Make the table of analyzed layers: bytes, error, and the outputs with a layer alone compressed or restored."""
+    columns = ("layer", "bytes", "bits/\nweight", "SNR\nin dB", "KL if\ncompressed\nalone", "agree-\nment %",
+               "KL if\nrestored\nalone", "agree-\nment %")  # fmt: skip
+    rows = [
+        (x.name, byte_count(x.bytes_after), number(x.bits_per_weight), number(x.snr, 1), precise(x.alone.kl),
+         number(x.alone.agreement, 1), precise(x.restored.kl), number(x.restored.agreement, 1))
+        for x in layers
+    ]  # fmt: skip
+    return table("Layers by harm", columns, rows)
 
 
 def classes_table(classes: Sequence[ClassAccuracy]) -> Table:

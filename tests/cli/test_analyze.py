@@ -1,0 +1,123 @@
+"""Tests of `tenreo analyze`."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from processes import here, refused
+
+import tenreo
+from tenreo.cli.yaml_files import read_yaml, recipe_yaml
+from tenreo.files.header import read_header
+from tenreo.models.model_files import open_model
+from tenreo.planning.rates import RateOptions
+from tenreo.planning.recipe import Recipe
+
+
+@pytest.fixture
+def both(compressed_file, dense_file, inside):
+    """A compressed file and its dense weights, in the working folder."""
+    header = read_header(compressed_file)
+    model, _ = open_model(compressed_file)
+    shutil.copy(dense_file, inside / "dense.safetensors")
+    tenreo.save(model, "small.safetensors", header.info)
+    return Path("small.safetensors")
+
+
+def test_a_file_is_analyzed_on_images(both):
+    job = ("analyze", both, "--data", "digits", "--limit", 20)
+    result = json.loads(here(*job, "--json").stdout)
+    whole = result["whole"]
+    compared = json.loads(
+        here("evaluate", both, "--data", "digits", "--limit", 20, "--against", "dense", "--json").stdout
+    )
+    against = compared["against"]
+    assert whole["kl"] == pytest.approx(against["kl"], rel=1e-3) and whole["agreement"] == against["agreement"]
+    assert (whole["top1"], whole["images"]) == (against["top1"], 20) and result["name"] == str(both)
+    assert result["bytes_after"] == both.stat().st_size and result["compared_on"] == "20 images of digits"
+    stored = read_header(both).stored_bytes()
+    assert {x["name"]: x["bytes_after"] for x in result["layers"]} == {
+        name: stored[f"{name}.weight"] for name in read_header(both).layers
+    }
+    assert any(x["alone"]["kl"] > 0 for x in result["layers"])
+
+
+def test_the_table_is_sorted_by_harm_and_fits_into_80_columns(both):
+    output = here("analyze", both, columns=80).stdout
+    table, rest = output.split("the whole model, on 512 images of noise: KL ")
+    assert max(map(len, table.splitlines())) <= 80 and "agreement" in rest
+    rows = [line.split() for line in table.splitlines() if re.match(r" *(conv|stage|fc)", line)]
+    harms = [float(row[-4]) for row in rows]
+    assert len(rows) == len(read_header(both).layers) and harms == sorted(harms, reverse=True)
+
+
+def test_the_dense_weights_can_be_named(both, inside):
+    model, header = open_model(both)
+    tenreo.save(model, both, replace(header.info, weights="lost.safetensors"))
+    assert "against: small.safetensors: its dense weights" in (error := refused("analyze", both))
+    assert "give their file (--against)" in error
+    assert here("analyze", both, "--against", "dense.safetensors", "--data", "digits", "--limit", 2).stdout
+
+
+def test_a_model_is_compressed_in_memory(dense_file, inside):
+    model = ("analyze", "-a", "shufflenet_v2_x0_5", "--weights", dense_file, "--data", "digits", "--limit", 4)
+    result = json.loads(here(*model, "-g", 8, "-r", 8, "--include", "fc", "--refine", 1, "--json").stdout)
+    assert [x["name"] for x in result["layers"]] == ["fc"] and result["name"] == "shufflenet_v2_x0_5"
+    (layer,) = result["layers"]
+    assert layer["alone"]["kl"] > 0 and layer["restored"]["kl"] >= 0
+    assert list(inside.iterdir()) == []
+
+
+def test_pictures_and_better_recipes_are_written(both):
+    job = ("analyze", both, "--data", "digits", "--limit", 8, "--plot", "p.png", "--better", "better.yaml")
+    done = here(*job)
+    assert "wrote p.png, better.yaml" in done.stderr and "compress --config better.yaml -o better.safe" in done.stdout
+    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
+    here("compress", "--config", "better.yaml", "-o", "better.safetensors", "--dry-run")
+    parsed = read_yaml(Path("better.yaml"), [RateOptions, Recipe, *_classes()])
+    assert parsed["target_size"] == str(both.stat().st_size) and Path(parsed["weights"]).name == "dense.safetensors"
+    assert len(parsed["importance"]) > 1 and parsed["arch"] == "shufflenet_v2_x0_5"
+    assert "p.png: exists already; use --force to replace it, or choose another --plot" in refused(*job)
+
+
+def _classes():
+    from tenreo.cli.commands.compress import Statistics
+    from tenreo.cli.shared_options import DenseModel
+
+    return DenseModel, Statistics
+
+
+def test_recipes_are_read_as_they_were_written(tmp_path):
+    hostile = {"a: b\n- c": 2.0, "*[!x]": 0.5, "<b>'\"#": 1.5}
+    recipe = Recipe(None, tenreo.TargetSize(1234), ("fc*",), importance=hostile, layers={"x.*": "dense"}, refine=3)
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe_yaml(recipe, {}))
+    values = read_yaml(path, [RateOptions, Recipe])
+    assert values.pop("target_size") == "1234" and "dense_dtype" not in values
+    importance = dict(each.rpartition("=")[::2] for each in values.pop("importance"))
+    assert {name: float(factor) for name, factor in importance.items()} == hostile
+    assert values == {"include": ["fc*"], "layers": {"x.*": "dense"}, "refine": 3}
+
+
+def test_wrong_usage_is_refused(both, dense_file):
+    assert "arch: not given, needs an architecture" in refused("analyze")
+    assert "small.safetensors, which describes its model" in refused("analyze", both, "-a", "resnet18")
+    assert "bits: small.safetensors is compressed already" in refused("analyze", both, "--bits", 4)
+    assert "against: needs a compressed file" in refused("analyze", "-a", "resnet18", "--against", dense_file)
+    assert "nowhere: no such folder" in refused("analyze", both, "--data", "nowhere")
+    assert "data: not given, but split" in refused("analyze", both, "--split", "x")
+    assert "use p.png" in refused("analyze", both, "--plot", "p.txt")
+    assert "the name does not suit the YAML format; use b.yaml or b.yml" in refused(
+        "analyze", both, "--better", "b.txt"
+    )
+    assert "target_kl: compress with this target first" in refused("analyze", "-a", "resnet18", "--target-kl", 0.1)
+    assert "no compressed layer" in refused("analyze", dense_file, "--against", dense_file, code=1)
+
+
+def test_a_model_that_takes_no_images_is_refused(inside):
+    Path("text.py").write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.Embedding(99, 64))\n")
+    error = refused("analyze", "--model", "text:net", "--weights", "none", "--bits", 4)
+    assert "text:net: the model does not take images" in error and "tenreo.analyze(compressed, dense" in error
