@@ -5,7 +5,7 @@ compressed model. The inputs and the outputs of the dense model are the same for
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -52,8 +52,7 @@ def analyze(
 ) -> Analysis:
     """Measure the bytes of every compressed layer, and what its error does to the outputs; no model is changed.
 
-    No images are needed: by default the models run on noise, with BatchNorms that use the statistics of the noise. On
-    images, each model has its own statistics.
+    By default the models run on noise, with BatchNorms that use its statistics; on images, each model has its own.
 
     >>> from copy import deepcopy
     >>> from tenreo import Recipe, Uniform, compress_
@@ -66,15 +65,13 @@ def analyze(
     Args:
         compressed: compressed model, on any device, in either mode.
         dense: the same model before compression, on the same device.
-        images: a tensor (batch, channels, height, width), or an iterable of batches as for `match_statistics_`, which
-            is read once and kept in memory; pairs of images and labels also give top-1 accuracies. None generates a
-            batch of noise.
-        size: side length of the noise in pixels, or its shape, as for `match_statistics_`.
+        images: a tensor or an iterable of batches, as for `match_statistics_`, which is kept in memory; pairs of images
+            and labels also give top-1 accuracies. None generates a batch of noise.
+        size: side length of the noise in pixels, or its shape.
         seed: seed of the noise.
         source: kind of the images, for messages.
         info: description of the model in the file, whose header counts towards the bytes of the file.
-        forward: function that runs a model on a batch and returns the outputs (batch, classes) or
-            (batch, classes, ...), for models that need their inputs in another form.
+        forward: function that runs a model on a batch and returns its outputs, (batch, classes, ...).
         progress: function that is called with the name of a layer after each of its two measurements.
 
     Returns:
@@ -88,23 +85,19 @@ def analyze(
         check_has_values(model)
     _check_pair(compressed, dense)
     batches = noise_batch(dense, size, seed) if images is None else batches_of(images)
-    recipe, info = remembered_recipe(compressed), info or ModelInfo()
-    sizes = stored_bytes(compressed, info, recipe)
-    before = count({name: record(tensor) for name, tensor in stored_state(dense).items()}).bytes
-    names = [curve.name for curve in curves(compressed)]
     with in_use(compressed, dense), torch.no_grad():
         small, reference = expand_(deepcopy(compressed)).eval(), sharing_copy(dense).eval()
         for model in (small, reference) if images is None else ():
             use_batch_statistics_(model)
         outputs = _Outputs(reference, batches, forward)
         whole, divergences = outputs.compare(small)
-        own, others = find_weights(small), find_weights(reference)
-        layers = tuple(
-            _analyze(outputs, small, (own[name], others[name]), sizes.layers[name], progress) for name in names
-        )
+        sizes = stored_bytes(compressed, info or ModelInfo(), remembered_recipe(compressed))
+        layers = tuple(_layers(outputs, small, sizes.layers, progress))
+    before = count({name: record(tensor) for name, tensor in stored_state(dense).items()}).bytes
     return Analysis(
         layers=layers, whole=whole, kl_interval=_bootstrap(divergences), bytes_before=before, bytes_after=sizes.total,
-        recipe=recipe, compared_on=f"{whole.images:,} images of {NOISE if images is None else source}",
+        recipe=remembered_recipe(compressed),
+        compared_on=f"{whole.images:,} images of {NOISE if images is None else source}",
     )  # fmt: skip
 
 
@@ -202,21 +195,29 @@ def _bootstrap(values: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def _analyze(
-    outputs: _Outputs, small: nn.Module, weights: tuple[Weight, Weight], size: int, progress: Progress
-) -> LayerAnalysis:
-    """Measure one layer, whose weights in the decoded and in the dense model replace each other in turn."""
-    own, dense = weights
-    decoded, weight = own.value, dense.value
-    results = []
-    for model, place, value in ((outputs.reference, dense, decoded), (small, own, weight)):
-        with _replaced(place, value):
-            results.append(outputs.compare(model)[0])
-        progress(dense.name)
-    return LayerAnalysis(
-        name=dense.name, shape=dense.shape, bytes_before=weight.numel() * weight.element_size(), bytes_after=size,
-        squared_norm=energy(weight), squared_error=energy(weight, decoded), alone=results[0], restored=results[1],
-    )  # fmt: skip
+def _layers(
+    outputs: _Outputs, small: nn.Module, sizes: Mapping[str, int], progress: Progress
+) -> Iterator[LayerAnalysis]:
+    """Measure the layers of a decoded model: their weights and those of the dense model replace each other in turn.
+
+    Args:
+        outputs: inputs, and outputs of the dense model.
+        small: decoded model.
+        sizes: bytes of the layers in the file by name.
+        progress: function that is called with the name of a layer after each measurement.
+    """
+    own, others = find_weights(small), find_weights(outputs.reference)
+    for name, size in sizes.items():
+        decoded, weight = own[name].value, others[name].value
+        results = []
+        for model, place, value in ((outputs.reference, others[name], decoded), (small, own[name], weight)):
+            with _replaced(place, value):
+                results.append(outputs.compare(model)[0])
+            progress(name)
+        yield LayerAnalysis(
+            name=name, shape=own[name].shape, bytes_before=weight.numel() * weight.element_size(), bytes_after=size,
+            squared_norm=energy(weight), squared_error=energy(weight, decoded), alone=results[0], restored=results[1],
+        )  # fmt: skip
 
 
 @contextmanager

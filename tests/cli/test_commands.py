@@ -90,6 +90,8 @@ def test_commands_receive_the_defaults(parsed, name):
         if hint is Recipe or get_origin(hint) is list:
             wanted = Recipe(4, package.Uniform(2.0))
             assert part == (wanted if hint is Recipe else [wanted])
+        elif hint == Recipe | None:
+            assert part is None
         else:
             needed = {f.name for f in fields(hint) if f.default is MISSING and f.default_factory is MISSING}
             assert part == hint(**{key: given[key] for key in needed})

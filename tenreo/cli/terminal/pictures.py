@@ -80,7 +80,9 @@ def plot_analysis(analysis: Analysis, name: str, picture: Path) -> None:
         axis.scatter([x.bytes_after / 1e3 for x in layers], [x.alone.kl for x in layers], s=22, alpha=0.75)
         axis.axhline(analysis.whole.kl, color="gray", linestyle=":", label="all layers compressed")
         for x in layers[:_MAX_LABELS]:
-            axis.annotate(_literal(x.name), (x.bytes_after / 1e3, x.alone.kl), (5, 3), textcoords="offset points", fontsize=7)
+            axis.annotate(
+                _literal(x.name), (x.bytes_after / 1e3, x.alone.kl), (5, 3), textcoords="offset points", fontsize=7
+            )
         for each in (axis.xaxis, axis.yaxis):  # 0.002 instead of 2 times a power of ten
             each.set_major_formatter(LogFormatter())
             each.set_minor_formatter(LogFormatter())
