@@ -70,7 +70,7 @@ def analyze(
         size: side length of the noise in pixels, or its shape.
         seed: seed of the noise.
         source: kind of the images, for messages.
-        info: description of the model in the file, whose header counts towards the bytes of the file.
+        info: description of the model in the file, which counts towards its bytes.
         forward: function that runs a model on a batch and returns its outputs, (batch, classes, ...).
         progress: function that is called with the name of a layer after each of its two measurements.
 
@@ -81,8 +81,6 @@ def analyze(
         TenreoError: if the models differ, cannot process the batches, or have other outputs than one number per class.
     """
     compressed, dense = unwrapped(compressed), unwrapped(dense)
-    for model in (compressed, dense):
-        check_has_values(model)
     _check_pair(compressed, dense)
     batches = noise_batch(dense, size, seed) if images is None else batches_of(images)
     with in_use(compressed, dense), torch.no_grad():
@@ -91,18 +89,20 @@ def analyze(
             use_batch_statistics_(model)
         outputs = _Outputs(reference, batches, forward)
         whole, divergences = outputs.compare(small)
-        sizes = stored_bytes(compressed, info or ModelInfo(), remembered_recipe(compressed))
+        recipe = remembered_recipe(compressed)
+        sizes = stored_bytes(compressed, info or ModelInfo(), recipe)
         layers = tuple(_layers(outputs, small, sizes.layers, progress))
     before = count({name: record(tensor) for name, tensor in stored_state(dense).items()}).bytes
     return Analysis(
         layers=layers, whole=whole, kl_interval=_bootstrap(divergences), bytes_before=before, bytes_after=sizes.total,
-        recipe=remembered_recipe(compressed),
-        compared_on=f"{whole.images:,} images of {NOISE if images is None else source}",
+        recipe=recipe, compared_on=f"{whole.images:,} images of {NOISE if images is None else source}",
     )  # fmt: skip
 
 
 def _check_pair(compressed: nn.Module, dense: nn.Module) -> None:
     """Raise TenreoError unless the models are a compressed one and the dense one that it was made from."""
+    for model in (compressed, dense):
+        check_has_values(model)
     own = {curve.name: curve.weight.shape for curve in curves(compressed)}
     if not own:
         raise TenreoError("analyze: the first model has no compressed layer; pass the compressed model, then the dense")
