@@ -44,7 +44,6 @@ def analyze(
     images: Any = None,
     *,
     size: int | tuple[int, ...] | None = None,
-    seed: int = 0,
     source: str = "images",
     info: ModelInfo | None = None,
     forward: Forward | None = None,
@@ -68,7 +67,6 @@ def analyze(
         images: a tensor or an iterable of batches, as for `match_statistics_`, which is kept in memory; pairs of images
             and labels also give top-1 accuracies. None generates a batch of noise.
         size: side length of the noise in pixels, or its shape.
-        seed: seed of the noise.
         source: kind of the images, for messages.
         info: description of the model in the file, which counts towards its bytes.
         forward: function that runs a model on a batch and returns its outputs, (batch, classes, ...).
@@ -82,7 +80,7 @@ def analyze(
     """
     compressed, dense = unwrapped(compressed), unwrapped(dense)
     _check_pair(compressed, dense)
-    batches = noise_batch(dense, size, seed) if images is None else batches_of(images)
+    batches = noise_batch(dense, size, 0) if images is None else batches_of(images)
     with in_use(compressed, dense), torch.no_grad():
         small, reference = expand_(deepcopy(compressed)).eval(), sharing_copy(dense).eval()
         for model in (small, reference) if images is None else ():

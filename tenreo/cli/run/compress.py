@@ -134,7 +134,7 @@ def _images(statistics: Statistics, info: ModelInfo, model: nn.Module, seed: int
 
 def _with_measured_importance(
     recipe: Recipe, plan: Plan, model: nn.Module, info: ModelInfo, statistics: Statistics,
-    images: UnlabeledBatches | None, noise: int | tuple[int, ...],
+    images: Iterable[Any] | None, noise: int | tuple[int, ...],
 ) -> tuple[Recipe, Plan]:  # fmt: skip
     """Return a recipe and its plan, with measured importance if it distributes bits at one price."""
     if (
