@@ -16,7 +16,7 @@ from tenreo.cli.shared_options import DenseModel, Encoding, Layout, ModelFile, c
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_command, show_json
 from tenreo.cli.terminal.pictures import plot_analysis
 from tenreo.cli.terminal.results import next_command
-from tenreo.cli.terminal.tables import analysis_table, byte_count, number, precise
+from tenreo.cli.terminal.tables import analysis_table, number, precise
 from tenreo.cli.yaml_files import recipe_yaml
 from tenreo.compression.parametrization import curves
 from tenreo.data.batches import Batches, Loading
@@ -34,6 +34,7 @@ from tenreo.models.inputs import check_input
 from tenreo.models.names import is_safe
 from tenreo.planning.rates import TargetBits
 from tenreo.planning.recipe import Recipe
+from tenreo.sizes import byte_count
 
 DEFAULT_RATE = TargetBits(4)
 
