@@ -48,7 +48,11 @@ def add_command(app: typer.Typer, check: Callable[..., None], body: str, yaml: b
                     typed["layers"] = (context.default_map or {}).get("layers")
                 arguments = {name: _build(hint, typed) for name, hint in hints.items()}
             check(**arguments)
-            getattr(import_module(f"tenreo.cli.run.{check.__name__}"), body)(*arguments.values())
+            from tenreo.cli.terminal.console import busy  # imports rich, which the help does not need
+
+            with busy("starting"):  # imports torch, which takes seconds
+                module = import_module(f"tenreo.cli.run.{check.__name__}")
+            getattr(module, body)(*arguments.values())
 
     parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
     for hint in hints.values():

@@ -121,3 +121,16 @@ def test_a_live_progress_bar_escapes_control_characters(monkeypatch):
     text = terminal.getvalue()
     assert "[/x] \\x1b[31m" in text and "[/y] \\x1b]0;title\\x07" in text
     assert "\x1b]" not in text and "\x1b[31m" not in text.replace("\x1b[31m\\x1b", "")
+
+
+def test_a_bar_shows_the_part_that_is_done(monkeypatch):
+    terminal = StringIO()
+    monkeypatch.setattr(console, "Console", lambda **_: Console(file=terminal, force_terminal=True, width=100))
+    with console.progress_bar("columns", 400) as advance:
+        advance(100)
+        advance(900)  # estimates of the work may be too low
+    text = terminal.getvalue()
+    assert "100%" in text and "250%" not in text and "400/400" not in text
+    with console.busy("starting"):
+        pass
+    assert "starting" in terminal.getvalue()

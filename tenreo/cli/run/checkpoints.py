@@ -17,7 +17,7 @@ from tenreo.distributed import ProcessGroup, process_group
 from tenreo.files.checkpoints import Output as Target
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan
-from tenreo.planning.recipe import Recipe
+from tenreo.planning.recipe import Recipe, Strategy
 
 
 def resolve_files(path: Path, recipe: Recipe) -> Plan:
@@ -44,7 +44,8 @@ def compress_files(files: CompressedFiles, recipe: Recipe, output: Output, jobs:
 
 
 def _compress_with_progress(source: Source, plan: Plan, target: Target, group: ProcessGroup) -> Written:
-    total = sum(layer.numel for layer in plan.compressed) // group.size
+    times = 2 if plan.strategy is Strategy.PRICE else 1  # each layer is encoded to find the price, and at this price
+    total = times * sum(layer.numel for layer in plan.compressed) // group.size
     with (
         on_compile(lambda: note("compiling the encoder, once per machine: about 15 seconds")),
         progress_bar("weights", total, group.is_main) as advance,

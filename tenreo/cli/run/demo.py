@@ -8,7 +8,8 @@ from typing import Any
 
 from tenreo.cli.commands.compress import default_name
 from tenreo.cli.commands.demo import DemoOutput
-from tenreo.cli.terminal.console import note, progress_bar, show, show_json
+from tenreo.cli.terminal.console import note, progress_bar, show, show_command, show_json
+from tenreo.cli.terminal.results import next_command
 from tenreo.cli.terminal.tables import number, table
 from tenreo.data.images import Images
 from tenreo.files.header import read_header
@@ -45,7 +46,8 @@ def run_demo(output: DemoOutput) -> None:
     _show(rows)
     groups, growth = SETTINGS[0]
     example = folder / default_name(ARCH, Recipe(groups, Progressive(growth)))
-    show(f"files are in {folder}; try: tenreo inspect {example}")
+    show(f"files are in {folder}")
+    show_command(next_command("inspect", example))
 
 
 @dataclass

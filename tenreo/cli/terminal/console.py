@@ -1,15 +1,16 @@
 """Printing: tables and JSON on stdout, notes and progress on stderr."""
 
 import json
+import math
 import os
 import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tenreo.cli.terminal.streams import note as note
 from tenreo.cli.terminal.streams import writing
@@ -77,6 +78,14 @@ def note_images(broken: Collection[str], warned: Collection[tuple[str, str]]) ->
 
 
 @contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show a spinner on stderr inside the context if it is a terminal, so that nobody waits without a sign."""
+    console = Console(stderr=True)
+    with console.status(printable(what)) if console.is_terminal else nullcontext():
+        yield
+
+
+@contextmanager
 def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[Callable[..., None]]:
     """Show a progress bar on stderr; if it is not a terminal, print a line every minute.
 
@@ -85,18 +94,24 @@ def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[
     """
     console, title = Console(stderr=True), printable(title)
     columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[done]}"),
         TimeRemainingColumn(), TextColumn("{task.fields[text]}", markup=False),
     )  # fmt: skip
     live = shown and console.is_terminal
     with Progress(*columns, console=console, disable=not live) as progress:
-        task = progress.add_task(title, total=total, text="")
+        # The clock starts with the first progress: compiling before it would make the rest seem to take hours.
+        task = progress.add_task(title, total=total, text="", done="", start=False)
         printed = time.monotonic()
 
         def advance(amount: int = 1, text: str = "", done: int | None = None) -> None:
             nonlocal printed
             text = printable(text)
-            progress.update(task, advance=amount if done is None else None, completed=done, text=text)
+            state = progress.tasks[0]
+            completed = min(state.completed + amount if done is None else done, total or math.inf)
+            shown_as = f"{completed / total:.0%}" if total else f"{completed:,}"
+            progress.update(task, completed=completed, text=text, done=shown_as)
+            if not state.started:
+                progress.start_task(task)
             if shown and not live and time.monotonic() - printed >= LINE_EVERY:
                 printed = time.monotonic()
                 state, left = progress.tasks[0], progress.tasks[0].time_remaining
