@@ -218,6 +218,8 @@ def header_of(file: IO[bytes]) -> Header:
     Its position is then that of the first tensor, and the tensors of the header are in the order of the file.
     """
     path = Path(file.name)
+    if path.suffix == ".onnx":
+        raise TenreoError(f"{path}: is an ONNX model; give a safetensors file, or look at the graph with Netron")
     try:
         return parsed_header(path, *_read(file))
     except (OSError, ValueError) as error:

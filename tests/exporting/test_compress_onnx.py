@@ -162,6 +162,8 @@ def test_the_size_is_that_of_the_onnx_file(size, tmp_path):
     done = here("compress", tmp_path / "dense.onnx", "--target-size", size, "-o", tmp_path / "small.onnx", "--json")
     result = json.loads(done.stdout)
     assert 0.97 * limit < result["bytes"] <= limit and result["bytes"] == (tmp_path / "small.onnx").stat().st_size
+    assert [each["name"] for each in result["layers"]] == ["first", "second"]
+    assert result["outputs"][0]["name"] == "logits" and result["compared_on"] == "random inputs"
 
 
 def test_patterns_of_names_and_curves(tmp_path):

@@ -151,6 +151,11 @@ def test_wrong_use(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("small*")) and not list(tmp_path.glob(".*"))
 
 
+def test_other_commands_name_the_format(tmp_path):
+    onnx.save(mlp(), tmp_path / "model.onnx")
+    assert "is an ONNX model; give a safetensors file" in refused("inspect", tmp_path / "model.onnx", code=1)
+
+
 def test_external_data_of_the_dense_model(tmp_path):
     onnx.save(mlp(), tmp_path / "dense.onnx", save_as_external_data=True, location="weights.bin", size_threshold=10)
     done = tenreo.compress_onnx(tmp_path / "dense.onnx", tmp_path / "small.onnx", BITS)

@@ -1,6 +1,7 @@
 """`tenreo compress` of files without a model."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,16 +61,7 @@ def _compress_with_progress(source: Source, plan: Plan, target: Target, group: P
 def _show(written: Written, source: Path, path: Path, output: Output) -> None:
     plan, after = written.plan, written.after
     if output.json:
-        layers = [
-            {"name": name, "shape": list(x.shape), **vars(x.curve), "columns": x.columns, **vars(x.errors)}
-            for name, x in written.layers.items()
-        ]
-        show_json(
-            "compress",
-            {"file": str(path), "bytes": after.bytes, "recipe": plan.recipe.to_dict(), "coverage": plan.coverage,
-             "before": plan.before.to_dict(), "after": after.to_dict(), "snr": written.snr, "snr_unrefined": None,
-             "layers": layers, "corrections": []},
-        )  # fmt: skip
+        show_json("compress", {"file": str(path), "bytes": after.bytes, **written_values(written)})
         return
     if output.layers_:
         show(layers_table(written.layers.items()), counts_table(plan.before, after, (None, written.snr)))
@@ -77,3 +69,17 @@ def _show(written: Written, source: Path, path: Path, output: Output) -> None:
     show(f"wrote {path}{f': {len(written.files)} files' if len(written.files) > 1 else ''}")
     show(comparison(plan.before, after))
     show_command(next_command("verify", path, "--against", source))
+
+
+def written_values(written: Written) -> dict[str, Any]:
+    """Return what a compression without a model wrote, as plain values for JSON."""
+    plan = written.plan
+    layers = [
+        {"name": name, "shape": list(x.shape), **vars(x.curve), "columns": x.columns, **vars(x.errors)}
+        for name, x in written.layers.items()
+    ]
+    return {
+        "recipe": plan.recipe.to_dict(), "coverage": plan.coverage, "before": plan.before.to_dict(),
+        "after": written.after.to_dict(), "snr": written.snr, "snr_unrefined": None, "layers": layers,
+        "corrections": [],
+    }  # fmt: skip

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from tenreo.cli.commands.compress import CompressedFiles, Output
 from tenreo.cli.exits import usage
+from tenreo.cli.run.checkpoints import written_values
 from tenreo.cli.run.plans import show_plan
 from tenreo.cli.terminal.console import note, progress_bar, show, show_json
 from tenreo.cli.terminal.results import comparison, summary
@@ -44,7 +45,7 @@ def compress_onnx_model(
 def _show(done: CompressedOnnx, output: Output) -> None:
     written = done.written
     if output.json:
-        show_json("compress", {**done.to_dict(), "recipe": written.plan.recipe.to_dict()})
+        show_json("compress", {**written_values(written), **done.to_dict()})
         return
     before, after = replace(written.plan.before, bytes=done.bytes_before), replace(written.after, bytes=done.bytes)
     if output.layers_:
