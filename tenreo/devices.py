@@ -11,7 +11,9 @@ from tenreo.errors import OutOfMemoryError, TenreoError, raise_if_out_of_memory
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name: auto, cpu, cuda, cuda:N or mps.
+    """Return the device of a name: auto, cpu, cuda, cuda:N or mps; a GPU of CUDA becomes torch's current one.
+
+    As the images of a run have one size, cuDNN then chooses its kernels by measuring them.
 
     Raises:
         TenreoError: if the name is unknown or the device is not available.
@@ -29,6 +31,9 @@ def choose_device(name: str) -> torch.device:
     )
     if missing:
         raise TenreoError(f"device: {name} is not available on this machine; choose cpu or auto")
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+        torch.backends.cudnn.benchmark = True
     return device
 
 

@@ -1,6 +1,7 @@
 """Several processes that torchrun starts: ranks, sums over processes, gradient averaging."""
 
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -130,12 +131,16 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # nccl refuses tensors on the CPU, which the processes exchange as well.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         why = str(error).splitlines()[0]
         raise TenreoError(f"the {size} processes cannot connect to each other: {why}; {_HINT}") from error
     try:
-        yield ProcessGroup(rank, size)
+        group = ProcessGroup(rank, size)
+        if device.type == "cuda":
+            check_own_gpus(group.gather([f"{torch.cuda.current_device()} of {socket.gethostname()}"]))
+        yield group
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         if not isinstance(error, distributed.DistError) and "gloo" not in why:
@@ -143,6 +148,16 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
         raise TenreoError(f"another process of the run has ended; see its error message ({why})") from error
     # Not after an error: destroying the group would wait for processes that may have ended.
     distributed.destroy_process_group()
+
+
+def check_own_gpus(gpus: list[str]) -> None:
+    """Raise unless every process has a GPU of its own, as nccl needs; `gpus` names that of each process."""
+    for rank, gpu in enumerate(gpus):
+        if (first := gpus.index(gpu)) < rank:
+            raise TenreoError(
+                f"device: the processes {first} and {rank} both use GPU {gpu}, needs a GPU for each; choose auto, and "
+                "start at most one process per GPU"
+            )
 
 
 _HINT = "start several processes with torchrun, or unset WORLD_SIZE"

@@ -70,6 +70,13 @@ def gpu(request):
         yield torch.device(kind)
 
 
+@pytest.fixture
+def counted():
+    """A pretended GPU of CUDA, which counts kernels and waits."""
+    with pretended("cuda") as gpu:
+        yield gpu
+
+
 @pytest.fixture(scope="session")
 def golden():
     """(cases, tensors): inputs and outputs of the reference implementation."""

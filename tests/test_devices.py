@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn.utils import parametrize
 import tenreo
 from tenreo.compression.parametrization import curves, quantized_coefficients
 from tenreo.data.batches import Batches, Loading
+from tenreo.devices import choose_device
 from tenreo.evaluation.accuracy import evaluate
 from tenreo.evaluation.agreement import compare
 from tenreo.evaluation.targets import compress_to_
@@ -209,6 +211,47 @@ def test_evaluating_and_comparing(gpu, few):
     kl = [compare(m, dense().to(d).eval(), Batches(few[1], Loading(32), d)).kl
           for m, d in ((here, torch.device("cpu")), (there, gpu))]  # fmt: skip
     assert kl[1] == pytest.approx(kl[0], rel=0.01)
+
+
+def test_an_evaluation_waits_once(counted, few):
+    model, waits = small().to(counted.device), []
+    evaluate(model, Batches(few[1], Loading(32), counted.device))  # prepares the layers
+    for size in (32, 16):
+        counted.waits.clear()
+        evaluate(model, Batches(few[1], Loading(size), counted.device))
+        waits.append(counted.waits.total())
+    assert waits[1] == waits[0] <= 1, counted.waits
+
+
+def kernels_of_step(counted, model):
+    """Return the number of kernels of a training step, which does not wait; the first step prepares the layers."""
+    model, x = model.to(counted.device), X.to(counted.device)
+    for _ in range(2):
+        model.zero_grad()
+        counted.operations.clear(), counted.waits.clear()
+        model(x).square().mean().backward()
+    assert not counted.waits
+    return counted.operations.total()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "most"), [(CHAIN, 9), (SHARED, 11), (ROW, 20)], ids=["permuted", "shared", "one row"]
+)
+def test_a_training_step_launches_few_kernels_and_never_waits(counted, recipe, most):
+    model = small(recipe)
+    more = kernels_of_step(counted, model) - kernels_of_step(counted, dense())
+    assert more <= most * len(list(curves(model)))
+
+
+def test_a_chosen_gpu_becomes_the_current_one(cuda):
+    before = torch.backends.cudnn.benchmark
+    try:
+        with patch.object(torch.cuda, "set_device") as set_device:
+            assert choose_device("cuda:0").index == 0
+        assert torch.backends.cudnn.benchmark
+    finally:
+        torch.backends.cudnn.benchmark = before
+    set_device.assert_called_once_with(0)
 
 
 @pytest.mark.cuda

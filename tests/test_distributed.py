@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from tenreo.distributed import local_gradients, process_group
+from tenreo.distributed import check_own_gpus, local_gradients, process_group
 from tenreo.errors import TenreoError
 from tenreo.training.log import read_log
 
@@ -25,7 +25,7 @@ ONE_IMAGE = 100 / 7 + 0.01  # percent of the smallest batch, in case rounding de
 
 EXCHANGE = """
 import torch
-from tenreo.distributed import process_group
+from tenreo.distributed import check_own_gpus, process_group
 with process_group(torch.device("cpu")) as group:
     total, ranks = group.sum(torch.tensor([group.rank + 1.0])).item(), group.union({group.rank})
     print(f"{group.rank} {group.size} {group.is_main} {total} {ranks}\\n", end="", flush=True)
@@ -191,6 +191,12 @@ def done(value):
     future = torch.futures.Future()
     future.set_result(value)
     return future
+
+
+def test_processes_that_share_a_gpu_are_named():
+    check_own_gpus(["0 of a", "1 of a", "0 of b"])
+    with pytest.raises(TenreoError, match="processes 1 and 2 both use GPU 1 of a, needs a GPU for each"):
+        check_own_gpus(["0 of a", "1 of a", "1 of a"])
 
 
 @pytest.mark.parametrize(

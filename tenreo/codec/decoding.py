@@ -149,6 +149,9 @@ def _sum_by_sample(gradient: Tensor, index: Tensor, order: Tensor, starts: Tenso
 
 def segment_sum(gradient: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     """Sum sorted columns at each sample, (groups, columns) -> (groups, length), without atomic operations."""
+    if len(gradient) == 1:  # with one-dimensional data, CUDA adds the columns of a sample in parallel
+        row = at_least_float32(gradient[0].index_select(0, order))
+        return torch.segment_reduce(row, "sum", offsets=starts, axis=0, unsafe=True, initial=0)[None]
     ordered = at_least_float32(gradient.t().index_select(0, order))  # (columns, groups)
     sums = torch.segment_reduce(ordered, "sum", offsets=starts, axis=0, unsafe=True, initial=0)
     return sums.t().contiguous()

@@ -167,4 +167,5 @@ def _batch_sums(logits: Tensor, labels: Tensor) -> Tensor:
     loss = cross_entropy(logits, labels, reduction="sum") + torch.where(logits.isfinite().all(), 0.0, math.nan)
     many = logits.shape[1] > 5
     top1, top5 = (rank == 0).sum(), (rank < 5).sum()
-    return torch.stack([top1, top5, loss, loss.new_tensor(len(labels)), loss.new_tensor(many)])
+    # Unlike new_tensor, new_full copies nothing from the CPU, which would wait for the GPU.
+    return torch.stack([top1, top5, loss, loss.new_full((), len(labels)), loss.new_full((), many)])

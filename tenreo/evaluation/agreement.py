@@ -72,7 +72,7 @@ def compare(
             predicted, expected = predicted_classes(own), predicted_classes(other)
             divergence = kl_div(own.log_softmax(1), other.log_softmax(1), reduction="sum", log_target=True)
             hits = [predicted == expected, predicted == labels, expected == labels, labels >= 0]
-            size = divergence.new_tensor(len(labels))
+            size = divergence.new_full((), len(labels))
             sums.append(torch.stack([divergence, size, *(each.sum() for each in hits)]))
             if progress is not None:
                 progress(len(images))

@@ -137,8 +137,9 @@ def test_decoding_stays_in_float32_under_autocast():
 
 
 @pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
-def test_cuda_agrees_with_the_cpu_and_is_deterministic(cuda, positions):
-    w = torch.randn(3, len(positions), dtype=torch.float64)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_cuda_agrees_with_the_cpu_and_is_deterministic(cuda, rows, positions):
+    w = torch.randn(rows, len(positions), dtype=torch.float64)
     index = folded_index(positions, 12).cuda()
     first, again = (gather_adjoint(w.cuda(), index, *sort_columns(index, 12), 12, 5) for _ in range(2))
     empty = index.new_empty(0, dtype=torch.int32)
