@@ -13,7 +13,10 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 def test_the_lowest_versions_equal_those_of_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    groups = [project["dependencies"], *(extras[name] for name in ("demo", "plot", "tensorboard", "timm", "onnx"))]
+    groups = [
+        project["dependencies"],
+        *(extras[name] for name in ("demo", "plot", "report", "tensorboard", "timm", "onnx")),
+    ]
     expected = [requirement.replace(">=", "==") for group in groups for requirement in group]
     lines = (ROOT / "tests" / "lowest-versions.txt").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == expected

@@ -59,6 +59,12 @@ def require_plotting(option: str = "plot") -> None:
         raise TenreoError(f"{option}: matplotlib is not installed; {install('plot')}, or leave the option out")
 
 
+def require_pages() -> None:
+    """Raise TenreoError unless jinja2, which writes HTML pages, is installed."""
+    if find_spec("jinja2") is None:
+        raise TenreoError("html: jinja2 is not installed; install it with pip install 'tenreo[report]'")
+
+
 def check_dense(dense: DenseModel) -> None:
     """Raise TenreoError if the package of the model does not exist, or the options of its input are inconsistent.
 

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from processes import here, refused
@@ -121,3 +122,27 @@ def test_a_model_that_takes_no_images_is_refused(inside):
     Path("text.py").write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.Embedding(99, 64))\n")
     error = refused("analyze", "--model", "text:net", "--weights", "none", "--bits", 4)
     assert "text:net: the model does not take images" in error and "tenreo.analyze(compressed, dense" in error
+
+
+def test_a_page_contains_the_results_and_nothing_from_elsewhere(both):
+    model, header = open_model(both)
+    hostile = Path("<img src=x>&.safetensors")
+    tenreo.save(model, hostile, header.info)
+    job = ("analyze", hostile, "--data", "digits", "--limit", 8, "--html", "page.html")
+    result = json.loads(here(*job, "--json").stdout)
+    page = Path("page.html").read_text("utf-8")
+    assert "&lt;img src=x&gt;&amp;.safetensors" in page and "<img" not in page and "<script" not in page
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']|url\(|@import", page.replace("img src=x", ""))
+    ElementTree.fromstring(re.search(r"<svg.*?</svg>", page, re.DOTALL)[0])
+    cells = re.findall(r"<tr><td>(.*?)</td>", page)
+    harms = {x["name"]: x["alone"]["kl"] for x in result["layers"]}
+    assert cells == sorted(harms, key=lambda name: -harms[name]) and "importance:" in page
+    assert "page.html: exists already" in refused(*job)
+    assert "use page.html" in refused("analyze", hostile, "--html", "page.txt")
+
+
+def test_a_page_without_jinja2_is_refused(both, monkeypatch):
+    from tenreo.cli import checks
+
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    assert "install it with pip install 'tenreo[report]'" in refused("analyze", both, "--html", "page.html")

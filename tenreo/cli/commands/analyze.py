@@ -52,6 +52,10 @@ class AnalysisOutput(FileOutput):
     """What is written and printed."""
 
     plot: Path | None = option(None, "PNG file with a picture of the layers: bytes against harm.", metavar="FILE")
+    html: Path | None = option(
+        None, "HTML page with the sizes, the agreement, the layers, and the better recipe; it needs no network.",
+        metavar="FILE",
+    )  # fmt: skip
     better: Path | None = option(
         None, "YAML file for `tenreo compress --config`: a recipe for the same bytes, of which the layers that do more "
         "harm get more.",
@@ -61,7 +65,7 @@ class AnalysisOutput(FileOutput):
     @property
     def files(self) -> dict[str, Path]:
         """All files that are written, by the name of the option."""
-        given = {"plot": self.plot, "better": self.better}
+        given = {"plot": self.plot, "html": self.html, "better": self.better}
         return {name: path for name, path in given.items() if path is not None}
 
 
@@ -118,7 +122,9 @@ def _check_output(output: AnalysisOutput) -> None:
     for name, path in output.files.items():
         if name == "plot":
             checks.require_plotting()
-        check_ending(path, *{"plot": (".png",), "better": (".yaml", ".yml")}[name])
+        if name == "html":
+            checks.require_pages()
+        check_ending(path, *{"plot": (".png",), "html": (".html",), "better": (".yaml", ".yml")}[name])
         checks.check_output(path, output.force, name)
     if len({path.absolute() for path in output.files.values()}) != len(output.files):
         raise TenreoError("better: given the same output file twice; give each its own")

@@ -14,6 +14,7 @@ from tenreo.cli.run.compress import compress_in_memory
 from tenreo.cli.run.models import open_file, open_model, read_named_header
 from tenreo.cli.shared_options import DenseModel, Encoding, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_command, show_json
+from tenreo.cli.terminal.page import write_page
 from tenreo.cli.terminal.pictures import plot_analysis
 from tenreo.cli.terminal.results import next_command
 from tenreo.cli.terminal.tables import analysis_table, number, precise
@@ -147,6 +148,9 @@ def _write(result: Analysis, pair: Pair, output: AnalysisOutput) -> None:
     """Write the requested files."""
     if output.plot is not None:
         plot_analysis(result, pair.name, output.plot)
+    if output.html is not None:
+        yaml = better_yaml(result, pair) if any(x.alone.kl > 0 for x in result.layers) else None
+        write_page(output.html, result, pair.name, yaml)
     if output.better is not None:
         text = better_yaml(result, pair)
         with atomic_write(output.better) as temporary:

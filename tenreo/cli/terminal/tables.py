@@ -234,12 +234,16 @@ def analysis_table(layers: Sequence[LayerAnalysis]) -> Table:
     """Make the table of analyzed layers: bytes, error, and the outputs with a layer alone compressed or restored."""
     columns = ("layer", "bytes", "bits/\nweight", "SNR\nin dB", "KL if\ncompressed\nalone", "agree-\nment %",
                "KL if\nrestored\nalone", "agree-\nment %")  # fmt: skip
-    rows = [
+    return table("Layers by harm", columns, analysis_rows(layers))
+
+
+def analysis_rows(layers: Sequence[LayerAnalysis]) -> list[tuple[str, ...]]:
+    """Return the cells of the table of analyzed layers."""
+    return [
         (x.name, byte_count(x.bytes_after), number(x.bits_per_weight), number(x.snr, 1), precise(x.alone.kl),
          number(x.alone.agreement, 1), precise(x.restored.kl), number(x.restored.agreement, 1))
         for x in layers
     ]  # fmt: skip
-    return table("Layers by harm", columns, rows)
 
 
 def classes_table(classes: Sequence[ClassAccuracy]) -> Table:
