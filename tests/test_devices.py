@@ -184,13 +184,16 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize(
+    "settings", [pytest.param(s, id=k, marks=() if "amp" in s else pytest.mark.slow) for k, s in SETTINGS.items()]
+)
 def test_fine_tuning(gpu, few, settings):
     settings = Settings(epochs=1, batch_size=32, lr=0.02, **settings)
     history = finetune_(small(CHAIN), *few, settings, resources=Resources(gpu), teacher=dense())
     assert history[1].train_loss < 4
 
 
+@pytest.mark.slow
 def test_resuming(gpu, few, tmp_path):
     options = {"batch_size": 32, "lr": 0.02, "ema": 0.9, "optimizer": "adamw", "amp": True, "amp_dtype": "float16"}
     path = tmp_path / "state.pt"
