@@ -2,7 +2,7 @@
 
 OMP_NUM_THREADS=1 .venv/bin/python benchmarks/size.py laplace [--elements 524288] [--plot docs/size.png]
 OMP_NUM_THREADS=1 .venv/bin/python benchmarks/size.py network [--network lite0] [--points 18,20,22,24,28]
-    [--plot docs/codecs.png] [--plot-files docs/agreement.png]
+    [--plot docs/codecs.png]
 
 `laplace` encodes one layer of Laplace-distributed weights. `network` encodes the large layers of EfficientNet-Lite and
 measures the outputs on photographs, both with the decoded weights alone and after tenreo's correction of BatchNorm
@@ -222,14 +222,8 @@ class Network:
         return raw, divergence(self.dense_outputs, logits(model, self.images))
 
 
-def measure_network(name: str, parameters: list[int], each: int) -> tuple[Points, Points]:
-    """Print the table of a network.
-
-    Returns:
-        The points (bits per weight, KL) of every codec, without and with correction, and the points (MB, agreement in
-        %) of whole files: of tenreo with correction, like the files of `tenreo compress`, and of the other codecs
-        without.
-    """
+def measure_network(name: str, parameters: list[int], each: int) -> Points:
+    """Print the table of a network; return the points (bits per weight, KL) of every codec, also with correction."""
     dense, pixels = network(name), SIZES[name]
     images = crops(each, pixels)
     measured = Network(dense, images, logits(dense, images), pixels)
@@ -240,8 +234,6 @@ def measure_network(name: str, parameters: list[int], each: int) -> tuple[Points
         "agreement %, corrected", "encoding s", "decoding s",
     )  # fmt: skip
     points: Points = {}
-    files: Points = {}
-    other_weights = sum(p.numel() for p in dense.state_dict().values()) - sum(w.numel() for w in weights.values())
     for coded in every_codec(weights, parameters, CODEBOOKS["network"]):
         bits, snr = quality(weights, coded)
         raw, corrected = measured.outputs(coded.weights)
@@ -256,15 +248,12 @@ def measure_network(name: str, parameters: list[int], each: int) -> tuple[Points
         )
         points.setdefault(coded.kind, []).append((bits, raw[0]))
         points.setdefault(f"{coded.kind}, corrected", []).append((bits, corrected[0]))
-        agreement = corrected[1] if coded.kind == "tenreo" else raw[1]
-        size = coded.size + 2 * other_weights  # the other tensors are float16
-        files.setdefault(coded.kind, []).append((size / 1e6, agreement))
     corrected = points["tenreo, corrected"]
     for kind in ("ISO codec", "ISO codec, corrected"):
         ratios = [ours / theirs for (_, ours), (_, theirs) in zip(corrected, points[kind], strict=True)]
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
         print(f"KL of tenreo, corrected / {kind}: {' '.join(f'{r:.2f}' for r in ratios)}, mean {mean:.2f}")
-    return points, files
+    return points
 
 
 def draw(points: Points, picture: Path, title: str, axes: dict[str, str]) -> None:
@@ -295,23 +284,19 @@ def main() -> None:
     options.add_argument("--each", type=int, default=6, help="number of crops per photograph")
     options.add_argument("--elements", type=int, default=2**19, help="number of weights of the Laplace layer")
     options.add_argument("--plot", type=Path, help="PNG file for the picture of the error against bits per weight")
-    options.add_argument("--plot-files", type=Path, help="PNG file for the picture of agreement against file size")
     arguments = options.parse_args()
     parameters = [int(p) for p in (arguments.points or POINTS[arguments.weights]).split(",")]
     small = {"layer": laplace(64, 64)}
     ours(small, 1500), iso(small, 4)  # compiles the loops and loads the libraries before anything is timed
     if arguments.weights == "laplace":
-        points, files = measure_laplace(arguments.elements, parameters), {}
+        points = measure_laplace(arguments.elements, parameters)
         title, axes = "One layer of Laplace-distributed weights", {"ylabel": "SNR in dB"}
     else:
-        points, files = measure_network(arguments.network, parameters, arguments.each)
+        points = measure_network(arguments.network, parameters, arguments.each)
         title = f"EfficientNet-{arguments.network.capitalize()} on {20 * arguments.each} crops of photographs"
         axes = {"ylabel": "KL from the dense model in nats", "yscale": "log"}
     if arguments.plot:
         draw(points, arguments.plot, title, {"xlabel": "bits per weight", **axes})
-    if arguments.plot_files:
-        agreement = "first class equal to the dense model's, % of images"
-        draw(files, arguments.plot_files, title, {"xlabel": "MB of the whole file", "ylabel": agreement})
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_models_in_half_precision(gpu, dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_derivatives_of_higher_order_and_of_torch_func(gpu):
+def test_derivatives_of_higher_order(gpu):
     model = small().to(gpu)
     curve = next(curves(model))
     c = curve.coefficients
@@ -163,7 +163,7 @@ def test_assigning_expanding_copying_and_states(gpu):
     assert type(model[3]) is nn.Conv2d
 
 
-def test_saving_loading_and_exporting(gpu, tmp_path):
+def test_saving_and_loading(gpu, tmp_path):
     model = small().to(gpu).eval()
     tenreo.save(model, tmp_path / "a.safetensors")
     close(model(X.to(gpu)), tenreo.load(tmp_path / "a.safetensors", dense()).eval()(X), atol=1e-3)

@@ -21,7 +21,7 @@ def encode_integers(integers: Integers) -> Bytes | None:
     """Encode (count,) integers below 2^30 in magnitude.
 
     >>> encode_integers(np.array([0, -1, 2, 0, 0])).tolist()
-    [37, 191, 181, 125, 39, 168]
+    [184, 177, 170, 240, 31, 122, 119]
 
     Returns:
         (bytes,); None if the stream were so short that a reader would refuse it.

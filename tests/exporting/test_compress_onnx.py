@@ -122,7 +122,7 @@ def test_the_stated_differences_are_those_of_the_models(tmp_path):
     assert found.agreement == pytest.approx(100 * (a.argmax(1) == b.argmax(1)).mean())
 
 
-@pytest.mark.parametrize("opset", [9, 11, 13, 14, 17, 21])
+@pytest.mark.parametrize("opset", [9, 14, 21, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (11, 13, 17))])
 def test_older_and_newer_versions_of_the_operators(opset, tmp_path):
     model = mlp(opset, ir_version=3 if opset < 11 else 8)
     if opset < 11:

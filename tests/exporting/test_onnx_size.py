@@ -13,6 +13,7 @@ from tenreo.exporting.onnx_size import compress_for_onnx
 X = torch.randn(3, 243, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_the_onnx_model_has_the_target_size(tmp_path):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(243, 800), nn.ReLU(), nn.Linear(800, 300)).eval()
