@@ -37,6 +37,9 @@ def pack_coefficients(coefficients: Tensor, precision: Precision, code: bool = F
         precision: number format; FLOAT32 keeps the dtype.
         code: whether integers are entropy-coded if that is shorter.
 
+    Returns:
+        The values and, for integers, their scales.
+
     Raises:
         TenreoError: if a coefficient is too large for the number format.
     """

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
@@ -23,6 +24,7 @@ from tenreo.devices import public_function
 from tenreo.errors import TenreoError
 from tenreo.evaluation.agreement import Agreement
 from tenreo.evaluation.analysis import Analysis, LayerAnalysis
+from tenreo.evaluation.metric import bootstrap_interval
 from tenreo.evaluation.ranking import predicted_classes
 from tenreo.files.counts import count
 from tenreo.files.records import ModelInfo
@@ -33,7 +35,6 @@ from tenreo.modules.weights import Weight, find_weights
 from tenreo.modules.wrappers import unwrapped
 
 NOISE = "noise"  # kind of the images if none are given
-_RESAMPLES = 1000  # of the bootstrap
 Progress = Callable[[str], None]
 
 
@@ -87,12 +88,13 @@ def analyze(
             use_batch_statistics_(model)
         outputs = _Outputs(reference, batches, forward)
         whole, divergences = outputs.compare(small)
+        interval = bootstrap_interval(divergences.clamp_min(0).numpy(), np.ones(len(divergences)))
         recipe = remembered_recipe(compressed)
         sizes = stored_bytes(compressed, info or ModelInfo(), recipe)
         layers = tuple(_layers(outputs, small, sizes.layers, progress))
     before = count({name: record(tensor) for name, tensor in stored_state(dense).items()}).bytes
     return Analysis(
-        layers=layers, whole=whole, kl_interval=_bootstrap(divergences), bytes_before=before, bytes_after=sizes.total,
+        layers=layers, whole=whole, kl_interval=interval, bytes_before=before, bytes_after=sizes.total,
         recipe=recipe, compared_on=f"{whole.images:,} images of {NOISE if images is None else source}",
     )  # fmt: skip
 
@@ -182,15 +184,6 @@ def _labels(batch: Any, outputs: Tensor) -> Tensor:
         if isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == outputs.shape[:1]:
             return labels.cpu()
     return torch.full(outputs.shape[:1], -1, device="cpu")
-
-
-def _bootstrap(values: Tensor) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the mean of values (images,), by the percentiles of resampled means."""
-    generator = torch.Generator("cpu").manual_seed(0)
-    chosen = torch.randint(len(values), (_RESAMPLES, len(values)), generator=generator, device="cpu")
-    means = torch.stack([values[each].mean() for each in chosen])
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).clamp_min(0).tolist()
-    return low, high
 
 
 def _layers(
