@@ -12,14 +12,15 @@ PACKAGE = ROOT / "tenreo"
 # A room may import from itself and from the rooms before it; "" stands for the modules outside of folders.
 ROOMS = (
     "", "codec", "files", "modules", "planning", "compression", "checkpoints", "models", "correction", "data",
-    "evaluation", "exporting", "training", "cli",
+    "evaluation", "exporting", "training", "hub", "cli",
 )  # fmt: skip
 FIRST = {"errors", "sizes", "options", "devices", "distributed"}
 ROOMS_OF_LIBRARY = {
-    "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"}, "yaml": {"cli"}, "matplotlib": {"cli"}, "jinja2": {"cli"},
+    "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"}, "yaml": {"hub", "cli"}, "matplotlib": {"cli"},
+    "jinja2": {"cli"},
     "torchvision": {"models", "data"}, "PIL": {"data"}, "sklearn": {"data"}, "safetensors": set(),
     "numba": {"codec", "planning"}, "onnx": {"exporting"}, "onnxruntime": {"exporting"}, "onnxscript": {"exporting"},
-    "timm": {"models"},
+    "timm": {"models"}, "huggingface_hub": {"files", "hub"},
 }  # fmt: skip
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem not in ("__init__", "__main__"))
 DOCUMENT = ROOT / "docs" / "architecture.md"

@@ -117,23 +117,25 @@ def _of_index(folder: Path, index: Path) -> CheckpointFiles:
 
 
 def _inside(files: CheckpointFiles) -> CheckpointFiles:
-    """Return the files of a folder; raise TenreoError if one of them is a link to a file outside of it.
+    """Return the files of a folder; raise TenreoError if one of them is a link to a file outside of it."""
+    others = (files.path / each for each in files.others)
+    for path in (*files.weights, *others, *([files.index] if files.index else [])):
+        check_inside(files.path, path)
+    return files
+
+
+def check_inside(folder: Path, path: Path) -> None:
+    """Raise unless a file of a folder is in it, also after following links.
 
     The cache of Hugging Face has links to the folder `blobs` next to that of the snapshots.
+
+    Raises:
+        TenreoError: naming the link and its target.
     """
-    folder = files.path.resolve()
-    allowed = (folder, folder.parent.parent / "blobs")
-    for path in (
-        *files.weights,
-        *(files.path / each for each in files.others),
-        *([files.index] if files.index else []),
-    ):
-        target = path.resolve()
-        if path.is_symlink() and not any(target.is_relative_to(each) for each in allowed):
-            raise TenreoError(
-                f"{path}: is a link to {target}, outside of its folder; replace it by the file, or remove it"
-            )
-    return files
+    real = folder.resolve()
+    target = path.resolve()
+    if path.is_symlink() and not any(target.is_relative_to(each) for each in (real, real.parent.parent / "blobs")):
+        raise TenreoError(f"{path}: is a link to {target}, outside of its folder; replace it by the file, or remove it")
 
 
 def check_index(files: CheckpointFiles, found: Mapping[str, str]) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from tenreo.cli import checks
-from tenreo.cli.cards import license_of
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import MOST_BATCHES, SKIP_BROKEN, DenseModel, Encoding, FileOutput, ModelInputs, Options
 from tenreo.errors import TenreoError
@@ -13,6 +12,7 @@ from tenreo.exporting.formats import Deployment, check_output, check_packages
 from tenreo.files.checkpoints import Output as Target
 from tenreo.files.checkpoints import find_files
 from tenreo.files.paths import check_ending, check_readable
+from tenreo.hub.base_cards import license_of
 from tenreo.options import option
 from tenreo.planning.rates import (
     Progressive,

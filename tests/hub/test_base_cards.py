@@ -5,9 +5,9 @@ import torch
 from processes import here
 from safetensors.torch import save_file
 
-from tenreo.cli.cards import license_of
 from tenreo.files.checkpoints import find_files
 from tenreo.files.header import read_header
+from tenreo.hub.base_cards import license_of
 
 
 @pytest.mark.parametrize(

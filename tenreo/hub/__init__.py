@@ -1,0 +1,1 @@
+"""Sharing: folders and repositories of models, and their cards."""
