@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, pad
 
 import tenreo
-from tenreo.compression.parametrization import CurveWeight, curves
+from tenreo.compression.curve_weight import CurveWeight
+from tenreo.compression.parametrization import curves
 from tenreo.data.images import open_images
 from tenreo.distributed import process_group
 from tenreo.models.builders import build_model

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenreo.compression.parametrization import curves, decoded_once
+from tenreo.compression.parametrization import curves
 from tenreo.compression.serialization import round_dense_
 from tenreo.correction.comparison import harm_of_correction
 from tenreo.correction.corrected_layers import CalibratedBatchNorm, CorrectedLayer, MatchedBatchNorm, MatchedBias
@@ -227,10 +227,10 @@ def _measure(models: Sequence[nn.Module], layers: Sequence[CorrectedLayer], run:
 
 @contextmanager
 def _evaluating(*models: nn.Module) -> Iterator[None]:
-    """Set copies of models to evaluation mode, and inside the context, decode every weight only once."""
+    """Set copies of models to evaluation mode, in which every weight is decoded once, and disable gradients inside."""
     for module in (module for model in models for module in model.modules()):
         module.training = False
-    with torch.no_grad(), decoded_once():
+    with torch.no_grad():
         yield
 
 

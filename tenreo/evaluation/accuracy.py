@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tenreo.compression.parametrization import decoded_once
 from tenreo.data.batches import Batches
 from tenreo.devices import half_dtype, peak_memory
 from tenreo.distributed import SINGLE_PROCESS, ProcessGroup
@@ -113,7 +112,7 @@ def evaluate(
     model = evaluating(model)
     sums: list[Tensor] = []  # of the batches; they stay on the device, since copying each would wait for it
     start, reading = time.perf_counter(), 0.0
-    with torch.inference_mode(), decoded_once(), torch.autocast(device.type, half_dtype(device), enabled=amp):
+    with torch.inference_mode(), torch.autocast(device.type, half_dtype(device), enabled=amp):
         for images, labels in batches:
             reading += batches.wait_seconds
             logits = model(images).float()

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from tenreo.compression.parametrization import decoded_once
 from tenreo.devices import half_dtype
 from tenreo.distributed import SINGLE_PROCESS, ProcessGroup
 from tenreo.errors import TenreoError
@@ -61,7 +60,7 @@ def compare(
     model, reference = evaluating(model), evaluating(reference)
     device = next(model.parameters()).device
     sums: list[Tensor] = []
-    with torch.inference_mode(), decoded_once(), torch.autocast(device.type, half_dtype(device), enabled=amp):
+    with torch.inference_mode(), torch.autocast(device.type, half_dtype(device), enabled=amp):
         for images, labels in batches:
             own, other = model(images).float(), reference(images).float()
             if own.shape != other.shape:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 from torch.utils._pytree import tree_leaves
 
-from tenreo.compression.parametrization import decoded_once
 from tenreo.correction.run_model import image_count, run_batch
 from tenreo.errors import TenreoError, raise_if_out_of_memory
 from tenreo.evaluation.ranking import predicted_classes
@@ -80,11 +79,12 @@ def measure(
     Raises:
         TenreoError: if the model or the metric fails on a batch, or the metric returns anything else.
     """
+    model = evaluating(model)
     values, weights = [], []
-    with torch.no_grad(), decoded_once():
+    with torch.no_grad():
         for batch in batches:
             count = image_count(batch)
-            numbers = _numbers(metric, name, run_batch(evaluating(model), batch), batch)
+            numbers = _numbers(metric, name, run_batch(model, batch), batch)
             values.append(numbers)
             weights.append(np.full(len(numbers), count / len(numbers)))
             if progress is not None:
@@ -121,11 +121,12 @@ def compare_outputs(
     Raises:
         TenreoError: if a model fails, the outputs have different shapes, or one is not finite.
     """
+    model, reference = evaluating(model), evaluating(reference)
     energy = error = divergence = same = 0.0
     total, classes = 0, True
-    with torch.no_grad(), decoded_once():
+    with torch.no_grad():
         for batch in batches:
-            own, other = (_floats(run_batch(evaluating(each), batch)) for each in (model, reference))
+            own, other = (_floats(run_batch(each, batch)) for each in (model, reference))
             if not own or [x.shape for x in own] != [x.shape for x in other]:
                 raise TenreoError(
                     "the outputs of the two models have different shapes, or no numbers; compare a metric"

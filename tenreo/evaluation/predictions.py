@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tenreo.compression.parametrization import decoded_once
 from tenreo.data.batches import Batches
 from tenreo.devices import half_dtype
 from tenreo.distributed import ProcessGroup
@@ -173,7 +172,7 @@ def predict(
         TenreoError: if no image can be read.
     """
     device, model = predictions.batches.device, evaluating(model)
-    with torch.inference_mode(), decoded_once(), torch.autocast(device.type, half_dtype(device), enabled=amp):
+    with torch.inference_mode(), torch.autocast(device.type, half_dtype(device), enabled=amp):
         for images, labels in predictions.batches:
             predictions.add(model(images).float(), labels)
             if progress is not None:

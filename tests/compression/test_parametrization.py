@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -304,3 +305,14 @@ def test_a_kept_weight_is_neither_copied_nor_pickled_nor_used_by_other_tensors()
         assert torch.equal(net(X), before)
         net[4].train()
         assert net[4].weight is not net[4].weight  # training mode
+
+
+def test_a_thread_that_trains_does_not_use_the_weight_that_another_keeps():
+    net = strided_and_grouped()
+    tenreo.compress_(net, RECIPE)
+    net.eval()
+    with torch.inference_mode(), ThreadPoolExecutor(1) as trains:
+        kept = net[4].weight
+        trains.submit(lambda: net(X).square().sum().backward()).result()
+        assert net[4].weight is kept
+    assert next(curves(net)).coefficients.grad.abs().sum() > 0

@@ -14,7 +14,6 @@ from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import tenreo
-from tenreo.compression.parametrization import decoded_once
 from tenreo.correction.moments import PRIOR
 from tenreo.correction.noise import noise_batch
 from tenreo.errors import TenreoError
@@ -506,27 +505,6 @@ def test_a_model_is_corrected_by_one_thread_at_a_time():
     assert done.batchnorms == 2 and len(refusals) == 3
     assert all(torch.equal(wanted.state_dict()[k], v) for k, v in small.state_dict().items())
     assert tenreo.calibrate_(dense, batches).batchnorms == 2  # the models are free again
-
-
-def test_weights_are_decoded_once_per_thread_and_stay_trainable_in_others():
-    small, _ = pair()
-    x, inside, done = torch.randn(2, 3, 8, 8), threading.Event(), threading.Event()
-
-    def evaluating():
-        with torch.inference_mode(), decoded_once():
-            first = small[3].weight
-            inside.set()
-            done.wait(10)
-            return first is small[3].weight
-
-    def training():
-        inside.wait(10)
-        small(x).sum().backward()
-        done.set()
-        return small[3].parametrizations.weight.original.grad
-
-    once, gradient = in_threads(evaluating, training)
-    assert once and gradient.abs().sum() > 0
 
 
 def test_a_correction_that_harms_is_not_applied():
