@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tenreo.checkpoints.registration import register_quantizer as _register_quantizer
 from tenreo.errors import TenreoError
 
 if TYPE_CHECKING:
@@ -109,3 +110,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+_register_quantizer()  # with transformers, as soon as it is imported

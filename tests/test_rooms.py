@@ -20,7 +20,7 @@ ROOMS_OF_LIBRARY = {
     "jinja2": {"cli"},
     "torchvision": {"models", "data"}, "PIL": {"data"}, "sklearn": {"data"}, "safetensors": set(),
     "numba": {"codec", "planning"}, "onnx": {"exporting"}, "onnxruntime": {"exporting"}, "onnxscript": {"exporting"},
-    "timm": {"models"}, "huggingface_hub": {"files", "hub"},
+    "timm": {"models"}, "huggingface_hub": {"files", "hub"}, "transformers": {"checkpoints"},
 }  # fmt: skip
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem not in ("__init__", "__main__"))
 DOCUMENT = ROOT / "docs" / "architecture.md"

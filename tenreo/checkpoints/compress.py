@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from tenreo.distributed import SINGLE_PROCESS, ProcessGroup
 from tenreo.files.atomic import check_writable, write_errors_named
 from tenreo.files.checkpoints import Output, finish_folder
 from tenreo.files.counts import Counts, count
+from tenreo.files.quantization_config import compressed_config
 from tenreo.files.records import LayerRecord
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan
@@ -238,7 +240,9 @@ class _Run:
         if self.group.is_main and self.output.is_folder:
             where = {name: file for file, names in files.items() for name in names}
             size = sum((self.output.path / name).stat().st_size for name in files)
-            finish_folder(self.source.files, self.output.path, where, size)
+            dtypes = [each.dtype for each in self.source.tensors.values()]
+            config = partial(compressed_config, dtypes=dtypes)
+            finish_folder(self.source.files, self.output.path, where, size, config)
         self.group.wait()
         final = tuple(replace(x, curve=layers[x.name].curve) if x.name in layers else x for x in self.plan.layers)
         after = self._counts(shards)

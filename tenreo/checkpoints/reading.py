@@ -14,6 +14,7 @@ from tenreo.files.checkpoints import CheckpointFiles, find_files, finish_folder
 from tenreo.files.header import is_pickle
 from tenreo.files.layout import TensorRecord, file_order, header_bytes
 from tenreo.files.pickles import read_pickle
+from tenreo.files.quantization_config import dense_config
 from tenreo.files.safetensors import TORCH_DTYPES, bytes_of
 from tenreo.files.tensor_reader import FileMapping, TensorFile, open_files
 from tenreo.planning.dense_storage import stored_dense
@@ -101,4 +102,5 @@ def finish_decompressed(files: CheckpointFiles, target: Path) -> None:
     """Copy the other files of a folder to that of the decompressed files, and write their index."""
     written = [TensorFile(target / path.name) for path in files.weights]
     where = {name: file.path.name for file in written for name in file.tensors}
-    finish_folder(files, target, where, sum(each.bytes for file in written for each in file.tensors.values()))
+    size = sum(each.bytes for file in written for each in file.tensors.values())
+    finish_folder(files, target, where, size, dense_config)

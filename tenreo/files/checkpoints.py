@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from tenreo.errors import TenreoError, shown
 from tenreo.files.atomic import atomic_write, write_errors_named
 from tenreo.files.formats import TORCH_ENDINGS
 from tenreo.files.paths import check_readable, opened
+from tenreo.files.quantization_config import CONFIG
 from tenreo.files.values import parse
 
 INDEX_ENDING = ".index.json"
 INDEX = f"model.safetensors{INDEX_ENDING}"
 PARTS = ".tenreo-parts"  # ending of the name of a folder of encoded tensors
 _MOST_INDEX = 100_000_000  # bytes of an index
+_MOST_CONFIG = 10_000_000  # bytes of a configuration
 _ENDING = ".safetensors"
 # Endings of files of weights in other formats, which a compressed folder does not repeat.
 _WEIGHTS = (*TORCH_ENDINGS, _ENDING, ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".tflite", ".ot", ".npz")
@@ -180,7 +183,9 @@ def read_index(path: Path) -> dict[str, str]:
     return dict(files)
 
 
-def finish_folder(source: CheckpointFiles | None, target: Path, files: Mapping[str, str], bytes: int) -> None:
+def finish_folder(
+    source: CheckpointFiles | None, target: Path, files: Mapping[str, str], bytes: int, config: Callable[[str], str]
+) -> None:
     """Copy the other files of a folder, and write the index of shards last.
 
     Args:
@@ -188,6 +193,7 @@ def finish_folder(source: CheckpointFiles | None, target: Path, files: Mapping[s
         target: folder of the shards.
         files: file of every tensor by name.
         bytes: number that the index states as its size.
+        config: function that returns the text of the new `config.json` for that of the source.
 
     Raises:
         TenreoError: if a file cannot be read or written.
@@ -197,10 +203,19 @@ def finish_folder(source: CheckpointFiles | None, target: Path, files: Mapping[s
             (target / other).parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(target / other) as temporary:
                 shutil.copyfile(source.path / other, temporary)  # type: ignore[union-attr]
+                if str(other) == CONFIG:
+                    _rewrite(temporary, config)
     if len(set(files.values())) > 1 or (source is not None and source.index is not None):
         content = {"metadata": {"total_size": bytes}, "weight_map": dict(sorted(files.items()))}
         with atomic_write(target / INDEX) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _rewrite(path: Path, config: Callable[[str], str]) -> None:
+    """Change the text of a configuration; a file that cannot be one remains as it is."""
+    with suppress(UnicodeDecodeError):
+        if path.stat().st_size <= _MOST_CONFIG:
+            path.write_text(config(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _others(folder: Path, left_out: tuple[str, ...]) -> Iterator[Path]:

@@ -6,9 +6,9 @@ from typing import Any
 from tenreo.errors import TenreoError
 from tenreo.files.checkpoints import check_inside
 from tenreo.files.paths import opened
+from tenreo.files.quantization_config import CONFIG as CONFIG
 from tenreo.files.values import parse
 
-CONFIG = "config.json"
 _MOST_BYTES = 10_000_000  # a configuration with names and descriptions of 22,000 classes has 3 million
 
 
