@@ -102,6 +102,17 @@ def test_the_codec_does_not_use_modules(path):
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "nn"]
 
 
+def test_torchvision_is_imported_where_it_is_used():
+    """It takes as long to import as torch, and most commands do not need it."""
+    slow = ("torchvision", "tenreo.data.transforms")
+    for path in FILES:
+        if path != PACKAGE / "data" / "transforms.py":
+            top = ast.Module([node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.If)], [])
+            for node in top.body:
+                names = imports(node, "") if isinstance(node, (ast.Import, ast.ImportFrom)) else ()
+                assert not [name for name in names if name.startswith(slow)], path
+
+
 def test_the_document_states_the_order_of_the_rooms():
     lines = [line.replace("`", "") for line in DOCUMENT.read_text().splitlines() if re.match("`?codec`? →", line)]
     assert [line.split(" → ") for line in lines] == [list(ROOMS[1:])]

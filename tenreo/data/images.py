@@ -18,13 +18,19 @@ from tenreo.data.image_sources import decode_image, first_bytes, source_path, so
 from tenreo.data.label_files import LabelFiles, read_class_map
 from tenreo.data.labels import abbreviate, assign_labels, check_class_count
 from tenreo.data.layouts import DIGITS, find_labeled, find_unlabeled, has_labels, locate, split_class_names
-from tenreo.data.transforms import image_transform
 from tenreo.errors import TenreoError, install
 from tenreo.files.records import Preprocess
 
 _DIGIT_NAMES = tuple("0123456789")
 # A fingerprint includes the sizes of 10,000 files and the first MiB of 100 files, so that it takes seconds.
 _FINGERPRINT_SIZES, _FINGERPRINT_FILES, _FINGERPRINT_BYTES = 10_000, 100, 2**20
+
+
+def _transform(preprocess: Preprocess, augment: Augmentation, data: str, erase: float) -> Callable[[Any], Tensor]:
+    """Return the transform of the images of `data`; imports torchvision, which commands without images need not."""
+    from tenreo.data.transforms import image_transform
+
+    return image_transform(preprocess, augment, data == DIGITS, erase)
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ def open_images(
     Raises:
         TenreoError: if a folder is missing or empty, or the classes are not the model's.
     """
-    prepare = image_transform(preprocess, augment, data == DIGITS, erase)
+    prepare = _transform(preprocess, augment, data, erase)
     if data == DIGITS:
         check_class_count(DIGITS, 10, classes)
         doubt = ""
@@ -200,7 +206,7 @@ def open_unlabeled(
     Raises:
         TenreoError: if there is no such folder or it contains no image.
     """
-    prepare = image_transform(preprocess, augment, data == DIGITS, erase)
+    prepare = _transform(preprocess, augment, data, erase)
     if data == DIGITS:
         return Images([(image, -1) for image, _ in _load_digits(split)], 0, prepare)
     return Images([(source, -1) for source in find_unlabeled(data, split)], 0, prepare)

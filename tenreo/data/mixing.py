@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from torch import Tensor
-from torchvision.transforms import v2
 
 Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -22,10 +21,12 @@ def batch_mixer(mixup: float, cutmix: float, classes: int) -> Mixer | None:
         A function from images (batch, 3, height, width) and labels (batch,) to the mixed images and the class
         probabilities (batch, classes). Without labels, the function returns the labels unchanged.
     """
+    if not mixup and not cutmix:
+        return None
+    from torchvision.transforms import v2
+
     kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
     chosen = [kind(alpha=alpha, num_classes=max(classes, 1)) for kind, alpha in kinds if alpha]
-    if not chosen:
-        return None
     mix = chosen[0] if len(chosen) == 1 else v2.RandomChoice(chosen)
 
     def mixed(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

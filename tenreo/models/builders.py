@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -156,6 +155,8 @@ def check_model(builder: str) -> None:
     if source == "timm":
         check_known("model: timm has no model", name, require_timm().list_models())
     elif source == "torchvision":
+        import torchvision
+
         check_known("model: torchvision has no model", name, torchvision.models.list_models())
     else:
         find_function(builder)
@@ -232,6 +233,8 @@ def _call(builder: str, kwargs: Mapping[str, Any]) -> Any:
         return find_function(builder)(**kwargs)
     if source == "timm":
         return require_timm().create_model(name, pretrained=False, **kwargs)
+    import torchvision
+
     # By default, models of other tasks than classification download the weights of their backbone.
     parameters = inspect.signature(torchvision.models.get_model_builder(name)).parameters
     backbone = {"weights_backbone": None} if "weights_backbone" in parameters else {}

@@ -1,5 +1,6 @@
 """Recognizes torchvision's architectures: by names and shapes of tensors, confirmed by the model's outputs."""
 
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_leaves
@@ -43,6 +43,8 @@ def similar_architecture(model: nn.Module) -> ModelInfo:
     base = next((c for c in type(model).__mro__ if c.__module__.startswith("torchvision.models.")), None)
     if base is None:
         return ModelInfo()
+    import torchvision
+
     own = _weight_shapes(model)
     classes = last_layer(model)[2] or None
     for arch in architecture_names():
@@ -169,7 +171,8 @@ def _dense_state(model: nn.Module) -> dict[str, Tensor]:
 
 def _dropout(model: nn.Module) -> dict[str, float]:
     """Return the dropout probabilities by module, which do not affect outputs in evaluation mode."""
-    kinds = (nn.Dropout, torchvision.ops.StochasticDepth)
+    ops = sys.modules.get("torchvision.ops")  # without it, no model has layers of torchvision
+    kinds = (nn.Dropout, *([] if ops is None else [ops.StochasticDepth]))
     return {name: float(m.p) for name, m in model.named_modules() if isinstance(m, kinds)}
 
 

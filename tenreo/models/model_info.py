@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from tenreo.files.records import INTERPOLATIONS, ModelInfo, Preprocess
@@ -35,7 +34,7 @@ def model_info(
     source, _, name = builder.partition(":")
     kwargs, preprocess = dict(kwargs or {}), Preprocess()
     if source == "torchvision":
-        weights = weights or next(iter(torchvision.models.get_model_weights(name)), None)
+        weights = weights or next(iter(weights_of(name)), None)
         preprocess = _preset(weights)
         if set(kwargs) <= {"num_classes"} and name in architecture_names():
             # torchvision's own builders set `transform_input` for all of its weights of these architectures.
@@ -46,6 +45,13 @@ def model_info(
     classes = getattr(model, "num_classes", None) or kwargs.get("num_classes")
     known = isinstance(classes, int) and classes > 0
     return ModelInfo(classes=classes if known else None, preprocess=preprocess, builder=builder, kwargs=kwargs)
+
+
+def weights_of(name: str) -> Any:
+    """Return torchvision's enumeration of the weights of a model; imports torchvision."""
+    import torchvision
+
+    return torchvision.models.get_model_weights(name)
 
 
 def _timm_preprocess(config: Mapping[str, Any]) -> Preprocess:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 
-import torchvision
 from torch import Tensor
 
 from tenreo.compression.tensor_checks import MisfitError
@@ -39,6 +38,8 @@ def guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
     names = {name for name in shapes if not name.endswith(OPTIONAL)}
     if sum(any(name.startswith(prefix) for name in names) for prefix in _TIMM) >= 2:
         return "; these are names of timm's models: name the model, as timm:NAME"
+    import torchvision
+
     # Architectures of one source file have mostly the same names but for numbers, so one of each other file is built.
     others: set[str] = set()
     for arch in architecture_names() if len(names) >= _FEWEST else ():

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from tenreo.compression.serialization import load_tensors_
@@ -18,7 +17,7 @@ from tenreo.files.pickles import without_prefixes
 from tenreo.files.records import MOST_CLASSES, ModelInfo
 from tenreo.models.builders import build_info, check_model, pretrained_timm, with_transform
 from tenreo.models.heads import last_layer
-from tenreo.models.model_info import model_info
+from tenreo.models.model_info import model_info, weights_of
 from tenreo.models.name_guesses import OPTIONAL, guessing
 from tenreo.models.names import check_source_of, is_safe
 from tenreo.models.reference import read_any
@@ -66,7 +65,7 @@ def with_weights(
     state: Mapping[str, Tensor] | None = None
     if isinstance(origin, Path):
         state, stored = _read_dense(origin, builder, note or _ignore)
-        enumeration = torchvision.models.get_model_weights(name) if source == "torchvision" else ()
+        enumeration = weights_of(name) if source == "torchvision" else ()
         entry = next((entry for entry in enumeration if Path(entry.url).name == origin.name), None)
     elif origin is not None:
         state = _download(origin)
@@ -123,7 +122,7 @@ def find_weights(builder: str, weights: str | None) -> Any:
         return None
     names: list[str] = []
     if source == "torchvision":
-        enumeration = torchvision.models.get_model_weights(name)
+        enumeration = weights_of(name)
         names = [entry.name for entry in enumeration]
         family, _, member = (weights or next(iter(names), "")).rpartition(".")
         if member in enumeration.__members__ and family in ("", enumeration.__name__):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -134,6 +135,18 @@ def test_help_and_inspect_do_not_import_torch(compressed_file):
     for arguments in (["--help"], ["compress", "--help"], ["finetune", "--help"], ["inspect", str(compressed_file)]):
         command = [sys.executable, "-c", code, *arguments]
         assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0, arguments
+
+
+@pytest.mark.parametrize(("own", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+                                              ({"GOMP_SPINCOUNT": "9"}, None)])  # fmt: skip
+def test_idle_threads_of_torch_sleep_unless_the_user_decides(compressed_file, monkeypatch, own, expected):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.setenv(name, "")  # so that the end of the test restores it
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    here("inspect", compressed_file)
+    assert os.environ.get("OMP_WAIT_POLICY") == expected
 
 
 def test_names_and_devices_are_completed():
