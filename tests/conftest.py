@@ -1,4 +1,5 @@
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -37,6 +38,14 @@ ORDER = (
     "models",
     "data",
 )
+
+
+gc.disable()  # until all tests are collected: the modules and tests stay, and looking through them takes seconds
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

@@ -5,12 +5,16 @@ import os
 import random
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import patch
 
 from typer.testing import CliRunner
 
@@ -26,9 +30,17 @@ COMMANDS = {
     "inspect": "inspect_file", "analyze": "analyze_model", "export": "export_file", "sweep": "sweep_recipes",
     "demo": "run_demo",
 }  # fmt: skip
-# New processes are forked from a server that has imported torch, which saves seconds of processor time for each.
+# New processes are forked from a server that has imported torch and loaded the compiled code of the codec, which saves
+# seconds of processor time for each.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "torchvision", *(f"tenreo.cli.run.{name}" for name in COMMANDS)])
+FORKS.set_forkserver_preload(["torch", "torchvision", *(f"tenreo.cli.run.{name}" for name in COMMANDS), "loaded_codec"])
+
+
+@cache
+def start_server():
+    """Start the server once; without the variable, it finds neither the package's source nor tests/loaded_codec.py."""
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        forkserver.ensure_running()
 
 
 class Forked:
@@ -46,6 +58,7 @@ class Forked:
         self._outputs = [tempfile.NamedTemporaryFile(mode="r") for _ in range(2)]  # noqa: SIM115
         names = [stdout or self._outputs[0].name, self._outputs[1].name]
         args = (program, list(map(str, arguments)), names, str(cwd or os.getcwd()), {**os.environ, **(env or {})})
+        start_server()
         self._process = FORKS.Process(target=_run_program, args=args)
         self._process.start()
 
@@ -162,6 +175,13 @@ def start_python(code):
 def start_tiny_run(*arguments, **options):
     """Start tests/tiny_run.py in a new process."""
     return Forked(str(TINY_RUN), *arguments, **options)
+
+
+def two_processes(start, *arguments):
+    """Start a program in two processes, with the environment of torchrun, and return them."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
+    return [start(*arguments, env={**address, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
 
 
 def tiny_run(*arguments):

@@ -4,14 +4,13 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from processes import TINY_RUN, Forked, here, start_tenreo, start_tiny_run
+from processes import TINY_RUN, Forked, here, start_tenreo, start_tiny_run, two_processes
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
@@ -49,10 +48,7 @@ def ended(process):
 
 def two_runs(*arguments, start=start_tiny_run):
     """Run tests/tiny_run.py in two processes, with the environment of torchrun; return code, stdout, stderr of each."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": "2"}
-    processes = [start(*arguments, env={**address, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
-    return [ended(process) for process in processes]
+    return [ended(process) for process in two_processes(start, *arguments)]
 
 
 def numbers(text):

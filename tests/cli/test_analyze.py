@@ -18,13 +18,22 @@ from tenreo.planning.rates import RateOptions
 from tenreo.planning.recipe import Recipe
 
 
+@pytest.fixture(scope="module")
+def few_layers(dense_file, tmp_path_factory):
+    """A file with seven compressed layers, since all of them are analyzed one by one."""
+    model, header = open_model(dense_file)
+    recipe = tenreo.Recipe(8, tenreo.Uniform(8.0), ("stage2.0.*", "stage3.0.branch1.*", "fc"), refine=0)
+    tenreo.compress_(model, recipe)
+    path = tmp_path_factory.mktemp("few") / "small.safetensors"
+    tenreo.save(model, path, replace(header.info, weights="dense.safetensors"))
+    return path
+
+
 @pytest.fixture
-def both(compressed_file, dense_file, inside):
+def both(few_layers, dense_file, inside):
     """A compressed file and its dense weights, in the working folder."""
-    header = read_header(compressed_file)
-    model, _ = open_model(compressed_file)
-    shutil.copy(dense_file, inside / "dense.safetensors")
-    tenreo.save(model, "small.safetensors", header.info)
+    shutil.copy(dense_file, "dense.safetensors")
+    shutil.copy(few_layers, "small.safetensors")
     return Path("small.safetensors")
 
 

@@ -61,7 +61,14 @@ RECIPES = {
 }
 
 
-SLOW = ("all coefficients", "tables", "int8", "bfloat16", "ramps")  # the others have the same functions together
+SLOW = (
+    "all coefficients",
+    "tables",
+    "int8",
+    "int6",
+    "bfloat16",
+    "ramps",
+)  # the others use every function
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RECIPES])
@@ -84,35 +91,39 @@ def test_files_of_older_versions(name, tmp_path):
 
 
 def test_the_file_is_small_and_the_size_is_announced(tmp_path):
-    net = nn.Sequential(nn.Flatten(), nn.Linear(243, 800), nn.ReLU(), nn.Linear(800, 300)).eval()
-    tenreo.compress_(net, tenreo.Recipe(None, tenreo.TargetSize(220_000)))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(243, 400), nn.ReLU(), nn.Linear(400, 100)).eval()
+    tenreo.compress_(net, tenreo.Recipe(None, tenreo.TargetSize(70_000)))
     announced = []
     model, difference = small(net, tmp_path / "model.onnx", announce=announced.append)
     dense = tenreo.export(net, tmp_path / "dense.onnx", inputs=X)
     assert difference < 1e-5 and announced == [(tmp_path / "model.onnx").stat().st_size]
-    assert announced[0] < 245_000 and dense.bytes > 1_700_000
+    assert announced[0] < 95_000 and dense.bytes > 540_000
     assert {each.key: each.value for each in model.metadata_props}["tenreo.weights"] == "compressed"
 
 
-def test_without_optimization_and_in_the_reference_evaluator(tmp_path):
-    net = wide()
+@pytest.fixture(scope="module")
+def ramps(tmp_path_factory):
+    """A network with one row of values per weight, and its ONNX file."""
+    net, path = wide(), tmp_path_factory.mktemp("ramps") / "model.onnx"
     tenreo.compress_(net, RECIPES["ramps"])
-    model, _ = small(net, tmp_path / "model.onnx")
+    small(net, path)
+    return net, path
+
+
+def test_without_optimization_and_in_the_reference_evaluator(ramps):
+    net, path = ramps
     expected, feed = net(X).detach().numpy(), {"images": X.numpy()}
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for run in (onnxruntime.InferenceSession(tmp_path / "model.onnx", options).run, ReferenceEvaluator(model).run):
+    for run in (onnxruntime.InferenceSession(path, options).run, ReferenceEvaluator(onnx.load(path)).run):
         np.testing.assert_allclose(run(None, feed)[0], expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_onnx_runtime_decodes_when_it_loads(tmp_path):
-    net = wide()
-    tenreo.compress_(net, RECIPES["ramps"])
-    small(net, tmp_path / "model.onnx")
+def test_onnx_runtime_decodes_when_it_loads(ramps, tmp_path):
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
-    onnxruntime.InferenceSession(tmp_path / "model.onnx", options)
+    onnxruntime.InferenceSession(ramps[1], options)
     left = {node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node}
     assert not left & {"BitShift", "CumSum", "ScatterElements", "Gather", "Cast"}
 
@@ -147,8 +158,7 @@ def test_names_of_inputs_outputs_and_batch(tmp_path):
 
 
 def test_the_model_itself_is_unchanged_and_other_formats_are_refused(tmp_path):
-    net = wide()
-    tenreo.compress_(net, RECIPES["int8"])
+    net = tenreo.load(DATA / "int8.safetensors", golden())
     before = copy.deepcopy(net.state_dict())
     small(net, tmp_path / "model.onnx")
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
