@@ -107,7 +107,7 @@ def quantize_uniformly(weight: Tensor, price: float, memory: int = MEMORY) -> En
     width = (values - offset).abs().max().item()
     decoded = torch.finfo(torch.promote_types(weight.dtype, torch.float32))
     least = decoded.tiny * decoded.eps * scale  # smallest number above 0: decoding would round a finer step to 0
-    finest = max(width / _MOST_STEPS, _FINEST_STEP * (values - offset).square().mean().sqrt().item(), least)
+    finest = max(finest_step(width, (values - offset).square().mean().sqrt().item()), least)
     step = max(min(step_for(_scaled_price(price, scale)), 4 * width), finest)
     most = torch.finfo(weight.dtype).max * scale
     while step * most_level(length_for(width, step)) > most and step > width / 1024:
@@ -131,6 +131,16 @@ def _scaled_price(price: float, scale: float) -> float:
 def step_for(price: float) -> float:
     """Return the distance between samples that fits a price."""
     return math.sqrt(price / _PRICE_PER_SQUARED_STEP) * _TRELLIS_STEP
+
+
+def finest_step(width: float, deviation: float) -> float:
+    """Return the smallest distance between samples for a weight of a largest magnitude and a root mean square."""
+    return max(width / _MOST_STEPS, _FINEST_STEP * deviation)
+
+
+def price_of(step: float) -> float:
+    """Return the price that a distance between samples fits, the inverse of `step_for`."""
+    return _PRICE_PER_SQUARED_STEP * (step / _TRELLIS_STEP) ** 2
 
 
 def length_for(width: float, step: float) -> int:

@@ -3,15 +3,17 @@
 With entropy-coded positions on curves of one row, the squared error of a layer of n weights of variance s falls with
 its bits b per weight as D = c s 4^-b. At a price p, in squared error per bit, every layer has the slope dD/db = -p, so
 D = p / (2 ln 2) and b = log2(c s 2 ln 2 / p) / 2: all layers have the same error, and each gets the bits that this
-takes (reverse water-filling; T. Cover and J. Thomas, "Elements of Information Theory", section 10.3). The exact size at
-a price is known only after encoding: `tenreo.compression.price_search`.
+takes (reverse water-filling; T. Cover and J. Thomas, "Elements of Information Theory", section 10.3). In a sparse
+weight, only the elements that are not zero have an error, and which ones they are takes the entropy of this choice.
+Below a lowest price the samples do not get denser. The exact size at a price is known only after encoding:
+`tenreo.compression.price_search`.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tenreo.codec.rate_distortion import MEMORY, length_for, step_for
+from tenreo.codec.rate_distortion import MEMORY, finest_step, length_for, price_of, step_for
 from tenreo.codec.shape import CODED_HEADER, RAMP_COEFFICIENTS, Basis, CurveShape, Precision
 from tenreo.files.records import LayerErrors
 from tenreo.modules.weights import Weight
@@ -23,7 +25,6 @@ from tenreo.planning.recipe import Recipe, target_out_of_reach
 
 _LOSS = 0.95  # c for Laplace-distributed weights: Shannon's bound is 1 / 1.156, and the trellis is 0.4 dB above it
 _DEVIATIONS = 6  # assumed width, in standard deviations, of a layer on the meta device
-_LOG_PRICES = 200.0  # range of the search, as a binary logarithm: 100 bits per weight
 _MOST_VARIANCE = 1e300
 _DENSE_ROUNDS = 3  # corrections of the room for positions, since coded dense tensors need more bits at a lower price
 _FIRST_BITS = 3.0  # bits per weight at which the search for an output target begins
@@ -37,6 +38,7 @@ class Spread:
     variance: float  # a curve represents the mean without positions
     width: float  # largest magnitude of an element
     importance: float
+    used: float = 1.0  # fraction of the elements that differ from the most frequent value, such as the zeros of pruning
 
 
 def curves_by_price(
@@ -94,24 +96,40 @@ def spread_of(weight: Weight, importance: float) -> Spread:
         return Spread(numel, variance, _DEVIATIONS * math.sqrt(variance), importance)
     value = value.cpu().double()
     variance = min(value.var(correction=0).item(), _MOST_VARIANCE)
-    return Spread(numel, variance, value.abs().max().item(), importance)
+    used = (value != value.median()).double().mean().item()
+    return Spread(numel, variance, value.abs().max().item(), importance, used)
 
 
-def _log_price_of_no_bits(spread: Spread) -> float:
-    """Return the binary logarithm of the lowest price at which a weight is estimated to take no bits."""
-    if not spread.variance > 0:  # also if it is not a number
-        return -math.inf
-    return math.log2(_LOSS * 2 * math.log(2)) + math.log2(spread.variance) + math.log2(spread.importance)
+def _price_of_no_bits(variance: float) -> float:
+    """Return the lowest price at which a weight of an importance of 1 is estimated to take no bits."""
+    return _LOSS * 2 * math.log(2) * variance if variance > 0 else 0.0  # 0 also if the variance is not a number
+
+
+def _lowest_price(spread: Spread) -> float:
+    """Return the price below which the samples of a weight do not get denser."""
+    return spread.importance * price_of(finest_step(spread.width, math.sqrt(max(0.0, spread.variance))))
+
+
+def _bits_of_used(spread: Spread, price: float, used: float) -> float:
+    """Estimate the bits of one of a fraction of elements that have all of the variance."""
+    highest = _price_of_no_bits(spread.variance / used) * spread.importance
+    return max(0.0, math.log2(highest) - math.log2(max(price, _lowest_price(spread)))) / 2 if highest > 0 else 0.0
 
 
 def bits_per_weight(spread: Spread, price: float) -> float:
     """Estimate the bits per element of a weight at a price."""
-    return max(0.0, (_log_price_of_no_bits(spread) - math.log2(price)) / 2)
+    used, dense = spread.used, _bits_of_used(spread, price, 1.0)
+    if not 0 < used < 1:
+        return dense
+    places = -used * math.log2(used) - (1 - used) * math.log2(1 - used)
+    return min(dense, places + used * _bits_of_used(spread, price, used))
 
 
 def _decibels(spread: Spread, price: float) -> float:
     """Estimate the SNR of a weight in dB at a price."""
-    return 20 * math.log10(2) * bits_per_weight(spread, price)
+    if bits_per_weight(spread, price) == 0:
+        return 0.0
+    return 20 * math.log10(2) * _bits_of_used(spread, price, spread.used or 1.0)
 
 
 def price_for(spreads: Sequence[Spread], bytes: float) -> float:
@@ -121,10 +139,11 @@ def price_for(spreads: Sequence[Spread], bytes: float) -> float:
         price = float(2**log2_price)
         return sum(each.numel * bits_per_weight(each, price) for each in spreads) / 8 <= bytes
 
-    highest = max((_log_price_of_no_bits(each) for each in spreads), default=-math.inf)
-    if highest == -math.inf:
+    highest = max((_price_of_no_bits(each.variance) * each.importance for each in spreads), default=0.0)
+    if highest == 0:
         return 1.0  # every weight is constant
-    return float(2.0 ** bisect(fits, max(highest - _LOG_PRICES, -1000.0), highest, steps=80))
+    lowest = min(price for each in spreads if (price := _lowest_price(each)) > 0)
+    return float(2.0 ** bisect(fits, math.log2(lowest), math.log2(highest), steps=80))
 
 
 def curve_for(spread: Spread, price: float, precision: Precision) -> CurveShape:

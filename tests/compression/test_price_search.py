@@ -78,6 +78,19 @@ def test_more_bytes_and_importance_lower_the_error():
     assert weighed["6"] < plain["6"] and weighed["2"] > plain["2"]
 
 
+@pytest.mark.parametrize(("nonzero", "fraction"), [(1.0, 0.2), (1.0, 0.8), (0.3, 0.1), (0.3, 0.5)])
+def test_the_plan_predicts_the_file_up_to_the_most_precise_one(nonzero, fraction):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 10))
+    with torch.no_grad():
+        model[0].weight.normal_()
+        model[0].weight *= torch.rand(256, 128) < nonzero
+    plan = tenreo.resolve(tenreo.Recipe(None, tenreo.TargetFraction(fraction)), model)
+    report = tenreo.compress_(model, plan)
+    assert plan.after.bytes == pytest.approx(report.after.bytes, rel=0.02 if nonzero == 1 else 0.06)
+    assert plan.compressed[0].errors.snr == pytest.approx(report.layers[0].errors.snr, abs=2)
+
+
 def test_a_dry_run_needs_no_values():
     with torch.device("meta"):
         model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 128, 3), nn.Conv2d(128, 64, 1))
