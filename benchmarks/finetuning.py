@@ -60,39 +60,45 @@ def decode(small: nn.Module, device: torch.device, runs: int) -> float:
     return 1 / paired(ours, theirs, runs, device).ratio
 
 
+def training_step(model: nn.Module, batch: int, size: int, device: torch.device, amp: bool) -> Callable[[], None]:
+    """Return a function that performs one training step of a model, which is moved to the device, on random images."""
+    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, 1000, (batch,), device=device)
+    model.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-6, 0.9, weight_decay=1e-4)
+
+    def run() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            loss = cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+def peak_bytes(model: nn.Module, batch: int, size: int, device: torch.device, amp: bool) -> int:
+    """Return the peak memory of CUDA during a training step of a copy of a model; 0 on the CPU.
+
+    It is measured in the second step, in which the optimizer has its state, and includes the copy of the model.
+    """
+    if device.type != "cuda":
+        return 0
+    before = torch.cuda.memory_allocated()
+    run = training_step(copy.deepcopy(model), batch, size, device, amp)
+    run()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def step(small: nn.Module, dense: nn.Module, arguments: argparse.Namespace, amp: bool) -> tuple[float, float]:
     """Return time and peak memory (GPU only) of a training step, divided by those of the dense model."""
     device = torch.device(arguments.device)
-    images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(0, 1000, (arguments.batch,), device=device)
-
-    def training(model: nn.Module) -> Callable[[], None]:
-        model.to(device, memory_format=torch.channels_last).train()
-        optimizer = torch.optim.SGD(model.parameters(), 1e-6, 0.9, weight_decay=1e-4)
-
-        def run() -> None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                loss = cross_entropy(model(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-        return run
-
-    memory = float("nan")
-    if device.type == "cuda":
-        peaks = []
-        for model in (small, dense):
-            allocated_before = torch.cuda.memory_allocated()
-            run = training(copy.deepcopy(model))
-            run()
-            torch.cuda.reset_peak_memory_stats()
-            run()
-            peaks.append(torch.cuda.max_memory_allocated() - allocated_before)
-            del run
-        memory = peaks[0] / peaks[1]
-    return paired(training(small), training(dense), arguments.runs, device).ratio, memory
+    options = (arguments.batch, arguments.size, device, amp)
+    peaks = [peak_bytes(model, *options) for model in (small, dense)]
+    ratio = paired(training_step(small, *options), training_step(dense, *options), arguments.runs, device).ratio
+    return ratio, peaks[0] / peaks[1] if peaks[1] else float("nan")
 
 
 def sums() -> None:

@@ -68,15 +68,15 @@ def _refuse_onnx() -> None:
 
 
 class SortedColumns(NamedTuple):
-    """The columns sorted by their samples; used by the backward pass on a GPU only."""
+    """The columns sorted by their samples; used by the backward pass on CUDA only."""
 
-    order: Tensor  # (columns,) int32, columns in ascending order of their samples; empty if not sorted yet
-    # (length + 1,) int32, index into `order` of the first column of each sample; empty if every sample has one column
-    starts: Tensor
+    order: Tensor  # (columns,) int32, columns in ascending order of their samples
+    # (length + 1,) int32, index into `order` of the first column of each sample; None if every sample has one column
+    starts: Tensor | None
 
 
 def sort_columns(index: Tensor, length: int) -> SortedColumns:
-    """Sort columns by their samples.
+    """Sort columns by their samples; on a GPU, the CPU waits for the result.
 
     Args:
         index: (columns,) result of `folded_index`.
@@ -85,10 +85,9 @@ def sort_columns(index: Tensor, length: int) -> SortedColumns:
     index = index.to(torch.int32)
     counts = torch.bincount(index, minlength=length)  # (length,)
     order = torch.argsort(index, stable=True).to(torch.int32)
-    starts = order.new_empty(0)
-    if not bool((counts == 1).all()):
-        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
-    return SortedColumns(order, starts)
+    if bool((counts == 1).all()):
+        return SortedColumns(order, None)
+    return SortedColumns(order, torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32))
 
 
 def decode_columns(
@@ -101,36 +100,53 @@ def decode_columns(
         coefficients: (groups, coefficients_per_row) floating point.
         index: (columns,) result of `curve_index`.
         length: samples on the curve.
-        columns: result of `sort_columns`, if available; otherwise a GPU sorts in every backward pass.
+        columns: result of `sort_columns`, if available; otherwise CUDA sorts in every backward pass.
         basis: functions of the curve.
     """
     if basis is Basis.RAMP:
         return decode_ramp(coefficients, index, length)
-    if torch.compiler.is_compiling() or is_tracing():  # they do not support autograd functions with jvp
-        compiled: Tensor = gather_samples(coefficients, index, length)
-        return compiled
-    if columns is None:
-        columns = SortedColumns(index.new_empty(0, dtype=torch.int32), index.new_empty(0, dtype=torch.int32))
-    decoded: Tensor = _Decode.apply(coefficients, index, *columns, length)
+    order, starts = columns or (None, None)
+    # These do not support autograd functions with jvp. Otherwise the kernels are called without the custom operators,
+    # whose dispatch takes longer than the decoding of a small layer.
+    apply = gather_samples if torch.compiler.is_compiling() or is_tracing() else _Decode.apply
+    decoded: Tensor = apply(coefficients, index, length, order, starts)
     return decoded
 
 
-@torch.library.custom_op("tenreo::decode", mutates_args=())
-def gather_samples(coefficients: Tensor, index: Tensor, length: int) -> Tensor:
-    """Gather samples of a curve: (groups, coefficients_per_row) -> (groups, columns)."""
+def _gather_samples(coefficients: Tensor, index: Tensor, length: int) -> Tensor:
     return idct_folded(coefficients, length).index_select(1, index.to(torch.int32))
+
+
+def _gather_adjoint(
+    gradient: Tensor, index: Tensor, length: int, coefficients_per_row: int, order: Tensor | None, starts: Tensor | None
+) -> Tensor:
+    sums = _sum_by_sample(gradient.contiguous(), index, length, order, starts)
+    return dct_folded(sums, coefficients_per_row).to(gradient.dtype)
+
+
+@torch.library.custom_op("tenreo::decode", mutates_args=())
+def gather_samples(
+    coefficients: Tensor, index: Tensor, length: int, order: Tensor | None = None, starts: Tensor | None = None
+) -> Tensor:
+    """Gather samples of a curve: (groups, coefficients_per_row) -> (groups, columns).
+
+    `order` and `starts`, those of `SortedColumns`, are used by the backward pass only.
+    """
+    return _gather_samples(coefficients, index, length)
 
 
 @torch.library.custom_op("tenreo::decode_adjoint", mutates_args=())
 def gather_adjoint(
-    gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int, coefficients_per_row: int
-) -> Tensor:
+    gradient: Tensor, index: Tensor, length: int, coefficients_per_row: int, order: Tensor | None = None,
+    starts: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Apply the adjoint of `gather_samples`: (groups, columns) -> (groups, coefficients_per_row)."""
-    sums = _sum_by_sample(gradient, index, order, starts, length)
-    return dct_folded(sums, coefficients_per_row).to(gradient.dtype)
+    return _gather_adjoint(gradient, index, length, coefficients_per_row, order, starts)
 
 
-def _sum_by_sample(gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int) -> Tensor:
+def _sum_by_sample(
+    gradient: Tensor, index: Tensor, length: int, order: Tensor | None, starts: Tensor | None
+) -> Tensor:
     """Sum the columns at each sample, (groups, columns) -> (groups, length), always in the same order of addition.
 
     Half precision is summed in float32.
@@ -140,11 +156,9 @@ def _sum_by_sample(gradient: Tensor, index: Tensor, order: Tensor, starts: Tenso
         samples = index.long().expand_as(gradient)
         gradient = at_least_float32(gradient)
         return gradient.new_zeros(len(gradient), length).scatter_add_(1, samples, gradient)
-    if order.numel() == 0:
+    if order is None:
         order, starts = sort_columns(index, length)
-    if starts.numel() == 0:
-        return gradient.index_select(1, order)
-    return segment_sum(gradient, order, starts)
+    return gradient.index_select(1, order) if starts is None else segment_sum(gradient, order, starts)
 
 
 def segment_sum(gradient: Tensor, order: Tensor, starts: Tensor) -> Tensor:
@@ -158,18 +172,23 @@ def segment_sum(gradient: Tensor, order: Tensor, starts: Tensor) -> Tensor:
 
 
 @gather_samples.register_fake
-def _(coefficients: Tensor, index: Tensor, length: int) -> Tensor:
+def _(
+    coefficients: Tensor, index: Tensor, length: int, order: Tensor | None = None, starts: Tensor | None = None
+) -> Tensor:
     _refuse_onnx()  # the ONNX exporter compiles, so `decode_columns` does not call is_tracing()
     return coefficients.new_empty(coefficients.shape[0], index.shape[0])
 
 
 @gather_adjoint.register_fake
-def _(gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int, coefficients_per_row: int) -> Tensor:
+def _(
+    gradient: Tensor, index: Tensor, length: int, coefficients_per_row: int, order: Tensor | None = None,
+    starts: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     return gradient.new_empty(gradient.shape[0], coefficients_per_row)
 
 
 def _vmap(operator: Any, info: Any, in_dims: Any, values: Tensor, *others: Any) -> tuple[Tensor, int]:
-    """Implement `torch.vmap` for both operators: treat a batch of matrices as one matrix with more rows."""
+    """Implement `torch.vmap` for decoding and its adjoint: treat a batch of matrices as one matrix with more rows."""
     if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
         raise NotImplementedError("vmap over the positions of a compressed weight")
     result = operator(values.movedim(in_dims[0], 0).flatten(0, 1), *others)  # (batch * groups, ...)
@@ -181,69 +200,75 @@ for _operator in (gather_samples, gather_adjoint):
 
 
 def _save_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
-    ctx.length, ctx.coefficients_per_row = inputs[2], inputs[0].shape[1]
+    coefficients, index, ctx.length, order, starts = inputs
+    ctx.coefficients_per_row = coefficients.shape[-1]
+    ctx.save_for_backward(index, order, starts)
 
 
 def _samples_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    (index,) = ctx.saved_tensors
-    unsorted = index.new_empty(0, dtype=torch.int32)
-    adjoint = gather_adjoint(gradient.contiguous(), index, unsorted, unsorted, ctx.length, ctx.coefficients_per_row)
-    return adjoint, None, None
+    index, order, starts = ctx.saved_tensors
+    adjoint = gather_adjoint(gradient, index, ctx.length, ctx.coefficients_per_row, order, starts)
+    return adjoint, None, None, None, None
 
 
 gather_samples.register_autograd(_samples_backward, setup_context=_save_context)
 
 
 class _Decode(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(coefficients: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int) -> Tensor:
-        decoded: Tensor = gather_samples(coefficients, index, length)
-        return decoded
+    def forward(
+        coefficients: Tensor, index: Tensor, length: int, order: Tensor | None, starts: Tensor | None
+    ) -> Tensor:
+        return _gather_samples(coefficients, index, length)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        coefficients, index, order, starts, ctx.length = inputs
-        ctx.coefficients_per_row = coefficients.shape[-1]
+        _save_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[1], *inputs[3:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        index, order, starts = ctx.saved_tensors
+        adjoint = _Adjoint.apply(gradients[0], index, ctx.length, ctx.coefficients_per_row, order, starts)
+        return adjoint, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        index, order, starts = ctx.saved_tensors
+        decoded: Tensor = _Decode.apply(tangents[0], index, ctx.length, order, starts)
+        return decoded
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+        return _vmap(_Decode.apply, info, in_dims, *inputs)
+
+
+class _Adjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        gradient: Tensor, index: Tensor, length: int, coefficients_per_row: int, order: Tensor | None,
+        starts: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        return _gather_adjoint(gradient, index, length, coefficients_per_row, order, starts)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, index, ctx.length, ctx.coefficients_per_row, order, starts = inputs
         ctx.save_for_backward(index, order, starts)
         ctx.save_for_forward(index, order, starts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         index, order, starts = ctx.saved_tensors
-        adjoint = _Adjoint.apply(gradients[0].contiguous(), index, order, starts, ctx.length, ctx.coefficients_per_row)
-        return adjoint, None, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        decoded: Tensor = _Decode.apply(tangents[0], *ctx.saved_tensors, ctx.length)
-        return decoded
-
-
-class _Adjoint(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        gradient: Tensor, index: Tensor, order: Tensor, starts: Tensor, length: int, coefficients_per_row: int
-    ) -> Tensor:
-        summed: Tensor = gather_adjoint(gradient, index, order, starts, length, coefficients_per_row)
-        return summed
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, index, order, starts, ctx.length, ctx.coefficients_per_row = inputs
-        ctx.save_for_backward(index, order, starts)
-        ctx.save_for_forward(index, order, starts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        decoded = _Decode.apply(gradients[0].contiguous(), *ctx.saved_tensors, ctx.length)
+        decoded = _Decode.apply(gradients[0], index, ctx.length, order, starts)
         return decoded, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        adjoint: Tensor = _Adjoint.apply(tangents[0], *ctx.saved_tensors, ctx.length, ctx.coefficients_per_row)
+        index, order, starts = ctx.saved_tensors
+        adjoint: Tensor = _Adjoint.apply(tangents[0], index, ctx.length, ctx.coefficients_per_row, order, starts)
         return adjoint
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+        return _vmap(_Adjoint.apply, info, in_dims, *inputs)
