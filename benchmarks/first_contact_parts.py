@@ -183,7 +183,22 @@ def finetune(m: Measurement) -> None:
         device = ["--device", m.device.type]
         data = ["--data", "digits", *device]
         for name, *arguments in (
-            ("compress", "dense", "-g", "4", "-r", "4", "--refine", "1", "-o", "small", *device),
+            (
+                "compress",
+                "-a",
+                "resnet18",
+                "--weights",
+                "dense",
+                "-g",
+                "4",
+                "-r",
+                "4",
+                "--refine",
+                "1",
+                "-o",
+                "small",
+                *device,
+            ),
             ("finetune", "small", "-o", "tuned", "--lr", "0.02", "--amp", "--channels-last", *data),
             ("evaluate", "tuned", "--json", *data),
         ):
