@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -150,10 +151,32 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-@lru_cache(maxsize=256)
+def twiddles(length: int, count: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the factors of `dct` and of `idct` of `count` coefficients, which later calls use while these exist.
+
+    Otherwise only the latest factors are kept, and new ones are copied to the device, which a CUDA graph cannot do.
+
+    Args:
+        length: number of samples.
+        count: number of coefficients.
+        dtype: of the coefficients.
+        device: of the coefficients.
+    """
+    dtype, count = torch.promote_types(dtype, torch.float32), min(count, length // 2 + 1)
+    return _twiddle(length, count, False, dtype, device), _twiddle(length, count, True, dtype, device)
+
+
+_existing: WeakValueDictionary[tuple[Any, ...], Tensor] = WeakValueDictionary()
+
+
+@lru_cache(maxsize=64)
 def _twiddle(length: int, count: int, inverse: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return exp(-i pi k / 2 length) times the orthonormal scale, or its inverse, for k < count: (count,) complex."""
-    # The result is cached for later calls, which may need gradients, so it must not be an inference tensor.
+    key = length, count, inverse, dtype, device
+    existing = _existing.get(key)
+    if existing is not None:
+        return existing
+    # The result is kept for later calls, which may need gradients, so it must not be an inference tensor.
     with torch.inference_mode(False), torch.no_grad():
         k = torch.arange(count, dtype=torch.float64, device="cpu")
         scale = torch.full_like(k, math.sqrt(2 / length))
@@ -163,5 +186,6 @@ def _twiddle(length: int, count: int, inverse: bool, dtype: torch.dtype, device:
             # irfft divides by the length, and counts every frequency except the first twice.
             phase = phase.conj().resolve_conj() * length
             phase[1:] /= 2
-        result: Tensor = phase.to(device, torch.complex128 if dtype == torch.float64 else torch.complex64)
-        return result
+        made: Tensor = phase.to(device, torch.complex128 if dtype == torch.float64 else torch.complex64)
+        _existing[key] = made
+        return made

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from tenreo.codec.cosine import at_least_float32, dct_folded, idct_folded
 from tenreo.codec.ramp import decode_ramp
@@ -20,7 +21,9 @@ from tenreo.errors import TenreoError
 
 def curve_index(positions: Tensor, length: int, basis: Basis) -> Tensor:
     """Convert positions, (columns,) integers in [0, length), to the form from which `decode_columns` decodes."""
-    return positions.to(_index_type(length)) if basis is Basis.RAMP else folded_index(positions, length)
+    if basis is Basis.RAMP:
+        return positions.to(index_type(length, positions.device))
+    return folded_index(positions, length)
 
 
 def positions_of_index(index: Tensor, length: int, basis: Basis) -> Tensor:
@@ -28,12 +31,14 @@ def positions_of_index(index: Tensor, length: int, basis: Basis) -> Tensor:
     return index.to(torch.int32, copy=True) if basis is Basis.RAMP else unfolded_positions(index, length)
 
 
-def _index_type(length: int) -> torch.dtype:
-    return torch.uint8 if length <= 2**8 else torch.int16 if length <= 2**15 else torch.int32
+def index_type(length: int, device: torch.device) -> torch.dtype:
+    """Return the dtype of a `curve_index`: the smallest that represents it, but int32 on CUDA, which gathers by it."""
+    small = torch.uint8 if length <= 2**8 else torch.int16 if length <= 2**15 else torch.int32
+    return torch.int32 if device.type == "cuda" else small
 
 
 def folded_index(positions: Tensor, length: int) -> Tensor:
-    """Convert positions on a curve to indices of the folded curve, in the smallest integer type that represents them.
+    """Convert positions on a curve to indices of the folded curve, of the dtype `index_type`.
 
     >>> folded_index(torch.tensor([0, 1, 2, 3]), length=4)
     tensor([0, 3, 1, 2], dtype=torch.uint8)
@@ -43,7 +48,7 @@ def folded_index(positions: Tensor, length: int) -> Tensor:
         length: samples on the curve.
     """
     half = positions >> 1
-    return torch.where(positions % 2 == 0, half, length - 1 - half).to(_index_type(length))
+    return torch.where(positions % 2 == 0, half, length - 1 - half).to(index_type(length, positions.device))
 
 
 def unfolded_positions(index: Tensor, length: int) -> Tensor:
@@ -106,9 +111,10 @@ def decode_columns(
     if basis is Basis.RAMP:
         return decode_ramp(coefficients, index, length)
     order, starts = columns or (None, None)
-    # These do not support autograd functions with jvp. Otherwise the kernels are called without the custom operators,
-    # whose dispatch takes longer than the decoding of a small layer.
-    apply = gather_samples if torch.compiler.is_compiling() or is_tracing() else _Decode.apply
+    # The compiler and the tracer do not support autograd functions with jvp. Otherwise the kernels are called without
+    # the custom operators, whose dispatch takes longer than the decoding of a small layer.
+    opaque = torch.compiler.is_compiling() or is_tracing() or isinstance(coefficients, FakeTensor)
+    apply = gather_samples if opaque else _Decode.apply
     decoded: Tensor = apply(coefficients, index, length, order, starts)
     return decoded
 
@@ -144,9 +150,7 @@ def gather_adjoint(
     return _gather_adjoint(gradient, index, length, coefficients_per_row, order, starts)
 
 
-def _sum_by_sample(
-    gradient: Tensor, index: Tensor, length: int, order: Tensor | None, starts: Tensor | None
-) -> Tensor:
+def _sum_by_sample(gradient: Tensor, index: Tensor, length: int, order: Tensor | None, starts: Tensor | None) -> Tensor:
     """Sum the columns at each sample, (groups, columns) -> (groups, length), always in the same order of addition.
 
     Half precision is summed in float32.

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tenreo.codec.cosine import twiddles
 from tenreo.codec.decoding import (
     SortedColumns,
     curve_index,
     decode_columns,
+    index_type,
     is_tracing,
     positions_of_index,
     sort_columns,
@@ -57,7 +59,9 @@ class CurveWeight(nn.Module):
         self.shape = encoded.shape
         self.errors = errors
         self._index: Tensor  # (columns,)
-        self._sorted: SortedColumns | None
+        self._dtype = encoded.coefficients.dtype  # that of the coefficients in the last decoding
+        self._sorted: SortedColumns | None  # on CUDA
+        self._twiddles: tuple[Tensor, ...] | None  # held so that decoding finds them
         self._lent: Tensor | None  # copy of the positions in the last state dict; changing it is an error
         self._kept: KeptWeight
         self._set_index(curve_index(encoded.positions, encoded.length, encoded.basis))
@@ -95,7 +99,7 @@ class CurveWeight(nn.Module):
         return weight if compiling or is_tracing() else weight.as_subclass(DecodedWeight)
 
     def _prepare(self, coefficients: Tensor) -> None:
-        """Check the last state dict, move the index to the coefficients' device, and sort it for a backward pass."""
+        """Check the last state dict, and move what decoding needs to the coefficients' device."""
         if self._lent is not None:
             lent, self._lent = self._lent, None
             # Averaging equal positions can round them down by one; such a change is harmless and is ignored.
@@ -106,19 +110,29 @@ class CurveWeight(nn.Module):
                 )
         if self._index.device != coefficients.device or self._index.is_inference():
             self._set_index(self._index.to(coefficients.device))
-        trains = coefficients.requires_grad and torch.is_grad_enabled()
-        gathers = self._index.is_cuda and self.curve.basis is Basis.COSINE
-        if self._sorted is None and gathers and trains:
-            self._sorted = sort_columns(self._index, self.curve.length)
+        if self._twiddles is None or self._dtype != coefficients.dtype:
+            self._dtype = coefficients.dtype
+            self._hold_twiddles()
 
     def _set_index(self, index: Tensor) -> None:
+        """Set the index, and on CUDA all that follows from it, which compiled code and CUDA graphs cannot compute."""
         with torch.inference_mode(False):  # a backward pass cannot use tensors that were made in inference mode
+            index = index.to(index_type(self.curve.length, index.device))
             self._index = index.clone() if index.is_inference() else index
-        self._sorted = self._lent = None
+            self._sorted = self._twiddles = self._lent = None
+            if index.is_cuda and self.curve.basis is Basis.COSINE:
+                self._sorted = sort_columns(self._index, self.curve.length)
+                self._hold_twiddles()
         self._kept = KeptWeight()
+
+    def _hold_twiddles(self) -> None:
+        curve, self._twiddles = self.curve, ()
+        if curve.basis is Basis.COSINE:
+            self._twiddles = twiddles(curve.length, curve.coefficients_per_row, self._dtype, self._index.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CurveWeight:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._dtype = fn(self._index.new_empty(0, dtype=self._dtype)).dtype
         self._set_index(fn(self._index))
         return self
 
@@ -149,7 +163,11 @@ class CurveWeight(nn.Module):
             self._set_index(curve_index(given.to(device), length, self.curve.basis))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_sorted": None, "_lent": None, "_kept": KeptWeight()}
+        return {**self.__dict__, "_sorted": None, "_twiddles": None, "_lent": None, "_kept": KeptWeight()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._set_index(self._index)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Fit coefficients, (groups, coefficients_per_row), to a weight of shape `shape`."""

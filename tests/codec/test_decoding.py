@@ -3,7 +3,9 @@
 import oracle
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from networks import compressed
+from torch._dynamo.backends.common import aot_autograd
 
 from tenreo.codec.decoding import (
     decode_columns,
@@ -127,6 +129,33 @@ def test_a_compressed_model_compiles_as_one_graph(backend):
     compiled_gradients = gradients(net, torch.compile(net, backend=backend, fullgraph=True))
     for name in expected:
         torch.testing.assert_close(compiled_gradients[name], expected[name])
+
+
+@pytest.mark.parametrize("positions", [PERMUTED, SHARED], ids=["permuted", "shared"])
+def test_a_compiled_backward_pass_uses_the_order_that_it_is_given(positions):
+    """On a GPU, sorting again in every step would wait for it, which CUDA graphs cannot."""
+    index, graphs = folded_index(positions, 12), []
+    columns = sort_columns(index, 12)
+
+    def compiler(module, inputs):
+        graphs.append(module.graph)
+        return make_boxed_func(module.forward)
+
+    @torch.compile(backend=aot_autograd(fw_compiler=compiler), fullgraph=True)
+    def decoded(c):
+        return decode_columns(c, index, 12, columns)
+
+    c = torch.randn(3, 5, requires_grad=True)
+    decoded(c).sum().backward()
+    torch.testing.assert_close(c.grad.double(), torch.ones(3, len(positions)).double() @ matrix(positions))
+    forward, backward = ([n for n in graph.nodes if n.op == "call_function"] for graph in graphs)
+    assert [str(node.target) for node in forward] == ["tenreo.decode.default"]
+    (adjoint,) = [node for node in backward if "tenreo" in str(node.target)]
+    assert {str(node.target) for node in backward} <= {str(adjoint.target), "aten.expand.default"}
+    given = [
+        each for each in adjoint.args[4:] if each is not None
+    ]  # the order, and the starts if columns share samples
+    assert len(given) == (1 if positions is PERMUTED else 2)
 
 
 def test_decoding_stays_in_float32_under_autocast():
