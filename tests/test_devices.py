@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import tenreo
+from tenreo.codec import cosine
 from tenreo.compression.parametrization import curves, quantized_coefficients
 from tenreo.data.batches import Batches, Loading
 from tenreo.devices import choose_device
@@ -238,12 +239,43 @@ def kernels_of_step(counted, model):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "most"), [(CHAIN, 9), (SHARED, 11), (ROW, 20)], ids=["permuted", "shared", "one row"]
+    ("recipe", "most"), [(CHAIN, 8), (SHARED, 10), (ROW, 20)], ids=["permuted", "shared", "one row"]
 )
 def test_a_training_step_launches_few_kernels_and_never_waits(counted, recipe, most):
     model = small(recipe)
     more = kernels_of_step(counted, model) - kernels_of_step(counted, dense())
     assert more <= most * len(list(curves(model)))
+
+
+@pytest.mark.parametrize("recipe", [CHAIN, SHARED], ids=["permuted", "shared"])
+@pytest.mark.parametrize("moved", [lambda m, d: m.to(d), lambda m, d: copy.deepcopy(m.to(d))], ids=["moved", "copied"])
+def test_the_first_decoding_already_finds_the_order_and_the_factors(counted, recipe, moved):
+    """Compiled code and CUDA graphs can read what a layer has, but can neither sort nor copy from the CPU."""
+    curve = next(curves(moved(small(recipe), counted.device)))
+    cosine._twiddle.cache_clear()
+    counted.operations.clear(), counted.waits.clear()
+    curve.weight(curve.coefficients).sum().backward()
+    assert not counted.waits and not {"sort", "argsort", "copy", "arange", "polar"} & set(counted.operations)
+
+
+def test_a_deep_network_keeps_the_factors_of_all_its_layers():
+    lengths = range(100, 400)
+    held = [cosine.twiddles(length, 5, torch.float32, torch.device("cpu")) for length in lengths]
+    again = [cosine.twiddles(length, 5, torch.float32, torch.device("cpu")) for length in lengths]
+    assert all(a is b for both in zip(held, again, strict=True) for a, b in zip(*both, strict=True))
+
+
+def test_images_travel_as_bytes(counted, digits):
+    images = digits[1].limited(40)
+    moved = []
+    with patch.object(counted, "copied", lambda non_blocking: moved.append(non_blocking)):
+        there = [x for x, _ in Batches(images, Loading(32), counted.device)]
+    here = [x for x, _ in Batches(images, Loading(32), torch.device("cpu"))]
+    assert all(moved)  # nothing waits
+    for own, other in zip(there, here, strict=True):
+        assert own.device.type == "cuda" and torch.equal(own.values_on_cpu, other)
+    loaded = next(iter(Batches(images, Loading(32), counted.device).loader))
+    assert loaded.images.dtype == torch.uint8
 
 
 def test_a_chosen_gpu_becomes_the_current_one(cuda):

@@ -1,7 +1,7 @@
 """Batches of labeled images on a device, divided among the processes of a distributed run."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -68,7 +68,7 @@ class _Batch:
     """A batch as a worker process sends it.
 
     Attributes:
-        images: (batch, 3, crop, crop); None if no image could be read.
+        images: (batch, 3, crop, crop) float32 or uint8; None if no image could be read.
         labels: labels of the images; not a tensor, which would be sent through shared memory and could fail there.
         paths: paths of their files.
         broken: images that could not be read.
@@ -145,6 +145,10 @@ class Batches:
         skip: int = 0,
     ) -> None:
         self.device, self.skip_broken = device, loading.skip_broken
+        # A GPU normalizes faster than the CPU, and bytes are moved in a quarter of the time.
+        self._normalize: Callable[[Tensor], Tensor] | None = None
+        if device.type != "cpu" and (in_bytes := images.in_bytes()) is not None:
+            images, self._normalize = in_bytes
         self.number, self.max_label = -1, -1
         self._first, self._step = (skip + rank, world_size) if seed is None else (skip, 1)
         self.paths: list[str] = []
@@ -201,7 +205,9 @@ class Batches:
                 continue
             labels = torch.tensor(batch.labels, dtype=torch.int64, device="cpu")
             self.max_label, self.paths = max(batch.labels), batch.paths
-            yield batch.images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            moved = batch.images.to(self.device, non_blocking=True)
+            inputs = moved if self._normalize is None else self._normalize(moved)
+            yield inputs, labels.to(self.device, non_blocking=True)
             start = time.perf_counter()
 
 

@@ -28,9 +28,9 @@ _FINGERPRINT_SIZES, _FINGERPRINT_FILES, _FINGERPRINT_BYTES = 10_000, 100, 2**20
 
 def _transform(preprocess: Preprocess, augment: Augmentation, data: str, erase: float) -> Callable[[Any], Tensor]:
     """Return the transform of the images of `data`; imports torchvision, which commands without images need not."""
-    from tenreo.data.transforms import image_transform
+    from tenreo.data.transforms import ImageTransform
 
-    return image_transform(preprocess, augment, data == DIGITS, erase)
+    return ImageTransform(preprocess, augment, data == DIGITS, erase)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DecodedImage(NamedTuple):
     """An image that was read.
 
     Attributes:
-        image: (3, crop, crop) float32.
+        image: (3, crop, crop) float32, or uint8 of `Images.in_bytes`.
         label: index of the model's output; -1 if unknown.
         path: path of its file; empty for an array.
         warnings: texts of Pillow's warnings.
@@ -69,7 +69,7 @@ class Images(Dataset[Any]):
         samples: (source, label) of every image; a source is a path, a member of a tar file or an array (height, width)
             uint8.
         classes: number of classes; 0 for images without labels.
-        prepare: transform from a PIL image to (3, crop, crop) float32.
+        prepare: transform from a PIL image to (3, crop, crop) float32; an `ImageTransform` can also give bytes.
         class_names: class names in the order of the labels; empty if unknown.
         doubt: what may be wrong with the labels; empty if they are certain.
     """
@@ -91,6 +91,15 @@ class Images(Dataset[Any]):
     def __getitem__(self, i: int) -> tuple[Tensor, int] | BrokenImage:
         result = self.read(i)
         return result if isinstance(result, BrokenImage) else result[:2]
+
+    def in_bytes(self) -> tuple[Images, Callable[[Tensor], Tensor]] | None:
+        """Return the same images as uint8, and the function that prepares a batch of them; None if there is none."""
+        prepare: Any = self.prepare
+        if not getattr(prepare, "in_bytes", False):
+            return None
+        result = copy(self)
+        result.prepare = prepare.pixels
+        return result, prepare.normalize
 
     def read(self, i: int) -> DecodedImage | BrokenImage:
         """Read an image. An image that needs too much memory counts as broken."""

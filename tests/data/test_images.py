@@ -22,7 +22,7 @@ from torchvision.transforms._presets import ImageClassification
 from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import BrokenImage, Images, open_images, open_unlabeled
 from tenreo.data.labels import text_order_differs
-from tenreo.data.transforms import image_transform
+from tenreo.data.transforms import ImageTransform
 from tenreo.errors import TenreoError
 from tenreo.files.records import Preprocess
 
@@ -179,7 +179,7 @@ def test_thin_pictures_are_what_torchvision_makes_of_them(size, how):
     theirs = ImageClassification(
         crop_size=32, resize_size=40, mean=preprocess.mean, std=preprocess.std, interpolation=InterpolationMode(how)
     )
-    images = Images([(pixels, 0)], 1, image_transform(preprocess, "none", False))
+    images = Images([(pixels, 0)], 1, ImageTransform(preprocess, "none", False))
     expected = theirs(Image.fromarray(pixels).convert("RGB"))
     difference = (images[0][0] - expected).abs() * 127.5
     # Pillow may resize the two directions in another order, which changes the rounding. A shifted crop would differ by
@@ -244,7 +244,7 @@ def test_a_small_file_cannot_take_much_memory(tmp_path, name, make):
     """An image of 1 x 170,000,000 pixels took 2.4 GB in every worker process."""
     path = tmp_path / name
     path.write_bytes(make())
-    images = Images([(path, 0)], 1, image_transform(SMALL, "standard", False))
+    images = Images([(path, 0)], 1, ImageTransform(SMALL, "standard", False))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with warnings.catch_warnings(action="ignore"):
         result = images.read(0)
@@ -255,7 +255,7 @@ def test_a_small_file_cannot_take_much_memory(tmp_path, name, make):
 
 def test_no_external_program_is_started_for_an_image(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png", "EPS")
-    result = Images([(tmp_path / "x.png", 0)], 1, image_transform(SMALL, "none", False)).read(0)
+    result = Images([(tmp_path / "x.png", 0)], 1, ImageTransform(SMALL, "none", False)).read(0)
     assert isinstance(result, BrokenImage) and "EPS file" in result.why
 
 
@@ -264,7 +264,7 @@ def test_large_photographs_take_the_memory_that_is_estimated(tmp_path, augment):
     """A baseline JPEG of 6,000 x 6,000 pixels needs 4 bytes per pixel, and as many for a crop."""
     path = tmp_path / "x.jpg"
     Image.new("RGB", (6_000, 6_000), (51, 51, 51)).save(path)
-    images = Images([(path, 0)], 1, image_transform(SMALL, augment, False))
+    images = Images([(path, 0)], 1, ImageTransform(SMALL, augment, False))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert images.read(0).image.shape == (3, 32, 32)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8.5 * 36_000  # kB
@@ -272,7 +272,7 @@ def test_large_photographs_take_the_memory_that_is_estimated(tmp_path, augment):
 
 def test_a_lack_of_memory_names_the_image(tmp_path):
     Image.new("L", (20_000, 20_000)).save(tmp_path / "x.png")
-    images = Images([(tmp_path / "x.png", 0)], 1, image_transform(SMALL, "none", False))
+    images = Images([(tmp_path / "x.png", 0)], 1, ImageTransform(SMALL, "none", False))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, limits[1]))
