@@ -15,7 +15,7 @@ def test_the_lowest_versions_equal_those_of_pyproject():
     extras = project["optional-dependencies"]
     groups = [
         project["dependencies"],
-        *(extras[name] for name in ("demo", "plot", "report", "tensorboard", "timm", "hub", "onnx")),
+        *(extras[name] for name in ("demo", "plot", "report", "tensorboard", "timm", "datasets", "hub", "onnx")),
     ]
     expected = [requirement.replace(">=", "==") for group in groups for requirement in group]
     lines = (ROOT / "tests" / "lowest-versions.txt").read_text().splitlines()

@@ -16,11 +16,12 @@ ROOMS = (
 )  # fmt: skip
 FIRST = {"errors", "sizes", "options", "devices", "distributed"}
 ROOMS_OF_LIBRARY = {
-    "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"}, "yaml": {"hub", "cli"}, "matplotlib": {"cli"},
+    "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"}, "yaml": {"data", "hub", "cli"}, "matplotlib": {"cli"},
     "jinja2": {"cli"},
     "torchvision": {"models", "data"}, "PIL": {"data"}, "sklearn": {"data"}, "safetensors": set(),
     "numba": {"codec", "planning"}, "onnx": {"exporting"}, "onnxruntime": {"exporting"}, "onnxscript": {"exporting"},
     "timm": {"models"}, "huggingface_hub": {"files", "hub"}, "transformers": {"checkpoints"},
+    "pyarrow": {"data"},
 }  # fmt: skip
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem not in ("__init__", "__main__"))
 DOCUMENT = ROOT / "docs" / "architecture.md"

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tenreo.data.parquet import ParquetImage
 from tenreo.data.shards import TarMember
+from tenreo.errors import TenreoError
 
 _MODES_OF_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes for gray pixels of 16 bits
 # Number of the TIFF tag BitsPerSample: samples of 12 bits, for example, are stored in Pillow's modes of 16 bits.
@@ -24,8 +26,8 @@ _DECODER_BYTES = {"PNG": 0, "BMP": 0, "PPM": 0, "GIF": 4, "JPEG": 0, "MPO": 0, "
 _MOST_DECODER_BYTES = 16
 _PROGRESSIVE_BYTES = 6  # of a JPEG file, for its coefficients
 
-# A regular file, a member of a tar file, or gray pixels (height, width) uint8.
-ImageSource = Path | TarMember | np.ndarray[Any, Any]
+# A regular file, a member of a tar file, a row of a Parquet file, or gray pixels (height, width) uint8.
+ImageSource = Path | TarMember | ParquetImage | np.ndarray[Any, Any]
 
 
 def decode_image(source: ImageSource) -> tuple[Image.Image, list[str]]:
@@ -41,7 +43,7 @@ def decode_image(source: ImageSource) -> tuple[Image.Image, list[str]]:
     """
     if isinstance(source, np.ndarray):
         return Image.fromarray(source).convert("RGB"), []
-    if isinstance(source, TarMember):
+    if isinstance(source, TarMember | ParquetImage):
         file: Path | BytesIO = BytesIO(source.read())
     elif stat.S_ISREG(source.stat().st_mode):
         file = source
@@ -91,8 +93,8 @@ def source_size(source: ImageSource) -> int | None:
         return source.nbytes
     if isinstance(source, TarMember):
         return source.size
-    try:
-        return source.stat().st_size
+    try:  # of a row, the size of its file: its own is known only after reading it
+        return (source.file if isinstance(source, ParquetImage) else source).stat().st_size
     except OSError:  # decoding reports the error
         return None
 
@@ -104,11 +106,13 @@ def first_bytes(source: ImageSource, limit: int) -> bytes | None:
             return bytes(source)[:limit]
         if isinstance(source, TarMember):
             return source.read(limit)
+        if isinstance(source, ParquetImage):
+            return source.read()[:limit]
         if not source.is_file():  # opening a named pipe would block
             return None
         with source.open("rb") as file:
             return file.read(limit)
-    except (OSError, ValueError):
+    except (OSError, ValueError, TenreoError):
         return None
 
 

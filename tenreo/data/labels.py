@@ -150,11 +150,13 @@ def abbreviate(names: Sequence[str]) -> str:
 
 
 def text_order_differs(names: Sequence[str]) -> bool:
-    """Return whether names are numbers, optionally after a common prefix, and their order as text is not numeric.
+    """Return whether names are numbers, optionally after a common prefix, in the order of texts that is not numeric.
 
     >>> text_order_differs(["0", "1", "10", "2"]), text_order_differs(["00", "01", "10"])
     (True, False)
     """
+    if list(names) != sorted(names):
+        return False
     parts = [_NUMBERED.fullmatch(name) for name in names]
     if not all(parts) or len({part[1] for part in parts if part}) != 1:
         return False

@@ -13,36 +13,43 @@ from typing import NamedTuple
 from tenreo.data.folders import class_folders, find_class_files, find_image_files
 from tenreo.data.label_files import ClassLabel, read_labels
 from tenreo.data.metadata import METADATA_FILES, read_metadata
+from tenreo.data.parquet import ENDING as PARQUET
+from tenreo.data.parquet import ParquetImage, has_classes, read_parquet
 from tenreo.data.shards import TarMember, read_shards
 from tenreo.errors import TenreoError
 
 DIGITS = "digits"  # name of the data set of handwritten digits that scikit-learn contains
+_SHARDS = (".tar", PARQUET)  # endings of files that contain images
 ROOT_SPLIT = "."  # name of the split that is the data folder itself
 _SPLIT_FOLDERS = {"val": ("val", "validation")}  # folder names of a split that may have several
+
+
+ImageFile = Path | TarMember | ParquetImage  # a file of an image, or its place in another file
 
 
 class ImageList(NamedTuple):
     """Images of a data set and their classes.
 
     Attributes:
-        location: path of the folder or tar file, for messages.
+        location: path of the folder, tar file or Parquet file, for messages.
         samples: source and class of every image.
-        class_names: names of the classes, sorted; empty if classes are numbers or unknown.
+        class_names: names of the classes, sorted, or in the order of a Parquet file; empty if classes are numbers or
+            unknown.
     """
 
     location: str
-    samples: list[tuple[Path | TarMember, ClassLabel]]
+    samples: list[tuple[ImageFile, ClassLabel]]
     class_names: tuple[str, ...]
 
 
 def find_labeled(data: str, split: str, labels: Path | None = None) -> ImageList:
     """List the images of a split with their classes.
 
-    The classes are the names of folders, or they come from shards, a list of labels, `metadata.csv` or
+    The classes are the names of folders, or they come from shards, Parquet files, a list of labels, `metadata.csv` or
     `metadata.jsonl`.
 
     Args:
-        data: path of a folder that contains one folder per split, or of a tar file.
+        data: path of a folder that contains one folder per split, or of a tar or Parquet file.
         split: train, val (or validation), the name of another folder, or "." for the folder itself.
         labels: path of the list of labels of a folder without class folders.
 
@@ -50,8 +57,10 @@ def find_labeled(data: str, split: str, labels: Path | None = None) -> ImageList
         TenreoError: if there is no such split or an image has no class.
     """
     path, shards = locate(data, split)
+    class_names: tuple[str, ...] = ()
+    samples: list[tuple[ImageFile, ClassLabel]]
     if shards:
-        samples: list[tuple[Path | TarMember, ClassLabel]] = [*read_shards(shards)]
+        samples, class_names = _read_shards(shards)
     elif labels is not None:
         files = find_image_files(path)
         samples = [*zip(files, read_labels(labels, path, files), strict=True)]
@@ -64,26 +73,34 @@ def find_labeled(data: str, split: str, labels: Path | None = None) -> ImageList
     for source, label in samples:
         if label is None:
             raise TenreoError(f"{source}: has no class; give labels, or use a command that needs none")
-    return ImageList(str(path), samples, _names(samples))
+    return ImageList(str(path), samples, class_names or _names(samples))
 
 
-def find_unlabeled(data: str, split: str) -> Sequence[Path | TarMember]:
+def find_unlabeled(data: str, split: str) -> Sequence[ImageFile]:
     """List the images of a split, or of the whole folder if it has no such split.
 
     Raises:
         TenreoError: if there is no such folder or it contains no image.
     """
     path, shards = locate(data, split if has_split(data, split) else ROOT_SPLIT)
-    return [member for member, _ in read_shards(shards)] if shards else find_image_files(path)
+    return [image for image, _ in _read_shards(shards)[0]] if shards else find_image_files(path)
+
+
+def _read_shards(shards: Sequence[Path]) -> tuple[list[tuple[ImageFile, ClassLabel]], tuple[str, ...]]:
+    """Return the images and classes of tar or Parquet files, and the names of all classes in the files' order."""
+    if shards[0].suffix == PARQUET:
+        rows, class_names = read_parquet(shards)
+        return [*rows], class_names
+    return [*read_shards(shards)], ()
 
 
 def split_class_names(data: str, split: str) -> tuple[str, ...]:
-    """Return the class names of a split; empty if there is no such split or it consists of shards."""
+    """Return the class names of a split; empty if there is no such split or it consists of tar files."""
     if not has_split(data, split):
         return ()
     path, shards = locate(data, split)
     if shards:
-        return ()
+        return _read_shards(shards)[1] if shards[0].suffix == PARQUET else ()
     metadata = read_metadata(path)
     return tuple(class_folders(path)) if metadata is None else _names(metadata)
 
@@ -102,31 +119,33 @@ def has_split(data: str, split: str) -> bool:
 
 
 def has_labels(data: str, split: str) -> bool:
-    """Return whether a split has class folders, a metadata file, or shards, which usually contain labels."""
+    """Return whether a split has class folders, a metadata file, classes in Parquet files, or tar files."""
     try:
         path, shards = locate(data, split)
+        if shards and shards[0].suffix == PARQUET:
+            return has_classes(shards[0])
         return bool(shards) or any((path / name).is_file() for name in METADATA_FILES) or bool(class_folders(path))
     except TenreoError:
         return False
 
 
 def locate(data: str, split: str) -> tuple[Path, list[Path]]:
-    """Return the folder of a split and its shards, if any. For a tar file, both are the file itself.
+    """Return the folder of a split and its tar or Parquet files, if any. For such a file, both are the file itself.
 
     Raises:
         TenreoError: if there is no such folder.
     """
     root = Path(data)
     try:
-        if root.suffix == ".tar" and root.is_file():
+        if root.suffix in _SHARDS and root.is_file():
             return root, [root]
         names = (split,) if split == ROOT_SPLIT else _SPLIT_FOLDERS.get(split, (split,))
         for name in names:
             folder = root / name
             if folder.is_dir():
-                return folder, _tar_files(folder)
+                return folder, _shards(folder)
         word = re.compile(rf"(^|[^a-z])({'|'.join(map(re.escape, names))})([^a-z]|$)", re.IGNORECASE)
-        shards = [file for file in _tar_files(root) if word.search(file.stem)] if root.is_dir() else []
+        shards = [file for file in _shards(root) if word.search(file.stem)] if root.is_dir() else []
     except (OSError, ValueError) as error:  # for example, a name that is too long or a folder without permission
         why = getattr(error, "strerror", None) or error
         raise TenreoError(f"{root}: no such folder: {why}") from error
@@ -140,7 +159,13 @@ def locate(data: str, split: str) -> tuple[Path, list[Path]]:
     )
 
 
-def _tar_files(folder: Path) -> list[Path]:
-    """Return the tar files in a folder, each once even if links lead to it."""
-    files = sorted((file for file in folder.glob("*.tar") if not file.name.startswith(".")), reverse=True)
-    return sorted({os.path.realpath(file): file for file in files}.values())
+def _shards(folder: Path) -> list[Path]:
+    """Return the tar files in a folder, or else its Parquet files, each once even if links lead to it.
+
+    Data sets of Hugging Face may have their Parquet files in the folder `data`.
+    """
+    for pattern in ("*.tar", f"*{PARQUET}", f"data/*{PARQUET}"):
+        files = sorted((file for file in folder.glob(pattern) if not file.name.startswith(".")), reverse=True)
+        if files:
+            return sorted({os.path.realpath(file): file for file in files}.values())
+    return []
