@@ -1,19 +1,20 @@
 """Integers as a prefix code that is decoded in parallel, with array operations only.
 
-A stream of an arithmetic coder is decoded one symbol after another. Here the bits of all codes are stored by depth
-instead: first the leading `width` bits of every code, then the next bit of the codes that are longer, and so on. An
-integer is complete as soon as its code is, so at every depth all remaining codes are compared with one number, as in
-any canonical Huffman code. The lowest `raw` bits of the integers, which are nearly uniformly distributed, may be stored
-as they are.
+A stream of an arithmetic coder is decoded one symbol after another. Here a code consists of up to four parts, each a
+number of a few bits. A number that is below the limit of its part ends the code; all others are followed by the next
+part. The stream contains the first parts of all integers, then all second parts, and so on. So one comparison tells
+which numbers are followed by another one, and a cumulative sum where that is. Few operations decode a stream, from the
+last part to the first, and it has 2 to 4 % more bits than the entropy. The lowest `raw` bits of the integers, which are
+nearly uniformly distributed, may be stored as they are.
 
-    bits     width * count bits: bit planes, the highest first, with one bit of every integer
-             remaining codes: one bit each, for every further depth
+    bits     for each part: bit planes, the highest first, with one bit of every integer whose code has this part
              raw * count bits: bit planes of the lowest bits, the highest first
-    bytes    bit i of N bytes is bit i / N of byte i % N, which a program decodes by shifting the whole array
+    bytes    eight bits each, the first one highest
 """
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,14 @@ from numpy.typing import NDArray
 Integers = NDArray[np.int64]
 Bits = NDArray[np.uint8]
 
-_MOST_LEVELS = 9  # depths beyond the first; longer codes are so rare that they do not matter
+_MOST_LEVELS = 3  # parts beyond the first
+_MOST_PART = 8  # bits of a part: programs decode it in bytes
+_LEVEL_BITS = 0.1  # what a limit costs in time to load, in bits per number that is compared with it
+_LEVEL_BYTES = 24  # what it costs in the graph
+_SYMBOL_BITS = 32  # of an entry of the table of symbols
+_CHOICES = 10  # limits that are tried for a part
 _MOST_SYMBOLS = 4096  # different integers, without their raw bits; with more, the table is too large
 _MOST_RAW = 12
-_LEVEL_BYTES = 24  # a level that saves less is not worth its operations
 MOST_WIDTH = 24  # bits of an integer: programs decode in float32
 
 
@@ -34,19 +39,19 @@ class PrefixCode:
 
     Attributes:
         count: number of integers.
-        width: bits of the shortest codes.
-        counts: for every depth from `width`, the number of symbols whose codes end there.
-        sizes: for every depth after the first, the number of integers whose codes have a bit there.
+        widths: bits of each part.
+        limits: for every part but the last, the limit below which its numbers end the code.
+        sizes: for every part, the number of integers whose codes have it.
         symbols: the integers minus the offset, without their raw bits, in the order of their codes; empty if the code
-            of a symbol is the symbol, as in bit planes of fixed width.
+            of a symbol is the symbol, as in bit planes of fixed width. Codes that do not occur have a zero.
         raw: lowest bits of every integer that are stored as they are.
         offset: the smallest integer, rounded down to a multiple of 2^raw.
         bits: (bits,) of 0 and 1.
     """
 
     count: int
-    width: int
-    counts: tuple[int, ...]
+    widths: tuple[int, ...]
+    limits: tuple[int, ...]
     sizes: tuple[int, ...]
     symbols: Integers
     raw: int
@@ -55,21 +60,43 @@ class PrefixCode:
 
     @property
     def levels(self) -> int:
-        """Number of depths after the first."""
-        return len(self.sizes)
+        """Number of parts after the first."""
+        return len(self.limits)
 
     @property
     def bytes(self) -> int:
         """Size of the bits and the table of symbols in bytes."""
-        return packed_bytes(len(self.bits)) + 4 * len(self.symbols)
+        return packed_bytes(len(self.bits)) + _SYMBOL_BITS // 8 * len(self.symbols)
+
+    @property
+    def cost(self) -> float:
+        """Size in bytes, and what decoding costs in time, as bytes."""
+        return self.bytes + sum(_level_bits(size) for size in self.sizes[:-1]) / 8
+
+    @property
+    def following(self) -> tuple[int, ...]:
+        """For every part but the last, the number of codes that begin with its next part."""
+        numbers = [1 << self.widths[-1]]
+        for width, limit in zip(self.widths[-2:0:-1], self.limits[:0:-1], strict=True):
+            numbers.append(limit + ((1 << width) - limit) * numbers[-1])
+        return tuple(numbers[: len(self.limits)][::-1])
 
     def decode(self) -> Integers:
         """Return the integers, (count,)."""
         bits = Reader(self.bits)
-        ranks = bits.numbers(self.width, self.count)
-        ranks = _decode_levels(ranks, bits, self.counts, self.sizes, 0)
+        parts = [bits.numbers(width, size) for width, size in zip(self.widths, self.sizes, strict=True)]
+        ranks = parts.pop()
+        for limit, following in zip(self.limits[::-1], self.following[::-1], strict=True):
+            numbers = parts.pop()
+            longer = numbers >= limit
+            numbers[longer] = limit + (numbers[longer] - limit) * following + ranks
+            ranks = numbers
         values = self.symbols[ranks] if len(self.symbols) else ranks
         return (values << self.raw | bits.numbers(self.raw, self.count)) + self.offset
+
+
+def _level_bits(count: int) -> float:
+    return 8 * _LEVEL_BYTES + _LEVEL_BITS * count
 
 
 class Reader:
@@ -86,24 +113,12 @@ class Reader:
         return numbers
 
 
-def _decode_levels(
-    prefixes: Integers, bits: Reader, counts: tuple[int, ...], sizes: tuple[int, ...], below: int
-) -> Integers:
-    if not sizes:
-        return prefixes + below
-    longer = prefixes >= counts[0]
-    ranks = prefixes + below
-    rest = 2 * (prefixes[longer] - counts[0]) + bits.numbers(1, sizes[0])
-    ranks[longer] = _decode_levels(rest, bits, counts[1:], sizes[1:], below + counts[0])
-    return ranks
-
-
 def encode_integers(integers: Integers, prefix: bool = True) -> PrefixCode:
     """Return the shortest code of integers: a prefix code, or bit planes of fixed width.
 
     >>> code = encode_integers(np.array([0, 0, 1, 0, 0, 2, 0, -1] * 1000))
-    >>> code.width, code.sizes, code.raw, code.bytes
-    (1, (3000, 2000), 0, 1642)
+    >>> code.widths, code.sizes, code.raw, code.bytes
+    ((1, 1, 1), (8000, 3000, 2000), 0, 1642)
 
     Args:
         integers: (count,), at least one; they span less than 2^24.
@@ -114,15 +129,11 @@ def encode_integers(integers: Integers, prefix: bool = True) -> PrefixCode:
         code = prefix_code(integers, raw)
         if code is None:
             continue
-        if _cost(code) < _cost(best):
+        if code.cost < best.cost:
             best = code
         elif best.levels:
             break  # more raw bits do not help either
     return best
-
-
-def _cost(code: PrefixCode) -> int:
-    return code.bytes + _LEVEL_BYTES * code.levels
 
 
 def fixed_width(integers: Integers) -> PrefixCode:
@@ -130,82 +141,83 @@ def fixed_width(integers: Integers) -> PrefixCode:
     offset = int(integers.min())
     width = max(1, int(integers.max() - offset).bit_length())
     empty = np.zeros(0, np.int64)
-    return PrefixCode(len(integers), width, (1 << width,), (), empty, 0, offset, planes(integers - offset, width))
+    bits = planes(integers - offset, width)
+    return PrefixCode(len(integers), (width,), (), (len(integers),), empty, 0, offset, bits)
 
 
 def prefix_code(integers: Integers, raw: int) -> PrefixCode | None:
-    """Return the shortest prefix code of integers without their lowest `raw` bits; None if none has few symbols."""
+    """Return the best prefix code of integers without their lowest `raw` bits; None if none has few symbols."""
     offset = int(integers.min()) >> raw << raw  # so that the raw bits are those of the integers themselves
     integers = integers - offset
     symbols, ranks, frequencies = np.unique(integers >> raw, return_inverse=True, return_counts=True)
     if not 2 <= len(symbols) <= _MOST_SYMBOLS:
         return None
-    lengths = _code_lengths(frequencies)
-    order = np.lexsort((np.arange(len(symbols)), lengths))
-    place = np.empty(len(symbols), np.int64)
-    place[order] = np.arange(len(symbols))
-    width, longest = int(lengths.min()), int(lengths.max())
-    counts = tuple(int((lengths == depth).sum()) for depth in range(width, longest + 1))
-    codes, depth = canonical_codes(counts, width)
-    ranks = place[ranks.reshape(-1)]
-    own, depths = codes[ranks], depth[ranks]
-    parts, sizes = [planes(own >> (depths - width), width)], []
-    for further in range(width + 1, longest + 1):
-        left = depths >= further
-        parts.append((own[left] >> (depths[left] - further) & 1).astype(np.uint8))
-        sizes.append(int(left.sum()))
-    bits = np.concatenate([*parts, planes(integers & ((1 << raw) - 1), raw)])
-    return PrefixCode(len(integers), width, counts, tuple(sizes), symbols[order], raw, offset, bits)
+    widths, limits = best_parts(np.sort(frequencies)[::-1])
+    codes = code_parts(widths, limits)
+    # The most frequent symbols get the shortest codes.
+    shortest = np.argsort((codes >= 0) @ np.array(widths), kind="stable")[: len(symbols)]
+    rank_of = np.empty(len(symbols), np.int64)
+    rank_of[np.argsort(-frequencies, kind="stable")] = shortest
+    table = np.zeros(len(codes), np.int64)
+    table[rank_of] = symbols
+    own = codes[rank_of[ranks.reshape(-1)]]
+    parts = [part[part >= 0] for part in own.T]
+    bits = [planes(part, width) for part, width in zip(parts, widths, strict=True)]
+    bits.append(planes(integers & ((1 << raw) - 1), raw))
+    sizes = tuple(len(part) for part in parts)
+    return PrefixCode(len(integers), widths, limits, sizes, table, raw, offset, np.concatenate(bits))
 
 
-def canonical_codes(counts: tuple[int, ...], width: int) -> tuple[Integers, Integers]:
-    """Return the codes, and their lengths, of a canonical code with `counts[i]` codes of width + i bits."""
-    codes, lengths, first = [], [], 0
-    for i, count in enumerate(counts):
-        codes.append(np.arange(first, first + count))
-        lengths.append(np.full(count, width + i))
-        first = 2 * (first + count)
-    return np.concatenate(codes), np.concatenate(lengths)
+def best_parts(frequencies: Integers) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the widths and the limits of the parts of a prefix code that lead to the lowest cost.
 
+    >>> best_parts(np.array([80000, 40000, 20000, 5000, 5000]))
+    ((1, 1, 1, 1), (1, 1, 1))
 
-def _code_lengths(frequencies: Integers) -> Integers:
-    """Return the lengths of the best prefix code with few different lengths (package-merge)."""
-    least = max(1, math.ceil(math.log2(len(frequencies))))
-    best, best_cost = np.zeros(0, np.int64), math.inf
-    for longest in range(least, least + 2 * _MOST_LEVELS):
-        lengths = limited_lengths(frequencies, longest)
-        levels = int(lengths.max() - lengths.min())
-        if levels > _MOST_LEVELS:
-            break
-        cost = float((lengths * frequencies).sum()) / 8 + _LEVEL_BYTES * levels
-        if cost < best_cost:
-            best, best_cost = lengths, cost
-        elif int(lengths.max()) < longest:
-            break  # the limit has no effect any more
-    return best
-
-
-def limited_lengths(frequencies: Integers, longest: int) -> Integers:
-    """Return the code lengths, at most `longest`, with the fewest bits (L. Larmore, D. Hirschberg, 1990).
-
-    >>> limited_lengths(np.array([8, 4, 2, 1, 1]), 3).tolist()
-    [1, 3, 3, 3, 3]
+    Args:
+        frequencies: how often each symbol occurs, the most frequent one first; at least two.
     """
-    symbols = np.argsort(frequencies, kind="stable")
-    own = frequencies[symbols].astype(np.float64)
-    weights, packages = own, []  # of every depth, whether each item of the sorted list is a package of two
-    for _ in range(longest - 1):
-        pairs = len(weights) // 2
-        merged = np.concatenate([own, weights[: 2 * pairs].reshape(pairs, 2).sum(1)])
-        order = np.argsort(merged, kind="stable")
-        weights = merged[order]
-        packages.append(order >= len(own))
-    lengths, chosen = np.zeros(len(own), np.int64), 2 * len(own) - 2
-    for is_package in [*reversed(packages), np.zeros(len(own), bool)]:
-        inside = int(is_package[:chosen].sum())
-        lengths[symbols[: min(chosen, len(is_package)) - inside]] += 1
-        chosen = 2 * inside
-    return lengths
+    remaining = np.append(np.cumsum(frequencies[::-1])[::-1], 0).tolist()  # integers from each symbol on
+    symbols = len(frequencies)
+    best: tuple[float, tuple[int, ...], tuple[int, ...]] = (math.inf, (), ())
+
+    def extend(cost: float, widths: tuple[int, ...], limits: tuple[int, ...], done: int, longer: int) -> None:
+        """Try all next parts, where `done` symbols have codes, and the others are divided among `longer` beginnings."""
+        nonlocal best
+        for width in range(1, _MOST_PART + 1):
+            total = cost + remaining[done] * width
+            if total >= best[0]:
+                return
+            if longer << width >= symbols - done:
+                best = min(best, (total + _SYMBOL_BITS * (done + (longer << width)), (*widths, width), limits))
+                return
+            total += _level_bits(remaining[done])
+            for continued in _choices((1 << width) - 1) if len(limits) < _MOST_LEVELS else ():
+                limit = (1 << width) - continued
+                end = done + longer * limit
+                if total + remaining[end] < best[0]:
+                    extend(total, (*widths, width), (*limits, limit), end, longer * continued)
+
+    extend(0.0, (), (), 0, 1)
+    return best[1:]
+
+
+@cache
+def _choices(most: int) -> list[int]:
+    """Return some of the numbers from 1 to `most`, the smallest one first."""
+    return sorted({round(most ** (i / (_CHOICES - 1))) for i in range(_CHOICES)})
+
+
+def code_parts(widths: tuple[int, ...], limits: tuple[int, ...]) -> Integers:
+    """Return the parts of all codes in order, (codes, parts); a part that a code does not have is -1."""
+    numbers = np.arange(1 << widths[0])[:, None]
+    if not limits:
+        return numbers
+    complete, begun = numbers[: limits[0]], numbers[limits[0] :]
+    further = code_parts(widths[1:], limits[1:])
+    ended = np.hstack([complete, np.full((len(complete), further.shape[1]), -1)])
+    continued = np.hstack([np.repeat(begun, len(further), 0), np.tile(further, (len(begun), 1))])
+    return np.concatenate([ended, continued])
 
 
 def planes(numbers: Integers, width: int) -> Bits:
@@ -218,10 +230,7 @@ def packed_bytes(bits: int) -> int:
     return bits // 8 + 1
 
 
-def pack_by_planes(bits: Bits) -> Bits:
-    """Pack bits so that bit i of N bytes is bit i / N of byte i % N."""
-    size = packed_bytes(len(bits))
-    padded = np.zeros(8 * size, np.uint8)
-    padded[: len(bits)] = bits
-    packed: Bits = (padded.reshape(8, size) << np.arange(8, dtype=np.uint8)[:, None]).sum(0).astype(np.uint8)
+def pack(bits: Bits) -> Bits:
+    """Pack bits, eight to a byte, the first one highest, with at least one bit that is not used."""
+    packed: Bits = np.packbits(np.append(bits, np.zeros(8 * packed_bytes(len(bits)) - len(bits), np.uint8)))
     return packed

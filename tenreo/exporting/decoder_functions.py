@@ -17,22 +17,10 @@ _SPLIT_COUNTS = 18  # version from which on Split needs the number of its output
 _HEAD = f'<domain: "{DOMAIN}", opset_import: ["" : {{opset}}, "{DOMAIN}" : 1]>\n'
 
 _FUNCTIONS = {
-    # A ramp (tenreo.codec.ramp) as a table of its samples: numbers below zero are places from the end of the table.
-    # `scalars` are the middle of the ramp, the offset, the step and the jump, and `sizes` the numbers of samples from
-    # zero and below zero.
-    "Ramp": """
-Ramp (numbers, range, scalars, sizes, shape) => (weight) {
-  start, end = Split <axis = 0, num_outputs = 2> (range)
+    # The samples of a ramp (tenreo.codec.ramp) at places; `scalars` are its middle, the offset, the step and the jump.
+    "Samples": """
+Samples (places, scalars) => (samples) {
   middle, offset, step, jump = Split <axis = 0, num_outputs = 4> (scalars)
-  above, below = Split <axis = 0, num_outputs = 2> (sizes)
-  zero = Constant <value_int = 0> ()
-  one = Constant <value_int = 1> ()
-  above_count = Squeeze (above)
-  below_count = Squeeze (below)
-  first = Neg (below_count)
-  from_zero = Range (zero, above_count, one)
-  from_end = Range (first, zero, one)
-  places = Concat <axis = 0> (from_zero, from_end)
   places_float = Cast <to = 1> (places)
   steps = Sub (places_float, middle)
   distance = Abs (steps)
@@ -44,7 +32,32 @@ Ramp (numbers, range, scalars, sizes, shape) => (weight) {
   lifted = Add (raised, offset)
   jumps = Mul (sign, jump)
   samples = Add (lifted, jumps)
+}""",
+    # A weight on a ramp, whose samples are looked up in a table: numbers below zero are places from the end of the
+    # table. `sizes` are the numbers of samples from zero and below zero.
+    "Ramp": """
+Ramp (numbers, range, scalars, sizes, shape) => (weight) {
+  start, end = Split <axis = 0, num_outputs = 2> (range)
+  above, below = Split <axis = 0, num_outputs = 2> (sizes)
+  zero = Constant <value_int = 0> ()
+  one = Constant <value_int = 1> ()
+  above_count = Squeeze (above)
+  below_count = Squeeze (below)
+  first = Neg (below_count)
+  from_zero = Range (zero, above_count, one)
+  from_end = Range (first, zero, one)
+  places = Concat <axis = 0> (from_zero, from_end)
+  samples = tenreo.Samples (places, scalars)
   own = Slice (numbers, start, end)
+  flat = Gather (samples, own)
+  weight = Reshape (flat, shape)
+}""",
+    # The same for a stream with a trellis, which consists of places in a table of all values of its numbers.
+    "TrellisRamp": """
+TrellisRamp (places, values, range, scalars, shape) => (weight) {
+  start, end = Split <axis = 0, num_outputs = 2> (range)
+  samples = tenreo.Samples (values, scalars)
+  own = Slice (places, start, end)
   flat = Gather (samples, own)
   weight = Reshape (flat, shape)
 }""",

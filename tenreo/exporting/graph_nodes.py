@@ -34,21 +34,22 @@ class GraphNodes:
 
         self._nodes.append(helper.make_node(operator, inputs, outputs, domain=domain, name=outputs[0], **attributes))
 
-    def call(self, function: str, inputs: Sequence[str], output: str, text: str = "") -> None:
+    def call(self, function: str, inputs: Sequence[str], outputs: Sequence[str], text: str = "") -> None:
         """Add a node that calls a function of `tenreo.exporting.decoder_functions`, or one with a text of its own."""
         self._called[function] = text
-        self.add(function, inputs, [output], domain=DOMAIN)
+        self.add(function, inputs, outputs, domain=DOMAIN)
 
-    def use_streams(self, stream_of: Mapping[str, str]) -> None:
+    def use_streams(self, results_of: Mapping[str, Sequence[str]]) -> None:
         """Give the streams to the nodes that read parts of them, and move the nodes that decode streams first.
 
         Args:
-            stream_of: name of the stream, by the name of the tensor with the first and last place of a part.
+            results_of: names of the results of the stream, by the name of the tensor with the first and last place of a
+                part.
         """
         for node in self._nodes:
-            if node.domain == DOMAIN and node.input[0] in stream_of:
-                node.input.insert(0, stream_of[node.input[0]])
-        streams = set(stream_of.values())
+            if node.domain == DOMAIN and node.input[0] in results_of:
+                node.input[:] = [*results_of[node.input[0]], *node.input]
+        streams = {results[0] for results in results_of.values()}
         self._nodes.sort(key=lambda node: node.output[0] not in streams)
 
     def insert_into_(self, model: Any) -> None:

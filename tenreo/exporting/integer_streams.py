@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tenreo.codec.prefix_code import Integers, PrefixCode, encode_integers, pack_by_planes, prefix_code
+from tenreo.codec.prefix_code import Integers, PrefixCode, encode_integers, pack, prefix_code
 from tenreo.codec.trellis import window_subsets
 from tenreo.exporting.graph_nodes import GraphNodes
-from tenreo.exporting.stream_functions import stream, stream_inputs, stream_name
+from tenreo.exporting.stream_functions import MOST_BYTE_CODES, stream, stream_inputs, stream_name
 
 _STREAM_BYTES = 2000  # what a further stream costs, in bytes and in time to load
 _MOST_TRELLIS_SYMBOLS = 2048
@@ -36,8 +36,8 @@ class IntegerStreams:
     def __init__(self) -> None:
         self._numbers: dict[tuple[int, str], list[Numbers]] = defaultdict(list)  # by memory and kind
 
-    def add(self, numbers: Numbers, kind: str, memory: int = 0) -> None:
-        """Add integers; those of a kind may share a stream.
+    def add(self, numbers: Numbers, kind: str, memory: int = 0) -> bool:
+        """Add integers; those of a kind may share a stream. Return whether the stream contains paths through a trellis.
 
         Args:
             numbers: the integers.
@@ -47,45 +47,66 @@ class IntegerStreams:
         if memory and not 2 <= len(np.unique(numbers.values >> 2)) <= _MOST_TRELLIS_SYMBOLS:
             memory = 0
         self._numbers[memory, kind].append(numbers)
+        return memory > 0
 
     def add_to_(self, nodes: GraphNodes) -> None:
         """Add the streams to the nodes that use the integers."""
-        stream_of: dict[str, str] = {}
-        for (memory, _), parts in sorted(self._numbers.items(), key=lambda each: each[0]):
-            for cluster in _clusters(parts, 2 if memory else None):
-                name = f"stream_{len(set(stream_of.values()))}"
-                _add_stream(nodes, name, cluster, memory)
-                stream_of |= {part.name: name for part in cluster}
-        nodes.use_streams(stream_of)
+        clusters = [
+            (cluster, memory)
+            for (memory, _), parts in sorted(self._numbers.items(), key=lambda each: each[0])
+            for cluster in _clusters(parts, 2 if memory else None)
+        ]
+        results_of: dict[str, list[str]] = {}
+        for i, (cluster, memory) in enumerate(clusters):
+            results = _add_stream(nodes, f"stream_{i}", cluster, memory)
+            results_of |= {part.name: results for part in cluster}
+        nodes.use_streams(results_of)
 
 
-def _add_stream(nodes: GraphNodes, name: str, parts: Sequence[Numbers], memory: int) -> None:
+def _add_stream(nodes: GraphNodes, name: str, parts: Sequence[Numbers], memory: int) -> list[str]:
+    """Add a node that decodes a stream, and the ranges of its parts; return the names of its results."""
     start = 0
     for part in parts:
         nodes.tensors[part.name] = np.array([start, start + len(part.values)], np.int64)
         start += len(part.values) + memory
     code = _trellis_code(parts, memory) if memory else encode_integers(np.concatenate([x.values for x in parts]))
-    packed = pack_by_planes(code.bits)
-    sizes = [code.width * code.count, *code.sizes, *([code.raw * code.count] if code.raw else [])]
-    own = {
+    inputs, function, text = ["bytes", "sizes", "powers", "offset"], "Planes", ""
+    if len(code.symbols):
+        inputs = stream_inputs(code.levels, code.raw > 0, memory)
+        traits = code.levels, code.raw > 0, memory, len(code.symbols) > MOST_BYTE_CODES
+        function, text = stream_name(*traits), stream(*traits)
+    own = _code_tensors(code, memory)
+    nodes.tensors |= {f"{name}.{each}": own[each] for each in inputs}
+    results = [name, f"{name}.values"] if memory else [name]
+    nodes.call(function, [f"{name}.{each}" for each in inputs], results, text)
+    return results
+
+
+def _code_tensors(code: PrefixCode, memory: int) -> dict[str, Any]:
+    """Return the inputs of the functions that decode a prefix code, by name."""
+    packed = pack(code.bits)
+    sizes = [width * size for width, size in zip(code.widths, code.sizes, strict=True)]
+    sizes += [code.raw * code.count] if code.raw else []
+    kind = np.uint8 if len(code.symbols) <= MOST_BYTE_CODES else np.int32
+    powers = np.concatenate([_powers(width) for width in code.widths])
+    return {
         "bytes": packed,
         "sizes": np.array([*sizes, 8 * len(packed) - sum(sizes)], np.int64),
-        "counts": np.array(code.counts, np.int32),
-        "ends": np.cumsum(code.counts).astype(np.int32),
+        "widths": np.array(code.widths, np.int64),
+        "powers": powers.astype(np.uint8 if len(code.symbols) else np.float32),
+        "raw_powers": _powers(code.raw).astype(np.float32),
         "offset": np.array(code.offset, np.int32),
-        "shape": np.array([code.width, code.count], np.int64),
+        "lasts": (np.array(code.limits) - 1).astype(kind),
+        "following": np.array(code.following).astype(kind),
         # The two lowest bits are those of the path.
         "symbols": ((code.symbols << code.raw) + code.offset << (1 if memory else 0)).astype(np.int32),
         "path": window_subsets(memory) if memory else None,
-        "lowest_shape": np.array([code.raw, code.count], np.int64),
     }
-    inputs = ["bytes", "sizes", "offset", "shape"]
-    function, text = "Planes", ""
-    if len(code.symbols):
-        inputs = stream_inputs(code.raw > 0, memory)
-        function, text = (make(code.levels, code.raw > 0, memory, code.width > 8) for make in (stream_name, stream))
-    nodes.tensors |= {f"{name}.{each}": own[each] for each in inputs}
-    nodes.call(function, [f"{name}.{each}" for each in inputs], name, text)
+
+
+def _powers(width: int) -> Integers:
+    """Return what the bits of numbers count, the highest first."""
+    return 1 << np.arange(width)[::-1]
 
 
 def _trellis_code(parts: Sequence[Numbers], memory: int) -> PrefixCode:

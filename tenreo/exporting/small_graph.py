@@ -83,9 +83,11 @@ class SmallGraph:
         places = positions - base
         self._tensors |= {
             f"{name}.scalars": np.array([(length - 1) / 2 - base, offset, step, jump], np.float32),
-            f"{name}.sizes": np.array([max(0, places.max()) + 1, max(1, -places.min())], np.int64),
         }
-        self._streams.add(Numbers(f"{name}.range", places, path), "ramp", 0 if path is None else memory)
+        if self._streams.add(Numbers(f"{name}.range", places, path), "ramp", 0 if path is None else memory):
+            self._call_for("TrellisRamp", ["range", "scalars", "shape"], name)
+            return
+        self._tensors[f"{name}.sizes"] = np.array([max(0, places.max()) + 1, max(1, -places.min())], np.int64)
         self._call_for("Ramp", ["range", "scalars", "sizes", "shape"], name)
 
     def _add_coefficients(self, name: str, coefficients: Tensor, precision: Precision) -> None:
@@ -101,13 +103,13 @@ class SmallGraph:
             f"{name}.bands": np.array([per_row // bands + 1, per_row // bands, per_row % bands], np.int64),
             f"{name}.shape": np.array(coefficients.shape, np.int64),
         }
-        self._nodes.call("Coefficients", [f"{name}.{each}" for each in ("range", "scales", "bands", "shape")], name)
+        self._nodes.call("Coefficients", [f"{name}.{each}" for each in ("range", "scales", "bands", "shape")], [name])
 
     def _call_for(self, function: str, inputs: Sequence[str], name: str) -> None:
         """Add the node that decodes a weight, with a cast if the weight is not in float32."""
         kind = self._types.get(name, FLOAT)
         output = name if kind == FLOAT else f"{name}.float32"
-        self._nodes.call(function, [f"{name}.{each}" for each in inputs], output)
+        self._nodes.call(function, [f"{name}.{each}" for each in inputs], [output])
         if kind != FLOAT:
             self._nodes.add("Cast", [output], [name], to=kind)
 
@@ -145,7 +147,7 @@ class SmallGraph:
         }  # fmt: skip
         self._streams.add(Numbers(f"{name}.range", np.concatenate(levels)), "logarithmic" if logarithmic else "grid")
         inputs = [f"{name}.{each}" for each in ("range", "sizes", "middles", "scales")]
-        self._nodes.call("LogarithmicGrid" if logarithmic else "Grid", inputs, f"{name}.values")
+        self._nodes.call("LogarithmicGrid" if logarithmic else "Grid", inputs, [f"{name}.values"])
         flat = [each if tensor.dim() == 1 else f"{each}.flat" for each, tensor in tensors]
         self._nodes.add("Split", [f"{name}.values", f"{name}.sizes"], flat, axis=0)
         for each, tensor in tensors:

@@ -1,100 +1,81 @@
 """The ONNX functions that decode streams of integers, in the textual syntax of `onnx.parser`.
 
-They decode `tenreo.codec.prefix_code` and integers of fixed width. Numbers are int32, and bits are uint8: the time is
-spent on memory.
+They decode `tenreo.codec.prefix_code` and integers of fixed width. A runtime that decodes when it loads a model keeps
+all intermediate results until the end, and spends most of the time on their memory. So numbers are bytes wherever
+possible. A Gather of single numbers takes as long as ten sums, and a Where as seven.
 """
 
 DOMAIN = "tenreo"
+MOST_BYTE_CODES = 256  # codes of a stream whose numbers are bytes
 
 FUNCTIONS = {
-    # Bit i of N bytes is bit i / N of byte i % N, so that whole rows are shifted by the same number of bits.
+    # The bits of bytes, the highest first, are looked up in a table with a row for every byte.
     "Bits": """
 Bits (bytes) => (bits) {
-  row_shape = Constant <value_ints = [1, -1]> ()
-  flat_shape = Constant <value_ints = [-1]> ()
-  shifts = Constant <value = uint8[8, 1] {7, 6, 5, 4, 3, 2, 1, 0}> ()
+  zero = Constant <value_int = 0> ()
+  one = Constant <value_int = 1> ()
+  values = Constant <value_int = 256> ()
+  column = Constant <value_ints = [-1, 1]> ()
+  all = Constant <value_ints = [-1]> ()
+  shifts = Constant <value = uint8[8] {0, 1, 2, 3, 4, 5, 6, 7}> ()
   seven = Constant <value = uint8 {7}> ()
-  row = Reshape (bytes, row_shape)
-  highest = BitShift <direction = "LEFT"> (row, shifts)
-  single = BitShift <direction = "RIGHT"> (highest, seven)
-  bits = Reshape (single, flat_shape)
+  numbers = Range (zero, values, one)
+  every = Cast <to = 2> (numbers)
+  rows = Reshape (every, column)
+  highest = BitShift <direction = "LEFT"> (rows, shifts)
+  table = BitShift <direction = "RIGHT"> (highest, seven)
+  places = Cast <to = 6> (bytes)
+  octets = Gather (table, places)
+  bits = Reshape (octets, all)
 }""",
-    # Bit planes, `shape` = (width, count), the highest first, as (count,) numbers; the width is at most 8.
+    # Bit planes, (width * count,), as (count,) numbers. The bit of each plane counts as much as its entry in `powers`,
+    # which are bytes, so the width is at most 8.
     "Numbers": """
-Numbers (planes, shape) => (numbers) {
-  flat_shape = Constant <value_ints = [-1]> ()
-  row_shape = Constant <value_ints = [1, -1]> ()
-  zero = Constant <value_int = 0> ()
-  one = Constant <value_int = 1> ()
-  down = Constant <value_int = -1> ()
-  unit = Constant <value = uint8 {1}> ()
+Numbers (planes, powers) => (numbers) {
+  all = Constant <value_ints = [-1]> ()
+  width = Shape (powers)
+  shape = Concat <axis = 0> (width, all)
   matrix = Reshape (planes, shape)
-  width = Gather (shape, zero)
-  highest = Sub (width, one)
-  exponents = Range (highest, down, down)
-  shifts = Cast <to = 2> (exponents)
-  powers = BitShift <direction = "LEFT"> (unit, shifts)
-  row = Reshape (powers, row_shape)
-  product = MatMulInteger (row, matrix)
-  numbers = Reshape (product, flat_shape)
+  numbers = MatMulInteger (powers, matrix)
 }""",
-    # The same for any width up to 24.
+    # The same with `powers` in float32, for any width up to 24.
     "WideNumbers": """
-WideNumbers (planes, shape) => (numbers) {
-  flat_shape = Constant <value_ints = [-1]> ()
-  row_shape = Constant <value_ints = [1, -1]> ()
-  zero = Constant <value_int = 0> ()
-  one = Constant <value_int = 1> ()
-  down = Constant <value_int = -1> ()
-  two = Constant <value_float = 2.0> ()
+WideNumbers (planes, powers) => (numbers) {
+  all = Constant <value_ints = [-1]> ()
+  width = Shape (powers)
+  shape = Concat <axis = 0> (width, all)
   matrix = Reshape (planes, shape)
   ones_and_zeros = Cast <to = 1> (matrix)
-  width = Gather (shape, zero)
-  highest = Sub (width, one)
-  exponents = Range (highest, down, down)
-  exponents_float = Cast <to = 1> (exponents)
-  powers = Pow (two, exponents_float)
-  row = Reshape (powers, row_shape)
-  product = MatMul (row, ones_and_zeros)
-  flat = Reshape (product, flat_shape)
-  numbers = Cast <to = 6> (flat)
+  product = MatMul (powers, ones_and_zeros)
+  numbers = Cast <to = 6> (product)
 }""",
-    # One depth of a canonical prefix code: codes below `count` end here, and the others have one of the next bits.
-    # They are moved together with a scatter, since ONNX Runtime evaluates neither Compress nor NonZero beforehand.
-    "Level": """
-Level (prefixes, count, end, bits) => (ranks, longer, places, next) {
-  zero = Constant <value = int32 {0}> ()
-  one = Constant <value = int32 {1}> ()
-  none = Constant <value = int32[1] {0}> ()
-  first = Constant <value_ints = [0]> ()
+    # Joins the numbers of a part of a prefix code with those of the next part. Numbers up to `last` are complete; each
+    # of the others begins `following` codes, and the next number says which one it is. Without a condition, complete
+    # numbers are those that have nothing above `last`.
+    "Join": """
+Join (numbers, next, last, following, one, none) => (ranks) {
   axis = Constant <value_int = 0> ()
-  left = Sub (prefixes, count)
-  longer = GreaterOrEqual (left, zero)
-  ranks = Add (left, end)
-  flags = Cast <to = 6> (longer)
-  sums = CumSum (flags, axis)
-  places = Sub (sums, one)
-  size = Shape (bits)
-  outside = Cast <to = 6> (size)
-  targets = Where (longer, places, outside)
-  numbers = Cast <to = 6> (bits)
-  room = Concat <axis = 0> (numbers, none)
-  filled = ScatterElements <axis = 0> (room, targets, left)
-  rest = Slice (filled, first, size)
-  twice = Add (rest, rest)
-  next = Add (twice, numbers)
-}""",
-    "Merge": """
-Merge (ranks, longer, places, deeper) => (merged) {
-  found = Gather (deeper, places)
-  merged = Where (longer, found, ranks)
+  beyond = Max (numbers, last)
+  longer = Sub (beyond, last)
+  flags = Min (longer, one)
+  marks = Cast <to = 6> (flags)
+  places = CumSum (marks, axis)
+  room = Concat <axis = 0> (none, next)
+  candidates = Gather (room, places)
+  found = Mul (candidates, flags)
+  groups = Sub (longer, flags)
+  skipped = Mul (groups, following)
+  complete = Min (numbers, last)
+  first = Add (complete, flags)
+  start = Add (first, skipped)
+  ranks = Add (start, found)
 }""",
     # A stream of numbers of fixed width.
     "Planes": """
-Planes (bytes, sizes, offset, shape) => (numbers) {
+Planes (bytes, sizes, powers, offset) => (numbers) {
   bits = tenreo.Bits (bytes)
   leading, unused = Split <axis = 0> (bits, sizes)
-  unsigned = tenreo.WideNumbers (leading, shape)
+  unsigned = tenreo.WideNumbers (leading, powers)
   numbers = Add (unsigned, offset)
 }""",
 }
@@ -105,56 +86,70 @@ def stream_name(levels: int, raw: bool, memory: int, wide: bool) -> str:
     return f"Stream{levels}" + (f"Trellis{memory}" if memory else "Raw" if raw else "") + ("Wide" if wide else "")
 
 
-def stream_inputs(raw: bool, memory: int) -> list[str]:
+def stream_inputs(levels: int, raw: bool, memory: int) -> list[str]:
     """Return the names of the inputs of a stream with a prefix code."""
-    shared = ["bytes", "sizes", "counts", "ends", "shape", "symbols"]
-    return shared + (["path"] if memory else ["lowest_shape"] if raw else [])
+    joined = ["lasts", "following"] if levels else []
+    lowest = ["path"] if memory else ["raw_powers"] if raw else []
+    return ["bytes", "sizes", "widths", "powers", *joined, "symbols", *lowest]
 
 
 def stream(levels: int, raw: bool, memory: int, wide: bool) -> str:
     """Return the text of a function that decodes a stream of numbers with a prefix code.
 
+    With a trellis, its results are places in a table and that table, which contains the numbers.
+
     Args:
-        levels: depths of the prefix code after the first.
+        levels: parts of the prefix code after the first.
         raw: whether the lowest bits of the numbers are stored as they are.
         memory: memory of the trellis, in bits, whose path the raw bits are; 0: no trellis.
-        wide: whether the shortest codes have more than eight bits.
+        wide: whether there are more than `MOST_BYTE_CODES` codes.
     """
-    planes = ["leading", *(f"bits_{i}" for i in range(1, levels + 1)), *(["lowest"] if raw else []), "unused"]
+    planes = [f"planes_{i}" for i in range(levels + 1)] + (["lowest"] if raw else [])
+    kind, number = ("int32", 6) if wide else ("uint8", 2)
+    results = "places, values" if memory else "numbers"
     lines = [
-        f"{stream_name(levels, raw, memory, wide)} ({', '.join(stream_inputs(raw, memory))}) => (numbers) {{",
+        f"{stream_name(levels, raw, memory, wide)} ({', '.join(stream_inputs(levels, raw, memory))}) => ({results}) {{",
         f"bits = {DOMAIN}.Bits (bytes)",
-        f"{', '.join(planes)} = Split <axis = 0> (bits, sizes)",
-        *_split("counts", "count", levels + 1),
-        *_split("ends", "end", levels + 1),
-        f"prefixes_0 = {DOMAIN}.{'WideNumbers' if wide else 'Numbers'} (leading, shape)",
+        f"{', '.join(planes)}, unused = Split <axis = 0> (bits, sizes)",
+        *_split("powers", "powers", levels + 1, "widths"),
     ]
-    for i in range(levels):
-        lines.append(
-            f"ranks_{i}, longer_{i}, places_{i}, prefixes_{i + 1} = "
-            f"{DOMAIN}.Level (prefixes_{i}, count_{i}, end_{i}, bits_{i + 1})"
-        )
-    lines += [f"left = Sub (prefixes_{levels}, count_{levels})", f"all_{levels} = Add (left, end_{levels})"]
+    for i in range(levels + 1):
+        lines += [
+            f"integers_{i} = {DOMAIN}.Numbers (planes_{i}, powers_{i})",
+            f"part_{i} = Cast <to = {number}> (integers_{i})",
+        ]
+    if levels:
+        lines += [f"one = Constant <value = {kind} {{1}}> ()", f"none = Constant <value = {kind}[1] {{0}}> ()"]
+        lines += [*_split("lasts", "last", levels), *_split("following", "following", levels)]
+    ranks = f"part_{levels}"
     for i in reversed(range(levels)):
-        lines.append(f"all_{i} = {DOMAIN}.Merge (ranks_{i}, longer_{i}, places_{i}, all_{i + 1})")
-    lines.append("found = Gather (symbols, all_0)")
-    lines += _trellis(memory) if memory else _raw() if raw else ["numbers = Identity (found)"]
+        lines.append(f"ranks_{i} = {DOMAIN}.Join (part_{i}, {ranks}, last_{i}, following_{i}, one, none)")
+        ranks = f"ranks_{i}"
+    lines.append(f"codes = Cast <to = 6> ({ranks})")
+    if memory:
+        lines += _trellis(memory)
+    elif raw:
+        lines += [
+            "found = Gather (symbols, codes)", f"below = {DOMAIN}.WideNumbers (lowest, raw_powers)",
+            "numbers = Add (found, below)",
+        ]  # fmt: skip
+    else:
+        lines.append("numbers = Gather (symbols, codes)")
     return "\n  ".join(lines) + "\n}"
 
 
-def _split(vector: str, name: str, count: int) -> list[str]:
+def _split(vector: str, name: str, count: int, sizes: str = "") -> list[str]:
+    """Return the lines that divide a vector into numbers, or into parts of given sizes."""
     if count == 1:
         return [f"{name}_0 = Identity ({vector})"]
     names = ", ".join(f"{name}_{i}" for i in range(count))
+    if sizes:
+        return [f"{names} = Split <axis = 0> ({vector}, {sizes})"]
     return [f"{names} = Split <axis = 0, num_outputs = {count}> ({vector})"]
 
 
-def _raw() -> list[str]:
-    return [f"below = {DOMAIN}.WideNumbers (lowest, lowest_shape)", "numbers = Add (found, below)"]
-
-
 def _trellis(memory: int) -> list[str]:
-    """Return the lines that look a window of memory + 1 bits up in a table, for every number but the first `memory`."""
+    """Return the lines that combine codes and windows of memory + 1 bits, for every number but the first `memory`."""
     lines = ["zero = Constant <value_ints = [0]> ()", "most = Constant <value_ints = [9223372036854775807]> ()"]
     windows = {1: "single"}
     # Nine bits do not fit into a byte.
@@ -162,6 +157,7 @@ def _trellis(memory: int) -> list[str]:
     kind = "uint32" if memory > 7 else "uint8"
 
     def window(bits: int) -> str:
+        """Return the name of the windows of some bits, and add the lines that compute it from two shorter windows."""
         if bits not in windows:
             older, recent = bits // 2, bits - bits // 2
             far, near = window(older), window(recent)
@@ -180,10 +176,16 @@ def _trellis(memory: int) -> list[str]:
     last = window(memory + 1)
     return [
         *lines,
-        f"entries = Cast <to = 6> ({last})",
-        "subset = Gather (path, entries)",
-        "below = Cast <to = 6> (subset)",
+        "column = Constant <value_ints = [-1, 1]> ()",
+        "all = Constant <value_ints = [-1]> ()",
+        "symbol = Reshape (symbols, column)",
+        "subsets = Cast <to = 6> (path)",
+        "pairs = Add (symbol, subsets)",
+        "values = Reshape (pairs, all)",
         f"warm_up = Constant <value_ints = [{memory}]> ()",
-        "steady = Slice (found, warm_up, most)",
-        "numbers = Add (steady, below)",
+        f"windows = Constant <value = int32 {{{2 << memory}}}> ()",
+        "steady = Slice (codes, warm_up, most)",
+        "row = Mul (steady, windows)",
+        f"entry = Cast <to = 6> ({last})",
+        "places = Add (row, entry)",
     ]
