@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -164,6 +165,13 @@ class CurveWeight(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sorted": None, "_twiddles": None, "_lent": None, "_kept": KeptWeight()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CurveWeight:
+        constants = (*(self._sorted or ()), *(self._twiddles or ()))
+        memo.update((id(each), each) for each in constants)  # computing them again would wait for a GPU
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__.update(deepcopy({**self.__dict__, "_lent": None, "_kept": KeptWeight()}, memo))
+        return copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
