@@ -2,10 +2,13 @@
 
 import os
 import socket
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -140,14 +143,50 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
         group = ProcessGroup(rank, size)
         if device.type == "cuda":
             check_own_gpus(group.gather([f"{torch.cuda.current_device()} of {socket.gethostname()}"]))
-        yield group
+        with watched(group) if device.type == "cuda" else nullcontext():
+            yield group
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         if not isinstance(error, distributed.DistError) and "gloo" not in why:
             raise
-        raise TenreoError(f"another process of the run has ended; see its error message ({why})") from error
+        raise TenreoError(f"{_LOST} ({why})") from error
     # Not after an error: destroying the group would wait for processes that may have ended.
     distributed.destroy_process_group()
+
+
+@contextmanager
+def watched(group: ProcessGroup, seconds: float = 10.0) -> Iterator[None]:
+    """End this process inside the context, with a message, soon after the process of the next rank has ended.
+
+    nccl does not notice a lost process, so that a process which waits for its GPU would wait for ten minutes, and then
+    be aborted with a stack trace. Here a thread waits for a message of the next rank, which comes at the end of the
+    context; gloo ends this waiting as soon as the connection is lost. A process may be slow as long as it lives.
+
+    Args:
+        group: the processes, which must all call this function.
+        seconds: time in which this process may end by itself, with an error that says more.
+    """
+    left, right = ((group.rank + step) % group.size for step in (-1, 1))
+    connection: Any = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+    ended = threading.Event()
+
+    def wait() -> None:
+        try:
+            distributed.recv(torch.zeros(1), right, group=connection)
+        except RuntimeError:
+            if not ended.wait(seconds):
+                sys.stderr.write(f"process {group.rank} of {group.size}: error: {_LOST}\n")
+                sys.stderr.flush()
+                os._exit(1)  # the main thread cannot be interrupted while it waits for its GPU
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    try:
+        yield
+        distributed.send(torch.zeros(1), left, group=connection)
+        thread.join()
+    finally:
+        ended.set()
 
 
 def check_own_gpus(gpus: list[str]) -> None:
@@ -160,6 +199,7 @@ def check_own_gpus(gpus: list[str]) -> None:
             )
 
 
+_LOST = "another process of the run has ended; see its error message"
 _HINT = "start several processes with torchrun, or unset WORLD_SIZE"
 
 

@@ -1,6 +1,7 @@
 """Distributed training with two processes of torchrun over gloo."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -187,6 +188,46 @@ def done(value):
     future = torch.futures.Future()
     future.set_result(value)
     return future
+
+
+WAITING = """
+import sys, time
+import torch
+from tenreo.distributed import process_group, watched
+with process_group(torch.device("cpu")) as group, watched(group, 1.0):
+    print("ready", flush=True)
+    time.sleep(float(sys.argv[1]))  # as a process waits for its GPU, which waits for that of the other
+"""
+
+
+def two_waiting(tmp_path, seconds):
+    (tmp_path / "waiting.py").write_text(WAITING)
+
+    def start(seconds, env):
+        command, env = [sys.executable, tmp_path / "waiting.py", str(seconds)], {**os.environ, **env}
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    runs = two_processes(start, seconds)
+    for run in runs:
+        while run.stdout.readline() != "ready\n":  # torch 2.8 prints about its connections
+            assert run.poll() is None
+    return runs
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_other_with_a_message(tmp_path):
+    lost, other = two_waiting(tmp_path, 60)
+    lost.kill()
+    lost.communicate()
+    code, out, error = ended(other)
+    assert (code, out, "Traceback" in error) == (1, "", False)
+    assert own_lines(error) == ["process 1 of 2: error: another process of the run has ended; see its error message"]
+
+
+@pytest.mark.slow
+def test_processes_that_watch_each_other_end_together(tmp_path):
+    for code, _, error in map(ended, two_waiting(tmp_path, 3)):
+        assert (code, own_lines(error)) == (0, [])
 
 
 def test_processes_that_share_a_gpu_are_named():
