@@ -46,7 +46,7 @@ def explain_out_of_memory(batch_size: int) -> Iterator[None]:
         try:
             raise_if_out_of_memory(error)
         except OutOfMemoryError:
-            gpu = isinstance(error, torch.OutOfMemoryError)
+            gpu = any(isinstance(each, torch.OutOfMemoryError) for each in (error, error.__cause__))
             raise OutOfMemoryError(
                 f"the {'GPU' if gpu else 'machine'} does not have enough memory for batch size {batch_size}; "
                 f"try batch size {max(1, batch_size // 2)}"

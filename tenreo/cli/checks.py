@@ -15,7 +15,7 @@ from tenreo.data.layouts import DIGITS, ROOT_SPLIT, find_unlabeled, has_split, l
 from tenreo.errors import TenreoError, install
 from tenreo.files.atomic import check_writable
 from tenreo.files.header import is_pickle, read_header
-from tenreo.files.paths import check_readable
+from tenreo.files.paths import check_ending, check_readable
 from tenreo.files.records import Preprocess
 from tenreo.models.names import check_source, check_source_of, is_safe
 from tenreo.planning.recipe import recipe_of
@@ -59,10 +59,18 @@ def require_plotting(option: str = "plot") -> None:
         raise TenreoError(f"{option}: matplotlib is not installed; {install('plot')}, or leave the option out")
 
 
-def require_pages() -> None:
-    """Raise TenreoError unless jinja2, which writes HTML pages, is installed."""
+def require_pages(option: str = "html") -> None:
+    """Raise TenreoError unless jinja2, with which the named option writes HTML pages, is installed."""
     if find_spec("jinja2") is None:
-        raise TenreoError("html: jinja2 is not installed; install it with pip install 'tenreo[report]'")
+        raise TenreoError(f"{option}: jinja2 is not installed; {install('report')}, or leave the option out")
+
+
+def check_page(path: Path | None, force: bool, option: str) -> None:
+    """Raise TenreoError if an option names an HTML page that cannot be written."""
+    if path is not None:
+        require_pages(option)
+        check_ending(path, ".html")
+        check_output(path, force, option)
 
 
 def check_dense(dense: DenseModel) -> None:

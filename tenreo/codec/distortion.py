@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 
 def decibels(squared_norm: float, squared_error: float) -> float:
-    """Return the signal-to-noise ratio in dB; infinity if the error is 0.
+    """Return the signal-to-noise ratio in dB; infinity if the error is 0, `finite` makes it a value for JSON.
 
     >>> decibels(100.0, 1.0), decibels(1.0, 0.0)
     (20.0, inf)
     """
     if squared_error == 0:
         return math.inf
-    return 10 * math.log10(squared_norm / squared_error) if squared_norm > 0 else -math.inf
+    ratio = squared_norm / squared_error
+    return 10 * math.log10(ratio) if ratio > 0 else -math.inf
 
 
 def total_decibels(layers: Iterable[tuple[float | None, float | None]]) -> float | None:

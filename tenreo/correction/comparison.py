@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from tenreo.codec.distortion import decibels
 from tenreo.correction.run_model import Forward, run_batch
 
 _ROUNDING = 1e-10  # squared error relative to the outputs, -100 dB; smaller errors are taken for rounding
@@ -43,7 +43,7 @@ def harm_of_correction(
         after += _distance(new, wanted)
     if after <= before or after <= _ROUNDING * energy:
         return ""
-    return f"it lowered the SNR of the outputs from {_snr(energy, before):.1f} to {_snr(energy, after):.1f} dB"
+    return f"it lowered the SNR of the outputs from {decibels(energy, before):.1f} to {decibels(energy, after):.1f} dB"
 
 
 def _numbers(outputs: Any) -> list[Tensor]:
@@ -58,9 +58,3 @@ def _distance(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
         difference = torch.where(b.isfinite(), a.float() - b.float(), 0.0)
         total += difference.square().sum().item()
     return total if math.isfinite(total) else math.inf
-
-
-def _snr(energy: float, error: float) -> float:
-    """Return the signal-to-noise ratio in dB."""
-    with np.errstate(divide="ignore"):  # an error of zero or infinity gives an infinite ratio
-        return float(10 * (np.log10(energy) - np.log10(error)))

@@ -1,6 +1,5 @@
-"""A measure of a model's outputs that the user defines, and the comparison of outputs of any form."""
+"""A measure of a model's outputs that the user defines."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,12 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
-from torch.utils._pytree import tree_leaves
 
 from tenreo.correction.run_model import image_count, run_batch
 from tenreo.errors import TenreoError, raise_if_out_of_memory
-from tenreo.evaluation.ranking import predicted_classes
 from tenreo.modules.copies import evaluating
 
 _RESAMPLES = 1000  # of the bootstrap
@@ -38,24 +34,6 @@ class Measurement:
     def to_dict(self) -> dict[str, Any]:
         """Return values that can be written as JSON."""
         return {**asdict(self), "interval": list(self.interval)}
-
-
-@dataclass(frozen=True)
-class OutputAgreement:
-    """How far the outputs of a model are from those of a reference model.
-
-    Attributes:
-        snr: signal-to-noise ratio of all outputs in dB; infinite if they are equal.
-        agreement: percentage of the examples with the same largest output; None unless the output is a matrix (batch,
-            classes).
-        kl: mean Kullback-Leibler divergence of the softmax outputs in nats; None like `agreement`.
-        examples: number of examples.
-    """
-
-    snr: float
-    agreement: float | None
-    kl: float | None
-    examples: int
 
 
 def measure(
@@ -113,44 +91,6 @@ def bootstrap_interval(values: Any, weights: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def compare_outputs(
-    model: nn.Module, reference: nn.Module, batches: Iterable[Any], *, progress: Callable[[int], None] | None = None
-) -> OutputAgreement:
-    """Compare the outputs of two models on the same batches.
-
-    Raises:
-        TenreoError: if a model fails, the outputs have different shapes, or one is not finite.
-    """
-    model, reference = evaluating(model), evaluating(reference)
-    energy = error = divergence = same = 0.0
-    total, classes = 0, True
-    with torch.no_grad():
-        for batch in batches:
-            own, other = (_floats(run_batch(each, batch)) for each in (model, reference))
-            if not own or [x.shape for x in own] != [x.shape for x in other]:
-                raise TenreoError(
-                    "the outputs of the two models have different shapes, or no numbers; compare a metric"
-                )
-            count = image_count(batch)
-            energy += sum(y.double().square().sum().item() for y in other)
-            error += sum((x.double() - y.double()).square().sum().item() for x, y in zip(own, other, strict=True))
-            classes = (
-                classes and len(own) == 1 and own[0].dim() == 2 and own[0].shape[0] == count and own[0].shape[1] > 1
-            )
-            if classes:
-                x, y = own[0].float(), other[0].float()
-                same += (predicted_classes(x) == predicted_classes(y)).sum().item()
-                divergence += kl_div(x.log_softmax(1), y.log_softmax(1), reduction="sum", log_target=True).item()
-            total += count
-            if progress is not None:
-                progress(count)
-    if not total or not math.isfinite(energy + error):
-        raise TenreoError("there is no batch to compare on, or an output is not finite")
-    snr = math.inf if error == 0 else 10 * math.log10(max(energy, 1e-300) / error)
-    agreement = 100 * same / total if classes else None
-    return OutputAgreement(snr, agreement, max(divergence / total, 0.0) if classes else None, total)
-
-
 def _numbers(metric: Metric, name: str, outputs: Any, batch: Any) -> Any:
     """Return what a metric says about a batch, as an array of finite numbers."""
     try:
@@ -164,7 +104,3 @@ def _numbers(metric: Metric, name: str, outputs: Any, batch: Any) -> Any:
     if len(values) not in (1, image_count(batch)) or not np.isfinite(values).all():
         raise TenreoError(f"metric: {name} returned {len(values)} numbers, needs a finite one per example, or one")
     return values
-
-
-def _floats(outputs: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.is_floating_point()]

@@ -4,7 +4,6 @@ The outputs are measured twice per layer: with this layer alone compressed, and 
 compressed model. The inputs and the outputs of the dense model are the same for all measurements.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
 
 from tenreo.codec.distortion import energy
 from tenreo.compression.parametrization import curves, expand_, remembered_recipe
@@ -22,10 +20,9 @@ from tenreo.correction.noise import noise_batch, use_batch_statistics_
 from tenreo.correction.run_model import Forward, batches_of, run_batch
 from tenreo.devices import public_function
 from tenreo.errors import TenreoError
-from tenreo.evaluation.agreement import Agreement
+from tenreo.evaluation.agreement import Agreement, agreement_of, class_measures, labels_of
 from tenreo.evaluation.analysis import Analysis, LayerAnalysis
 from tenreo.evaluation.metric import bootstrap_interval
-from tenreo.evaluation.ranking import predicted_classes
 from tenreo.files.counts import count
 from tenreo.files.records import ModelInfo
 from tenreo.files.safetensors import record
@@ -130,10 +127,10 @@ class _Outputs:
         self.reference, self.batches, self.forward = reference, list(batches), forward
         if not self.batches:
             raise TenreoError("analyze: no batch of images was given; give at least one")
-        self.expected = [self._run(reference, batch).log_softmax(1) for batch in self.batches]
+        self.expected = [self._run(reference, batch) for batch in self.batches]
         if not all(bool(each.isfinite().all()) for each in self.expected):
             raise TenreoError("analyze: an output of the dense model is not finite, so nothing can be compared with it")
-        self.labels = [_labels(batch, each) for batch, each in zip(self.batches, self.expected, strict=True)]
+        self.labels = [labels_of(batch, each) for batch, each in zip(self.batches, self.expected, strict=True)]
 
     def _run(self, model: nn.Module, batch: Any) -> Tensor:
         outputs = run_batch(model, batch, self.forward)
@@ -147,43 +144,14 @@ class _Outputs:
 
     def compare(self, model: nn.Module) -> tuple[Agreement, Tensor]:
         """Return the agreement of a model with the dense model, and the KL divergences of the images (images,)."""
-        rows = []
-        for batch, expected, labels in zip(self.batches, self.expected, self.labels, strict=True):
-            rows.append(_rows(self._run(model, batch).log_softmax(1), expected, labels))
-        each = torch.cat(rows)
-        kl, agree, top1, reference_top1, labeled = each.mean(0).tolist()
-        if not math.isfinite(kl):
+        measures = [
+            class_measures(self._run(model, batch), expected, labels)
+            for batch, expected, labels in zip(self.batches, self.expected, self.labels, strict=True)
+        ]
+        each = torch.cat(measures)
+        if not bool(each.isfinite().all()):
             raise TenreoError("analyze: an output of the compressed model is not finite; inspect its file")
-        known = labeled == 1
-        agreement = Agreement(
-            agreement=100 * agree, kl=max(kl, 0.0), images=len(each), top1=100 * top1 if known else None,
-            reference_top1=100 * reference_top1 if known else None,
-        )  # fmt: skip
-        return agreement, each[:, 0]
-
-
-def _rows(own: Tensor, expected: Tensor, labels: Tensor) -> Tensor:
-    """Return (batch, 5): KL, equal classes, hits of the model and of the reference, and whether there is a label.
-
-    Args:
-        own: logarithms of the model's probabilities (batch, classes, ...).
-        expected: those of the reference.
-        labels: (batch,), -1 if unknown.
-    """
-    kl = kl_div(own, expected, reduction="none", log_target=True).sum(1)  # (batch, ...)
-    classes, wanted = predicted_classes(own), predicted_classes(expected)
-    known = labels.view(-1, *[1] * (classes.dim() - 1)).expand_as(classes)
-    columns = (kl, classes == wanted, classes == known, wanted == known, known >= 0)
-    return torch.stack([each.double().reshape(len(each), -1).mean(1) for each in columns], 1)
-
-
-def _labels(batch: Any, outputs: Tensor) -> Tensor:
-    """Return the labels of a batch (batch,), -1 if it has none."""
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        labels = batch[1]
-        if isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == outputs.shape[:1]:
-            return labels.cpu()
-    return torch.full(outputs.shape[:1], -1, device="cpu")
+        return agreement_of(each.sum(0).tolist(), len(each)), each[:, 0]
 
 
 def _layers(

@@ -3,15 +3,22 @@
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from processes import here, refused
+from safetensors.torch import save_file
 
 import tenreo
+from tenreo.cli.terminal.page import Part, write_page
+from tenreo.cli.terminal.pictures import plot_analysis
 from tenreo.cli.yaml_files import read_yaml, recipe_yaml
+from tenreo.evaluation.agreement import Agreement
+from tenreo.evaluation.analysis import Analysis, LayerAnalysis
 from tenreo.files.header import read_header
 from tenreo.models.model_files import open_model
 from tenreo.planning.rates import RateOptions
@@ -148,6 +155,76 @@ def test_a_page_contains_the_results_and_nothing_from_elsewhere(both):
     assert cells == sorted(harms, key=lambda name: -harms[name]) and "importance:" in page
     assert "page.html: exists already" in refused(*job)
     assert "use page.html" in refused("analyze", hostile, "--html", "page.txt")
+
+
+OWN = """
+from torch import nn
+def net():
+    return nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3, 2, 1),
+                         nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(512, 10))
+"""
+MODEL = ("--model", "own:net", "--input", "3x32x32")
+
+
+@pytest.fixture
+def own(inside, monkeypatch):
+    """The folder of a small model of the user's own."""
+    (inside / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(inside)
+    yield inside
+    sys.modules.pop("own", None)
+
+
+def test_compress_and_sweep_write_pages(own):
+    here("compress", *MODEL, "--bits", 3, "--calibrate", "digits", "--report", "c.html", "-o", "c.safetensors")
+    page = Path("c.html").read_text("utf-8")
+    assert "64 images of digits" in page and re.findall(r"<tr><td>(.*?)</td>", page) in (["3", "6"], ["6", "3"])
+    assert f"{Path('c.safetensors').stat().st_size / 1e3:.1f} kB compressed" in page
+    job = ("sweep", *MODEL, "-g", 4, "-r", 2, 4, "--data", "digits", "--limit", 9)
+    here(*job, "--report", "s.html", "--plot", "s.png")
+    page = Path("s.html").read_text("utf-8")
+    assert page.count("<h2>Layers by harm") == 2 and "4 groups, uniform 4.0" in page and "<th>agreement %</th>" in page
+    assert "9 images of digits" in page and Path("s.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pages_are_refused_before_anything_slow(own):
+    assert "c.html: exists already" in (Path("c.html").touch() or refused("compress", *MODEL, "--bits", 3, *REPORT))
+    assert "dry_run: measures nothing" in refused("compress", *MODEL, "--bits", 3, "--report", "d.html", "--dry-run")
+    assert "use page.html" in refused("sweep", *MODEL, "-g", 4, "-r", 2, "--report", "page.txt")
+    save_file({"x.weight": torch.randn(64, 64)}, "x.safetensors")
+    assert "report: given together with x.safetensors" in refused("compress", "x.safetensors", "--bits", 3, *REPORT)
+
+
+REPORT = ("--report", "c.html")
+
+
+def page_of(folder, names, harm=1e-3):
+    """Write the page of layers with these names, and their picture, and return the page."""
+    agreement = Agreement(agreement=99.0, kl=harm, images=8, top1=None, reference_top1=None)
+    layers = tuple(
+        LayerAnalysis(
+            name=name, shape=(64, 64), bytes_before=16384, bytes_after=900 + i, squared_norm=1.0, squared_error=0.1,
+            alone=agreement, restored=agreement,
+        )
+        for i, name in enumerate(names)
+    )  # fmt: skip
+    analysis = Analysis(
+        layers=layers, whole=agreement, kl_interval=(0.0, 1.0), compared_on="x", bytes_before=10**6,
+        bytes_after=10**5, recipe=None,
+    )  # fmt: skip
+    write_page(folder / "p.html", "<b>", [Part("", analysis, None)])
+    plot_analysis(analysis, "$x_", folder / "p.png")
+    return (folder / "p.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "names", [["fc"], ["<script>", "$\\frac{", "層", "a\nb"], ["x." * 99 + str(i) for i in range(300)]]
+)
+@pytest.mark.parametrize("harm", [0.0, 1e-3])
+def test_pages_and_pictures_of_any_layers(tmp_path, names, harm):
+    page = page_of(tmp_path, names, harm)
+    ElementTree.fromstring(page.partition("<body>")[2].join(["<body>", ""]).partition("</html>")[0])
+    assert "<script" not in page and page.count("<tr><td>") == len(names)
 
 
 def test_a_page_without_jinja2_is_refused(both, monkeypatch):

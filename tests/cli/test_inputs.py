@@ -114,6 +114,17 @@ def test_limits_end_with_exit_code_3(words):
     assert "is over 0" in done.stderr and "is under 5" in done.stderr
 
 
+def test_a_metric_of_images_is_measured_next_to_the_accuracy(compressed_file, inside, monkeypatch):
+    (inside / "own.py").write_text("def hits(outputs, batch): return (outputs.argmax(1) == batch[1]).float()")
+    monkeypatch.setattr(sys, "path", [str(inside), *sys.path])
+    job = ("evaluate", compressed_file, "--data", "digits", "--limit", 20, "-b", 8, "--metric", "own:hits")
+    result = json.loads(here(*job, "--fail-under-metric", 0, "--json").stdout)
+    assert result["metric"]["value"] == pytest.approx(result["top1"] / 100) and result["metric"]["examples"] == 20
+    done = here(*job, "--fail-over-metric", 0, columns=80, code=3)
+    assert "hits: higher is better" in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
+    assert "is over 0" in done.stderr
+
+
 def test_limits_of_images(compressed_file):
     job = ("evaluate", compressed_file, "--data", "digits", "--limit", 20)
     assert not here(*job, "--fail-under-top1", 0).stderr
@@ -137,7 +148,6 @@ def test_limits_of_images(compressed_file):
         ((*EVALUATE, "--loader", "wordnet:none", "--metric", "wordnet:correct"), 1, "no attribute 'none' (--loader)"),
         ((*EVALUATE, "--inputs", "w.pth", "--metric", "wordnet:correct"), 1, "w.pth is not a file of numeric arrays"),
         ((*EVALUATE, "--inputs", "uneven.npz", "--metric", "wordnet:correct"), 1, "needs the same number, at least 1"),
-        ((*EVALUATE, "--data", "digits", "--metric", "wordnet:correct"), 2, "metric: needs --inputs or --loader"),
     ],
 )  # fmt: skip
 def test_wrong_inputs_are_refused(words, job, code, message):

@@ -28,5 +28,5 @@ def test_logs_are_plotted_and_other_files_refused(tmp_path):
 def test_sweeps_are_plotted(tmp_path):
     rows = [{"groups": None, "rate": None, "bytes": 10**7, "snr": None}]
     rows += [{"groups": g, "rate": r, "bytes": 10**6 // r, "snr": 20.0 / r} for g in (4, 8) for r in (1, 2)]
-    plot_sweep(rows, tmp_path / "s.png")
+    plot_sweep(rows, "x", "rate", tmp_path / "s.png")
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")

@@ -10,7 +10,7 @@ from torch import nn
 from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import open_images, open_optionally_labeled
 from tenreo.errors import TenreoError
-from tenreo.evaluation.agreement import compare
+from tenreo.evaluation.agreement import compare, compare_outputs
 from tenreo.files.records import Preprocess
 
 SMALL = Preprocess(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -68,3 +68,29 @@ def test_images_without_labels_are_compared(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(TenreoError, match="contains no image"):
         open_optionally_labeled(str(tmp_path / "empty"), SMALL, 10)
+
+
+class Sequences(nn.Module):
+    """Two outputs of which neither has classes."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, x, mask):
+        return {"states": self.factor * x, "ids": x.argmax(1), "pooled": self.factor * x.sum(2)}
+
+
+def test_outputs_of_any_form_are_compared_by_their_signal_to_noise_ratio():
+    model, reference = Sequences(1.5).eval(), Sequences(1.0).train()
+    batches = [{"x": torch.randn(n, 4, 3), "mask": None} for n in (5, 2)]
+    result = compare_outputs(model, reference, batches)
+    assert result.snr == pytest.approx(10 * np.log10(1 / 0.25)) and result.examples == 7 and reference.training
+    assert result.to_dict() == {"snr": result.snr, "agreement": None, "kl": None, "examples": 7}
+    assert compare_outputs(reference, reference, batches).to_dict()["snr"] is None  # infinite, which is not JSON
+    with pytest.raises(TenreoError, match="no classes"):
+        compare(model, reference, batches)
+    with pytest.raises(TenreoError, match=r"the shape \[5, 10\] in one model and \[5, 4\] in the other"):
+        compare(nn.Linear(3, 10), nn.Linear(3, 4), [torch.randn(5, 3)])
+    with pytest.raises(TenreoError, match="give at least one"):
+        compare(model, reference, [])

@@ -122,9 +122,9 @@ def _check_output(output: AnalysisOutput) -> None:
     for name, path in output.files.items():
         if name == "plot":
             checks.require_plotting()
-        if name == "html":
-            checks.require_pages()
-        check_ending(path, *{"plot": (".png",), "html": (".html",), "better": (".yaml", ".yml")}[name])
-        checks.check_output(path, output.force, name)
+        if name != "html":
+            check_ending(path, *{"plot": (".png",), "better": (".yaml", ".yml")}[name])
+            checks.check_output(path, output.force, name)
+    checks.check_page(output.html, output.force, "html")
     if len({path.absolute() for path in output.files.values()}) != len(output.files):
         raise TenreoError("better: given the same output file twice; give each its own")

@@ -66,6 +66,11 @@ class Output(FileOutput):
         None, "Let --target-size be the size of the ONNX model that `tenreo export --small` makes of the file."
     )
     layers_: bool = option(False, "Print tables of the layers and of all counts. A dry run always prints them.")
+    report: Path | None = option(
+        None, "HTML page with the sizes, the agreement with the dense model on --calibrate, --inputs, --loader or "
+        "noise, the layers by bytes and harm, and a better recipe; it needs no network.",
+        metavar="FILE",
+    )  # fmt: skip
     dry_run: bool = option(False, "Print the plan; compress and write nothing.")
 
 
@@ -167,6 +172,7 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
             given += ["calibrate"] * (statistics.calibrate is not None)
             given += [name for name in statistics.given if not (files.is_onnx and name == "inputs")]
             given += ["for"] * (output.for_ is not None and not files.is_onnx)
+            given += ["report"] * (output.report is not None)
             if given:
                 raise TenreoError(f"{given[0]}: given together with {files.source}; leave one of them out")
             if ":" in files.source.name and not files.source.exists():
@@ -191,6 +197,9 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
             check_packages()
             if not isinstance(recipe.rate, TargetSize):
                 raise TenreoError("for: onnx needs target_size, the size of the ONNX model")
+        if output.dry_run and output.report is not None:
+            raise TenreoError("dry_run: measures nothing; leave out --report, or --dry-run")
+        checks.check_page(output.report, output.force, "report")
         if not output.dry_run:
             path = output.out or Path(default_name(dense.name, recipe))
             check_ending(path, ".safetensors")

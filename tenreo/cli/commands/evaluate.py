@@ -64,8 +64,8 @@ class EvaluatedInputs(ModelInputs):
     """Inputs of models that take no images, and what is measured on them."""
 
     metric: str | None = option(
-        None, "With --inputs or --loader: function that is called with the outputs of the model and the batch, and "
-        "returns a number per example, or one.",
+        None, "Function that is called with the outputs of the model and the batch, which is (images, labels) with "
+        "--data, and returns a number per example, or one.",
         metavar="MODULE:FUNCTION",
     )  # fmt: skip
     lower_is_better: bool = option(False, "Say in the table that lower values of the metric are better.")
@@ -118,17 +118,21 @@ def check(
         if data.against not in (None, "dense"):
             check_readable(Path(str(data.against)))
         gates.check(data.against is not None, inputs.metric is not None, data.data is not None)
+        if inputs.metric is not None:
+            checks.check_function("metric", inputs.metric)
         if inputs.given:
             _check_inputs(data, inputs, layout, output)
         else:
-            if inputs.metric is not None:
-                raise TenreoError("metric: needs --inputs or --loader; on images, top-1 and agreement are measured")
-            needs_labels = data.against is None and output.predictions is None
-            checks.check_data(str(data.data), [layout.split] if needs_labels else [])
+            checks.check_data(str(data.data), [layout.split] if needs_labels(data, inputs, output) else [])
             checks.check_layout(str(data.data), layout)
             _check_output(files, output)
     for file in files.each:
         checks.check_header(file)
+
+
+def needs_labels(data: Evaluated, inputs: EvaluatedInputs, output: EvaluatedOutput) -> bool:
+    """Return whether only the accuracy is measured, for which images need labels."""
+    return data.against is None and inputs.metric is None and output.predictions is None
 
 
 def _check_inputs(data: Evaluated, inputs: EvaluatedInputs, layout: Layout, output: EvaluatedOutput) -> None:
@@ -143,8 +147,6 @@ def _check_inputs(data: Evaluated, inputs: EvaluatedInputs, layout: Layout, outp
     if data.against is None and inputs.metric is None:
         raise TenreoError(f"{name}: given without something to measure; give --against dense or --metric")
     checks.check_inputs(inputs)
-    if inputs.metric is not None:
-        checks.check_function("metric", inputs.metric)
 
 
 def _check_output(files: Files, output: EvaluatedOutput) -> None:

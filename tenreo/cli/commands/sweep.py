@@ -32,6 +32,16 @@ class SweepOutput(FileOutput):
 
     dry_run: bool = option(False, "Only count parameters and bytes; compress nothing and load no weights.")
     plot: Path | None = option(None, "PNG file to plot the results to.", metavar="FILE")
+    report: Path | None = option(
+        None, "HTML page with the results and, for every setting, the bytes and the harm of every layer, which takes "
+        "two runs over at most 64 images per layer.",
+        metavar="FILE",
+    )  # fmt: skip
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that are written."""
+        return [path for path in (self.plot, self.report) if path is not None]
 
 
 def sweep(
@@ -49,8 +59,8 @@ def sweep(
 def check(dense: DenseModel, data: SweepData, layout: Layout, output: SweepOutput) -> None:
     """Raise WrongUsageError if anything is wrong with the model, the images or the output file."""
     with usage():
-        if output.dry_run and (output.plot or data.data):
-            raise TenreoError("dry_run: measures nothing; leave out --plot and --data, or --dry-run")
+        if output.dry_run and (output.plot or output.report or data.data):
+            raise TenreoError("dry_run: measures nothing; leave out --plot, --report and --data, or --dry-run")
         checks.check_dense(dense)
         if data.data is not None:
             checks.check_data(data.data, [])
@@ -60,4 +70,5 @@ def check(dense: DenseModel, data: SweepData, layout: Layout, output: SweepOutpu
         if output.plot is not None:
             checks.require_plotting()
             check_ending(output.plot, ".png")
-            checks.check_output(output.plot, output.force)
+            checks.check_output(output.plot, output.force, "plot")
+        checks.check_page(output.report, output.force, "report")

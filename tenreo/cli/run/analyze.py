@@ -3,23 +3,20 @@
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from tenreo.cli.commands.analyze import AnalysisOutput, AnalyzedData, CompressedFile
 from tenreo.cli.exits import usage
 from tenreo.cli.run.compress import compress_in_memory
 from tenreo.cli.run.models import open_file, open_model, read_named_header
+from tenreo.cli.run.reports import Pair, analyze_with_progress, better_yaml, check_classifier, part_of_page
 from tenreo.cli.shared_options import DenseModel, Encoding, Layout, ModelFile, choose_workers
-from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_command, show_json
+from tenreo.cli.terminal.console import note, note_images, show, show_command, show_json
 from tenreo.cli.terminal.page import write_page
 from tenreo.cli.terminal.pictures import plot_analysis
 from tenreo.cli.terminal.results import next_command
 from tenreo.cli.terminal.tables import analysis_table, number, precise
-from tenreo.cli.yaml_files import recipe_yaml
-from tenreo.compression.parametrization import curves
 from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import Images, open_optionally_labeled
 from tenreo.data.label_files import LabelFiles
@@ -27,28 +24,14 @@ from tenreo.data.workers import explain_worker_loss
 from tenreo.devices import choose_device, explain_out_of_memory
 from tenreo.errors import TenreoError
 from tenreo.evaluation.analysis import Analysis
-from tenreo.evaluation.sensitivity import analyze
 from tenreo.files.atomic import atomic_write
-from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.models.dense_weights import dense_weights, open_dense
 from tenreo.models.inputs import check_input
-from tenreo.models.names import is_safe
 from tenreo.planning.rates import TargetBits
 from tenreo.planning.recipe import Recipe
 from tenreo.sizes import byte_count
 
 DEFAULT_RATE = TargetBits(4)
-
-
-class Pair(NamedTuple):
-    """A compressed model, its dense model, and their description."""
-
-    name: str  # path of the file, or name of the model
-    compressed: nn.Module
-    dense: nn.Module
-    info: ModelInfo
-    weights: str | None  # of the dense model: a path or a name
-    bytes: int | None  # of the file, if there is one
 
 
 def analyze_model(
@@ -70,23 +53,8 @@ def analyze_model(
         note_images(batches.broken, batches.warnings)
         if images is not None and images.doubt:
             note(images.doubt)
-    if pair.bytes is not None:
-        result = replace(result, bytes_after=pair.bytes)
     _write(result, pair, output)
     _show(result, pair, output)
-
-
-def analyze_with_progress(
-    pair: Pair, device: torch.device, images: Any, size: int | tuple[int, ...], source: str | None
-) -> Analysis:
-    """Analyze a pair of models on a device, with a progress bar."""
-    small, large = pair.compressed.to(device), pair.dense.to(device)
-    total = 2 * sum(1 for _ in curves(small))
-    with progress_bar("measurements", total) as advance:
-        return analyze(
-            small, large, images, size=size, info=pair.info, source=source or "images",
-            progress=lambda name: advance(1, name),
-        )  # fmt: skip
 
 
 def _open_pair(file: ModelFile, given: CompressedFile) -> Pair:
@@ -98,7 +66,7 @@ def _open_pair(file: ModelFile, given: CompressedFile) -> Pair:
         raise type(error)(f"against: {error}") from error  # so that the message names the option
     model, header = open_file(file)
     with usage():
-        _check_classifier(file.file, header.info)
+        check_classifier(file.file, header.info)
     reference = open_dense(header, given.given_dense, trust_builder=file.model is not None)
     return Pair(str(file.file), model, reference, header.info, weights, header.size)
 
@@ -108,7 +76,7 @@ def _compress_pair(dense: DenseModel, recipe: Recipe | None, encoding: Encoding,
     model, info = open_model(dense)
     name = dense.model or dense.require_arch()
     with usage():
-        _check_classifier(name, info)
+        check_classifier(name, info)
     if recipe is None:
         recipe = Recipe(None, DEFAULT_RATE)
         note(f"without a rate or size, the model is compressed to {DEFAULT_RATE.bits:g} bits per weight (--bits)")
@@ -117,14 +85,6 @@ def _compress_pair(dense: DenseModel, recipe: Recipe | None, encoding: Encoding,
     noise = dense.shape or info.preprocess.crop
     _, _, corrections = compress_in_memory(compressed, info, recipe, noise, encoding.jobs)
     return Pair(name, compressed, reference, replace(info, corrections=corrections), dense.weights, None)
-
-
-def _check_classifier(name: object, info: ModelInfo) -> None:
-    if info.classes is None:
-        raise TenreoError(
-            f"{name}: the model does not take images, or its outputs are not one number per image and class; analyze "
-            "it in Python: tenreo.analyze(compressed, dense, inputs, forward=...)"
-        )
 
 
 def _batches(
@@ -149,29 +109,13 @@ def _write(result: Analysis, pair: Pair, output: AnalysisOutput) -> None:
     if output.plot is not None:
         plot_analysis(result, pair.name, output.plot)
     if output.html is not None:
-        yaml = better_yaml(result, pair) if any(x.alone.kl > 0 for x in result.layers) else None
-        write_page(output.html, result, pair.name, yaml)
+        write_page(output.html, pair.name, [part_of_page("", result, pair)])
     if output.better is not None:
         text = better_yaml(result, pair)
         with atomic_write(output.better) as temporary:
             temporary.write_text(text, encoding="utf-8")
     if output.files:
         note("wrote " + ", ".join(map(str, output.files.values())))
-
-
-def better_yaml(result: Analysis, pair: Pair) -> str:
-    """Return a YAML file for `tenreo compress --config`: the same model and bytes, with measured importance."""
-    info, model = pair.info, {}
-    model["arch" if info.arch else "model"] = info.arch or info.builder
-    if pair.weights is not None:
-        model["weights"] = pair.weights
-    if info.builder is not None and not is_safe(info.builder) and info.preprocess != Preprocess():
-        crop = info.preprocess.crop
-        model |= {
-            "input": f"{info.preprocess.channels}x{crop}x{crop}",
-            "mean": ",".join(map(str, info.preprocess.mean)), "std": ",".join(map(str, info.preprocess.std)),
-        }  # fmt: skip
-    return recipe_yaml(result.better_recipe(), {**model, "measure_importance": False})
 
 
 def _show(result: Analysis, pair: Pair, output: AnalysisOutput) -> None:

@@ -16,6 +16,7 @@ from tenreo.cli.run.checkpoints import compress_files, resolve_files
 from tenreo.cli.run.models import open_inputs, open_model
 from tenreo.cli.run.onnx_models import compress_onnx_model
 from tenreo.cli.run.plans import show_plan
+from tenreo.cli.run.reports import Pair, check_classifier, write_report
 from tenreo.cli.shared_options import DenseModel, Encoding, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_command, show_json
 from tenreo.cli.terminal.results import comparison, next_command, summary
@@ -68,6 +69,8 @@ def compress_and_save(
     model, info = open_model(dense, not output.dry_run, bool(statistics.given))
     with usage():
         images = _images(statistics, info, model, dense.seed)
+        if output.report is not None and images is None:
+            check_classifier(dense.name, info)
         path = output.out or Path(default_name(dense.name, recipe))
         info = rename_weights(info, Path(), path.parent)
         info = replace(info, license=files.license or info.license)
@@ -79,6 +82,7 @@ def compress_and_save(
     for layer in plan.skipped:
         note(f"{layer.name} is left dense: {layer.why_dense}")
     noise, model = dense.shape or info.preprocess.crop, model.to(device)
+    original = None if output.report is None else deepcopy(model)
     recipe, plan = _with_measured_importance(recipe, plan, model, info, statistics, images, noise)
     if output.for_ is Deployment.ONNX:
         model, plan, report, corrections = _compress_for_onnx(model, info, recipe, statistics, images, noise, encoding)
@@ -90,6 +94,9 @@ def compress_and_save(
     save(model, path, info, plan.recipe)
     report = replace(report, after=replace(report.after, bytes=path.stat().st_size))
     _note_unused_bytes(report, plan.recipe)
+    if output.report is not None and original is not None:
+        pair = Pair(str(path), model, original, info, dense.weights, report.after.bytes)
+        write_report(output.report, pair, device, images, noise, _source(statistics))
     _show_report(report, plan, path, info, statistics, output)
 
 

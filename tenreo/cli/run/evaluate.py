@@ -10,15 +10,15 @@ import torch
 import typer
 from torch import nn
 
-from tenreo.cli.commands.evaluate import Evaluated, EvaluatedInputs, EvaluatedOutput, Files
+from tenreo.cli.commands.evaluate import Evaluated, EvaluatedInputs, EvaluatedOutput, Files, needs_labels
 from tenreo.cli.commands.gates import FAILED, Gates
 from tenreo.cli.exits import usage
-from tenreo.cli.run.evaluate_inputs import check_single_process, evaluate_inputs
+from tenreo.cli.run.evaluate_inputs import check_single_process, evaluate_inputs, measured, metric_columns, metric_dict
 from tenreo.cli.run.models import open_classifier, open_inputs, open_reference, read_named_header
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_confusion
-from tenreo.cli.terminal.tables import agreement_table, classes_table, evaluations_table, number
+from tenreo.cli.terminal.tables import agreement_table, classes_table, evaluations_table, number, table_of_models
 from tenreo.compression.parametrization import expand_
 from tenreo.data.batches import Batches, Loading
 from tenreo.data.images import Images, open_images, open_optionally_labeled
@@ -28,6 +28,7 @@ from tenreo.devices import choose_device, explain_out_of_memory
 from tenreo.distributed import ProcessGroup, local_device, process_group
 from tenreo.evaluation.accuracy import Evaluation, evaluate
 from tenreo.evaluation.agreement import Agreement, compare
+from tenreo.evaluation.metric import Measurement
 from tenreo.evaluation.predictions import Predictions, predict
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
@@ -48,12 +49,14 @@ def evaluate_files(
                 dense_weights(read_named_header(file))
     with process_group(device) as group, explain_out_of_memory(data.batch_size), explain_worker_loss():
         if opened is not None:
-            check_single_process(group.size)
+            check_single_process(inputs.given[0], group.size)
             results = evaluate_inputs(files, data, opened, inputs, output, device)
             _check_gates(gates, {each.file: each.limited for each in results})
             return
         loading = Loading(data.batch_size, choose_workers(computing.workers, str(data.data)), data.skip_broken)
-        job = _Job(data, layout, output, device, loading, group)
+        if inputs.metric is not None:
+            check_single_process("metric", group.size)
+        job = _Job(data, inputs, layout, output, device, loading, group)
         for file in files.each:
             job.measure(file)
     if group.is_main:
@@ -78,6 +81,7 @@ class _Result:
     name: str
     is_reference: bool
     evaluation: Evaluation | None = None
+    metric: Measurement | None = None
     against: Agreement | None = None
     predictions: Predictions | None = None
 
@@ -88,6 +92,7 @@ class _Result:
             "top1": None if self.evaluation is None else self.evaluation.top1,
             "agreement": None if self.against is None else self.against.agreement,
             "kl": None if self.against is None else self.against.kl,
+            "metric": None if self.metric is None else self.metric.value,
         }
 
 
@@ -96,6 +101,7 @@ class _Job:
     """The images and settings of an evaluation, and the results so far."""
 
     data: Evaluated
+    inputs: EvaluatedInputs
     layout: Layout
     output: EvaluatedOutput
     device: torch.device
@@ -119,7 +125,7 @@ class _Job:
         images = self._images(header.info)
         if reference is not None and key not in self.references:
             self.references[key] = reference.to(self.device).eval()
-            if images.labeled:
+            if images.labeled or self.inputs.metric is not None:
                 self._evaluate(reference, images, _Result(key, f"{Path(key).name}", True), header)
         result = _Result(str(path), path.name, False)
         self._evaluate(expand_(model), images, result, header)
@@ -144,6 +150,7 @@ class _Job:
                 predict(model, predictions, self.data.amp, progress=advance)
                 result.predictions = predictions
         predictions.gather(self.group)
+        result.metric = measured(self.inputs.metric, model, self._batches(images), result.name)
         self._collect_warnings(batches)
         self.results.append(result)
 
@@ -163,12 +170,12 @@ class _Job:
         split, label_files = self.layout.split, LabelFiles(self.layout.labels, self.layout.class_map)
         data, names, preprocess = str(self.data.data), info.class_names, info.preprocess
         with usage():
-            if self.data.against is not None or self.output.predictions is not None:
+            if needs_labels(self.data, self.inputs, self.output):
+                images = open_images(data, split, preprocess, info.classes, class_names=names, label_files=label_files)
+            else:
                 images = open_optionally_labeled(
                     data, preprocess, info.classes, names, split=split, label_files=label_files
                 )
-            else:
-                images = open_images(data, split, preprocess, info.classes, class_names=names, label_files=label_files)
         if images.doubt and not self.results and self.group.is_main:
             note(images.doubt)
         return images.limited(self.data.limit)
@@ -182,10 +189,14 @@ def _report(job: _Job) -> None:
     _write(given[0], output)
     if output.json:
         common = {"data": data.data, "device": str(job.device), "skipped": sorted(job.broken)}
-        first, *others = (_to_dict(result, data.against) for result in given)
+        first, *others = (_to_dict(result, data.against, job.inputs.metric) for result in given)
         show_json("evaluate", {**first, **common, "others": others})
         return
     _show(f"{data.data} ({job.device})", data.against, job.results, given)
+    if job.inputs.metric is not None:
+        text, columns = metric_columns(job.inputs, [each.metric for each in job.results])
+        rows = zip([each.name for each in job.results], *columns.values(), strict=True)
+        show(*table_of_models(text, ("model", *columns), list(rows)))
 
 
 def _write(result: _Result, output: EvaluatedOutput) -> None:
@@ -196,20 +207,21 @@ def _write(result: _Result, output: EvaluatedOutput) -> None:
         result.predictions.write_csv(output.predictions)
     for path in map(Path, output.confusion):
         if path.suffix.lower() == ".png":
-            plot_confusion(result.predictions.confusion(), path)
+            plot_confusion(result.predictions.confusion(), result.name, path)
         else:
             result.predictions.confusion().write_csv(path)
     if output.files:
         note("wrote " + ", ".join(map(str, output.files)))
 
 
-def _to_dict(result: _Result, against: str | None) -> dict[str, Any]:
+def _to_dict(result: _Result, against: str | None, metric: str | None) -> dict[str, Any]:
     """Return the JSON object of one model."""
-    measured: dict[str, Any] = {}
+    accuracy: dict[str, Any] = {}
     if result.evaluation is not None and result.predictions is not None:
-        measured = {**result.evaluation.to_dict(), "classes": [asdict(c) for c in result.predictions.classes()]}
+        accuracy = {**result.evaluation.to_dict(), "classes": [asdict(c) for c in result.predictions.classes()]}
     compared = None if result.against is None else {"model": against, **vars(result.against)}
-    return {"file": result.file, **measured, "against": compared}
+    own = {} if metric is None else {"metric": metric_dict(metric, result.metric)}
+    return {"file": result.file, **accuracy, **own, "against": compared}
 
 
 def _show(title: str, against: str | None, results: list[_Result], given: list[_Result]) -> None:

@@ -11,8 +11,10 @@ from torch import nn
 from tenreo.cli.commands.sweep import SweepData, SweepOutput
 from tenreo.cli.exits import usage
 from tenreo.cli.run.models import open_model
+from tenreo.cli.run.reports import ANALYZED, Pair, analyze_with_progress, check_classifier, part_of_page
 from tenreo.cli.shared_options import DenseModel, Encoding, Layout, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
+from tenreo.cli.terminal.page import Part, write_page
 from tenreo.cli.terminal.pictures import plot_sweep
 from tenreo.cli.terminal.tables import number, table
 from tenreo.codec.distortion import finite
@@ -48,19 +50,28 @@ def sweep_recipes(
         _show(list(_counted(model, recipes)), dense, output.json)
         return
     with usage():
+        if output.report is not None:
+            check_classifier(dense.name, info)
         images = _images(data, layout, info)
         plans = [resolve(recipe, model, info) for recipe in recipes]  # all checks come before anything slow
     if images is not None and images.doubt:
         note(images.doubt)
     loading = Loading(data.batch_size, choose_workers(None, data.data or DIGITS), data.skip_broken)
-    job = _Sweep(model.to(device), info, images, loading, data.match_statistics, encoding.jobs)
+    job = _Sweep(dense, model.to(device), info, images, loading, data, encoding.jobs, output.report is not None)
     rows = job.rows(plans)
     note_images(job.broken, job.warned)
     if output.plot is not None:
-        plot_sweep(rows, output.plot)
+        plot_sweep(rows, job.name, _rate_in_words(recipes[0]), output.plot)
+    if output.report is not None:
+        write_page(output.report, job.name, job.parts, _table(rows))
     _show(rows, dense, output.json)
-    if output.plot is not None:
-        note(f"drew {output.plot}")
+    if output.files:
+        note("wrote " + ", ".join(map(str, output.files)))
+
+
+def _rate_in_words(recipe: Recipe) -> str:
+    """Return what the number of a recipe's rate is."""
+    return {"uniform": "rate r", "progressive": "growth r'"}.get(recipe.rate.name, recipe.rate.name.replace("_", " "))
 
 
 def _images(data: SweepData, layout: Layout, info: ModelInfo) -> Images | None:
@@ -93,15 +104,23 @@ def _row(recipe: Recipe | None, counts: Counts, size: int, **measured: Any) -> R
 class _Sweep:
     """A dense model and the settings with which its compressed copies are evaluated."""
 
+    given: DenseModel
     model: nn.Module
     info: ModelInfo
     images: Images | None
     loading: Loading
-    match_statistics: bool
+    data: SweepData
     jobs: int | None
+    analyzes: bool  # whether every layer of every setting is measured
+    parts: list[Part] = field(default_factory=list)  # of the page
     orders: Orders = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
     warned: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.given.model or self.given.require_arch()
 
     def rows(self, plans: list[Plan]) -> list[Row]:
         """Return a row for the dense model, followed by one per plan."""
@@ -117,9 +136,20 @@ class _Sweep:
         small = deepcopy(self.model)
         report = compress_(small, plan, jobs=self.jobs, orders=self.orders)
         size = written_size(small, self.info, plan.recipe)
-        if self.images is not None and self.match_statistics:
+        if (self.images is not None or self.analyzes) and self.data.match_statistics:
             match_statistics_(small, self.model, size=self.info.preprocess.crop)
+        if self.analyzes:
+            self.parts.append(self._analyzed(small, plan, size))
         return _row(plan.recipe, report.after, size, snr=finite(report.snr), **self._measured(expand_(small)))
+
+    def _analyzed(self, small: nn.Module, plan: Plan, size: int) -> Part:
+        """Measure every layer, on the first images of `--data` or on noise."""
+        device: torch.device = next(small.parameters()).device
+        batches = None if self.images is None else Batches(self.images.limited(ANALYZED), self.loading, device)
+        pair = Pair(self.name, small, self.model, self.info, self.given.weights, size)
+        with explain_out_of_memory(self.loading.batch_size), explain_worker_loss():
+            result = analyze_with_progress(pair, device, batches, self.info.preprocess.crop, self.data.data)
+        return part_of_page(str(plan.recipe), result, pair)
 
     def _measured(self, model: nn.Module) -> dict[str, float | None]:
         """Compare a model with the dense model; top-1 is included if the images have labels."""
@@ -149,11 +179,15 @@ def _show(rows: list[Row], dense: DenseModel, json: bool) -> None:
         arch = dense.require_arch() if dense.model is None else None
         show_json("sweep", {"arch": arch, "model": dense.model, "rows": rows})
         return
+    show(dense.model or dense.require_arch(), table("", *_table(rows)))
+
+
+def _table(rows: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the headings and the cells of the columns that rows contain."""
     shown = {name: column for name, column in _COLUMNS.items() if name in rows[-1]}
     cells = [
         ("dense" if row["rate"] is None else f"{row['groups'] or 'chosen'}, {row['rate']:g}",
          *(text(row[name]) for name, (_, text) in shown.items()))
         for row in rows
     ]  # fmt: skip
-    headings = "groups, rate", *(heading for heading, _ in shown.values())
-    show(dense.model or dense.require_arch(), table("", headings, cells))
+    return ("groups, rate", *(heading for heading, _ in shown.values())), cells

@@ -1,34 +1,43 @@
-"""The page of an analysis: one HTML file with inline SVG, which needs neither a network nor scripts."""
+"""The page of one or more analyses: an HTML file with inline SVG, which needs neither a network nor scripts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tenreo.cli.checks import require_pages
-from tenreo.cli.terminal.tables import analysis_rows, number, precise, shortened
+from tenreo.cli.terminal.tables import analysis_rows, number, precise
 from tenreo.errors import printable
 from tenreo.evaluation.analysis import Analysis
 from tenreo.files.atomic import atomic_write
 from tenreo.sizes import byte_count
 
 _BARS, _LABELS = 20, 12  # layers with a bar, and with a number in the picture
-_LONGEST = 28  # characters of a name in a picture
-_WIDTH = 470  # of the longest bar
+_LONGEST = 160  # characters of a name next to a bar
 _AREA = ((80.0, 790.0), (330.0, 10.0))  # of the picture: left and right, bottom and top
 _HEADINGS = ("layer", "bytes", "bits per weight", "SNR in dB", "KL if compressed alone", "agreement %",
              "KL if restored alone", "agreement %")  # fmt: skip
 
 
-def write_page(path: Path, analysis: Analysis, name: str, yaml: str | None) -> None:
-    """Write the page of an analysis.
+class Part(NamedTuple):
+    """What a page says about one compressed model."""
+
+    title: str  # empty on a page about a single model
+    analysis: Analysis
+    yaml: str | None  # settings for the same bytes
+
+
+def write_page(
+    path: Path, name: str, parts: Sequence[Part], settings: tuple[Sequence[str], Iterable[Sequence[str]]] | None = None
+) -> None:
+    """Write the page of the analyses of one model.
 
     Args:
         path: path of the HTML file.
-        analysis: the analysis.
         name: name of the model or file.
-        yaml: settings for the same bytes, or None.
+        parts: analyses.
+        settings: headings and rows of a table that compares the parts, or None.
 
     Raises:
         TenreoError: if jinja2 is not installed, or the file cannot be written.
@@ -39,13 +48,26 @@ def write_page(path: Path, analysis: Analysis, name: str, yaml: str | None) -> N
     # Names come from files, so everything is escaped.
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(files("tenreo.cli.terminal").joinpath("page.html").read_text("utf-8"))
-    rows = [list(map(printable, row)) for row in analysis_rows(analysis.by_harm)]
+    # Headings of a table in a terminal are broken, and divided by hyphens.
+    table = settings and ([x.replace("-\n", "").replace("\n", " ") for x in settings[0]], _printable(settings[1]))
     text = template.render(
-        name=printable(name), facts=_facts(analysis), bars=_bars(analysis), headings=_HEADINGS, rows=rows, yaml=yaml,
-        **_points(analysis),
-    )  # fmt: skip
+        name=printable(name), settings=table, headings=_HEADINGS, parts=[_described(part) for part in parts]
+    )
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _described(part: Part) -> dict[str, Any]:
+    """Return the values of the template for one analysis."""
+    analysis = part.analysis
+    return {
+        "title": printable(part.title), "facts": _facts(analysis), "bars": _bars(analysis),
+        "rows": _printable(analysis_rows(analysis.by_harm)), "yaml": part.yaml, **_points(analysis),
+    }  # fmt: skip
+
+
+def _printable(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    return [list(map(printable, row)) for row in rows]
 
 
 def _facts(analysis: Analysis) -> list[tuple[str, str]]:
@@ -75,7 +97,7 @@ def _bars(analysis: Analysis) -> list[dict[str, Any]]:
     most = max(size for _, size, _ in known)
     share = 100 / max(1, analysis.bytes_after)
     return [
-        {"name": shortened(printable(name), _LONGEST), "width": round(_WIDTH * size / max(1, most), 1), "rest": is_rest,
+        {"name": printable(name, _LONGEST), "width": round(100 * size / max(1, most), 1), "rest": is_rest,
          "text": f"{byte_count(size)}, {number(size * share, 1)} %"}
         for name, size, is_rest in known
     ]  # fmt: skip

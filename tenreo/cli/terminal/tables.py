@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -65,7 +66,7 @@ def table(
         target = max(_SHORTEST_NAME, widths.get(longest, 0) - excess)
         if target >= widths.get(longest, 0):
             break  # the last column is wrapped
-        for row, name in zip(cells, _distinct([row[longest] for row in cells], target), strict=True):
+        for row, name in zip(cells, distinct([row[longest] for row in cells], target), strict=True):
             row[longest] = name
         left = _width(_table(title, columns, cells, text, last_text)) - output_console().width
         if left == excess:
@@ -86,15 +87,19 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
 
 
-def _distinct(names: Sequence[str], most: int) -> list[str]:
-    """Shorten names in the middle, or at the start if only that leaves different names different.
+def distinct(names: Sequence[str], most: int) -> list[str]:
+    """Shorten names in the middle, or where that makes two of them equal, at the start or outside of what differs.
 
-    >>> _distinct(["features.3.expand", "features.4.expand"], 9)
+    >>> distinct(["features.3.expand", "features.4.expand"], 9)
     ['…3.expand', '…4.expand']
+    >>> distinct(["features.3.expansion", "features.4.expansion"], 9)
+    ['…res.3.e…', '…res.4.e…']
     """
+    begin = max(0, len(commonprefix(names)) - most // 2)  # noqa: RUF071 - of characters
     middle = [shortened(name, most) for name in names]
     start = [name if len(name) <= most else f"…{name[len(name) - most + 1 :]}" for name in names]
-    return start if len(set(middle)) < len(set(names)) == len(set(start)) else middle
+    around = [name if len(name) <= most else f"…{name[begin : begin + most - 2]}…" for name in names]
+    return next((each for each in (middle, start, around) if len(set(each)) == len(set(names))), middle)
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: int, last_text: bool) -> Table:
