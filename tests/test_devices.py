@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import cache
 from unittest.mock import patch
 
 import pytest
@@ -24,12 +25,12 @@ from tenreo.training.state import StateFile
 from tenreo.training.trainer import Resources
 
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-CHAIN, SHARED, ROW = (
+CHAIN, SHARED, ROW = RECIPES = (
     tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0),
     tenreo.Recipe(4, tenreo.Uniform(4.0), refine=2),
     tenreo.Recipe(None, tenreo.TargetSize(30_000)),
 )
-recipes = pytest.mark.parametrize("recipe", [CHAIN, SHARED, ROW], ids=["permuted", "shared", "one row"])
+recipes = pytest.mark.parametrize("recipe", RECIPES, ids=["permuted", "shared", "one row"])
 
 
 def dense():
@@ -46,6 +47,16 @@ def small(recipe=SHARED, device="cpu"):
     return model
 
 
+@cache
+def _on_cpu(number):
+    return small(RECIPES[number])
+
+
+def moved(recipe=SHARED, device="cpu"):
+    """Return a model that was compressed on the CPU, for tests of anything but compression."""
+    return copy.deepcopy(_on_cpu(RECIPES.index(recipe))).to(device)
+
+
 def close(there, here, atol=1e-4):
     assert there.device.type != "cpu" and here.device.type == "cpu"
     torch.testing.assert_close(there.detach().cpu(), here.detach(), atol=atol, rtol=1e-3)
@@ -53,8 +64,7 @@ def close(there, here, atol=1e-4):
 
 @recipes
 def test_outputs_and_gradients_are_those_of_the_cpu(gpu, recipe):
-    here = small(recipe)
-    there = copy.deepcopy(here).to(gpu)
+    here, there = moved(recipe), moved(recipe, gpu)
     close(there(X.to(gpu)), here(X))
     for model, x in ((here, X), (there, X.to(gpu))):
         model(x).square().mean().backward()
@@ -64,7 +74,7 @@ def test_outputs_and_gradients_are_those_of_the_cpu(gpu, recipe):
 
 @recipes
 def test_compressing_on_a_device_gives_what_the_cpu_gives(gpu, recipe):
-    here, there = (list(curves(small(recipe, device))) for device in ("cpu", gpu))
+    here, there = (list(curves(model)) for model in (moved(recipe), small(recipe, gpu)))
     for own, other in zip(there, here, strict=True):
         assert own.weight.errors.snr == pytest.approx(other.weight.errors.snr, abs=1e-3)
         assert torch.equal(own.weight.positions.cpu(), other.weight.positions)
@@ -90,13 +100,13 @@ def test_number_formats_of_coefficients(gpu, precision):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_models_in_half_precision(gpu, dtype):
-    model = small().to(gpu).to(dtype)
+    model = moved(device=gpu).to(dtype)
     model(X.to(gpu, dtype)).sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_derivatives_of_higher_order(gpu):
-    model = small().to(gpu)
+    model = moved(device=gpu)
     curve = next(curves(model))
     c = curve.coefficients
     (gradient,) = torch.autograd.grad(curve.weight(c).square().sum(), c, create_graph=True)
@@ -105,7 +115,7 @@ def test_derivatives_of_higher_order(gpu):
 
 
 def test_deterministic_algorithms(cuda):
-    model = small().to(cuda)
+    model = moved(device=cuda)
     torch.use_deterministic_algorithms(True)
     try:
         model(X.to(cuda)).square().mean().backward()
@@ -117,7 +127,7 @@ def test_deterministic_algorithms(cuda):
 
 
 def test_inference_then_training(gpu):
-    model = small()
+    model = moved()
     for module in model.modules():  # moved without `Module.to`
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
@@ -152,7 +162,7 @@ def test_biases_are_corrected_without_norms(gpu):
 
 
 def test_assigning_expanding_copying_and_states(gpu):
-    model = small().to(gpu).eval()
+    model = moved(device=gpu).eval()
     curve = next(curves(model))
     curve.layer.weight = torch.randn(curve.weight.shape, device=gpu)
     copied = copy.deepcopy(model)
@@ -165,14 +175,14 @@ def test_assigning_expanding_copying_and_states(gpu):
 
 
 def test_saving_and_loading(gpu, tmp_path):
-    model = small().to(gpu).eval()
+    model = moved(device=gpu).eval()
     tenreo.save(model, tmp_path / "a.safetensors")
     close(model(X.to(gpu)), tenreo.load(tmp_path / "a.safetensors", dense()).eval()(X), atol=1e-3)
 
 
 @pytest.fixture
 def few(digits):
-    return digits[0].limited(64), digits[1].limited(64)
+    return digits[0].limited(16), digits[1].limited(16)
 
 
 SETTINGS = {
@@ -189,38 +199,37 @@ SETTINGS = {
     "settings", [pytest.param(s, id=k, marks=() if "amp" in s else pytest.mark.slow) for k, s in SETTINGS.items()]
 )
 def test_fine_tuning(gpu, few, settings):
-    settings = Settings(epochs=1, batch_size=32, lr=0.02, **settings)
-    history = finetune_(small(CHAIN), *few, settings, resources=Resources(gpu), teacher=dense())
+    settings = Settings(epochs=1, batch_size=8, lr=0.02, **settings)
+    history = finetune_(moved(CHAIN), *few, settings, resources=Resources(gpu), teacher=dense())
     assert history[1].train_loss < 4
 
 
 @pytest.mark.slow
 def test_resuming(gpu, few, tmp_path):
-    options = {"batch_size": 32, "lr": 0.02, "ema": 0.9, "optimizer": "adamw", "amp": True, "amp_dtype": "float16"}
+    options = {"batch_size": 8, "lr": 0.02, "ema": 0.9, "optimizer": "adamw", "amp": True, "amp_dtype": "float16"}
     path = tmp_path / "state.pt"
     for epochs in (1, 2):
         settings, state = Settings(epochs=epochs, **options), StateFile(path, epochs == 2)
-        history = finetune_(small(CHAIN), *few, settings, resources=Resources(gpu), state=state)
+        history = finetune_(moved(CHAIN), *few, settings, resources=Resources(gpu), state=state)
     assert len(history) == 3
 
 
 def test_evaluating_and_comparing(gpu, few):
-    here = small().eval()
-    there = copy.deepcopy(here).to(gpu)
-    expected = evaluate(here, Batches(few[1], Loading(32), torch.device("cpu")))
-    found = evaluate(there, Batches(few[1], Loading(32), gpu))
+    here, there = moved().eval(), moved(device=gpu).eval()
+    expected = evaluate(here, Batches(few[1], Loading(8), torch.device("cpu")))
+    found = evaluate(there, Batches(few[1], Loading(8), gpu))
     assert (found.top1, found.top5) == (expected.top1, expected.top5)
     assert found.loss == pytest.approx(expected.loss, abs=1e-3)
-    assert evaluate(there, Batches(few[1], Loading(32), gpu), amp=True).loss == pytest.approx(expected.loss, abs=0.1)
-    kl = [compare(m, dense().to(d).eval(), Batches(few[1], Loading(32), d)).kl
+    assert evaluate(there, Batches(few[1], Loading(8), gpu), amp=True).loss == pytest.approx(expected.loss, abs=0.1)
+    kl = [compare(m, dense().to(d).eval(), Batches(few[1], Loading(8), d)).kl
           for m, d in ((here, torch.device("cpu")), (there, gpu))]  # fmt: skip
     assert kl[1] == pytest.approx(kl[0], rel=0.01)
 
 
 def test_an_evaluation_waits_once(counted, few):
-    model, waits = small().to(counted.device), []
-    evaluate(model, Batches(few[1], Loading(32), counted.device))  # prepares the layers
-    for size in (32, 16):
+    model, waits = moved(device=counted.device), []
+    evaluate(model, Batches(few[1], Loading(16), counted.device))  # prepares the layers
+    for size in (16, 4):
         counted.waits.clear()
         evaluate(model, Batches(few[1], Loading(size), counted.device))
         waits.append(counted.waits.total())
@@ -242,16 +251,16 @@ def kernels_of_step(counted, model):
     ("recipe", "most"), [(CHAIN, 8), (SHARED, 10), (ROW, 20)], ids=["permuted", "shared", "one row"]
 )
 def test_a_training_step_launches_few_kernels_and_never_waits(counted, recipe, most):
-    model = small(recipe)
+    model = moved(recipe)
     more = kernels_of_step(counted, model) - kernels_of_step(counted, dense())
     assert more <= most * len(list(curves(model)))
 
 
 @pytest.mark.parametrize("recipe", [CHAIN, SHARED], ids=["permuted", "shared"])
-@pytest.mark.parametrize("moved", [lambda m, d: m.to(d), lambda m, d: copy.deepcopy(m.to(d))], ids=["moved", "copied"])
-def test_the_first_decoding_already_finds_the_order_and_the_factors(counted, recipe, moved):
+@pytest.mark.parametrize("copies", [lambda m: m, copy.deepcopy], ids=["moved", "copied"])
+def test_the_first_decoding_already_finds_the_order_and_the_factors(counted, recipe, copies):
     """Compiled code and CUDA graphs can read what a layer has, but can neither sort nor copy from the CPU."""
-    curve = next(curves(moved(small(recipe), counted.device)))
+    curve = next(curves(copies(moved(recipe, counted.device))))
     cosine._twiddle.cache_clear()
     counted.operations.clear(), counted.waits.clear()
     curve.weight(curve.coefficients).sum().backward()
