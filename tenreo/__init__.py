@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from tenreo.files.records import Correction as Correction
     from tenreo.files.records import ModelInfo as ModelInfo
     from tenreo.files.records import Preprocess as Preprocess
+    from tenreo.hub.folders import from_pretrained as from_pretrained
+    from tenreo.hub.folders import save_pretrained as save_pretrained
+    from tenreo.hub.pushing import push as push
     from tenreo.models.model_files import load as load
     from tenreo.models.model_files import save as save
     from tenreo.planning.layers import LayerPlan as LayerPlan
@@ -90,12 +93,15 @@ _MODULES = {
     "encode": "codec.encode",
     "expand_": "compression.parametrization",
     "export": "exporting.export",
+    "from_pretrained": "hub.folders",
     "load": "models.model_files",
     "match_statistics_": "correction.statistics",
     "measure_importance": "correction.importance",
+    "push": "hub.pushing",
     "read": "checkpoints.reading",
     "resolve": "planning.plan",
     "save": "models.model_files",
+    "save_pretrained": "hub.folders",
     "write": "checkpoints.compress",
 }
 __all__ = ["TenreoError", *_MODULES]

@@ -27,7 +27,8 @@ TINY_RUN = Path(__file__).parent / "tiny_run.py"
 COMMANDS = {
     "compress": "compress_and_save", "decompress": "decompress_files", "verify": "verify_files",
     "evaluate": "evaluate_files", "finetune": "finetune_file",
-    "inspect": "inspect_file", "analyze": "analyze_model", "export": "export_file", "sweep": "sweep_recipes",
+    "inspect": "inspect_file", "analyze": "analyze_model", "export": "export_file", "card": "write_card",
+    "push": "push_files", "pull": "pull_files", "sweep": "sweep_recipes",
     "demo": "run_demo",
 }  # fmt: skip
 # New processes are forked from a server that has imported torch and loaded the compiled code of the codec, which saves

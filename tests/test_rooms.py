@@ -16,7 +16,8 @@ ROOMS = (
 )  # fmt: skip
 FIRST = {"errors", "sizes", "options", "devices", "distributed"}
 ROOMS_OF_LIBRARY = {
-    "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"}, "yaml": {"data", "hub", "cli"}, "matplotlib": {"cli"},
+    "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"}, "yaml": {"planning", "data", "hub", "cli"},
+    "matplotlib": {"cli"},
     "jinja2": {"cli"},
     "torchvision": {"models", "data"}, "PIL": {"data"}, "sklearn": {"data"}, "safetensors": set(),
     "numba": {"codec", "planning"}, "onnx": {"exporting"}, "onnxruntime": {"exporting"}, "onnxscript": {"exporting"},

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenreo.files.atomic import atomic_write, write_errors_named
+from tenreo.files.atomic import atomic_write, make_folder
 from tenreo.files.checkpoints import CheckpointFiles, find_files, finish_folder
 from tenreo.files.header import is_pickle
 from tenreo.files.layout import TensorRecord, file_order, header_bytes
@@ -92,8 +92,7 @@ def decompress_folder(files: CheckpointFiles, target: Path, own: list[Path], dty
         own: the files that this process writes.
         dtype: as for `decompress_file`.
     """
-    with write_errors_named(target):
-        target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     for path in own:
         decompress_file(path, target / path.name, dtype)
 

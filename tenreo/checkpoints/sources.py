@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tenreo.errors import TenreoError
-from tenreo.files.checkpoints import CheckpointFiles, check_index, find_files
+from tenreo.files.checkpoints import SINGLE, CheckpointFiles, check_index, find_files
 from tenreo.files.header import is_pickle
 from tenreo.files.layout import ITEMSIZE, TensorRecord
 from tenreo.files.pickles import read_pickle
@@ -20,7 +20,6 @@ from tenreo.planning.rules import Traits, traits_of_tensors
 
 # Names of the tensors that are parameters.
 _PARAMETER = re.compile(r"(^|[._])(weight|bias|gamma|beta|scale|embed\w*|token)\w*$")
-SINGLE = "model.safetensors"  # name of the only file of a source that is no safetensors file
 
 
 class Source:

@@ -9,7 +9,21 @@ from typer.core import TyperGroup
 
 from tenreo import __version__
 from tenreo.cli import exits
-from tenreo.cli.commands import analyze, compress, decompress, demo, evaluate, export, finetune, inspect, sweep, verify
+from tenreo.cli.commands import (
+    analyze,
+    card,
+    compress,
+    decompress,
+    demo,
+    evaluate,
+    export,
+    finetune,
+    inspect,
+    pull,
+    push,
+    sweep,
+    verify,
+)
 from tenreo.cli.declare import add_command
 from tenreo.cli.terminal.streams import note, prepare_streams, unwritten, writing
 from tenreo.errors import MOST_CHARACTERS, TenreoError, printable
@@ -25,6 +39,7 @@ class Group(TyperGroup):
         """Run a command and exit the process."""
         try:
             prepare_streams()
+            exits.words = tuple(args[0] or sys.argv[1:] if args else options.get("args") or sys.argv[1:])
             code = super().main(*args, **{**options, "standalone_mode": False})
             with writing():
                 code = code if isinstance(code, int) else 0
@@ -70,6 +85,9 @@ add_command(app, finetune.finetune, "finetune_file", yaml=True)
 add_command(app, inspect.inspect, "inspect_file")
 add_command(app, analyze.analyze, "analyze_model")
 add_command(app, export.export, "export_file")
+add_command(app, card.card, "write_card")
+add_command(app, push.push, "push_files")
+add_command(app, pull.pull, "pull_files")
 add_command(app, sweep.sweep, "sweep_recipes")
 add_command(app, demo.demo, "run_demo")
 

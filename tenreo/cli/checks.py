@@ -14,10 +14,12 @@ from tenreo.cli.shared_options import DenseModel, Layout, ModelFile, ModelInputs
 from tenreo.data.layouts import DIGITS, ROOT_SPLIT, find_unlabeled, has_split, locate
 from tenreo.errors import TenreoError, install
 from tenreo.files.atomic import check_writable
+from tenreo.files.configs import read_config
 from tenreo.files.header import is_pickle, read_header
 from tenreo.files.paths import check_ending, check_readable
 from tenreo.files.records import Preprocess
-from tenreo.models.names import check_source, check_source_of, is_safe
+from tenreo.files.repositories import PREFIX, Repository
+from tenreo.models.names import check_source, check_source_of, is_safe, model_folder, names_folder
 from tenreo.planning.recipe import recipe_of
 
 
@@ -28,7 +30,9 @@ def check_output(path: Path, force: bool, option: str = "out") -> None:
         raise TenreoError(f"{path}: exists already; use --force to replace it, or choose another --{option}")
 
 
-def check_folder(path: Path, force: bool, sources: Iterable[Path] = (), resume: bool = False) -> None:
+def check_folder(
+    path: Path, force: bool, sources: Iterable[Path] = (), resume: bool = False, option: str = "out"
+) -> None:
     """Raise TenreoError unless files can be written to a folder, which may not exist.
 
     Args:
@@ -36,21 +40,24 @@ def check_folder(path: Path, force: bool, sources: Iterable[Path] = (), resume: 
         force: whether it may contain files.
         sources: folders that are read, none of which it may be.
         resume: whether an unfinished run may have written to it.
+        option: name of the option that it was given for.
     """
     if path.is_dir():
         if any(source.is_dir() and path.samefile(source) for source in sources):
-            raise TenreoError(f"{path}: is the folder that is read; choose another --out")
+            raise TenreoError(f"{path}: is the folder that is read; choose another --{option}")
         # The first process of a distributed run may already have created files when the others arrive here.
         first = os.environ.get("RANK", "0") == "0"
         if first and any(path.iterdir()) and not force and not resume:
-            raise TenreoError(f"{path}: contains files already; use --force to replace them, or choose another --out")
+            raise TenreoError(
+                f"{path}: contains files already; use --force to replace them, or choose another --{option}"
+            )
         check_writable(path / "model.safetensors")
     elif path.exists() or path.is_symlink():
-        raise TenreoError(f"{path}: is a file, needs a folder; choose another --out")
+        raise TenreoError(f"{path}: is a file, needs a folder; choose another --{option}")
     else:
         existing = next(each for each in path.absolute().parents if each.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise TenreoError(f"{path}: cannot be created in {existing}: permission denied; choose another --out")
+            raise TenreoError(f"{path}: cannot be created in {existing}: permission denied; choose another --{option}")
 
 
 def require_plotting(option: str = "plot") -> None:
@@ -73,6 +80,17 @@ def check_page(path: Path | None, force: bool, option: str) -> None:
         check_output(path, force, option)
 
 
+def require_hub() -> None:
+    """Raise TenreoError unless huggingface_hub is installed."""
+    if find_spec("huggingface_hub") is None:
+        raise TenreoError(f"hub: huggingface_hub is not installed; {install('hub')}")
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether an output is a folder: one that exists, or a name without an ending."""
+    return path.is_dir() or not path.suffix
+
+
 def check_dense(dense: DenseModel) -> None:
     """Raise TenreoError if the package of the model does not exist, or the options of its input are inconsistent.
 
@@ -82,11 +100,26 @@ def check_dense(dense: DenseModel) -> None:
     if dense.model is not None:
         if dense.arch is not None:
             raise TenreoError("model: given together with an architecture; use only one of --arch and --model")
-        check_source(dense.model)
+        if names_folder(dense.model):
+            _check_model_folder(dense, dense.model)
+        else:
+            check_source(dense.model)
     else:
         dense.require_arch()
         if dense.shape is not None and (len(dense.shape) != 3 or dense.shape[0] != 3):
             raise TenreoError(f"input: given {dense.input}, but torchvision architectures take 3 channels; use --model")
+
+
+def _check_model_folder(dense: DenseModel, model: str) -> None:
+    """Raise TenreoError unless the folder or the name of the repository exists, and nothing else names weights."""
+    if dense.weights is not None:
+        raise TenreoError(f"weights: given together with {model}, which has its own; use --model timm:NAME for others")
+    check_source("timm:any")
+    if model.startswith(PREFIX):
+        require_hub()
+        Repository.parse(model, "model")
+    else:
+        read_config(model_folder(model))
 
 
 def check_file(file: ModelFile) -> None:

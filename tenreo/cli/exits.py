@@ -11,6 +11,7 @@ import typer
 from tenreo.cli.terminal.streams import discard, note
 from tenreo.errors import OutOfMemoryError, TenreoError, raise_if_out_of_memory
 
+words: tuple[str, ...] = ()  # the command line, which results state
 debug = False  # set by `tenreo --debug`: errors are then raised instead of printed
 
 

@@ -9,10 +9,11 @@ from typing import ClassVar
 
 from tenreo.data.layouts import DIGITS
 from tenreo.errors import TenreoError, shown
+from tenreo.files.checkpoints import SINGLE
 from tenreo.files.header import is_pickle, read_header
 from tenreo.files.records import MOST_CHANNELS, MOST_PIXELS, Preprocess
 from tenreo.files.values import Fields
-from tenreo.models.names import SAFE, architecture_names, function_name
+from tenreo.models.names import SAFE, architecture_names, function_name, names_folder
 from tenreo.options import check_options, described, option
 
 # Upper bounds of numbers, so that a typing error does not fill the memory.
@@ -50,7 +51,8 @@ class DenseModel(Options):
         completion=architecture_names,
     )  # fmt: skip
     model: str | None = option(
-        None, "Any other model: timm:NAME, torchvision:NAME, or package.module:function, which returns the model.",
+        None, "Any other model: timm:NAME, torchvision:NAME, package.module:function, which returns the model, or a "
+        "folder or repository in timm's layout, local-dir:FOLDER or hf-hub:USER/MODEL, with its weights.",
         short="-m", metavar="SOURCE:NAME",
     )  # fmt: skip
     weights: str | None = option(
@@ -83,6 +85,8 @@ class DenseModel(Options):
         if self.model is None:
             return self.require_arch()
         source, _, name = self.model.partition(":")
+        if names_folder(self.model):
+            return Path(name).expanduser().resolve().name
         return name if source in SAFE else f"{source}-{name}"
 
     @property
@@ -193,10 +197,16 @@ class File(Options):
 
     file: Path = field(
         metadata=described(
-            "tenreo file, dense safetensors file, or .pth checkpoint of the reference implementation.",
-            metavar="FILE", positional=True,
+            "tenreo file, dense safetensors file, .pth checkpoint of the reference implementation, or folder with "
+            "model.safetensors.",
+            metavar="FILE|FOLDER", positional=True,
         )
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if os.path.isdir(self.file):  # false, not an error, for an impossible name
+            object.__setattr__(self, "file", self.file / SINGLE)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
-"""YAML files whose keys are names of options: reading and writing. No torch."""
+"""YAML files whose keys are names of options: reading. No torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
 from difflib import get_close_matches
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,24 +48,6 @@ def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
     except TenreoError as error:
         raise TenreoError(f"{path}: {error}") from error
     return values
-
-
-def recipe_yaml(recipe: Recipe, others: Mapping[str, Any]) -> str:
-    """Return the text of a YAML file that `read_yaml` reads: the recipe, and values of other options.
-
-    Args:
-        recipe: recipe; fields with their default values are left out.
-        others: values of other options by name, such as the model; they come first.
-    """
-    own: dict[str, Any] = {recipe.rate.name: recipe.rate.number}
-    default = Recipe(recipe.groups, recipe.rate, refine=recipe.refine, pack=recipe.pack)
-    for f in fields(recipe):
-        value = getattr(recipe, f.name)
-        changed = value != getattr(default, f.name) or (f.name in ("groups", "refine", "pack") and value != f.default)
-        if changed and value is not None:
-            own[f.name] = list(value) if isinstance(value, tuple) else value
-    plain = {name: str(value) if isinstance(value, StrEnum) else value for name, value in own.items()}
-    return yaml.safe_dump({**others, **plain}, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _load(path: Path) -> dict[Any, Any]:

@@ -79,6 +79,16 @@ def write_errors_named(path: Path) -> Iterator[None]:
         raise TenreoError(f"{path}: cannot be written: {error.strerror or error}; choose another path") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, unless they exist.
+
+    Raises:
+        TenreoError: if it cannot be created.
+    """
+    with write_errors_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def _target(path: Path) -> Path:
     """Follow symbolic links and return the path of the regular file to replace or create."""
     if "\0" in str(path):

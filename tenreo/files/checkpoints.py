@@ -15,6 +15,7 @@ from tenreo.files.paths import check_readable, opened
 from tenreo.files.quantization_config import CONFIG
 from tenreo.files.values import parse
 
+SINGLE = "model.safetensors"  # name of the only file of weights of a folder
 INDEX_ENDING = ".index.json"
 INDEX = f"model.safetensors{INDEX_ENDING}"
 PARTS = ".tenreo-parts"  # ending of the name of a folder of encoded tensors

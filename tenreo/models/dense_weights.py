@@ -10,6 +10,7 @@ from torch import nn
 from tenreo.errors import TenreoError, shown
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
+from tenreo.files.repositories import PREFIX, Repository, cached
 from tenreo.models.builders import check_trusted
 from tenreo.models.pretrained import find_weights, with_weights
 
@@ -20,8 +21,8 @@ def dense_weights(header: Header, given: Path | None = None) -> str | None:
     Args:
         header: header of the compressed file.
         given: file of the dense model; by default the file that the header names, relative to the folder of the
-            compressed file or to the current one, a file of this name next to the compressed file, or else
-            torchvision's or timm's weights.
+            compressed file or to the current one, a file of this name next to the compressed file, that of a
+            repository of the hub in the cache on this machine, or else torchvision's or timm's weights.
 
     Returns:
         A path or a name; None if timm's weights are to be downloaded.
@@ -38,6 +39,8 @@ def dense_weights(header: Header, given: Path | None = None) -> str | None:
     for path in (folder / name, Path(name), folder / Path(name).name):
         if os.path.isfile(path):  # not Path.is_file, which raises an error for a name that is too long
             return str(path)
+    if name.startswith(PREFIX):
+        return str(_cached_weights(header.path, name))
     if source.startswith("timm:") and Path(name).name == name and not Path(name).suffix:
         return None
     with suppress(TenreoError):
@@ -47,6 +50,18 @@ def dense_weights(header: Header, given: Path | None = None) -> str | None:
         f"{header.path}: its dense weights {shown(name)} do not exist, relative to {folder} or to the current folder; "
         "give their file"
     )
+
+
+def _cached_weights(path: Path, name: str) -> Path:
+    """Return the file of the weights of a repository that a file names, which is only looked for on this machine."""
+    repository = Repository.parse(name, f"{path}: weights")
+    found = cached(repository, "model.safetensors")
+    if found is None:
+        raise TenreoError(
+            f"{path}: its dense weights are those of {repository.name} on the hub, which are not on this machine; "
+            f"download them with tenreo pull {repository} -o dense, and give dense/model.safetensors"
+        )
+    return found
 
 
 def rename_weights(info: ModelInfo, old: Path, new: Path) -> ModelInfo:

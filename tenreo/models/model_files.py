@@ -135,7 +135,11 @@ def _kind(value: object) -> str:
 
 @public_function()
 def open_model(
-    path: Path, model: nn.Module | None = None, trust_builder: bool = False, builder: str | None = None
+    path: Path,
+    model: nn.Module | None = None,
+    trust_builder: bool = False,
+    builder: str | None = None,
+    info: ModelInfo | None = None,
 ) -> tuple[nn.Module, Header]:
     """Read a model like `load`, together with the file's header.
 
@@ -144,15 +148,18 @@ def open_model(
         model: dense model to load the tensors into.
         trust_builder: whether to call the function that the file names.
         builder: how to build the model, which is trusted; must agree with the builder in the file, if there is one.
+        info: description of the model for a file that contains none, such as that of the configuration next to it.
 
     Raises:
         TenreoError: as `load`, and if the file names another builder.
     """
-    header, tensors = read_any(path, named=model is not None or builder is not None)
+    header, tensors = read_any(path, named=any(each is not None for each in (model, builder, info)))
     recipe_of(header)  # raises if the recipe is invalid
     if builder is not None:
         header = replace(header, info=_info_with(builder, header))
         trust_builder = True
+    if info is not None and header.info.name is None:
+        header = replace(header, info=replace(info, license=header.info.license))
     info = header.info
     if model is None:
         if info.name is None:

@@ -41,7 +41,7 @@ def model_info(
             classes = kwargs.get("num_classes", len(weights.meta["categories"]))
             return with_transform(ModelInfo(name, classes, weights.name, preprocess), True)
     elif source == "timm" and model is not None:
-        preprocess = _timm_preprocess(require_timm().data.resolve_model_data_config(model))
+        preprocess = timm_preprocess(require_timm().data.resolve_model_data_config(model))
     classes = getattr(model, "num_classes", None) or kwargs.get("num_classes")
     known = isinstance(classes, int) and classes > 0
     return ModelInfo(classes=classes if known else None, preprocess=preprocess, builder=builder, kwargs=kwargs)
@@ -54,7 +54,7 @@ def weights_of(name: str) -> Any:
     return torchvision.models.get_model_weights(name)
 
 
-def _timm_preprocess(config: Mapping[str, Any]) -> Preprocess:
+def timm_preprocess(config: Mapping[str, Any]) -> Preprocess:
     """Return the preprocessing of a timm configuration, whose `crop_pct` is crop / resize."""
     channels, crop = int(config["input_size"][0]), int(config["input_size"][-1])
     resize = math.floor(crop / config["crop_pct"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from tenreo.errors import TenreoError, install, shown
 from tenreo.files.header import Header
 
+FOLDERS = ("local-dir", "hf-hub")  # timm's sources that are a folder on this machine and a repository of the hub
 SAFE = ("torchvision", "timm")  # sources that run no code but the package's own when a model is built by name
 RANDOM = "none"  # the name of random weights
 PAPER = ("mobilenet_v2", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -51,6 +52,20 @@ def is_safe(builder: str) -> bool:
     (True, False)
     """
     return builder.partition(":")[0] in SAFE
+
+
+def names_folder(model: str) -> bool:
+    """Return whether the name of a model is that of a folder or repository in timm's layout.
+
+    >>> names_folder("local-dir:nets/resnet18"), names_folder("timm:resnet18d")
+    (True, False)
+    """
+    return model.partition(":")[0] in FOLDERS
+
+
+def model_folder(model: str) -> Path:
+    """Return the folder that local-dir:FOLDER stands for."""
+    return Path(model.partition(":")[2] or ".").expanduser()
 
 
 def function_name(text: str) -> str:

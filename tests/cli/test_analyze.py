@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 import tenreo
 from tenreo.cli.terminal.page import Part, write_page
 from tenreo.cli.terminal.pictures import plot_analysis
-from tenreo.cli.yaml_files import read_yaml, recipe_yaml
+from tenreo.cli.yaml_files import read_yaml
 from tenreo.evaluation.agreement import Agreement
 from tenreo.evaluation.analysis import Analysis, LayerAnalysis
 from tenreo.files.header import read_header
 from tenreo.models.model_files import open_model
 from tenreo.planning.rates import RateOptions
 from tenreo.planning.recipe import Recipe
+from tenreo.planning.recipe_yaml import recipe_yaml
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from tenreo.exporting.formats import Deployment, check_output, check_packages
 from tenreo.files.checkpoints import Output as Target
 from tenreo.files.checkpoints import find_files
 from tenreo.files.paths import check_ending, check_readable
-from tenreo.hub.base_cards import license_of
+from tenreo.hub.metadata import license_of
+from tenreo.models.names import model_folder, names_folder
 from tenreo.options import option
 from tenreo.planning.rates import (
     Progressive,
@@ -60,8 +61,10 @@ class Output(FileOutput):
     """What is written and printed."""
 
     out: Path | None = option(
-        None, "Output file. Default: a name made of the model and the recipe, in the current folder.", short="-o"
-    )
+        None, "Output file; or a folder, which also gets config.json and a model card. Default: a file with a name "
+        "made of the model and the recipe, in the current folder.",
+        short="-o", metavar="FILE|FOLDER",
+    )  # fmt: skip
     for_: Deployment | None = option(
         None, "Let --target-size be the size of the ONNX model that `tenreo export --small` makes of the file."
     )
@@ -202,8 +205,12 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
         checks.check_page(output.report, output.force, "report")
         if not output.dry_run:
             path = output.out or Path(default_name(dense.name, recipe))
-            check_ending(path, ".safetensors")
-            checks.check_output(path, output.force)
+            if checks.is_folder(path):
+                own = (model_folder(dense.model),) if dense.model and names_folder(dense.model) else ()
+                checks.check_folder(path, output.force, own)
+            else:
+                check_ending(path, ".safetensors")
+                checks.check_output(path, output.force)
 
 
 def default_name(arch: str, recipe: Recipe) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from tenreo.cli import checks
 from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import Checkpoint, FileOutput
-from tenreo.errors import TenreoError
 from tenreo.exporting.formats import WeightDtype
 from tenreo.files.checkpoints import find_files
 from tenreo.files.paths import check_ending
@@ -17,7 +16,9 @@ from tenreo.options import described, option
 class Decompressed(FileOutput):
     """The plain file or folder that is written."""
 
-    out: Path = field(metadata=described("Output file, or folder for a folder.", short="-o", metavar="FILE|FOLDER"))
+    out: Path = field(
+        metadata=described("Output file or folder. A folder also gets config.json.", short="-o", metavar="FILE|FOLDER")
+    )
     dtype: WeightDtype | None = option(
         None, "Number format of floating-point tensors. By default, each has that of the original."
     )
@@ -36,8 +37,8 @@ def check(checkpoint: Checkpoint, output: Decompressed) -> None:
     with usage():
         if find_files(checkpoint.file).is_folder:
             checks.check_folder(output.out, output.force, (checkpoint.file,))
-        elif output.out.is_dir():
-            raise TenreoError(f"{output.out}: is a folder, needs a file, since {checkpoint.file} is one")
+        elif checks.is_folder(output.out):
+            checks.check_folder(output.out, output.force, (checkpoint.file.parent,))
         else:
             check_ending(output.out, ".safetensors")
             checks.check_output(output.out, output.force)

@@ -8,6 +8,7 @@ from tenreo.cli.exits import usage
 from tenreo.cli.shared_options import FileOutput, ModelFile, ModelInputs, shape_of
 from tenreo.errors import TenreoError
 from tenreo.exporting.formats import WeightDtype, check_format, check_packages
+from tenreo.files.checkpoints import SINGLE
 from tenreo.options import described, option
 
 
@@ -18,8 +19,8 @@ class Exported(FileOutput):
     to: Path = field(
         metadata=described(
             "Output file. Its ending selects the format: .safetensors or .pth for dense weights, .onnx, or .pt2 for "
-            "torch.export.",
-            metavar="FILE",
+            "torch.export. A folder gets the dense weights and config.json, which timm reads.",
+            metavar="FILE|FOLDER",
         )
     )
     small: bool = option(
@@ -30,6 +31,16 @@ class Exported(FileOutput):
         None, "Channels, height and width of the model's input. Default: the size that the file states.",
         metavar="CxHxW",
     )  # fmt: skip
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that is written, or None for a file."""
+        return self.to if checks.is_folder(self.to) else None
+
+    @property
+    def path(self) -> Path:
+        """The file that is written, also in a folder."""
+        return self.to if self.folder is None else self.folder / SINGLE
 
 
 def export(file: ModelFile, exported: Exported, inputs: ModelInputs) -> None:
@@ -50,7 +61,7 @@ def check(file: ModelFile, exported: Exported, inputs: ModelInputs) -> None:
     """
     with usage():
         checks.check_file(file)
-        check_format(exported.to, exported.small)
+        check_format(exported.path, exported.small)
         if exported.input is not None:
             shape_of(exported.input)
         checks.check_inputs(inputs)
@@ -58,5 +69,8 @@ def check(file: ModelFile, exported: Exported, inputs: ModelInputs) -> None:
             raise TenreoError(f"{inputs.given[0]}: given together with the size of images; leave out --input")
         if exported.to.suffix == ".onnx":
             check_packages()
-        checks.check_output(exported.to, exported.force, "to")
+        if exported.folder is not None:
+            checks.check_folder(exported.folder, exported.force, (file.file.parent,), option="to")
+        else:
+            checks.check_output(exported.to, exported.force, "to")
     checks.check_header(file)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tenreo.cli import checks
 from tenreo.cli.commands.compress import CompressedFiles, Output, Statistics, default_name
 from tenreo.cli.exits import usage
 from tenreo.cli.run.checkpoints import compress_files, resolve_files
@@ -36,7 +37,10 @@ from tenreo.evaluation.targets import compress_to_
 from tenreo.exporting.export import example_inputs, export
 from tenreo.exporting.formats import Deployment
 from tenreo.exporting.onnx_size import compress_for_onnx
+from tenreo.files.atomic import make_folder
+from tenreo.files.checkpoints import SINGLE
 from tenreo.files.records import Correction, ModelInfo
+from tenreo.hub.folders import describe_folder
 from tenreo.models.dense_weights import rename_weights
 from tenreo.models.model_files import save
 from tenreo.models.names import RANDOM, is_safe
@@ -72,6 +76,8 @@ def compress_and_save(
         if output.report is not None and images is None:
             check_classifier(dense.name, info)
         path = output.out or Path(default_name(dense.name, recipe))
+        folder = path if checks.is_folder(path) else None
+        path = path if folder is None else folder / SINGLE
         info = rename_weights(info, Path(), path.parent)
         info = replace(info, license=files.license or info.license)
         plan = resolve(recipe, model, _with_correction(info, statistics))
@@ -91,7 +97,11 @@ def compress_and_save(
     if isinstance(images, UnlabeledBatches):
         note_images(images.batches.broken, images.batches.warnings)
     info = replace(info, corrections=corrections)
+    if folder is not None:
+        make_folder(folder)
     save(model, path, info, plan.recipe)
+    if folder is not None:
+        describe_folder(folder)
     report = replace(report, after=replace(report.after, bytes=path.stat().st_size))
     _note_unused_bytes(report, plan.recipe)
     if output.report is not None and original is not None:

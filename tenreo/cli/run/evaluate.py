@@ -18,6 +18,7 @@ from tenreo.cli.run.models import open_classifier, open_inputs, open_reference, 
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
 from tenreo.cli.terminal.pictures import plot_confusion
+from tenreo.cli.terminal.results import command_line
 from tenreo.cli.terminal.tables import agreement_table, classes_table, evaluations_table, number, table_of_models
 from tenreo.compression.parametrization import expand_
 from tenreo.data.batches import Batches, Loading
@@ -32,6 +33,7 @@ from tenreo.evaluation.metric import Measurement
 from tenreo.evaluation.predictions import Predictions, predict
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
+from tenreo.hub.results import digest
 from tenreo.models.dense_weights import dense_weights
 
 
@@ -190,6 +192,7 @@ def _report(job: _Job) -> None:
     if output.json:
         common = {"data": data.data, "device": str(job.device), "skipped": sorted(job.broken)}
         first, *others = (_to_dict(result, data.against, job.inputs.metric) for result in given)
+        common["command_line"] = command_line()
         show_json("evaluate", {**first, **common, "others": others})
         return
     _show(f"{data.data} ({job.device})", data.against, job.results, given)
@@ -221,7 +224,7 @@ def _to_dict(result: _Result, against: str | None, metric: str | None) -> dict[s
         accuracy = {**result.evaluation.to_dict(), "classes": [asdict(c) for c in result.predictions.classes()]}
     compared = None if result.against is None else {"model": against, **vars(result.against)}
     own = {} if metric is None else {"metric": metric_dict(metric, result.metric)}
-    return {"file": result.file, **accuracy, **own, "against": compared}
+    return {"file": result.file, "sha256": digest(Path(result.file)), **accuracy, **own, "against": compared}
 
 
 def _show(title: str, against: str | None, results: list[_Result], given: list[_Result]) -> None:

@@ -12,12 +12,14 @@ from tenreo.cli.commands.evaluate import Evaluated, EvaluatedInputs, EvaluatedOu
 from tenreo.cli.run.models import open_file, open_reference
 from tenreo.cli.shared_options import ModelFile
 from tenreo.cli.terminal.console import progress_bar, show, show_json
+from tenreo.cli.terminal.results import command_line
 from tenreo.cli.terminal.tables import number, table_of_models
 from tenreo.compression.parametrization import expand_
 from tenreo.data.inputs import Inputs
 from tenreo.errors import TenreoError
 from tenreo.evaluation.agreement import Agreement, OutputAgreement, compare_outputs
 from tenreo.evaluation.metric import Measurement, Metric, measure
+from tenreo.hub.results import digest
 from tenreo.models.builders import find_function
 
 
@@ -95,7 +97,8 @@ def evaluate_inputs(
     given = [result for result in job.results if not result.is_reference]
     if output.json:
         first, *others = (_to_dict(result, options.metric, data.against) for result in given)
-        show_json("evaluate", {**first, "data": str(inputs.source), "device": str(device), "others": others})
+        common = {"data": str(inputs.source), "device": str(device), "command_line": command_line()}
+        show_json("evaluate", {**first, **common, "others": others})
     else:
         _show(job, f"{inputs.source} ({device})")
     return given
@@ -104,6 +107,7 @@ def evaluate_inputs(
 def _to_dict(result: InputResult, metric: str | None, against: str | None) -> dict[str, Any]:
     return {
         "file": result.file,
+        "sha256": digest(Path(result.file)),
         "metric": metric_dict(metric, result.metric),
         "against": None if result.against is None else {"model": against, **result.against.to_dict()},
     }

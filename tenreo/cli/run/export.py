@@ -7,6 +7,8 @@ from tenreo.cli.run.models import open_file, open_inputs
 from tenreo.cli.shared_options import ModelFile, ModelInputs, shape_of
 from tenreo.cli.terminal.console import note, show, show_json
 from tenreo.exporting.export import Export, example_inputs, export
+from tenreo.files.atomic import make_folder
+from tenreo.hub.folders import write_config
 from tenreo.models.dense_weights import rename_weights
 
 
@@ -20,11 +22,15 @@ def export_file(file: ModelFile, exported: Exported, given: ModelInputs) -> None
         shape = None if exported.input is None else shape_of(exported.input)
         inputs = example_inputs(model, shape or header.info.preprocess.crop)
     with torch.no_grad():
-        info = rename_weights(header.info, header.path.parent, exported.to.parent)
+        if exported.folder is not None:
+            make_folder(exported.folder)
+        info = rename_weights(header.info, header.path.parent, exported.path.parent)
         done = export(
-            model, exported.to, dtype=exported.dtype, inputs=inputs, info=info, small=exported.small,
-            announce=lambda size: note(f"{exported.to} will have {size:,} bytes"),
+            model, exported.path, dtype=exported.dtype, inputs=inputs, info=info, small=exported.small,
+            announce=lambda size: note(f"{exported.path} will have {size:,} bytes"),
         )  # fmt: skip
+    if exported.folder is not None:
+        write_config(exported.folder, header.info)
     if exported.json:
         options = {"file": str(file.file), "dtype": str(exported.dtype), "small": exported.small}
         show_json("export", {**done.to_dict(), **options})

@@ -12,16 +12,20 @@ from tenreo.cli.terminal.streams import note
 from tenreo.compression.parametrization import expand_
 from tenreo.data.inputs import Inputs
 from tenreo.errors import TenreoError
+from tenreo.files.checkpoints import find_files
 from tenreo.files.header import Header, is_pickle, read_header
 from tenreo.files.records import ModelInfo
+from tenreo.files.repositories import PREFIX, Repository
+from tenreo.hub.metadata import license_of
 from tenreo.models import model_files
 from tenreo.models.builders import build_info, check_model
 from tenreo.models.dense_weights import dense_weights, open_dense
 from tenreo.models.inputs import check_input, check_shape, find_input, output_classes
 from tenreo.models.model_info import model_info
-from tenreo.models.names import check_architecture, is_safe
+from tenreo.models.names import check_architecture, is_safe, model_folder, names_folder
 from tenreo.models.pretrained import find_weights, with_weights
 from tenreo.models.reference import read_any
+from tenreo.models.timm_folders import fetch_timm, read_timm_folder
 
 
 def open_model(dense: DenseModel, values: bool = True, own_inputs: bool = False) -> tuple[nn.Module, ModelInfo]:
@@ -35,6 +39,8 @@ def open_model(dense: DenseModel, values: bool = True, own_inputs: bool = False)
     Raises:
         TenreoError: if there is no such model, or the weights do not fit.
     """
+    if dense.model is not None and names_folder(dense.model):
+        return _open_folder(dense, dense.model)
     with usage():
         if dense.model is None:
             check_architecture(dense.require_arch())
@@ -55,6 +61,24 @@ def open_model(dense: DenseModel, values: bool = True, own_inputs: bool = False)
             dense = _with_input(model, dense, builder)
         info = replace(info, preprocess=dense.prepared(info.preprocess))
     return model, _with_classes(model, info) if values else info
+
+
+def _open_folder(dense: DenseModel, name: str) -> tuple[nn.Module, ModelInfo]:
+    """Build the model of a folder or repository in timm's layout, with its weights, and describe it."""
+    is_remote = name.startswith(PREFIX)
+    with usage():
+        folder = fetch_timm(Repository.parse(name)) if is_remote else model_folder(name)
+        found = read_timm_folder(folder)
+    model, header = model_files.open_model(found.weights, info=found.info)
+    if header.layers:
+        raise TenreoError(f"{found.weights}: is already compressed; give the folder of the dense weights")
+    with usage():
+        if dense.shape is not None:
+            check_shape(model, dense.shape)
+        prepared = dense.prepared(found.info.preprocess)
+    weights = f"{PREFIX}{Repository.parse(name)}" if is_remote else str(found.weights)
+    license = license_of(find_files(folder))
+    return model, replace(found.info, weights=weights, preprocess=prepared, license=license)
 
 
 def _with_input(model: nn.Module, dense: DenseModel, builder: str) -> DenseModel:

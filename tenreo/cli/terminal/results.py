@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from tenreo.cli import exits
 from tenreo.cli.terminal.tables import number
 from tenreo.files.counts import Counts
 from tenreo.planning.rates import Progressive, Uniform
@@ -53,6 +54,11 @@ def next_command(*words: object) -> str:
     "'my file.safetensors'"
     """
     return f"Next: {program()} {' '.join(shlex.quote(str(word)) for word in words)}"
+
+
+def command_line() -> str:
+    """Return the command that is running, as it was typed after the name of the program."""
+    return shlex.join(["tenreo", *exits.words])
 
 
 def program() -> str:

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from tenreo.files.checkpoints import find_files
 from tenreo.files.header import read_header
-from tenreo.hub.base_cards import license_of
+from tenreo.hub.metadata import license_of
 
 
 @pytest.mark.parametrize(
