@@ -24,6 +24,7 @@ from tenreo.planning.recipe import Recipe
 
 DOCUMENT = ROOT / "docs" / "cli.md"
 WITH_YAML = ("compress", "finetune")
+POSITIONAL = ("file", "files", "source", "repository")
 SEARCHED = ("target_kl", "target_agreement")  # options that `sweep` does not have
 
 
@@ -75,7 +76,7 @@ def test_parameters_are_the_fields_of_the_dataclasses(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_names_of_options_are_those_of_fields(name):
     for key, param in params_of(name).items():
-        if key not in ("file", "files", "source"):
+        if key not in POSITIONAL:
             assert f"--{key.rstrip('_').replace('_', '-')}" in param.opts
             assert bool(param.secondary_opts) == (get_type_hints(fields_of(name)[key][0])[key] is bool), key
 
@@ -84,8 +85,10 @@ def test_names_of_options_are_those_of_fields(name):
 def test_commands_receive_the_defaults(parsed, name):
     typed = {"finetune": ["f", "--data", "d"], "evaluate": ["f"], "inspect": ["f"],
              "export": ["f", "--to", "x.onnx"], "compress": ["-g", 4, "-r", 2], "sweep": ["-g", 4, "-r", 2],
-             "decompress": ["f", "-o", "x.safetensors"], "verify": ["f"]}.get(name, [])  # fmt: skip
-    given = {"file": Path("f"), "files": ("f",), "data": "d", "to": Path("x.onnx"), "out": Path("x.safetensors")}
+             "decompress": ["f", "-o", "x.safetensors"], "verify": ["f"],
+             "card": ["f"], "push": ["f", "user/m"], "pull": ["user/m", "-o", "x.safetensors"]}.get(name, [])  # fmt: skip
+    given = {"file": Path("f"), "files": ("f",), "data": "d", "to": Path("x.onnx"), "out": Path("x.safetensors"),
+             "repository": "user/m"}  # fmt: skip
     hints = list(get_type_hints(command_of(name)).values())[:-1]
     for hint, part in zip(hints, parsed(name, *typed), strict=True):
         if hint is Recipe or get_origin(hint) is list:
@@ -104,7 +107,7 @@ def test_help_is_readable_at_80_columns(name):
     assert max(map(len, output.splitlines())) <= 80 and "…" not in output
     words = " ".join(output.split())
     for key, (cls, field) in fields_of(name).items():
-        assert key in ("file", "files", "source") or f"--{key.rstrip('_').replace('_', '-')} " in words
+        assert key in POSITIONAL or f"--{key.rstrip('_').replace('_', '-')} " in words
         assert " ".join(options_of(cls)[key].help.removesuffix(".").split()) in words, key
         if isinstance(field.default, (int, float, str, Path)) and not isinstance(field.default, bool):
             assert f"[default: {field.default}]" in words, key
@@ -217,7 +220,7 @@ def test_the_documented_tables_are_those_of_the_options():
     assert re.findall("<!-- options of (\\w+) -->", text) == list(COMMANDS)
     for name in COMMANDS:
         names = set(re.findall("`--(?!no-)([a-z0-9-]+)`", tables["option_table"](name)))
-        assert names == {key.rstrip("_").replace("_", "-") for key in params_of(name)} - {"file", "files", "source"}
+        assert names == {key.rstrip("_").replace("_", "-") for key in params_of(name)} - set(POSITIONAL)
 
 
 def documented_keys():
@@ -249,6 +252,7 @@ def objects(compressed_file, dense_file, tmp_path_factory):
         "verify --json": ("verify", compressed_file),
         "analyze --json": ("analyze", compressed_file, "--data", "digits", "--limit", 4),
         "export --json": ("export", compressed_file, "--to", folder / "m.pth"),
+        "card --json": ("card", compressed_file, "-o", folder / "README.md"),
     }  # fmt: skip
     return {heading: json.loads(here(*words, "--json").stdout) for heading, words in typed.items()}
 
@@ -267,7 +271,7 @@ def test_layers_are_always_a_list(objects):
 @pytest.mark.parametrize(
     "heading",
     ["compress --json", "compress --dry-run --json", "inspect --json", "evaluate --json", "finetune --json",
-     "sweep --json", "export --json", "analyze --json", "decompress --json", "verify --json"],
+     "sweep --json", "export --json", "analyze --json", "decompress --json", "verify --json", "card --json"],
 )  # fmt: skip
 def test_the_documented_keys_are_printed(objects, heading):
     common = {"schema", "command"}

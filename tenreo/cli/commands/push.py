@@ -22,7 +22,7 @@ class Pushed(Options):
     repository: str = field(
         metadata=described("Repository of the Hugging Face hub.", metavar="USER/MODEL", positional=True)
     )
-    private: bool | None = option(None, "Make a new repository private. Default: as the settings of the account say.")
+    private: bool = option(False, "Make a new repository private.")
 
 
 def push(checkpoint: Checkpoint, pushed: Pushed, described: Described, output: JsonOutput) -> None:

@@ -12,7 +12,7 @@ from tenreo.hub.pushing import push_with_card
 def push_files(checkpoint: Checkpoint, pushed: Pushed, described: Described, output: JsonOutput) -> None:
     """Upload the files, and print their address and how they are fetched."""
     target = Repository.parse(pushed.repository)
-    address = push_with_card(checkpoint.file, target, described.values(target.name), pushed.private)
+    address = push_with_card(checkpoint.file, target, described.values(target.name), pushed.private or None)
     if output.json:
         show_json("push", {"file": str(checkpoint.file), "repository": target.name, "address": address})
         return
