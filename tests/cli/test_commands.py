@@ -83,10 +83,20 @@ def test_names_of_options_are_those_of_fields(name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_receive_the_defaults(parsed, name):
-    typed = {"finetune": ["f", "--data", "d"], "evaluate": ["f"], "inspect": ["f"],
-             "export": ["f", "--to", "x.onnx"], "compress": ["-g", 4, "-r", 2], "sweep": ["-g", 4, "-r", 2],
-             "decompress": ["f", "-o", "x.safetensors"], "verify": ["f"],
-             "card": ["f"], "push": ["f", "user/m"], "pull": ["user/m", "-o", "x.safetensors"]}.get(name, [])  # fmt: skip
+    typed = {
+        "finetune": ["f", "--data", "d"],
+        "evaluate": ["f"],
+        "inspect": ["f"],
+        "export": ["f", "--to", "x.onnx"],
+        "compress": ["-g", 4, "-r", 2],
+        "sweep": ["-g", 4, "-r", 2],
+        "decompress": ["f", "-o", "x.safetensors"],
+        "verify": ["f"],
+        "card": ["f"],
+        "push": ["f", "user/m"],
+        "pull": ["user/m", "-o", "x.safetensors"],
+    }
+    typed = typed.get(name, [])
     given = {"file": Path("f"), "files": ("f",), "data": "d", "to": Path("x.onnx"), "out": Path("x.safetensors"),
              "repository": "user/m"}  # fmt: skip
     hints = list(get_type_hints(command_of(name)).values())[:-1]

@@ -29,7 +29,6 @@ from tenreo.models.dense_weights import dense_weights, open_dense
 from tenreo.models.inputs import check_input
 from tenreo.planning.rates import TargetBits
 from tenreo.planning.recipe import Recipe
-from tenreo.planning.recipe_yaml import recipe_yaml
 from tenreo.sizes import byte_count
 
 DEFAULT_RATE = TargetBits(4)

@@ -10,7 +10,6 @@ from torch import nn
 
 from tenreo.cli.terminal.console import note, progress_bar
 from tenreo.cli.terminal.page import Part, write_page
-from tenreo.cli.yaml_files import recipe_yaml
 from tenreo.compression.parametrization import curves
 from tenreo.correction.run_model import image_count
 from tenreo.errors import TenreoError
@@ -18,6 +17,7 @@ from tenreo.evaluation.analysis import Analysis
 from tenreo.evaluation.sensitivity import analyze
 from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.models.names import is_safe
+from tenreo.planning.recipe_yaml import recipe_yaml
 
 ANALYZED = 64  # of the images or inputs of a command that every layer is measured on
 
