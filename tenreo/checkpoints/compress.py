@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tenreo.checkpoints.parts import Parts
+from tenreo.checkpoints.parts import Part, Parts, planned_part
 from tenreo.checkpoints.plan import resolve_tensors
 from tenreo.checkpoints.prices import Prices, representatives
 from tenreo.checkpoints.shards import Shard, make_shard, split
@@ -142,7 +142,7 @@ class _Run:
             self._encode(self.layers, None)
             return
         prices = Prices(self.source, self.layers, self.own, self.output.jobs, self.group, self.plan.recipe)
-        fixed = self._total(dict.fromkeys((layer.name for layer in self.layers), 0))
+        fixed = self._planned_total(rate.bytes)
         room = rate.bytes - fixed
         if room <= 0:
             raise target_out_of_reach(self.plan.recipe, fixed)
@@ -164,27 +164,26 @@ class _Run:
             total = self._total()
             if _NEARLY * limit <= total <= limit:
                 return
-            room = int(limit * (1 - (1 - _NEARLY) / 4)) - total + sum(self.sizes.values())
             if small:
+                room = int(limit * (1 - (1 - _NEARLY) / 4)) - total + sum(self.sizes.values())
                 prices.correct(price, self.sizes)
                 price = prices.search(room, price)
                 self._encode(self.layers, price)
             else:
-                self._change_some(prices, room)
+                self._change_some(prices, limit, total)
         if self._total() > limit:
             raise target_out_of_reach(self.plan.recipe, self._total())
 
-    def _change_some(self, prices: Prices, room: int) -> None:
-        """Encode as many layers at another price as change the bytes of all layers to about `room`."""
-        missing = room - sum(self.sizes.values())
-        factor = 1 / _STEP if missing > 0 else _STEP
+    def _change_some(self, prices: Prices, limit: int, total: int) -> None:
+        """Encode layers at another price, the smallest first, until the estimated size is just below the limit."""
+        factor, middle = _STEP if total > limit else 1 / _STEP, (1 + _NEARLY) / 2 * limit
         chosen: dict[float, list[LayerPlan]] = {}
-        for layer in self.layers:
+        for layer in sorted(self.layers, key=lambda layer: layer.numel):
             old = self.prices[layer.name]
             before, after = (prices.estimated(each)[layer.name] for each in (old, old * factor))
-            missing -= round((after - before) * self.sizes[layer.name] / max(1, before))
+            total += round((after - before) * self.sizes[layer.name] / max(1, before))
             chosen.setdefault(old * factor, []).append(layer)
-            if (missing <= 0) == (factor < 1):
+            if (total - middle) * (factor - 1) < 0:
                 break
         for price, layers in chosen.items():
             self._encode(layers, price)
@@ -200,39 +199,53 @@ class _Run:
             self.prices |= dict.fromkeys((layer.name for layer in layers), price)
         self.group.wait()  # afterwards, all parts can be read
 
-    def _files(self) -> dict[str, list[str]]:
-        """Return the names of the tensors of each file."""
+    def _files(self, layers: Mapping[str, int]) -> dict[str, list[str]]:
+        """Return the names of the tensors of each file, given the bytes of the layers."""
         if not self.output.is_folder:
             return {self.output.path.name: list(self.source.tensors)}
         if self.output.shard_size is None:
             return {f"{Path(name).stem}{ENDING}": names for name, names in self.source.layout.items()}
-        parameters = {layer.parameter: self.sizes.get(layer.name, 0) for layer in self.layers}
+        parameters = {layer.parameter: layers[layer.name] for layer in self.layers}
         sizes = {name: parameters.get(name, each.bytes) for name, each in self.source.tensors.items()}
         return split(sizes, self.output.shard_size)
 
-    def _shards(self, files: Mapping[str, list[str]]) -> list[Shard]:
+    def _shards(self, files: Mapping[str, list[str]], part_of: Callable[[str], Part]) -> list[Shard]:
         """Put the files of this process together."""
         weights = {name: sum(self.source.tensors[each].bytes for each in names) for name, names in files.items()}
         origin = (self.source.name, self.output.license)
-        own = deal(sorted(files), lambda name: weights[name], self.group)
-        return [make_shard(name, files[name], self.parts, self.plan, origin) for name in own]
+        compressed = {layer.parameter for layer in self.layers}
+        shards = []
+        for file in deal(sorted(files), lambda name: weights[name], self.group):
+            parts = {name: part_of(name) for name in files[file] if name in compressed}
+            shards.append(make_shard(file, files[file], self.source, parts, self.plan.recipe, origin))
+        return shards
 
-    def _total(self, sizes: Mapping[str, int] | None = None) -> int:
-        """Return the bytes of all files; before the layers are encoded, an estimate for given sizes of the layers."""
-        if sizes is not None:
-            dense = [each for name, each in self.source.tensors.items() if name not in self._parameters]
-            return sum(each.bytes for each in dense) // 2 + 500 * len(self._files()) + 300 * len(self.layers)
-        own = sum(shard.bytes for shard in self._shards(self._files()))
-        return int(self.group.sum(torch.tensor(own)))
+    def _total(self) -> int:
+        """Return the bytes of all files."""
+        return self._sum(shard.bytes for shard in self._shards(self._files(self.sizes), self.parts.open))
 
-    @property
-    def _parameters(self) -> set[str]:
-        return {layer.parameter for layer in self.layers}
+    def _planned_total(self, limit: int) -> int:
+        """Return the bytes of all files without those of the layers, before these are encoded.
+
+        The files are put together from layers that share the limit by their elements.
+        """
+        numel = sum(layer.numel for layer in self.layers)
+        sizes = {layer.name: limit * layer.numel // numel for layer in self.layers}
+        snr = 20 * math.log10(2) * 8 * limit / numel
+        planned = {
+            layer.parameter: planned_part(layer, self.source.tensors[layer.parameter].dtype, sizes[layer.name], snr)
+            for layer in self.layers
+        }
+        shards = self._shards(self._files(sizes), planned.__getitem__)
+        return self._sum(shard.bytes for shard in shards) - sum(part.bytes for part in planned.values())
+
+    def _sum(self, own: Iterable[int]) -> int:
+        return int(self.group.sum(torch.tensor(sum(own), dtype=torch.int64)))
 
     def write(self) -> Written:
         """Write the files, then copy the other files of the source, and write the index last."""
-        files = self._files()
-        shards = self._shards(files)
+        files = self._files(self.sizes)
+        shards = self._shards(files, self.parts.open)
         for shard in shards:
             shard.write(self.output.folder)
         self.group.wait()

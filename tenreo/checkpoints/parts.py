@@ -5,25 +5,26 @@ run that was killed go on: a part that is whole, and of the same tensor and reci
 """
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tenreo import __version__
 from tenreo.checkpoints.sources import Source
-from tenreo.codec.shape import Precision
+from tenreo.codec.shape import Basis, Positions, Precision
 from tenreo.codec.threads import Task
 from tenreo.compression.layer_encoding import add_order, check_finite, encode_at_price, encode_with_rate
 from tenreo.compression.serialization import stored_coefficients
 from tenreo.errors import TenreoError
 from tenreo.files.header import metadata
-from tenreo.files.layout import POSITIONS
-from tenreo.files.records import LayerRecord, ModelInfo
+from tenreo.files.layout import POSITIONS, TensorRecord, layer_tensors
+from tenreo.files.records import LayerErrors, LayerRecord, ModelInfo
 from tenreo.files.safetensors import tensor_digest, write_tensors
 from tenreo.files.tensor_reader import TensorFile
 from tenreo.planning.layers import LayerPlan
@@ -32,22 +33,48 @@ from tenreo.planning.recipe import Recipe
 _KEY = "tenreo.part"
 
 
-class Part(NamedTuple):
-    """An encoded tensor on disk."""
+@dataclass(frozen=True)
+class Part:
+    """An encoded tensor.
 
-    file: TensorFile
-    digest: str  # SHA-256 of the bytes of the dense tensor
+    Attributes:
+        name: name of the layer.
+        layer: its record.
+        digest: SHA-256 of the bytes of the dense tensor.
+        tensors: dtypes and shapes of the tensors that store the layer, by name.
+        checksums: their CRC-32.
+        content: function that returns the bytes of one of them.
+    """
 
-    @property
-    def layer(self) -> LayerRecord:
-        """The record of the layer."""
-        (record,) = self.file.header.layers.values()
-        return record
+    name: str
+    layer: LayerRecord
+    digest: str
+    tensors: dict[str, TensorRecord]
+    checksums: dict[str, int]
+    content: Callable[[str], Any]
 
     @property
     def bytes(self) -> int:
         """Bytes of the tensors that store the layer."""
-        return sum(each.bytes for each in self.file.header.tensors.values())
+        return sum(each.bytes for each in self.tensors.values())
+
+
+def planned_part(layer: LayerPlan, dtype: str, size: int, snr: float) -> Part:
+    """Return the part of a layer that is not encoded yet, without content; its numbers have as many digits as others.
+
+    Args:
+        layer: plan of the layer.
+        dtype: dtype of the dense tensor.
+        size: expected bytes of the positions.
+        snr: expected signal-to-noise ratio in dB.
+    """
+    snr += 1e-9 / 3
+    errors = LayerErrors(snr, snr, layer.numel + 1 / 3)
+    record = replace(layer.record, errors=errors, positions=Positions.CODED)
+    stored = layer_tensors(record, "F32" if record.curve.basis is Basis.RAMP else dtype)
+    tensors = {layer.parameter + suffix: each for suffix, each in stored.items()}
+    tensors[layer.parameter + POSITIONS] = TensorRecord("U8", (size,))
+    return Part(layer.name, record, "0" * 64, tensors, dict.fromkeys(tensors, 0), lambda name: b"")
 
 
 class Parts:
@@ -68,8 +95,13 @@ class Parts:
 
     def open(self, parameter: str) -> Part:
         """Open the part of a tensor that was encoded."""
-        file = TensorFile(self.path(parameter))
-        return Part(file, json.loads(file.header.metadata[_KEY])["digest"])
+        return self._part(TensorFile(self.path(parameter)))
+
+    def _part(self, file: TensorFile) -> Part:
+        header = file.header
+        ((name, record),) = header.layers.items()
+        digest = json.loads(header.metadata[_KEY])["digest"]
+        return Part(name, record, digest, header.tensors, header.checksums, file.content)
 
     def encode(self, weight: Tensor, layer: LayerPlan, task: Task, price: float | None) -> int:
         """Encode a tensor, unless there is a whole part of it already; return the bytes of the layer.
@@ -110,10 +142,10 @@ class Parts:
     def _whole(self, parameter: str, key: str) -> Part | None:
         """Return the part of a tensor if it is whole and has a key."""
         with suppress(TenreoError, KeyError, ValueError):
-            part = self.open(parameter)
-            for name in part.file.header.tensors:
-                part.file.content(name)  # raises for a wrong checksum
-            return part if part.file.header.metadata[_KEY] == key else None
+            file = TensorFile(self.path(parameter))
+            for name in file.header.tensors:
+                file.content(name)  # raises for a wrong checksum
+            return self._part(file) if file.header.metadata[_KEY] == key else None
         return None
 
 

@@ -4,6 +4,7 @@ Every tensor is sampled in pieces. The ratio of its bytes to those of its sample
 exactly once it has been encoded; until then, that of a tensor of the same shape is used.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -91,8 +92,9 @@ def _sample_bytes(part: Tensor, layer: LayerPlan, task: Task, price: float, reci
 
 
 def representatives(layers: Iterable[LayerPlan]) -> list[LayerPlan]:
-    """Return the first layer of every shape, or none if these have half of all elements."""
+    """Return the first layer of every shape of several layers, or none if these have half of all elements."""
     layers = list(layers)
-    chosen = list({layer.shape: layer for layer in reversed(layers)}.values())
+    often = Counter(layer.shape for layer in layers)
+    chosen = list({layer.shape: layer for layer in reversed(layers) if often[layer.shape] > 1}.values())
     few = 2 * sum(layer.numel for layer in chosen) < sum(layer.numel for layer in layers)
     return sorted(chosen, key=lambda layer: layer.name) if few else []

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -9,7 +10,8 @@ from zlib import crc32
 from torch import Tensor
 
 from tenreo import __version__
-from tenreo.checkpoints.parts import Part, Parts
+from tenreo.checkpoints.parts import Part
+from tenreo.checkpoints.sources import Source
 from tenreo.errors import TenreoError
 from tenreo.files.atomic import atomic_write
 from tenreo.files.dense_stream import encode_dense
@@ -19,8 +21,7 @@ from tenreo.files.provenance import Provenance, state_digest
 from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.safetensors import bytes_of, record, tensor_digest
 from tenreo.planning.dense_storage import dense_step, stored_dense
-from tenreo.planning.plan import Plan
-from tenreo.planning.recipe import DenseDtype
+from tenreo.planning.recipe import DenseDtype, Recipe
 
 _MOST_CODED = 1 << 20  # elements of a dense tensor that is coded; coding needs 50 bytes of memory for each
 
@@ -63,47 +64,46 @@ class Shard:
                 file.write(self.contents[name]())
 
 
-def make_shard(name: str, names: Iterable[str], parts: Parts, plan: Plan, origin: tuple[str, str]) -> Shard:
+def make_shard(
+    name: str, names: Iterable[str], source: Source, parts: Mapping[str, Part], recipe: Recipe, origin: tuple[str, str]
+) -> Shard:
     """Put a file together.
 
     Args:
         name: name of the file.
         names: names of the dense tensors that it contains.
-        parts: parts of the compressed ones.
-        plan: plan of the compression.
+        source: dense tensors.
+        parts: parts of the compressed ones of these tensors, by name.
+        recipe: recipe of the compression.
         origin: name of the source, and the license of its tensors.
     """
-    source, names = parts.source, list(names)
-    compressed = {layer.parameter for layer in plan.compressed}
-    found = {each: parts.open(each) for each in names if each in compressed}
+    names = list(names)
     shard = Shard(name, {}, {}, {}, {}, {}, names)
     digests = {}
-    for parameter, part in found.items():
+    for parameter, part in parts.items():
         _add_part(shard, part)
         digests[parameter] = part.digest
     step = dense_step((layer.numel, layer.errors.snr) for layer in shard.layers.values())
-    dense = [each for each in names if each not in found]
-    coded = _add_dense(shard, parts, dense, step, digests)
+    dense = [each for each in names if each not in parts]
+    coded = _add_dense(shard, source, dense, recipe.dense_dtype, step, digests)
     digest = state_digest((each, source.tensors[each], digests[each]) for each in names)
-    info, recipe = ModelInfo(), plan.recipe.to_dict()
-    own = {k: v for k, v in _metadata(parts, names).items() if not k.startswith("tenreo.")}
-    entries = metadata(info, recipe, shard.layers, coded, Provenance(__version__, digest, *origin))
+    own = {k: v for k, v in _metadata(source, names).items() if not k.startswith("tenreo.")}
+    entries = metadata(ModelInfo(), recipe.to_dict(), shard.layers, coded, Provenance(__version__, digest, *origin))
     del entries["format"]
     shard.metadata = {**own, **entries}
     return shard
 
 
-def _metadata(parts: Parts, names: list[str]) -> dict[str, str]:
+def _metadata(source: Source, names: list[str]) -> dict[str, str]:
     """Return the metadata of the file of the source that contains the first of the names."""
-    source = parts.source
     file = next((file for file, own in source.layout.items() if names and names[0] in own), "")
     return source.metadata.get(file, {})
 
 
 def _add_part(shard: Shard, part: Part) -> None:
-    for name, each in part.file.header.tensors.items():
-        _add(shard, name, each, part.file.header.checksums[name], lambda name=name: part.file.content(name))  # type: ignore[misc]
-    shard.layers |= part.file.header.layers
+    for name, each in part.tensors.items():
+        _add(shard, name, each, part.checksums[name], partial(part.content, name))
+    shard.layers[part.name] = part.layer
 
 
 def _add(shard: Shard, name: str, each: TensorRecord, checksum: int, content: Content) -> None:
@@ -113,10 +113,9 @@ def _add(shard: Shard, name: str, each: TensorRecord, checksum: int, content: Co
 
 
 def _add_dense(
-    shard: Shard, parts: Parts, names: list[str], step: float, digests: dict[str, str]
+    shard: Shard, source: Source, names: list[str], dtype: DenseDtype, step: float, digests: dict[str, str]
 ) -> dict[str, TensorRecord]:
     """Add the tensors that remain dense, and their digests; return the coded ones."""
-    source, dtype = parts.source, parts.recipe.dense_dtype
     small: dict[str, Tensor] = {}
     for name in names:
         tensor = source.read(name)
@@ -124,10 +123,10 @@ def _add_dense(
         if dtype is DenseDtype.CODED and tensor.numel() <= _MOST_CODED:
             small[name] = tensor
         else:
-            _add_plain(shard, parts, name, tensor)
+            _add_plain(shard, source, dtype, name, tensor)
     stream, coded = encode_dense(small, {name for name in small if source.is_parameter(name)}, step)
     for name in small.keys() - coded.keys():
-        _add_plain(shard, parts, name, small[name])
+        _add_plain(shard, source, dtype, name, small[name])
     if coded:
         content = bytes_of(stream)
         shard.tensors[DENSE], shard.checksums[DENSE] = record(stream), crc32(content)
@@ -135,11 +134,11 @@ def _add_dense(
     return coded
 
 
-def _add_plain(shard: Shard, parts: Parts, name: str, tensor: Tensor) -> None:
+def _add_plain(shard: Shard, source: Source, dtype: DenseDtype, name: str, tensor: Tensor) -> None:
     def content() -> Any:
-        return bytes_of(stored_dense(name, parts.source.read(name), parts.recipe.dense_dtype))
+        return bytes_of(stored_dense(name, source.read(name), dtype))
 
-    stored = stored_dense(name, tensor, parts.recipe.dense_dtype)
+    stored = stored_dense(name, tensor, dtype)
     _add(shard, name, record(stored), crc32(bytes_of(stored)), content)
 
 

@@ -43,6 +43,7 @@ from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.values import cleaned, parse
 
 VERSION = 4
+HEADER = "header"  # name of the header's bytes among those of the tensors
 _HALF = (Precision.FLOAT16, Precision.BFLOAT16)
 
 
@@ -116,7 +117,7 @@ class Header:
             layer, suffix = split_name(name)
             own = name.removesuffix(suffix) if suffix and layer in self.layers else name
             stored[own] = stored.get(own, 0) + tensor.bytes
-        return {**stored, "header": self.size - sum(stored.values())}
+        return {**stored, HEADER: self.size - sum(stored.values())}
 
     def _decoded(self) -> dict[str, TensorRecord]:
         """Return the dtypes and shapes of the tensors by name, with the coded ones instead of the tensor of bytes."""

@@ -42,18 +42,22 @@ def guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
     # Architectures of one source file have mostly the same names but for numbers, so one of each other file is built.
     others: set[str] = set()
+    found: dict[str, int] = {}  # number of tensors of other shapes, by architecture
+    home = ""  # file of these architectures
     for arch in architecture_names() if len(names) >= _FEWEST else ():
         file = torchvision.models.get_model_builder(arch).__module__
-        if file in others:
+        if file in others or (found and file != home):
             continue
         own = architecture_shapes(arch)
         left, right = _without_numbers(own), _without_numbers(names)
         if 2 * len(left & right) <= min(len(left), len(right)):
             others.add(file)
-        # Weight and bias of the last layer may differ, since they depend on the number of classes.
-        elif set(own) == names and sum(own[name] != shapes[name] for name in names) <= 2:
-            return f"; these are names of {arch}"
-    return ""
+        elif set(own) == names:
+            different = sum(own[name] != shapes[name] for name in names)
+            # Weight and bias of the last layer may differ, since they depend on the number of classes.
+            if different <= 2:
+                found[arch], home = different, file
+    return f"; these are names of {min(found, key=lambda arch: found[arch])}" if found else ""
 
 
 def _without_numbers(names: Iterable[str]) -> set[str]:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import tenreo
+from tenreo.checkpoints.plan import resolve_tensors
+from tenreo.checkpoints.sources import state_source
 from tenreo.errors import TenreoError
+from tenreo.files.checkpoints import Output
 from tenreo.files.header import read_header
 from tenreo.files.tensor_reader import read_numpy
 
@@ -266,6 +270,38 @@ def test_processes_of_torchrun_write_the_same_bytes(folder):
     assert files_of(folder.parent / "several") == files_of(folder.parent / "one")
 
 
+# Runs the command line, and ends it by SIGKILL at the moment when a file gets its name.
+KILLED = """
+import os, signal, sys
+left = int(sys.argv.pop(2))
+place = sys.argv.pop(1)
+def watch(event, values):
+    global left
+    if event == "os.rename" and place in str(values[1]):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(watch)
+from tenreo.cli.app import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("place", "count", "parts"), [(".tenreo-parts", 4, 4), ("model-0", 1, 10)])
+def test_a_run_killed_between_two_files_is_continued_with_the_same_result(folder, place, count, parts):
+    """Between two encoded tensors, and between two of the files that are put together from them."""
+    here(*JOB, "-o", "whole")
+    Path("killed.py").write_text(KILLED)
+    process = Forked("killed.py", place, count, *JOB, "-o", "small", "--jobs", 1)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(list(Path("small/.tenreo-parts").glob("[!.]*"))) == parts
+    assert len(list(Path("small").glob("model-*"))) == count * (place == "model-0")
+    here(*JOB, "-o", "small", "--resume", "--force")
+    assert files_of(Path("small")) == files_of(Path("whole"))
+
+
+@pytest.mark.slow
 def test_a_killed_run_is_continued_with_the_same_result(folder):
     here("compress", folder, "--bits", 5, "-o", "whole")
     random = seeded()
@@ -276,6 +312,32 @@ def test_a_killed_run_is_continued_with_the_same_result(folder):
         process.communicate()
     here("compress", folder, "--bits", 5, "-o", "small", "--resume", "--force")
     assert files_of(folder.parent / "small") == files_of(folder.parent / "whole")
+
+
+def uneven(rows, width, share):
+    """Weights in bfloat16, of which a share of the rows is zero, all of them in the second half."""
+    weight = torch.randn(rows, width)
+    weight[rows - int(share * rows) :] = 0
+    return weight.bfloat16()
+
+
+# The estimates from the first layer are too large, and too small.
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
+def test_layers_are_encoded_about_once_and_large_ones_are_not_encoded_again(tmp_path, monkeypatch, share):
+    from tenreo.checkpoints import compress, prices
+
+    monkeypatch.setattr(prices, "_ELEMENTS", 2048)
+    monkeypatch.setattr(compress, "_SMALL", 0)  # as with more elements than a test can encode
+    torch.manual_seed(0)
+    tensors = {"embed.weight": uneven(512, 128, 0.2)}
+    tensors |= {f"layers.{i:02}.weight": uneven(64, 128, share if i else 0.4 - share) for i in range(24)}
+    source, encoded = state_source(tensors), []
+    recipe, output = tenreo.Recipe(None, tenreo.TargetSize(100_000)), Output(tmp_path / "s.safetensors", jobs=1)
+    compress.compress_tensors(source, resolve_tensors(recipe, source), output, progress=encoded.append)
+    assert 0.99 * 100_000 <= output.path.stat().st_size <= 100_000
+    assert len(encoded) > len(tensors)  # the size was missed at first
+    assert [layer.name for layer in encoded].count("embed") == 1
+    assert sum(layer.numel for layer in encoded) < 1.4 * sum(tensor.numel() for tensor in tensors.values())
 
 
 def test_whole_parts_are_kept_and_damaged_ones_are_not(folder, monkeypatch):
@@ -304,6 +366,12 @@ def test_whole_parts_are_kept_and_damaged_ones_are_not(folder, monkeypatch):
     os.chdir(folder.parent)
     here(*job)
     assert files_of(folder.parent / "small") == files_of(folder.parent / "whole")
+
+
+def test_inspect_shows_the_headers_of_all_files_in_one_row(folder):
+    headers = sum(8 + int.from_bytes(path.read_bytes()[:8], "little") for path in folder.glob("*.safetensors"))
+    (row,) = [line for line in here("inspect", folder).stdout.splitlines() if line.split()[:1] == ["header"]]
+    assert row.split()[1] == f"{headers:,}"
 
 
 def test_messages_name_no_temporary_files(folder):

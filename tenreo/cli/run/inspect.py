@@ -13,7 +13,7 @@ from tenreo.cli.terminal.console import show, show_json
 from tenreo.cli.terminal.tables import counts_table, layers_table, number, table
 from tenreo.files.checkpoints import find_files
 from tenreo.files.counts import Counts
-from tenreo.files.header import Header, is_pickle, read_header
+from tenreo.files.header import HEADER, Header, is_pickle, read_header
 from tenreo.files.layout import DENSE
 from tenreo.planning.recipe import recipe_of
 
@@ -50,7 +50,7 @@ def inspect_file(checkpoint: Checkpoint, shown: Inspected) -> None:
     if shown.layers and layers:
         show(layers_table(layers.items()))
     if shown.layers:
-        show(_bytes_table(tensors, merged.size))
+        show(_bytes_table(_one_header(tensors), merged.size))
     show(counts_table(before, after, (merged.snr_unrefined, merged.snr) if layers else None))
 
 
@@ -69,8 +69,15 @@ def _tensors(header: Header) -> list[dict[str, Any]]:
     return rows
 
 
+def _one_header(tensors: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with one for the headers of all files together."""
+    rows = [row for row in tensors if row["name"] != HEADER]
+    headers = [row for row in tensors if row["name"] == HEADER]
+    return [*rows, {**headers[0], "bytes": sum(row["bytes"] for row in headers)}]
+
+
 def _bytes_table(tensors: Iterable[dict[str, Any]], total: int) -> Table:
-    names = {DENSE: "coded tensors", "header": "header"}
+    names = {DENSE: "coded tensors"}
     cells = [
         (names.get(x["name"], x["name"]), x["dtype"] or "", "x".join(map(str, x["shape"] or ())) or "",
          f"{x['bytes']:,}", number(x["bits_per_weight"]), number(100 * x["bytes"] / max(1, total), 1))

@@ -8,6 +8,7 @@ from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table
 
 from tenreo.cli.terminal.console import output_console
@@ -109,10 +110,19 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], te
     for i, column in enumerate(columns):
         is_last_text = last_text and i == len(columns) - 1
         words = i < text or is_last_text
-        result.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not is_last_text)
+        # rich would measure every cell twice, which takes seconds in tables with thousands of rows.
+        width = None if is_last_text else _longest([column, *(row[i] for row in rows)])
+        result.add_column(
+            column, justify="left" if words else "right", overflow="fold", no_wrap=not is_last_text, width=width
+        )
     for row in rows:
         result.add_row(*row)
     return result
+
+
+def _longest(cells: Iterable[str]) -> int:
+    """Return the width of the longest line of cells."""
+    return max(cell_len(line) for cell in cells for line in cell.split("\n"))
 
 
 def _width(whole: Table) -> int:
