@@ -159,21 +159,25 @@ def metadata(
         coded: dense tensors that are coded, in the order of their stream.
         source: origin of the tensors.
     """
-    versions = [layer.version for layer in layers.values()] + [VERSION if coded else 2]
+    # The lowest version that suffices, so that earlier releases can read the file.
+    version = max([layer.version for layer in layers.values()] + [VERSION if coded else 2])
+    separators = (",", ":") if version >= 4 else (", ", ": ")
+
+    def text(values: object) -> str:
+        return json.dumps(values, separators=separators)
+
     result = {
         "format": "pt",
-        # The lowest version that suffices, so that earlier releases can read the file.
-        VERSION_KEY: str(max(versions)),
-        "tenreo.model": json.dumps(info.to_dict()),
-        "tenreo.layers": json.dumps({name: layer.to_dict() for name, layer in layers.items()}),
+        VERSION_KEY: str(version),
+        "tenreo.model": text(info.to_dict()),
+        "tenreo.layers": text({name: layer.to_dict() for name, layer in layers.items()}),
     }
     if recipe is not None:
-        result["tenreo.recipe"] = json.dumps(recipe)
+        result["tenreo.recipe"] = text(recipe)
     if source is not None:
-        result[SOURCE] = json.dumps(source.to_dict())
+        result[SOURCE] = text(source.to_dict())
     if coded:
-        shapes = {name: [each.dtype, *each.shape] for name, each in coded.items()}
-        result[DENSE] = json.dumps(shapes, separators=(",", ":"))
+        result[DENSE] = text({name: [each.dtype, *each.shape] for name, each in coded.items()})
     return result
 
 

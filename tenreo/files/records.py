@@ -31,6 +31,7 @@ _MOST_COUNT = 2**53  # images or layers
 MOST_DIMENSIONS = 8  # dimensions of a weight
 _MOST_ELEMENTS = 2**40  # elements of a weight
 _MOST_DECIBELS = 400.0
+_DIGITS = 6  # of errors, which only tables show
 _MOST_NORM = 1e200  # squared norms; sums and ratios of them then stay within float64
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 _FLOATING = ("F16", "BF16", "F64")  # dtypes of a dense weight besides F32
@@ -250,13 +251,16 @@ class LayerRecord:
         return self.curve.columns(self.numel)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON under the keys of the file format."""
+        """Return plain values for JSON under the keys of the file format.
+
+        Since version 4, what readers assume is left out, and errors are rounded: headers are large in small files.
+        """
         snr, snr_unrefined = (
             _within(x, -_MOST_DECIBELS, _MOST_DECIBELS) for x in (self.errors.snr, self.errors.snr_unrefined)
         )
         signal = _within(self.errors.squared_norm, 0, _MOST_NORM)
         coded: dict[str, Any] = {"positions": self.positions} if self.positions == Positions.CODED else {}
-        return {
+        values = {
             "shape": list(self.shape),
             "groups": self.curve.groups,
             "length": self.curve.length,
@@ -272,6 +276,7 @@ class LayerRecord:
             **({"basis": self.curve.basis} if self.curve.basis is Basis.RAMP else {}),
             **({"dtype": self.dtype} if self.dtype else {}),
         }
+        return values if self.version < 4 else _concise(values)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LayerRecord:
@@ -321,6 +326,18 @@ class LayerRecord:
                 f"{curve.coefficients_per_row} coefficients per row"
             )
         return cls(shape, curve, errors, positions)
+
+
+def _concise(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a layer without those that readers assume, and with rounded errors."""
+    assumed = {"precision": Precision.FLOAT32, "snr": None, "snr_unrefined": None, "signal": None}
+    if "positions" in values:
+        assumed["position_bits"] = values["position_bits"]
+    return {
+        key: float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+        for key, value in values.items()
+        if key not in assumed or value != assumed[key]
+    }
 
 
 def _within(value: float | None, least: float, most: float) -> float | None:

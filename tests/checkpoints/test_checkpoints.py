@@ -227,7 +227,8 @@ numpy.savez("values.npz", **read_numpy("small"))
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    values = np.load("values.npz")
+    with np.load("values.npz") as file:
+        values = dict(file)
     assert set(values) == set(tenreo.read("small"))
     for name, tensor in tenreo.read("small").items():
         np.testing.assert_array_equal(values[name], tensor.float() if tensor.is_floating_point() else tensor)
