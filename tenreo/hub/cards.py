@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +167,7 @@ def _size(model: _Model) -> str:
     snr = model.header.snr if len(model.files) == 1 else None
     noise = f", with an SNR of {snr:.2f} dB" if snr is not None and math.isfinite(snr) else ""
     text = f"{covered:.1f} % of the parameters are compressed{noise}. `tenreo inspect` prints every layer."
+    text += "".join(f" Statistics: {_plain(str(each))}." for each in model.header.info.corrections)
     return f"{_table(('', 'dense', 'compressed'), rows)}\n\n{text}"
 
 
@@ -186,10 +187,7 @@ def _differences(model: _Model, results: Results | None) -> str:
             f"tenreo card {name} --results results.json --force"
         )
     rows = [(_plain(title), value) for title, value in results.rows]
-    return (
-        f"{_table(('', 'measured'), rows)}\n\nMeasured on {results.examples:,} images or other inputs with\n\n"
-        f"{_block(results.command)}"
-    )
+    return f"{_table(('', 'measured'), rows)}\n\nMeasured on {results.examples} with\n\n{_block(results.command)}"
 
 
 def _loading(model: _Model, repository: str | None) -> Iterable[str]:
@@ -199,7 +197,14 @@ def _loading(model: _Model, repository: str | None) -> Iterable[str]:
     trusted = source is not None and not source.startswith(("timm:", "torchvision:"))
     note = "" if repository else "`FOLDER` stands for this folder, or for the name of its repository on the hub.\n\n"
     pull = f"tenreo pull {repository} -o FOLDER\n" if repository else ""
-    if source is not None or model.is_timm:
+    if isinstance(model.config.get("model_type"), str):
+        name = _transformers_class(model.config)
+        code = f'from transformers import {name}\n\nmodel = {name}.from_pretrained("{place}")'
+        yield f"{note}With transformers:"
+        yield _block(f"import tenreo  # with which transformers decodes the files\n{code}", "python")
+        yield "As plain files:"
+        yield _block(f"{pull}tenreo decompress FOLDER -o dense")
+    elif source is not None or model.is_timm:
         more = ", trust_builder=True)  # runs the function that the file names" if trusted else ")"
         yield note + _block(f'import tenreo\n\nmodel = tenreo.from_pretrained("{place}"{more}', "python")
     else:
@@ -222,6 +227,13 @@ def _loading(model: _Model, repository: str | None) -> Iterable[str]:
         )
 
 
+def _transformers_class(config: Mapping[str, Any]) -> str:
+    """Return the class that a configuration of transformers names, or the one that finds it."""
+    names = config.get("architectures")
+    first = names[0] if isinstance(names, list) and names else None
+    return first if isinstance(first, str) and re.fullmatch(r"[A-Za-z]\w{0,99}", first) else "AutoModel"
+
+
 def _recipe(model: _Model) -> str:
     info, weights = model.header.info, model.header.info.weights or ""
     named = {"arch": info.arch} if info.arch else {"model": info.builder} if info.builder else {}
@@ -232,7 +244,8 @@ def _recipe(model: _Model) -> str:
         named["weights"] = weights
     elif not named or not re.fullmatch(r"\w+", weights):
         text += f", with {'`--weights` and the file' if named else 'the file or folder'} of the dense weights"
-    return f"{text}:\n\n{_block(recipe_yaml(model.recipe, named).rstrip(), 'yaml')}"
+    more = {"match_statistics": False} if info.source and not info.corrections else {}
+    return f"{text}:\n\n{_block(recipe_yaml(model.recipe, {**named, **more}).rstrip(), 'yaml')}"
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

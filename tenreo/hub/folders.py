@@ -86,10 +86,16 @@ def from_pretrained(
     """
     folder = find_folder(source, token)
     files = find_files(folder)
+    config = read_config(folder) if (folder / CONFIG).exists() else {}
+    if model is None and "model_type" in config:
+        raise TenreoError(
+            f"{folder}: is a model of transformers; after import tenreo, load it with "
+            "transformers.AutoModel.from_pretrained, or give the model that its tensors are for"
+        )
     if model is not None or len(files.weights) > 1 or is_pickle(files.weights[0]):
         _check_single(folder, len(files.weights))
         return load(files.weights[0], model, trust_builder=trust_builder)
-    if read_header(files.weights[0]).info.name is None and (folder / CONFIG).exists() and is_timm(read_config(folder)):
+    if read_header(files.weights[0]).info.name is None and is_timm(config):
         return open_model(files.weights[0], info=read_timm_folder(folder).info)[0]
     return load(files.weights[0], trust_builder=trust_builder)
 

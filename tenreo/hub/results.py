@@ -5,7 +5,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, cast
 
-from tenreo.errors import TenreoError, printable, shown
+from tenreo.errors import TenreoError, counted, printable, shown
 from tenreo.files.paths import opened
 from tenreo.files.values import Fields, parse
 
@@ -28,13 +28,13 @@ class Results:
         rows: title and value of every figure.
         metrics: names of the metrics.
         command: the command line that measured them.
-        examples: number of images or other inputs.
+        examples: number of images or other inputs, such as "360 images".
     """
 
     rows: tuple[tuple[str, str], ...]
     metrics: tuple[str, ...]
     command: str
-    examples: int
+    examples: str
 
 
 def digest(path: Path) -> str:
@@ -75,17 +75,18 @@ def _of_model(values: Fields, path: Path, model: Path) -> Results:
             f"results: {path} was measured on {shown(values.values.get('file'))}, which was another file than {model}; "
             "evaluate this file"
         )
-    rows, metrics, examples = [], [], 0
+    rows, metrics, examples = [], [], ""
     if found.has("top1"):
         low, high = found.numbers("top1_interval", 0, 100, 2)
         rows.append(("top-1 accuracy", f"{found.number('top1', 0, 100):.2f} % (95 % interval {low:.2f} to {high:.2f})"))
         metrics.append("accuracy")
-        examples = found.whole("images", 0, 2**53)
+        examples = _examples(found)
     if found.has("metric"):
         metric = Fields(found.values["metric"])
         name = metric.text("name", _MOST_TEXT)
         rows.append((name, f"{metric.number('value', -_MOST, _MOST):.4f}"))
         metrics.append(name.partition(":")[2] or name)
+        examples = _examples(metric)
     if found.has("against"):
         compared = Fields(found.values["against"])
         if compared.has("reference_top1"):
@@ -94,13 +95,18 @@ def _of_model(values: Fields, path: Path, model: Path) -> Results:
             if compared.has(key):
                 rows.append((title, f"{compared.number(key, -_MOST, _MOST):.{digits}f}{unit}"))
                 metrics.append(name)
-        examples = next((compared.whole(k, 0, 2**53) for k in ("images", "examples") if compared.has(k)), examples)
+        examples = _examples(compared)
         if found.values["against"].get("model") != "dense":
             rows = [(title.replace("the dense model", _name(compared)), value) for title, value in rows]
     if not rows:
         raise ValueError("it contains neither an accuracy, nor an agreement, nor a metric")
     command = values.text("command_line", _MOST_TEXT) if values.has("command_line") else "tenreo evaluate"
     return Results(tuple(rows), tuple(metrics), command, examples)
+
+
+def _examples(found: Fields) -> str:
+    key = "images" if found.has("images") else "examples"
+    return counted(found.whole(key, 0, 2**53), key.removesuffix("s"))
 
 
 def _name(compared: Fields) -> str:

@@ -61,6 +61,47 @@ def test_links_to_files_outside_of_a_folder_are_refused(folder, name):
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("name", ["a.safetensors", "config.json", INDEX])
+def test_a_folder_with_links_out_of_it_is_neither_described_nor_loaded(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("../secret.safetensors" if name == "a.safetensors" else "../secret.txt")
+    for words in (("card", "net"), ("push", "net", "user/net")):
+        assert len(refused(*words).splitlines()) == 1
+    with pytest.raises(TenreoError, match=r"outside of its folder|cannot be read as an index"):
+        tenreo.from_pretrained("net")
+    assert not (folder / "README.md").exists()
+
+
+def test_the_models_of_shards_and_of_transformers_are_not_guessed(folder):
+    with pytest.raises(TenreoError, match="net: has 2 files of weights; read them with"):
+        tenreo.from_pretrained("net")
+    (folder / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoModel": "own.Model"}}')
+    (folder / "own.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    with pytest.raises(TenreoError, match=r"net: is a model of transformers; .* load it with transformers"):
+        tenreo.from_pretrained("net")
+    here("compress", "net", "-g", 4, "-r", 2, "--refine", 0, "-o", "out")
+    here("card", "out")
+    assert "from transformers import AutoModel" in (Path("out") / "README.md").read_text()
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ((2**62).to_bytes(8, "little"), "cannot be read as safetensors"),
+        ((70).to_bytes(8, "little") + b'{"x.weight":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,8]}}', ""),
+        (b"", "it is empty"),
+    ],
+    ids=["header", "shape", "empty"],
+)
+def test_shards_that_say_they_are_huge_are_refused_at_once(folder, content, why):
+    (folder / "a.safetensors").write_bytes(content)
+    for words in (("compress", "net", "--bits", 8, "-o", "out"), ("card", "net"), ("inspect", "net")):
+        error = refused(*words, code=1)
+        assert "a.safetensors" in error and why in error and len(error.splitlines()) == 1
+    assert not Path("out").exists()
+
+
 def test_links_inside_of_a_folder_and_those_of_a_cache_are_followed(folder):
     dense = dict(tenreo.read(folder))
     cache = Path("models--net")

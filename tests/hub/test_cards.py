@@ -36,7 +36,7 @@ def test_the_figures_are_those_of_evaluate(compressed_file, measured):
     assert f"| agreement with the dense model | {against['agreement']:.2f} % |" in text
     assert f"| KL divergence from the dense model | {against['kl']:.4f} nats |" in text
     assert f"| top-1 accuracy | {found['top1']:.2f} % (" in text
-    assert "Measured on 40 images" in text
+    assert "Measured on 40 images with" in text
     assert f"tenreo evaluate {compressed_file} --data digits --against dense --limit 40 --json" in text
     assert values_of(text)["metrics"] == ["accuracy", "agreement", "kl_divergence"]
     header = read_header(compressed_file)

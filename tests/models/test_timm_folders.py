@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import socket
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -16,21 +18,29 @@ from tenreo.files.header import read_header
 from tenreo.models.timm_folders import read_timm_folder
 
 timm = pytest.importorskip("timm")
-COMPRESS = ("compress", "-g", 4, "-r", 4, "--refine", 0, "--no-match-statistics")
+COMPRESS = ("compress", "-g", 4, "-r", 4, "--refine", 0, "--no-match-statistics", "--include", "conv_head")
 X = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture
-def folder(inside):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     """(model, folder): a model of timm with five classes and one channel, in the folder that timm writes."""
     torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("timm") / "dense"
     model = timm.create_model("test_efficientnet", num_classes=5, in_chans=1).eval()
     names = [f"n{i}" for i in range(5)]
     timm.models.save_for_hf(
-        model, "dense", model_config={"label_names": names, "pretrained_cfg": {"mean": [0.5], "std": [0.25]}},
+        model, folder, model_config={"label_names": names, "pretrained_cfg": {"mean": [0.5], "std": [0.25]}},
         safe_serialization=True, data_config={"crop_pct": 0.8, "input_size": (1, 64, 64)},
     )  # fmt: skip
-    return model, inside / "dense"
+    return model, folder
+
+
+@pytest.fixture
+def folder(written, inside):
+    """(model, folder): the model, and a copy of its folder in the working folder."""
+    shutil.copytree(written[1], "dense")
+    return written[0], inside / "dense"
 
 
 def outputs(model):
@@ -77,8 +87,8 @@ def test_the_dense_weights_of_a_folder_are_found_again(folder):
 
 
 def test_a_model_of_timm_is_recognized_in_python(folder):
-    model = folder[0]
-    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0))
+    model = deepcopy(folder[0])
+    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(4.0), ("conv_head",), refine=0))
     tenreo.save_pretrained(model, "small")
     assert json.loads(Path("small/config.json").read_text())["architecture"] == "test_efficientnet"
     again = tenreo.from_pretrained(Path("small"))
@@ -86,7 +96,7 @@ def test_a_model_of_timm_is_recognized_in_python(folder):
 
 
 def test_a_compressed_folder_of_tensors_is_loaded_through_its_configuration(folder):
-    here("compress", "dense", "-g", 4, "-r", 4, "--refine", 0, "-o", "small")
+    here("compress", "dense", "-g", 4, "-r", 4, "--refine", 0, "--include", "conv_head.weight", "-o", "small")
     here("decompress", "small", "-o", "plain")
     model = timm.create_model("local-dir:plain", pretrained=True)
     torch.testing.assert_close(outputs(tenreo.from_pretrained("small")), outputs(model))
