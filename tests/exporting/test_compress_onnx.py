@@ -122,7 +122,7 @@ def test_the_stated_differences_are_those_of_the_models(tmp_path):
     assert found.agreement == pytest.approx(100 * (a.argmax(1) == b.argmax(1)).mean())
 
 
-@pytest.mark.parametrize("opset", [9, 14, 21, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (11, 13, 17))])
+@pytest.mark.parametrize("opset", [9, 21, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (11, 13, 14, 17))])
 def test_older_and_newer_versions_of_the_operators(opset, tmp_path):
     model = mlp(opset, ir_version=3 if opset < 11 else 8)
     if opset < 11:
@@ -134,7 +134,7 @@ def test_older_and_newer_versions_of_the_operators(opset, tmp_path):
     assert done.outputs[0].relative < 0.12
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("float64", marks=pytest.mark.slow)])
 def test_other_number_formats_stay(dtype, tmp_path):
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     done, _ = compressed(mlp(dtype=dtype, kind=kind), tmp_path)
@@ -155,7 +155,7 @@ def test_weights_in_bfloat16_are_compressed_but_not_run(tmp_path):
     assert done.outputs == () and "not compared" in notes[0]
 
 
-@pytest.mark.parametrize("size", ["33kB", "4x", "25%"])
+@pytest.mark.parametrize("size", ["4x", *(pytest.param(size, marks=pytest.mark.slow) for size in ("33kB", "25%"))])
 def test_the_size_is_that_of_the_onnx_file(size, tmp_path):
     onnx.save(mlp(), tmp_path / "dense.onnx")
     limit = {"33kB": 33_000}.get(size, (tmp_path / "dense.onnx").stat().st_size // 4)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +14,19 @@ from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
 
 
-@pytest.fixture
-def file(tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
     torch.manual_seed(0)
-    model, path = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64)).eval(), tmp_path / "m.safetensors"
+    model, path = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64)).eval(), tmp_path_factory.mktemp("coded") / "m"
     tenreo.compress_(model, tenreo.Recipe(None, tenreo.TargetSize(4000)))
-    tenreo.save(model, path)
-    return path
+    tenreo.save(model, path.with_suffix(".safetensors"))
+    return path.with_suffix(".safetensors")
+
+
+@pytest.fixture
+def file(saved, tmp_path):
+    """A file with coded tensors, which the test may change."""
+    return Path(shutil.copy(saved, tmp_path))
 
 
 def edit(path, change):

@@ -86,10 +86,12 @@ def dilated(_):
 
 
 @pytest.mark.parametrize("change", [
-    replaced("maxpool", nn.Identity()), replaced("maxpool", nn.AvgPool2d(3, 2, 1)), activations, other_eps,
-    replaced("layer4.1.bn2", nn.Identity()), own_forward, bound_forward, pre_hook, buffer, dilated,
+    activations, other_eps, own_forward, bound_forward, pre_hook, buffer,
     replaced("layer2.0.conv1", nn.Conv2d(64, 128, 3, stride=1, padding=1, bias=False)),
-    replaced("avgpool", nn.AdaptiveMaxPool2d(1)),
+    *(pytest.param(change, marks=pytest.mark.slow) for change in (
+        replaced("maxpool", nn.Identity()), replaced("maxpool", nn.AvgPool2d(3, 2, 1)), dilated,
+        replaced("layer4.1.bn2", nn.Identity()), replaced("avgpool", nn.AdaptiveMaxPool2d(1)),
+    )),
 ])  # fmt: skip
 def test_a_changed_model_is_saved_without_an_architecture(tmp_path, change):
     model = change(resnet())
@@ -131,7 +133,10 @@ def test_transform_input_is_stored(tmp_path, transform):
     assert with_transform(tenreo.ModelInfo.from_dict({**fields, "arch": "resnet18"})).transform_input is None
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [
+    torch.float32, torch.bfloat16,
+    *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float64, torch.float16)),
+])  # fmt: skip
 def test_plain_models_are_recognized_in_every_dtype(dtype):
     assert identify(build_model("torchvision:mobilenet_v2", {"num_classes": 10}).to(dtype)).arch == "mobilenet_v2"
 
@@ -163,7 +168,8 @@ def test_identifying_a_model_does_not_change_it():
 
 
 @pytest.mark.parametrize("wrap", [
-    nn.DataParallel, AveragedModel, torch.compile, lambda m: nn.DataParallel(AveragedModel(torch.compile(m))),
+    lambda m: nn.DataParallel(AveragedModel(torch.compile(m))),
+    *(pytest.param(wrap, marks=pytest.mark.slow) for wrap in (nn.DataParallel, AveragedModel, torch.compile)),
 ])  # fmt: skip
 def test_wrapped_models_are_saved_like_the_models_inside(tmp_path, wrap):
     model = resnet()

@@ -166,13 +166,19 @@ def test_every_epoch_of_one_step_trains(digits, how):
     assert not any(torch.equal(*pair) for pair in pairwise([plain_net()[2].weight, *weights]))
 
 
+STATELESS = (  # these options add nothing to the state of a run
+    {"label_smoothing": 0.1, "clip": 1.0}, {"channels_last": True}, {"freeze": "dense", "lr": 0.2},
+    {"freeze_batchnorm": True}, {"dense_lr_scale": 2.0},
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "how",
     [
-        {"optimizer": "adamw", "lr": 0.01}, {"label_smoothing": 0.1, "clip": 1.0}, {"ema": 0.9}, {"amp": True},
-        {"channels_last": True}, {"freeze": "dense", "lr": 0.2}, {"accumulate": 2, "batch_size": 16},
-        {"freeze_batchnorm": True}, {"mixup": 0.2, "cutmix": 1.0, "lr": 0.2}, {"erase": 0.5, "augment": "randaugment"},
-        {"dense_lr_scale": 2.0}, {"amp_dtype": "float16", "amp": True}, {"patience": 2},
+        {"optimizer": "adamw", "lr": 0.01}, {"ema": 0.9}, {"amp": True}, {"accumulate": 2, "batch_size": 16},
+        {"mixup": 0.2, "cutmix": 1.0, "lr": 0.2}, {"erase": 0.5, "augment": "randaugment"},
+        {"amp_dtype": "float16", "amp": True}, {"patience": 2},
+        *(pytest.param(how, marks=pytest.mark.slow) for how in STATELESS),
     ],
     ids=lambda how: next(iter(how)),
 )  # fmt: skip
