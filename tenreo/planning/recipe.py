@@ -230,6 +230,11 @@ class Recipe:
         return Strategy.PRICE if self._codes_one_row else Strategy.CANDIDATES
 
     @property
+    def distributes_bytes(self) -> bool:
+        """Whether the bytes of a target size are distributed at one price, to which measured importance applies."""
+        return self.strategy is Strategy.PRICE and not isinstance(self.rate, OutputTarget)
+
+    @property
     def _codes_one_row(self) -> bool:
         return self.pack == Pack.ENTROPY and self.groups in (None, 1)
 

@@ -7,23 +7,35 @@ import pytest
 from rich.console import Console
 
 from tenreo.cli.shared_options import choose_workers
-from tenreo.cli.terminal import console, tables
+from tenreo.cli.terminal import console, progress, tables
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.evaluation.accuracy import Evaluation
 from tenreo.files.records import LayerErrors, LayerRecord
 
 
 def test_without_a_terminal_progress_is_printed_in_lines(monkeypatch, capsys):
-    for seconds, lines in ((0, ["finetune 3/100 loss 2", "finetune 50/100 loss 1"]), (60, [])):
-        monkeypatch.setattr(console, "LINE_EVERY", seconds)
-        with console.progress_bar("finetune", 100) as advance:
+    for seconds, starts in ((0, ["finetune 3% loss 2", "finetune 50% loss 1"]), (60, [])):
+        monkeypatch.setattr(progress, "LINE_EVERY", seconds)
+        with progress.progress_bar("finetune", 100) as advance:
             advance(3, "loss 2")
             advance(done=50, text="loss 1")
         lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == len(lines) and all(map(str.startswith, lines, lines))
-    with console.progress_bar("finetune", 100, shown=False) as advance:
+        assert len(lines) == len(starts) and all(map(str.startswith, lines, starts))
+    with progress.progress_bar("finetune", 100, shown=False) as advance:
         advance(3)
     assert not capsys.readouterr().err
+
+
+def test_the_stages_of_one_bar_have_shares(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0)
+    with progress.progress_bar("whole", 100) as bar:
+        train = bar.stage("training", 60, total=30)
+        train(15)
+        train(30)  # more than the total
+        bar.stage("measuring", 10, total=2)
+        bar.stage("encoding", 30, total=3)(1)
+    lines = [line.split()[:2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [["training", "30%"], ["training", "60%"], ["encoding", "80%"]]
 
 
 def test_results_go_to_stdout_and_notes_to_stderr(capsys):
@@ -101,10 +113,10 @@ HOSTILE = "[/x] [bold]b[/bold] :smile: \x1b[2K\x1b]0;title\x07\nerror: forged\r\
 
 
 def test_markup_and_control_characters_in_names_are_printed_literally(capsys, monkeypatch):
-    monkeypatch.setattr(console, "LINE_EVERY", 0)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0)
     console.show(f"wrote {HOSTILE}", tables.table(HOSTILE, ("name", "x\ny"), [(HOSTILE, "1")]))
     console.note(HOSTILE)
-    with console.progress_bar(HOSTILE, 3) as advance:
+    with progress.progress_bar(HOSTILE, 3) as advance:
         advance(1, HOSTILE)
     out, err = capsys.readouterr()
     assert all(line.isprintable() for line in (out + err).splitlines())
@@ -115,8 +127,8 @@ def test_markup_and_control_characters_in_names_are_printed_literally(capsys, mo
 def test_a_live_progress_bar_escapes_control_characters(monkeypatch):
     """On a terminal, rich writes escape sequences of its own, but none that a name contains."""
     terminal = StringIO()
-    monkeypatch.setattr(console, "Console", lambda **_: Console(file=terminal, force_terminal=True, width=200))
-    with console.progress_bar("[/x] \x1b[31m", 3) as advance:
+    monkeypatch.setattr(progress, "Console", lambda **_: Console(file=terminal, force_terminal=True, width=200))
+    with progress.progress_bar("[/x] \x1b[31m", 3) as advance:
         advance(3, "[/y] \x1b]0;title\x07")
     text = terminal.getvalue()
     assert "[/x] \\x1b[31m" in text and "[/y] \\x1b]0;title\\x07" in text
@@ -125,12 +137,12 @@ def test_a_live_progress_bar_escapes_control_characters(monkeypatch):
 
 def test_a_bar_shows_the_part_that_is_done(monkeypatch):
     terminal = StringIO()
-    monkeypatch.setattr(console, "Console", lambda **_: Console(file=terminal, force_terminal=True, width=100))
-    with console.progress_bar("columns", 400) as advance:
+    monkeypatch.setattr(progress, "Console", lambda **_: Console(file=terminal, force_terminal=True, width=100))
+    with progress.progress_bar("columns", 400) as advance:
         advance(100)
         advance(900)  # estimates of the work may be too low
     text = terminal.getvalue()
     assert "100%" in text and "250%" not in text and "400/400" not in text
-    with console.busy("starting"):
+    with progress.busy("starting"):
         pass
     assert "starting" in terminal.getvalue()

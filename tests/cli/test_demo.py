@@ -9,10 +9,13 @@ from processes import good, refused
 @pytest.mark.slow
 def test_demo(tmp_path):
     rows = json.loads(good("demo", "--json", cwd=tmp_path).stdout)["rows"]
-    assert rows[0]["dense"] > 95 and len(rows) == 5
-    assert all(row["refined_noise"] >= row["paper"] - 1 for row in rows[1:])
-    assert all(row["finetuned"] > row["paper"] - 2 for row in rows[1:])
-    assert len(list((tmp_path / "tenreo-demo").glob("*.safetensors"))) == 9
+    by_name = {row["model"]: row for row in rows}
+    dense, small, paper, refined, tuned = by_name.values()
+    assert dense["top1"] > 95 and dense["agreement"] == 100 and small["agreement"] > 97
+    assert refined["top1"] >= paper["top1"] - 1 and tuned["top1"] > paper["top1"] - 2
+    files = {path.name: path.stat().st_size for path in (tmp_path / "tenreo-demo").glob("*.safetensors")}
+    assert len(files) == 4 and set(files.values()) == {row["bytes"] for row in rows if row is not paper}
+    assert 0.09 * dense["bytes"] < small["bytes"] <= 0.1 * dense["bytes"]
 
 
 def test_a_folder_that_is_not_empty_is_refused(inside):

@@ -8,7 +8,7 @@ import torch
 
 from tenreo.cli.commands.analyze import AnalysisOutput, AnalyzedData, CompressedFile
 from tenreo.cli.exits import usage
-from tenreo.cli.run.compress import compress_in_memory
+from tenreo.cli.run.compression import Compression
 from tenreo.cli.run.models import open_file, open_model, read_named_header
 from tenreo.cli.run.reports import Pair, analyze_with_progress, better_yaml, check_classifier, part_of_page
 from tenreo.cli.shared_options import DenseModel, Encoding, Layout, ModelFile, choose_workers
@@ -83,8 +83,11 @@ def _compress_pair(dense: DenseModel, recipe: Recipe | None, encoding: Encoding,
     compressed = model.to(device)
     reference = deepcopy(compressed)
     noise = dense.shape or info.preprocess.crop
-    _, _, corrections = compress_in_memory(compressed, info, recipe, noise, encoding.jobs)
-    return Pair(name, compressed, reference, replace(info, corrections=corrections), dense.weights, None)
+    job = Compression(compressed, info, noise, jobs=encoding.jobs)
+    with usage():
+        plan = job.plan(recipe)
+    done = job.compress_(job.with_importance(plan))
+    return Pair(name, compressed, reference, replace(info, corrections=done.corrections), dense.weights, None)
 
 
 def _batches(

@@ -10,7 +10,8 @@ from tenreo.checkpoints.plan import resolve_tensors
 from tenreo.checkpoints.sources import Source, open_source
 from tenreo.cli.commands.compress import CompressedFiles, Output
 from tenreo.cli.exits import usage
-from tenreo.cli.terminal.console import note, progress_bar, show, show_command, show_json
+from tenreo.cli.terminal.console import note, show, show_command, show_json
+from tenreo.cli.terminal.progress import progress_bar
 from tenreo.cli.terminal.results import comparison, next_command, summary
 from tenreo.cli.terminal.tables import counts_table, layers_table
 from tenreo.codec.jit import on_compile

@@ -16,8 +16,9 @@ from tenreo.cli.exits import usage
 from tenreo.cli.run.evaluate_inputs import check_single_process, evaluate_inputs, measured, metric_columns, metric_dict
 from tenreo.cli.run.models import open_classifier, open_inputs, open_reference, read_named_header
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
-from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
+from tenreo.cli.terminal.console import note, note_images, show, show_json
 from tenreo.cli.terminal.pictures import plot_confusion
+from tenreo.cli.terminal.progress import progress_bar
 from tenreo.cli.terminal.results import command_line
 from tenreo.cli.terminal.tables import agreement_table, classes_table, evaluations_table, number, table_of_models
 from tenreo.compression.parametrization import expand_

@@ -11,7 +11,8 @@ from torch import nn
 from tenreo.cli.commands.evaluate import Evaluated, EvaluatedInputs, EvaluatedOutput, Files
 from tenreo.cli.run.models import open_file, open_reference
 from tenreo.cli.shared_options import ModelFile
-from tenreo.cli.terminal.console import progress_bar, show, show_json
+from tenreo.cli.terminal.console import show, show_json
+from tenreo.cli.terminal.progress import progress_bar
 from tenreo.cli.terminal.results import command_line
 from tenreo.cli.terminal.tables import number, table_of_models
 from tenreo.compression.parametrization import expand_

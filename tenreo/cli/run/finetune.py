@@ -13,6 +13,7 @@ from tenreo.cli.run.models import open_classifier
 from tenreo.cli.run.training import Training
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note
+from tenreo.cli.terminal.progress import stop_spinner
 from tenreo.cli.terminal.stopping import Stop, stoppable
 from tenreo.data.batches import Batches
 from tenreo.data.images import Images, open_images, open_optionally_labeled, open_unlabeled, train_val_split
@@ -126,6 +127,7 @@ def _exit_stopped(run: Run, stop: Stop) -> None:
             note(f"stopped and saved in {state}; go on with the same command and --resume")
         else:
             note("stopped before the first step; there is nothing to resume")
+    stop_spinner()
     sys.stdout.flush()
     # Threads inside compiled code cannot be interrupted, and a normal exit would wait for them.
     os._exit(stop.exit_code)

@@ -9,7 +9,8 @@ from tenreo.cli.commands.compress import CompressedFiles, Output
 from tenreo.cli.exits import usage
 from tenreo.cli.run.checkpoints import written_values
 from tenreo.cli.run.plans import show_plan
-from tenreo.cli.terminal.console import note, progress_bar, show, show_json
+from tenreo.cli.terminal.console import note, show, show_json
+from tenreo.cli.terminal.progress import progress_bar
 from tenreo.cli.terminal.results import comparison, summary
 from tenreo.cli.terminal.tables import counts_table, layers_table, number, table
 from tenreo.codec.jit import on_compile

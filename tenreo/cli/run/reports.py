@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from tenreo.cli.terminal.console import note, progress_bar
+from tenreo.cli.terminal.console import note
 from tenreo.cli.terminal.page import Part, write_page
+from tenreo.cli.terminal.progress import progress_bar
 from tenreo.compression.parametrization import curves
 from tenreo.correction.run_model import image_count
 from tenreo.errors import TenreoError

@@ -13,9 +13,10 @@ from tenreo.cli.exits import usage
 from tenreo.cli.run.models import open_model
 from tenreo.cli.run.reports import ANALYZED, Pair, analyze_with_progress, check_classifier, part_of_page
 from tenreo.cli.shared_options import DenseModel, Encoding, Layout, choose_workers
-from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
+from tenreo.cli.terminal.console import note, note_images, show, show_json
 from tenreo.cli.terminal.page import Part, write_page
 from tenreo.cli.terminal.pictures import plot_sweep
+from tenreo.cli.terminal.progress import progress_bar
 from tenreo.cli.terminal.tables import number, table
 from tenreo.codec.distortion import finite
 from tenreo.compression.compress_model import compress_

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from torch import nn
 
 from tenreo.cli.commands.finetune import TrainingData, TrainingOutput
-from tenreo.cli.terminal.console import note, note_images, progress_bar, show, show_json
+from tenreo.cli.terminal.console import note, note_images, show, show_json
 from tenreo.cli.terminal.pictures import plot_logs
+from tenreo.cli.terminal.progress import progress_bar
 from tenreo.cli.terminal.tables import evaluations_table, number
 from tenreo.errors import TenreoError
 from tenreo.evaluation.accuracy import Evaluation

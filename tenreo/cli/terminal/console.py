@@ -1,23 +1,19 @@
-"""Printing: tables and JSON on stdout, notes and progress on stderr."""
+"""Printing: tables and JSON on stdout, notes on stderr."""
 
 import json
-import math
 import os
 import textwrap
-import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tenreo.cli.terminal.progress import stop_spinner
 from tenreo.cli.terminal.streams import note as note
 from tenreo.cli.terminal.streams import writing
 from tenreo.errors import counted, printable
 
 _MAX_NAMES = 20  # number of broken images whose paths are printed
-LINE_EVERY = 60.0  # seconds between two lines of progress if stderr is not a terminal
 _UNLIMITED = 10**4  # characters of a line
 SCHEMA = 1  # version of the JSON objects, docs/cli.md
 
@@ -35,6 +31,7 @@ def show(*things: Any) -> None:
 
     A terminal wraps lines between words, but not inside of words such as paths, which can then be copied.
     """
+    stop_spinner()
     console = output_console()
     with writing():
         for thing in things:
@@ -49,12 +46,14 @@ def show(*things: Any) -> None:
 
 def show_command(line: str) -> None:
     """Print a line with a command to stdout, which is not wrapped, so that it can be copied."""
+    stop_spinner()
     with writing():
         output_console().print(printable(line), soft_wrap=True)
 
 
 def show_json(command: str, values: dict[str, Any]) -> None:
     """Print the JSON object of a command to stdout; raise TenreoError if stdout cannot be written."""
+    stop_spinner()
     with writing():
         print(json.dumps({"schema": SCHEMA, "command": command, **values}, indent=2, default=str))
 
@@ -75,47 +74,3 @@ def note_images(broken: Collection[str], warned: Collection[tuple[str, str]]) ->
         others = len({path for path, _ in warned}) - 1
         more = f" and {counted(others, 'other image')}" if others else ""
         note(f"warning about {path}{more}: {text}; the images were used")
-
-
-@contextmanager
-def busy(what: str) -> Iterator[None]:
-    """Show a spinner on stderr inside the context if it is a terminal, so that nobody waits without a sign."""
-    console = Console(stderr=True)
-    with console.status(printable(what)) if console.is_terminal else nullcontext():
-        yield
-
-
-@contextmanager
-def progress_bar(title: str, total: int | None, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on stderr; if it is not a terminal, print a line every minute.
-
-    Yields:
-        advance(amount=1, text="", done=None): adds an amount to the progress, or sets it to `done`.
-    """
-    console, title = Console(stderr=True), printable(title)
-    columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[done]}"),
-        TimeRemainingColumn(), TextColumn("{task.fields[text]}", markup=False),
-    )  # fmt: skip
-    live = shown and console.is_terminal
-    with Progress(*columns, console=console, disable=not live) as progress:
-        # The clock starts with the first progress: compiling before it would make the rest seem to take hours.
-        task = progress.add_task(title, total=total, text="", done="", start=False)
-        printed = time.monotonic()
-
-        def advance(amount: int = 1, text: str = "", done: int | None = None) -> None:
-            nonlocal printed
-            text = printable(text)
-            state = progress.tasks[0]
-            completed = min(state.completed + amount if done is None else done, total or math.inf)
-            shown_as = f"{completed / total:.0%}" if total else f"{completed:,}"
-            progress.update(task, completed=completed, text=text, done=shown_as)
-            if not state.started:
-                progress.start_task(task)
-            if shown and not live and time.monotonic() - printed >= LINE_EVERY:
-                printed = time.monotonic()
-                state, left = progress.tasks[0], progress.tasks[0].time_remaining
-                later = "" if left is None else f"{left:.0f} s left"
-                note(f"{title} {state.completed:,.0f}/{total or '?'} {text} {later}".rstrip())
-
-        yield advance

@@ -68,5 +68,7 @@ def _exit_on_second_signal(reader: int) -> None:
             now = time.monotonic()
             first = now if first is None else first
             if now - first > SAME:
+                if os.isatty(2):
+                    os.write(2, b"\x1b[?25h")  # shows the cursor, which a bar hides
                 os._exit(128 + number[0])
     os.close(reader)
