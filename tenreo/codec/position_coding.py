@@ -26,7 +26,8 @@ from tenreo.codec.packing import pack
 from tenreo.codec.position_decoding import KIND_PACKED, Classes, Integers, blocks_of, decode_stream
 from tenreo.codec.position_decoding import columns_per_output as columns_per_output
 from tenreo.codec.shape import CODED_HEADER, Basis
-from tenreo.codec.trellis import following
+from tenreo.codec.trellis import following, path_bits
+from tenreo.errors import TenreoError
 from tenreo.sizes import bit_width, packed_size
 
 CLASSES = (1, 2, 4, 8)
@@ -53,8 +54,16 @@ def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0, 
 
     Returns:
         (bytes,) uint8, at most 5 bytes more than packed bits.
+
+    Raises:
+        TenreoError: if the positions are not a path of the trellis, for example because they were set by hand.
     """
     symbols = np.ascontiguousarray(positions.numpy(), np.int32)
+    if memory and path_bits(symbols, memory) is None:  # the compiled coder would write outside of its tables
+        raise TenreoError(
+            "positions: they are not a path through the trellis of this layer, so a file cannot store them; load the "
+            "positions that belong to these coefficients"
+        )
     checksum = zlib.crc32(symbols.astype("<i4", copy=False).data).to_bytes(4, "little")
     alphabet = alphabet_of(length, memory, basis)
     cells = alphabet.cells_of(symbols)

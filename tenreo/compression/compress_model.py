@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tenreo.codec.encode import spectrum
+from tenreo.codec.shape import Positions
 from tenreo.compression.layer_encoding import (
     EncodedLayer,
     Orders,
@@ -128,8 +129,10 @@ def _parametrize_layers_(
     reports = []
     weights = find_weights(model)
     for layer in plan.compressed:
-        weight, _, report, _ = encoded[layer.name]
-        parametrize_(weights[layer.name], weight, report.curve.precision, report.errors)
+        weight, _, report, stored = encoded[layer.name]
+        curve = parametrize_(weights[layer.name], weight, report.curve.precision, report.errors)
+        if plan.recipe.positions is Positions.CODED:
+            curve.coded = stored
         reports.append(replace(report, seconds=report.seconds + order_seconds.get(layer.name, 0.0)))
     remember_(model, plan.recipe, digest)
     round_dense_(model)

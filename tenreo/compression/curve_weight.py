@@ -48,10 +48,12 @@ class CurveWeight(nn.Module):
         recipe: recipe that the model was compressed with, which `save` uses if it is given none.
         digest: digest of the model's dense tensors, which files state as their origin; empty if unknown.
         initial: coefficients that the registration as a parametrization takes; None after it.
+        coded: the entropy-coded positions, kept so that they are coded only once; None if they have not been coded.
     """
 
     recipe: Recipe | None = None
     digest = ""
+    coded: Tensor | None = None
 
     def __init__(self, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
         super().__init__()
@@ -124,7 +126,7 @@ class CurveWeight(nn.Module):
             if index.is_cuda and self.curve.basis is Basis.COSINE:
                 self._sorted = sort_columns(self._index, self.curve.length)
                 self._hold_twiddles()
-        self._kept = KeptWeight()
+        self._kept, self.coded = KeptWeight(), None
 
     def _hold_twiddles(self) -> None:
         curve, self._twiddles = self.curve, ()
@@ -164,7 +166,14 @@ class CurveWeight(nn.Module):
             self._set_index(curve_index(given.to(device), length, self.curve.basis))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_sorted": None, "_twiddles": None, "_lent": None, "_kept": KeptWeight()}
+        return {
+            **self.__dict__,
+            "_sorted": None,
+            "_twiddles": None,
+            "_lent": None,
+            "_kept": KeptWeight(),
+            "coded": None,
+        }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CurveWeight:
         constants = (*(self._sorted or ()), *(self._twiddles or ()))

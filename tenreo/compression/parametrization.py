@@ -78,13 +78,15 @@ def remembered_digest(model: nn.Module) -> str:
     return next((curve.weight.digest for curve in curves(model) if curve.weight.digest), "")
 
 
-def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> None:
-    """Replace a layer's dense weight by an encoded one of the same shape, in place."""
+def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, errors: LayerErrors) -> CurveWeight:
+    """Replace a layer's dense weight by an encoded one of the same shape, in place; return its parametrization."""
     layer, tensor = weight.module, weight.tensor
     dense = layer.get_parameter(tensor)
     requires_grad = dense.requires_grad
-    _register(layer, tensor, CurveWeight(encoded.to(dense.device), precision, errors))
+    curve = CurveWeight(encoded.to(dense.device), precision, errors)
+    _register(layer, tensor, curve)
     layer.get_parameter(f"parametrizations.{tensor}.original").requires_grad_(requires_grad)
+    return curve
 
 
 def _register(layer: nn.Module, tensor: str, curve: CurveWeight) -> None:

@@ -107,7 +107,7 @@ def _file_content(
     dense = tensors.keys() - {curve.parameter + suffix for curve in compressed for suffix in SUFFIXES}
     if recipe is not None:
         tensors |= {name: stored_dense(name, tensors[name], recipe.dense_dtype) for name in dense}
-    records |= _pack_layers_(tensors, records, {curve.name: curve.parameter for curve in compressed})
+    records |= _pack_layers_(tensors, records, compressed)
     digest = remembered_digest(model)
     source = Provenance(__version__, digest, license=info.license) if digest else None
     described = partial(metadata, info, None if recipe is None else recipe.to_dict(), records, source=source)
@@ -169,21 +169,28 @@ def round_dense_(model: nn.Module) -> None:
 
 
 def _pack_layers_(
-    tensors: dict[str, Tensor], layers: Mapping[str, LayerRecord], parameters: Mapping[str, str]
+    tensors: dict[str, Tensor], layers: Mapping[str, LayerRecord], compressed: Iterable[Curve]
 ) -> dict[str, LayerRecord]:
     """Replace the coefficients and positions of all layers by their stored form, and return the final records."""
 
-    def packed(layer: str) -> tuple[dict[str, Tensor], LayerRecord]:
-        own = {suffix: tensors[parameters[layer] + suffix] for suffix in (POSITIONS, COEFFICIENTS)}
-        positions = stored_positions(own[POSITIONS], layers[layer])
-        coefficients, record = stored_coefficients(own[COEFFICIENTS], layers[layer])
-        return {POSITIONS: positions, **coefficients}, record
+    def packed(curve: Curve) -> tuple[str, dict[str, Tensor], LayerRecord]:
+        positions, coefficients = (tensors[curve.parameter + suffix] for suffix in (POSITIONS, COEFFICIENTS))
+        layer = layers[curve.name]
+        if layer.positions != Positions.CODED:
+            positions = stored_positions(positions, layer)
+        elif curve.weight.coded is None:
+            positions = curve.weight.coded = stored_positions(positions, layer)
+        else:
+            positions = curve.weight.coded
+        content, final = stored_coefficients(coefficients, layer)
+        return curve.parameter, {POSITIONS: positions, **content}, final
 
+    names = [curve.name for curve in compressed]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = dict(zip(layers, pool.map(packed, layers), strict=True))
-    for layer, (stored, _) in results.items():
-        tensors |= {parameters[layer] + suffix: tensor for suffix, tensor in stored.items()}
-    return {layer: record for layer, (_, record) in results.items()}
+        results = dict(zip(names, pool.map(packed, compressed), strict=True))
+    for parameter, content, _ in results.values():
+        tensors |= {parameter + suffix: tensor for suffix, tensor in content.items()}
+    return {name: final for name, (_, _, final) in results.items()}
 
 
 def stored_coefficients(coefficients: Tensor, layer: LayerRecord) -> tuple[dict[str, Tensor], LayerRecord]:

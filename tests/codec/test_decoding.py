@@ -6,6 +6,7 @@ import torch
 from functorch.compile import make_boxed_func
 from networks import compressed
 from torch._dynamo.backends.common import aot_autograd
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tenreo.codec.decoding import (
     decode_columns,
@@ -102,6 +103,23 @@ def test_segment_sum_agrees_with_a_loop():
     for column, position in enumerate(SHARED.tolist()):
         expected[:, folded.index(position)] += w[:, column]
     torch.testing.assert_close(segment_sum(w, order, starts), expected)
+
+
+def test_the_columns_of_a_single_row_are_summed_as_one_dimension():
+    """CUDA adds them with a thread for each sample otherwise, and few samples have most columns."""
+    shapes = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten.segment_reduce.default:
+                shapes.append(tuple(args[0].shape))
+            return function(*args, **(kwargs or {}))
+
+    columns = sort_columns(folded_index(SHARED, 12), 12)
+    with Recorder():
+        for rows in (1, 3):
+            segment_sum(torch.ones(rows, len(SHARED)), *columns)
+    assert shapes == [(14,), (14, 3)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

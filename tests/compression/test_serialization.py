@@ -12,11 +12,36 @@ from torch import nn
 
 import tenreo
 from tenreo.codec.packing import unpack
-from tenreo.compression.parametrization import quantized_coefficients
+from tenreo.compression.parametrization import curves, quantized_coefficients
 from tenreo.errors import TenreoError
 from tenreo.files.header import read_header
 from tenreo.files.safetensors import read_tensors
 from tenreo.planning.recipe import recipe_of
+
+
+def test_positions_are_coded_once_and_again_after_a_change(tmp_path):
+    model = convolutional()
+    tenreo.compress_(model, tenreo.Recipe(4, tenreo.Uniform(8.0), refine=1))
+    layers = [curve.weight for curve in curves(model)]
+    coded = [layer.coded for layer in layers]
+    tenreo.save(model, tmp_path / "m.safetensors")
+    assert all(layer.coded is own and own is not None for layer, own in zip(layers, coded, strict=True))
+    state = {key: value.flip(0) if key.endswith("positions") else value for key, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    tenreo.save(model, tmp_path / "n.safetensors")
+    again = tenreo.load(tmp_path / "n.safetensors", convolutional()).state_dict()
+    assert all(torch.equal(again[key], value) for key, value in state.items() if key.endswith("positions"))
+
+
+def test_positions_that_no_trellis_leads_to_are_refused(tmp_path):
+    """They used to end the process with a segmentation fault."""
+    model = convolutional()
+    tenreo.compress_(model, tenreo.Recipe(None, tenreo.TargetSize(60_000)))
+    state = {key: value.flip(0) if key.endswith("positions") else value for key, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    with pytest.raises(TenreoError, match="not a path through the trellis"):
+        tenreo.save(model, tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8", "int6"])
