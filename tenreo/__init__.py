@@ -7,11 +7,15 @@ from tenreo.checkpoints.registration import register_quantizer as _register_quan
 from tenreo.errors import TenreoError
 
 if TYPE_CHECKING:
+    from tenreo.checkpoints.compress import Written as Written
     from tenreo.checkpoints.compress import write as write
     from tenreo.checkpoints.reading import read as read
     from tenreo.codec.encode import EncodedWeight as EncodedWeight
     from tenreo.codec.encode import decode as decode
     from tenreo.codec.encode import encode as encode
+    from tenreo.codec.shape import Basis as Basis
+    from tenreo.codec.shape import CurveShape as CurveShape
+    from tenreo.codec.shape import Positions as Positions
     from tenreo.codec.shape import Precision as Precision
     from tenreo.compression.compress_model import compress_ as compress_
     from tenreo.compression.parametrization import expand_ as expand_
@@ -30,8 +34,11 @@ if TYPE_CHECKING:
     from tenreo.exporting.compress_onnx import compress_onnx as compress_onnx
     from tenreo.exporting.export import Export as Export
     from tenreo.exporting.export import export as export
+    from tenreo.exporting.onnx_runs import OutputDifference as OutputDifference
     from tenreo.files.counts import Counts as Counts
     from tenreo.files.records import Correction as Correction
+    from tenreo.files.records import LayerErrors as LayerErrors
+    from tenreo.files.records import LayerRecord as LayerRecord
     from tenreo.files.records import ModelInfo as ModelInfo
     from tenreo.files.records import Preprocess as Preprocess
     from tenreo.hub.folders import from_pretrained as from_pretrained
@@ -43,6 +50,7 @@ if TYPE_CHECKING:
     from tenreo.planning.plan import Plan as Plan
     from tenreo.planning.plan import resolve as resolve
     from tenreo.planning.rates import Progressive as Progressive
+    from tenreo.planning.rates import Rate as Rate
     from tenreo.planning.rates import TargetAgreement as TargetAgreement
     from tenreo.planning.rates import TargetBits as TargetBits
     from tenreo.planning.rates import TargetFraction as TargetFraction
@@ -53,29 +61,38 @@ if TYPE_CHECKING:
     from tenreo.planning.recipe import DenseDtype as DenseDtype
     from tenreo.planning.recipe import Pack as Pack
     from tenreo.planning.recipe import Recipe as Recipe
+    from tenreo.planning.recipe import Strategy as Strategy
 
 # The public names and the modules that define them. They are imported on first use, because importing torch takes
 # seconds and `tenreo --help` must answer at once.
 _MODULES = {
     "Agreement": "evaluation.agreement",
     "Analysis": "evaluation.analysis",
+    "Basis": "codec.shape",
     "CompressedOnnx": "exporting.compress_onnx",
     "Correction": "files.records",
     "Counts": "files.counts",
+    "CurveShape": "codec.shape",
     "DenseDtype": "planning.recipe",
     "EncodedWeight": "codec.encode",
     "Export": "exporting.export",
     "LayerAnalysis": "evaluation.analysis",
+    "LayerErrors": "files.records",
     "LayerPlan": "planning.layers",
+    "LayerRecord": "files.records",
     "LayerReport": "compression.report",
     "ModelInfo": "files.records",
+    "OutputDifference": "exporting.onnx_runs",
     "Pack": "planning.recipe",
     "Plan": "planning.plan",
+    "Positions": "codec.shape",
     "Precision": "codec.shape",
     "Preprocess": "files.records",
     "Progressive": "planning.rates",
+    "Rate": "planning.rates",
     "Recipe": "planning.recipe",
     "Report": "compression.report",
+    "Strategy": "planning.recipe",
     "TargetAgreement": "planning.rates",
     "TargetBits": "planning.rates",
     "TargetFraction": "planning.rates",
@@ -84,6 +101,7 @@ _MODULES = {
     "TargetResult": "evaluation.targets",
     "TargetSize": "planning.rates",
     "Uniform": "planning.rates",
+    "Written": "checkpoints.compress",
     "analyze": "evaluation.sensitivity",
     "calibrate_": "correction.statistics",
     "compress_": "compression.compress_model",

@@ -1,7 +1,6 @@
 """Report of a compression: errors, bytes and seconds as plain values."""
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from tenreo.codec.distortion import decibels, finite
@@ -9,6 +8,7 @@ from tenreo.codec.shape import CurveShape
 from tenreo.errors import counted
 from tenreo.files.counts import Counts
 from tenreo.files.records import LayerErrors, LayerRecord
+from tenreo.planning.summary import Summarized
 from tenreo.sizes import byte_count
 
 
@@ -61,14 +61,14 @@ class LayerReport:
         return LayerRecord(self.shape, self.curve, self.errors)
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert the report to JSON-compatible values; an infinite ratio becomes None."""
+        """Return the report as values that JSON can represent; an infinite ratio becomes None."""
         own = {name: value for name, value in vars(self).items() if name != "curve"}
         ratios = {"snr": finite(self.snr), "snr_unrefined": finite(self.snr_unrefined)}
         return {**own, **vars(self.curve), "columns": self.record.columns, **ratios}
 
 
 @dataclass(frozen=True, repr=False)
-class Report:
+class Report(Summarized):
     """Report of a whole model.
 
     Attributes:
@@ -102,13 +102,8 @@ class Report:
             f"SNR {self.snr:.2f} dB"
         )
 
-    __repr__ = __str__  # the values of all layers would fill pages
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
-
     def to_dict(self) -> dict[str, Any]:
-        """Convert the report to JSON-compatible values; an infinite ratio becomes None."""
+        """Return the report as values that JSON can represent; an infinite ratio becomes None."""
         return {
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),

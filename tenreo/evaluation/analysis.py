@@ -9,11 +9,13 @@ from typing import Any
 
 from tenreo.codec.distortion import decibels, finite
 from tenreo.correction.importance import importance_of
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, counted
 from tenreo.evaluation.accuracy import wilson_interval
 from tenreo.evaluation.agreement import Agreement
 from tenreo.planning.rates import TargetSize
 from tenreo.planning.recipe import DENSE, Recipe
+from tenreo.planning.summary import Summarized
+from tenreo.sizes import byte_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +65,8 @@ class LayerAnalysis:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Analysis:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Analysis(Summarized):
     """Result of `analyze`.
 
     Attributes:
@@ -112,6 +114,15 @@ class Analysis:
         others = {p: f for p, f in old.importance.items() if not any(fnmatchcase(x.name, p) for x in self.layers)}
         dense = {pattern: own for pattern, own in old.layers.items() if own == DENSE}
         return Recipe(None, rate, old.include, old.exclude, importance=others | factors, layers=dense)
+
+    def __str__(self) -> str:
+        worst = ", ".join(f"{layer.name} {layer.alone.kl:.2g}" for layer in self.by_harm[:3])
+        return (
+            f"Analysis: {byte_count(self.bytes_before)} -> {byte_count(self.bytes_after)}, "
+            f"{counted(len(self.layers), 'compressed layer')}\n"
+            f"on {self.compared_on}: KL {self.whole.kl:.2g} nats, agreement {self.whole.agreement:.1f} %\n"
+            f"most harm alone: {worst}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return values that can be written as JSON."""

@@ -45,7 +45,7 @@ def analyze(
     source: str = "images",
     info: ModelInfo | None = None,
     forward: Forward | None = None,
-    progress: Progress = lambda name: None,
+    progress: Progress | None = None,
 ) -> Analysis:
     """Measure the bytes of every compressed layer, and what its error does to the outputs; no model is changed.
 
@@ -155,7 +155,7 @@ class _Outputs:
 
 
 def _layers(
-    outputs: _Outputs, small: nn.Module, sizes: Mapping[str, int], progress: Progress
+    outputs: _Outputs, small: nn.Module, sizes: Mapping[str, int], progress: Progress | None
 ) -> Iterator[LayerAnalysis]:
     """Measure the layers of a decoded model: their weights and those of the dense model replace each other in turn.
 
@@ -172,7 +172,8 @@ def _layers(
         for model, place, value in ((outputs.reference, others[name], decoded), (small, own[name], weight)):
             with _replaced(place, value):
                 results.append(outputs.compare(model)[0])
-            progress(name)
+            if progress is not None:
+                progress(name)
         yield LayerAnalysis(
             name=name, shape=own[name].shape, bytes_before=weight.numel() * weight.element_size(), bytes_after=size,
             squared_norm=energy(weight), squared_error=energy(weight, decoded), alone=results[0], restored=results[1],

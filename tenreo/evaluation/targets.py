@@ -59,7 +59,7 @@ def compress_to_(
     size: int | tuple[int, ...] | None = None,
     jobs: int | None = None,
     source: str = "images",
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] | None = None,
 ) -> TargetResult:
     """Compress a model in place as far as its outputs still meet the recipe's target.
 
@@ -75,6 +75,9 @@ def compress_to_(
         source: kind of the images, for the report.
         progress: function that is called with a line of text after every trial.
 
+    Returns:
+        The plan and the report of the smallest model that meets the target, and its agreement with the dense model.
+
     Raises:
         TenreoError: as in `resolve`, and if even the finest encoding does not reach the target.
     """
@@ -88,16 +91,15 @@ def compress_to_(
         channels, *_, side = input_shape(unwrapped(model), size)
         inputs = noise_images(_NOISE_IMAGES, channels, side, seed=_NOISE_SEED)
     inputs = inputs.to(next(model.parameters()))
-    batches = [
-        (batch, batch.new_full((len(batch),), -1, dtype=torch.int64)) for batch in torch.split(inputs, _BATCH_SIZE)
-    ]
+    batches = torch.split(inputs, _BATCH_SIZE)
 
     def trial(network: nn.Module, price: float) -> tuple[Report, Correction, Agreement]:
         report = compress_(network, replace(plan, price=price), jobs=jobs)
         correction = match_statistics_(network, dense, images, size=size, source=source)
         agreement = compare(network, dense, batches)
-        bits = report.after.bits_per_weight or 0
-        progress(f"{bits:.2f} bits per weight: KL {agreement.kl:.4f}, {agreement.agreement:.1f} %")
+        if progress is not None:
+            bits = report.after.bits_per_weight or 0
+            progress(f"{bits:.2f} bits per weight: KL {agreement.kl:.4f}, {agreement.agreement:.1f} %")
         return report, correction, agreement
 
     def holds(price: float) -> bool:

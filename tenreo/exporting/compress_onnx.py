@@ -69,7 +69,7 @@ class CompressedOnnx:
 @public_function()
 def compress_onnx(
     path: str | Path, out: str | Path, recipe: Recipe, inputs: str | Path | None = None, *, jobs: int | None = None,
-    progress: Callable[[LayerPlan], None] | None = None, note: Callable[[str], None] = lambda text: None,
+    progress: Callable[[LayerPlan], None] | None = None, note: Callable[[str], None] | None = None,
 ) -> CompressedOnnx:  # fmt: skip
     """Compress the weights of an ONNX model; the runtime decodes them with standard operators when it loads the model.
 
@@ -86,11 +86,14 @@ def compress_onnx(
         progress: function that is called with every layer after it is encoded.
         note: function that is called with every sentence that the user should know.
 
+    Returns:
+        The sizes of both models, and how far the outputs of the compressed one are from those of the dense one.
+
     Raises:
         TenreoError: if the model is damaged, has no weights to compress or cannot be run on the given inputs, the size
             is out of reach, or the file cannot be written.
     """
-    path, out = Path(path), Path(out)
+    path, out, note = Path(path), Path(out), note or (lambda text: None)
     check_packages()
     check_output(path, out)
     check_writable(out)

@@ -62,7 +62,7 @@ class Export:
 @public_function()
 def export(
     model: nn.Module, path: str | Path, *, dtype: str = "float32", inputs: Any = None, info: ModelInfo | None = None,
-    small: bool = False, announce: Callable[[int], None] = lambda size: None,
+    small: bool = False, announce: Callable[[int], None] | None = None,
 ) -> Export:  # fmt: skip
     """Write a compressed model as a dense one, for programs that do not have tenreo.
 
@@ -88,6 +88,9 @@ def export(
             when it loads the model.
         announce: function that is given the size of a program in bytes before it is written.
 
+    Returns:
+        The path and the size of the file and, for programs, how far their outputs differ from those of the model.
+
     Raises:
         TenreoError: if the ending is unknown, a package is missing, or the file cannot be made or written.
     """
@@ -109,7 +112,7 @@ def export(
         with atomic_write(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
         return Export(path, path.stat().st_size)
-    return _export_program(model, dense, path, inputs, small, announce)
+    return _export_program(model, dense, path, inputs, small, announce or (lambda size: None))
 
 
 def example_inputs(model: nn.Module, size: int | tuple[int, ...] | None = None) -> tuple[Any, ...]:

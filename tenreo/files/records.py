@@ -60,7 +60,11 @@ class Preprocess:
 
     @classmethod
     def from_fields(cls, read: Fields) -> Preprocess:
-        """Read the fields of a file; missing ones get the defaults. Raise ValueError if a field is invalid."""
+        """Return the record that the fields of a file describe; missing ones get the defaults.
+
+        Raises:
+            ValueError: if a field is invalid.
+        """
         values: dict[str, Any] = {
             **{key: read.whole(key, 1, MOST_PIXELS) for key in ("resize", "crop") if read.has(key)},
             **{key: read.numbers(key, *span, MOST_CHANNELS) for key, span in _CHANNEL_RANGES.items() if read.has(key)},
@@ -112,7 +116,11 @@ class Correction:
 
     @classmethod
     def from_fields(cls, read: Fields) -> Correction:
-        """Read the fields of a file. Raise ValueError if a field is invalid."""
+        """Return the record that the fields of a file describe.
+
+        Raises:
+            ValueError: if a field is invalid.
+        """
         images, norms, biases = (read.whole(key, 0, _MOST_COUNT) for key in ("images", "batchnorms", "biases"))
         note = read.text("note", _MOST_TEXT) if read.has("note") else ""
         return cls(read.text("source", _MOST_TEXT), images, norms, biases, note)
@@ -180,7 +188,11 @@ class ModelInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelInfo:
-        """Read the fields of a file. Raise ValueError if a field is invalid."""
+        """Return the record that the fields of a file describe.
+
+        Raises:
+            ValueError: if a field is invalid.
+        """
         read = Fields(values)
         arch, weights = (
             read.text(key, most) if read.has(key) else None
@@ -280,7 +292,11 @@ class LayerRecord:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LayerRecord:
-        """Read the fields of a file. Raise ValueError if a field is invalid."""
+        """Return the record that the fields of a file describe.
+
+        Raises:
+            ValueError: if a field is invalid.
+        """
         read = Fields(values)
         shape = read.wholes("shape", 1, _MOST_ELEMENTS, MOST_DIMENSIONS)
         precision = read.one_of("precision", tuple(Precision)) if read.has("precision") else Precision.FLOAT32

@@ -1,7 +1,6 @@
 """Plans: the decision for every layer of a model, checked before anything is changed."""
 
 from dataclasses import dataclass, field, replace
-from html import escape
 from typing import Any
 
 from torch import nn
@@ -28,11 +27,12 @@ from tenreo.planning.pricing import curves_by_price
 from tenreo.planning.rates import Progressive, RelativeSize
 from tenreo.planning.recipe import Recipe, Strategy
 from tenreo.planning.rules import rule_for, traits_of_model
+from tenreo.planning.summary import Summarized
 from tenreo.sizes import byte_count
 
 
 @dataclass(frozen=True, repr=False)
-class Plan:
+class Plan(Summarized):
     """The decisions for a whole model, and its counts before and after compression.
 
     Attributes:
@@ -77,11 +77,6 @@ class Plan:
             f"{compressed}, {100 * self.coverage:.1f} % of the parameters; curves: {self.strategy}\n"
             f"recipe: {self.recipe}"
         )
-
-    __repr__ = __str__  # the values of all layers would fill pages
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as values that JSON can represent."""

@@ -62,7 +62,7 @@ class Uniform(Rate):
     rate: float = field(metadata=described("Uniform rate r.", least=1, ceiling=MAX_RATE))
 
     def of(self, numel: int, reference_numel: int) -> float:
-        """The rate of a layer of `numel` elements."""
+        """Return the rate of a layer of `numel` elements."""
         return self.rate
 
 
@@ -81,7 +81,7 @@ class Progressive(Rate):
     growth: float = field(metadata=described("Growth r' of a progressive rate.", above=0, ceiling=MAX_RATE))
 
     def of(self, numel: int, reference_numel: int) -> float:
-        """The rate of a layer of `numel` elements."""
+        """Return the rate of a layer of `numel` elements."""
         return 1 + self.growth * math.sqrt(numel) / math.sqrt(reference_numel)
 
 
