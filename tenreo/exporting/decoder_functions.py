@@ -18,16 +18,18 @@ _HEAD = f'<domain: "{DOMAIN}", opset_import: ["" : {{opset}}, "{DOMAIN}" : 1]>\n
 
 _FUNCTIONS = {
     # The samples of a ramp (tenreo.codec.ramp) at places; `scalars` are its middle, the offset, the step and the jump.
+    # A cast to an integer rounds towards zero. OpenVINO loses the signs of a product with the result of Sign.
     "Samples": """
 Samples (places, scalars) => (samples) {
   middle, offset, step, jump = Split <axis = 0, num_outputs = 4> (scalars)
   places_float = Cast <to = 1> (places)
   steps = Sub (places_float, middle)
-  distance = Abs (steps)
-  whole = Floor (distance)
-  side = Sign (steps)
-  level = Mul (whole, side)
-  sign = Sign (level)
+  whole = Cast <to = 6> (steps)
+  level = Cast <to = 1> (whole)
+  one = Constant <value_float = 1.0> ()
+  minus_one = Constant <value_float = -1.0> ()
+  least = Max (level, minus_one)
+  sign = Min (least, one)
   raised = Mul (level, step)
   lifted = Add (raised, offset)
   jumps = Mul (sign, jump)

@@ -9,7 +9,8 @@ DOMAIN = "tenreo"
 MOST_BYTE_CODES = 256  # codes of a stream whose numbers are bytes
 
 FUNCTIONS = {
-    # The bits of bytes, the highest first, are looked up in a table with a row for every byte.
+    # The bits of bytes, the highest first, are looked up in a table with a row for every byte. OpenVINO rounds when it
+    # divides or shifts bytes, so the table is computed in int64.
     "Bits": """
 Bits (bytes) => (bits) {
   zero = Constant <value_int = 0> ()
@@ -17,13 +18,13 @@ Bits (bytes) => (bits) {
   values = Constant <value_int = 256> ()
   column = Constant <value_ints = [-1, 1]> ()
   all = Constant <value_ints = [-1]> ()
-  shifts = Constant <value = uint8[8] {0, 1, 2, 3, 4, 5, 6, 7}> ()
-  seven = Constant <value = uint8 {7}> ()
+  powers = Constant <value_ints = [128, 64, 32, 16, 8, 4, 2, 1]> ()
+  two = Constant <value_int = 2> ()
   numbers = Range (zero, values, one)
-  every = Cast <to = 2> (numbers)
-  rows = Reshape (every, column)
-  highest = BitShift <direction = "LEFT"> (rows, shifts)
-  table = BitShift <direction = "RIGHT"> (highest, seven)
+  rows = Reshape (numbers, column)
+  shifted = Div (rows, powers)
+  lowest = Mod (shifted, two)
+  table = Cast <to = 2> (lowest)
   places = Cast <to = 6> (bytes)
   octets = Gather (table, places)
   bits = Reshape (octets, all)
@@ -36,7 +37,8 @@ Numbers (planes, powers) => (numbers) {
   width = Shape (powers)
   shape = Concat <axis = 0> (width, all)
   matrix = Reshape (planes, shape)
-  numbers = MatMulInteger (powers, matrix)
+  product = MatMulInteger (powers, matrix)
+  numbers = Reshape (product, all)
 }""",
     # The same with `powers` in float32, for any width up to 24.
     "WideNumbers": """
