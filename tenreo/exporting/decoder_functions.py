@@ -185,15 +185,26 @@ Table (numbers, range, samples, shape) => (weight) {
   columns = Gather <axis = 1> (samples, own)
   weight = Reshape (columns, shape)
 }""",
-    # Levels of tensors on grids (tenreo.codec.grid), one tensor after another: `middles` and `scales` have a number for
-    # each of them, and `sizes` the number of its elements.
+    # A tensor on a grid (tenreo.codec.grid); `scalars` are the middle of its levels, and its scale.
     "Grid": """
-Grid (numbers, range, sizes, middles, scales) => (values) {
+Grid (numbers, range, scalars, shape) => (tensor) {
+  start, end = Split <axis = 0, num_outputs = 2> (range)
+  middle, scale = Split <axis = 0, num_outputs = 2> (scalars)
+  own = Slice (numbers, start, end)
+  own_float = Cast <to = 1> (own)
+  levels = Add (own_float, middle)
+  values = Mul (levels, scale)
+  tensor = Reshape (values, shape)
+}""",
+    # Tensors on grids, one after another: `middles` and `scales` have a number for each of them, and `sizes` the number
+    # of its elements.
+    "Grids": """
+Grids (numbers, range, sizes, middles, scales) => (values) {
   levels, scale = tenreo.Levels (numbers, range, sizes, middles, scales)
   values = Mul (levels, scale)
 }""",
-    "LogarithmicGrid": """
-LogarithmicGrid (numbers, range, sizes, middles, scales) => (values) {
+    "LogarithmicGrids": """
+LogarithmicGrids (numbers, range, sizes, middles, scales) => (values) {
   zero = Constant <value_float = 0.0> ()
   two = Constant <value_float = 2.0> ()
   levels, scale = tenreo.Levels (numbers, range, sizes, middles, scales)

@@ -17,7 +17,7 @@ from tenreo.codec.trellis import window_subsets
 from tenreo.exporting.graph_nodes import GraphNodes
 from tenreo.exporting.stream_functions import MOST_BYTE_CODES, stream, stream_inputs, stream_name
 
-_STREAM_BYTES = 2000  # what a further stream costs, in bytes and in time to load
+_STREAM_BYTES = 6000  # what a further stream costs, in bytes and in time to load
 _MOST_TRELLIS_SYMBOLS = 2048
 
 
@@ -92,6 +92,7 @@ def _code_tensors(code: PrefixCode, memory: int) -> dict[str, Any]:
     return {
         "bytes": packed,
         "sizes": np.array([*sizes, 8 * len(packed) - sum(sizes)], np.int64),
+        "shapes": np.array([(width, -1) for width in code.widths], np.int64).reshape(-1),
         "widths": np.array(code.widths, np.int64),
         "powers": powers.astype(np.uint8 if len(code.symbols) else np.float32),
         "raw_powers": _powers(code.raw).astype(np.float32),

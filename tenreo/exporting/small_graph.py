@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tenreo.codec.cosine import idct
@@ -121,33 +122,34 @@ class SmallGraph:
         if tensor.numel() <= _FEW or tensor.dtype != torch.float32:
             self._tensors[name] = tensor
         elif _grid_bits(tensor, logarithmic) < (16 if half else 32):
-            if tensor.numel() <= _MOST_SHARED:
+            if logarithmic or tensor.numel() <= _MOST_SHARED:
                 self._shared[logarithmic].append((name, tensor))
             else:
-                self._add_grids(f"{name}.grid", [(name, tensor)], logarithmic)
+                self._add_grid(name, tensor)
         elif half:
             self._tensors[f"{name}.half"] = tensor.to(half)
             self._nodes.add("Cast", [f"{name}.half"], [name], to=FLOAT)
         else:
             self._tensors[name] = tensor
 
+    def _add_grid(self, name: str, tensor: Tensor) -> None:
+        levels, middle, scale = _on_grid(tensor, logarithmic=False)
+        self._tensors |= {
+            f"{name}.scalars": np.array([middle, scale], np.float32), f"{name}.shape": np.array(tensor.shape, np.int64),
+        }  # fmt: skip
+        self._streams.add(Numbers(f"{name}.range", levels), "grid")
+        self._nodes.call("Grid", [f"{name}.{each}" for each in ("range", "scalars", "shape")], [name])
+
     def _add_grids(self, name: str, tensors: Sequence[tuple[str, Tensor]], logarithmic: bool) -> None:
         """Add tensors that are decoded together and then split."""
-        levels, middles, scales = [], [], []
-        for _, tensor in tensors:
-            grid = exact_grid(tensor, logarithmic)
-            assert grid is not None
-            own = grid.levels(tensor.double()).flatten().to(torch.int64)
-            middles.append(int(own.median()))
-            scales.append(2.0**grid.exponent)
-            levels.append(own.numpy() - middles[-1])
+        levels, middles, scales = zip(*(_on_grid(tensor, logarithmic) for _, tensor in tensors), strict=True)
         self._tensors |= {
             f"{name}.sizes": np.array([each.numel() for _, each in tensors], np.int64),
             f"{name}.middles": np.array(middles, np.float32), f"{name}.scales": np.array(scales, np.float32),
         }  # fmt: skip
         self._streams.add(Numbers(f"{name}.range", np.concatenate(levels)), "logarithmic" if logarithmic else "grid")
         inputs = [f"{name}.{each}" for each in ("range", "sizes", "middles", "scales")]
-        self._nodes.call("LogarithmicGrid" if logarithmic else "Grid", inputs, [f"{name}.values"])
+        self._nodes.call("LogarithmicGrids" if logarithmic else "Grids", inputs, [f"{name}.values"])
         flat = [each if tensor.dim() == 1 else f"{each}.flat" for each, tensor in tensors]
         self._nodes.add("Split", [f"{name}.values", f"{name}.sizes"], flat, axis=0)
         for each, tensor in tensors:
@@ -179,6 +181,15 @@ def _factors(length: int, per_row: int, groups: int) -> tuple[int, int, int, int
     rows = -(-per_row // (length // a))
     possible = products(a) <= _MOST_PRODUCTS
     return (a, length // a, rows, rows * (length // a) - per_row) if possible else None
+
+
+def _on_grid(tensor: Tensor, logarithmic: bool) -> tuple[NDArray[np.int64], int, float]:
+    """Return a tensor's levels on its grid, minus their median; that median; and the scale of the grid."""
+    grid = exact_grid(tensor, logarithmic)
+    assert grid is not None
+    levels = grid.levels(tensor.double()).flatten().to(torch.int64)
+    middle = int(levels.median())
+    return levels.numpy() - middle, middle, 2.0**grid.exponent
 
 
 def _grid_bits(tensor: Tensor, logarithmic: bool) -> float:

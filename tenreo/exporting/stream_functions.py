@@ -29,13 +29,11 @@ Bits (bytes) => (bits) {
   octets = Gather (table, places)
   bits = Reshape (octets, all)
 }""",
-    # Bit planes, (width * count,), as (count,) numbers. The bit of each plane counts as much as its entry in `powers`,
-    # which are bytes, so the width is at most 8.
+    # Bit planes of the shape (width, -1), as (count,) numbers. The bit of each plane counts as much as its entry in
+    # `powers`, which are bytes, so the width is at most 8.
     "Numbers": """
-Numbers (planes, powers) => (numbers) {
+Numbers (planes, shape, powers) => (numbers) {
   all = Constant <value_ints = [-1]> ()
-  width = Shape (powers)
-  shape = Concat <axis = 0> (width, all)
   matrix = Reshape (planes, shape)
   product = MatMulInteger (powers, matrix)
   numbers = Reshape (product, all)
@@ -92,7 +90,7 @@ def stream_inputs(levels: int, raw: bool, memory: int) -> list[str]:
     """Return the names of the inputs of a stream with a prefix code."""
     joined = ["lasts", "following"] if levels else []
     lowest = ["path"] if memory else ["raw_powers"] if raw else []
-    return ["bytes", "sizes", "widths", "powers", *joined, "symbols", *lowest]
+    return ["bytes", "sizes", "shapes", "widths", "powers", *joined, "symbols", *lowest]
 
 
 def stream(levels: int, raw: bool, memory: int, wide: bool) -> str:
@@ -113,11 +111,12 @@ def stream(levels: int, raw: bool, memory: int, wide: bool) -> str:
         f"{stream_name(levels, raw, memory, wide)} ({', '.join(stream_inputs(levels, raw, memory))}) => ({results}) {{",
         f"bits = {DOMAIN}.Bits (bytes)",
         f"{', '.join(planes)}, unused = Split <axis = 0> (bits, sizes)",
+        *_split("shapes", "shape", levels + 1),
         *_split("powers", "powers", levels + 1, "widths"),
     ]
     for i in range(levels + 1):
         lines += [
-            f"integers_{i} = {DOMAIN}.Numbers (planes_{i}, powers_{i})",
+            f"integers_{i} = {DOMAIN}.Numbers (planes_{i}, shape_{i}, powers_{i})",
             f"part_{i} = Cast <to = {number}> (integers_{i})",
         ]
     if levels:

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnxruntime
 import pytest
 import torch
@@ -117,6 +118,17 @@ def test_without_optimization_and_in_the_reference_evaluator(ramps):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     for run in (onnxruntime.InferenceSession(path, options).run, ReferenceEvaluator(onnx.load(path)).run):
         np.testing.assert_allclose(run(None, feed)[0], expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_in_openvino_without_functions(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    net = wide()
+    tenreo.compress_(net, RECIPES["ramps"])
+    model, _ = small(net, tmp_path / "model.onnx")
+    onnx.save(onnx.inliner.inline_local_functions(model), tmp_path / "inlined.onnx")
+    (found,) = openvino.compile_model(tmp_path / "inlined.onnx", "CPU")([X.numpy()]).values()
+    expected = net(X).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_onnx_runtime_decodes_when_it_loads(ramps, tmp_path):
