@@ -307,4 +307,6 @@ if __name__ == "__main__":
     options.add_argument("figures", type=Path)
     options.add_argument("--quick", action="store_true")
     asked = options.parse_args()
-    PARTS[asked.part](Measurement(asked.part, choose_device(asked.device), asked.quick, asked.figures))
+    PARTS[asked.part](
+        Measurement(asked.part, choose_device(asked.device, fixed_shapes=True), asked.quick, asked.figures)
+    )

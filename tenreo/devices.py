@@ -10,10 +10,13 @@ import torch
 from tenreo.errors import OutOfMemoryError, TenreoError, raise_if_out_of_memory
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, fixed_shapes: bool = False) -> torch.device:
     """Return the device of a name: auto, cpu, cuda, cuda:N or mps; a GPU of CUDA becomes torch's current one.
 
-    As the images of a run have one size, cuDNN then chooses its kernels by measuring them.
+    Args:
+        name: name of the device.
+        fixed_shapes: whether the model will run often on inputs of one shape. cuDNN then chooses its kernels by
+            measuring them, which it does again for every other shape.
 
     Raises:
         TenreoError: if the name is unknown or the device is not available.
@@ -33,7 +36,7 @@ def choose_device(name: str) -> torch.device:
         raise TenreoError(f"device: {name} is not available on this machine; choose cpu or auto")
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = fixed_shapes
     return device
 
 

@@ -292,6 +292,8 @@ def test_a_chosen_gpu_becomes_the_current_one(cuda):
     try:
         with patch.object(torch.cuda, "set_device") as set_device:
             assert choose_device("cuda:0").index == 0
+        assert not torch.backends.cudnn.benchmark  # it would measure kernels again for every new shape
+        choose_device("cuda", fixed_shapes=True)
         assert torch.backends.cudnn.benchmark
     finally:
         torch.backends.cudnn.benchmark = before

@@ -40,7 +40,7 @@ def analyze_model(
 ) -> None:  # fmt: skip
     """Analyze a file, or a model that is compressed in memory, and print and write the results."""
     with usage():
-        device = choose_device(encoding.device)
+        device = choose_device(encoding.device, fixed_shapes=True)
     if file.source is not None:
         pair = _open_pair(ModelFile(file.source, dense.model), file)
     else:

@@ -44,7 +44,7 @@ def evaluate_files(
 ) -> None:  # fmt: skip
     """Evaluate the models of all files and their references, and print the results."""
     with usage():
-        device = choose_device(local_device(computing.device))
+        device = choose_device(local_device(computing.device), fixed_shapes=not inputs.given)
     opened = open_inputs(inputs, data.batch_size, data.limit)
     if data.against == "dense":
         with usage():  # before the first model is evaluated, which takes minutes

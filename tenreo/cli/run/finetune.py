@@ -44,7 +44,7 @@ def finetune_file(
     """Load a model, train it, write its files and show the results."""
     with usage():
         _check(settings, data, output)
-        device = choose_device(local_device(computing.device))
+        device = choose_device(local_device(computing.device), fixed_shapes=True)
     model, header = open_classifier(file)
     if data.classes is not None:
         with usage():

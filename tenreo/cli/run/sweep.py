@@ -45,7 +45,7 @@ def sweep_recipes(
 ) -> None:
     """Compress the model with every recipe and print a row of results for each."""
     with usage():
-        device = choose_device(encoding.device)
+        device = choose_device(encoding.device, fixed_shapes=True)
     model, info = open_model(dense, values=not output.dry_run)
     if output.dry_run:
         _show(list(_counted(model, recipes)), dense, output.json)
