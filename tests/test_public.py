@@ -59,7 +59,7 @@ def test_types_of_public_attributes_are_public():
         own = {vars(inspect.getmodule(owner)).get(word) for word in words}
         classes = {x for x in own if inspect.isclass(x) and x.__module__.startswith("tenreo.")}
         assert all(each in public for each in classes), (owner, classes - public)
-    assert any(issubclass(each, Enum) for each in public)
+    assert any(inspect.isclass(each) and issubclass(each, Enum) for each in public)
 
 
 def test_results_print_as_a_few_lines_and_in_notebooks():
