@@ -131,9 +131,7 @@ def _metadata(model: _Model, values: CardValues, results: Results | None) -> dic
         "license": license,
         "metrics": list(results.metrics) if results else [],
         "pipeline_tag": kept.get("pipeline_tag") or (_CLASSIFIES if info.classes and info.source else None),
-        "tags": list(
-            dict.fromkeys([*_TAGS, *(["timm"] if model.is_timm else []), *(tags if isinstance(tags, list) else [])])
-        ),
+        "tags": list(dict.fromkeys(tags)),
     }
 
 
