@@ -1,9 +1,10 @@
 """Time and memory of compressing files without a model, with weights like those of a transformer in bfloat16.
 
-    python benchmarks/checkpoints.py --gigabytes 0.25 --jobs 1 [--bits 4] [--processes 2]
+    python benchmarks/checkpoints.py --gigabytes 0.25 --jobs 1 [--bits 4] [--processes 1 2]
 
 It makes a folder of shards, runs the commands `compress`, `verify` and `decompress` in new processes, and prints their
-seconds by the clock and of the processors, and their peak memory.
+seconds by the clock and of the processors, and the peak memory of one process. With several numbers of processes, it
+prints the efficiency: the seconds of the first number, divided by those of the other and by their ratio.
 
     OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/checkpoints.py --gigabytes 0 --tensors model.safetensors
 
@@ -144,7 +145,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=0.25)
     parser.add_argument("--bits", type=float, default=4.0)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1])
     parser.add_argument("--embedding", type=int, default=0, help="rows of an embedding, the largest tensor")
     parser.add_argument("--folder", type=Path, help="where temporary files are written")
     parser.add_argument("--tensors", type=Path, help="file of a transformer on which codecs are compared")
@@ -165,14 +166,20 @@ def measure_commands(options: argparse.Namespace) -> None:
         (folder / "dense").mkdir()
         total = make(folder / "dense", options.gigabytes, options.embedding)
         small, plain = folder / "small", folder / "plain"
-        job = ("compress", folder / "dense", "--bits", options.bits, "-o", small, "--jobs", options.jobs)
-        for words in (job, ("verify", small), ("decompress", small, "-o", plain)):
-            seconds, busy, memory = run(options.processes if words[0] != "verify" else 1, *words)
-            each = total / 1e6
-            print(f"{words[0]}: {seconds:.1f} s, {seconds / each:.3f} s per million weights; processors {busy:.1f} s, "
-                  f"{busy / each:.3f} s per million; {memory:.2f} GB", flush=True)  # fmt: skip
-        size = sum(path.stat().st_size for path in small.glob("*.safetensors"))
         largest = 2 * WIDTH * max(HIDDEN, options.embedding) / 1e9
+        job = ("compress", folder / "dense", "--bits", options.bits, "-o", small, "--jobs", options.jobs, "--force")
+        first: dict[str, float] = {}  # seconds of all processes together
+        for processes in options.processes:
+            for words in (job, ("verify", small), ("decompress", small, "-o", plain, "--force")):
+                count = 1 if words[0] == "verify" else processes
+                seconds, busy, memory = run(count, *words)
+                efficiency = first.setdefault(words[0], seconds * count) / (seconds * count)
+                each = total / 1e6
+                print(f"{words[0]}, {count} processes: {seconds:.1f} s, {seconds / each:.3f} s per million weights; "
+                      f"processors {busy:.1f} s, {busy / each:.3f} s per million; {memory:.2f} GB, of which "
+                      f"{memory - largest:.2f} above the largest tensor; efficiency {efficiency:.2f}",
+                      flush=True)  # fmt: skip
+        size = sum(path.stat().st_size for path in small.glob("*.safetensors"))
         print(f"{total / 1e6:.0f} million weights, {8 * size / total:.3f} bits, largest tensor {largest:.3f} GB")
         dense, decoded = load_file(folder / "dense/0.safetensors"), load_file(plain / "0.safetensors")
         key = "layers.0.up.weight"

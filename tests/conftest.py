@@ -21,9 +21,9 @@ from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.models import model_files
 from tenreo.models.builders import build_model
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for each core, so more threads would only slow them down
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
+# pytest has a worker for each core, and the networks are tiny, so more threads would only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 # Tests that compile the codec come first, so one worker compiles it, and then the others find it in the cache.
 ORDER = (

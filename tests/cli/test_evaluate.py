@@ -40,7 +40,7 @@ def test_against_the_dense_model(compressed_file, dense_file):
 
 
 def test_models_are_compared_on_images_without_labels(compressed_file, dense_file, digits_folder):
-    job = ("evaluate", compressed_file, "--data", digits_folder / "train")
+    job = ("evaluate", compressed_file, "--data", digits_folder / "train", "--workers", 0)
     result = json.loads(here(*job, "--against", dense_file, "--json").stdout)
     assert result["against"]["top1"] is None and result["against"]["images"] == 215 and "top1" not in result
     assert "agreement" in here(*job, "--against", dense_file).stdout
@@ -78,16 +78,16 @@ def test_a_model_whose_outputs_are_not_finite_is_an_error(dense_file, inside):
 def test_numbered_class_folders_cause_a_warning_unless_the_file_names_them(dense_file, folder, inside):
     for i in range(10):
         (folder / "val" / f"class{i}").rename(folder / "val" / f"{i + 1}")
-    job = ("evaluate", dense_file, "--data", folder)
+    job = ("evaluate", dense_file, "--data", folder, "--workers", 0)
     assert "the class names are numbers, and labels follow their order as text (1, 10, 2" in here(*job).stderr
     model, header = open_model(dense_file)
     save(model, inside / "named.safetensors", replace(header.info, class_names=tuple(map(str, range(1, 11)))))
-    assert "numbered" not in here("evaluate", "named.safetensors", "--data", folder).stderr
+    assert "numbered" not in here("evaluate", "named.safetensors", "--data", folder, "--workers", 0).stderr
 
 
 def test_predictions_and_confusion_matrices_are_written(compressed_file, digits_folder, inside):
-    job = ("evaluate", compressed_file, "--data", digits_folder, "--predictions", "p.csv", "--confusion", "c.csv",
-           "--confusion", "c.png")  # fmt: skip
+    job = ("evaluate", compressed_file, "--data", digits_folder, "--workers", 0, "--predictions", "p.csv",
+           "--confusion", "c.csv", "--confusion", "c.png")  # fmt: skip
     done = here(*job, "--json")
     result = json.loads(done.stdout)
     rows = list(csv.DictReader(Path("p.csv").read_text().splitlines()))
@@ -121,6 +121,6 @@ def test_several_files_are_rows_of_one_table(compressed_file, dense_file, inside
 
 
 def test_predictions_need_no_labels(compressed_file, digits_folder, inside):
-    job = ("evaluate", compressed_file, "--data", digits_folder / "train", "--predictions", "p.csv")
+    job = ("evaluate", compressed_file, "--data", digits_folder / "train", "--workers", 0, "--predictions", "p.csv")
     assert "top1" not in json.loads(here(*job, "--json").stdout)
     assert len(Path("p.csv").read_text().splitlines()) == 1 + 215
