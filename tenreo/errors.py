@@ -4,6 +4,7 @@ import errno
 import math
 import re
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 MOST_CHARACTERS = 2000  # characters of a message; text that it quotes from a damaged file may be very long
@@ -64,9 +65,9 @@ def install(extra: str) -> str:
     """Return how the optional packages of an extra are installed, for a message.
 
     >>> install("plot")
-    "install it with pip install 'tenreo[plot]', or pip install '.[plot]' in a clone"
+    "install it with pip install 'tenreo[plot]', or pip install -e '.[plot]' in a clone"
     """
-    return f"install it with pip install 'tenreo[{extra}]', or pip install '.[{extra}]' in a clone"
+    return f"install it with pip install 'tenreo[{extra}]', or pip install -e '.[{extra}]' in a clone"
 
 
 def counted(number: int, what: str, several: str = "") -> str:
@@ -76,6 +77,16 @@ def counted(number: int, what: str, several: str = "") -> str:
     ('1 round', '2 biases')
     """
     return f"{number:,} {what if number == 1 else several or what + 's'}"
+
+
+def abbreviate(names: Sequence[str], most: int = 3) -> str:
+    """Join the first names and the number of further names, for a message.
+
+    >>> abbreviate(["a", "b", "c", "d", "e"]), abbreviate(["a", "b", "c", "d", "e"], most=5)
+    ('a, b, c and 2 more', 'a, b, c, d, e')
+    """
+    rest = len(names) - most
+    return f"{', '.join(names[:most])}{f' and {rest:,} more' if rest > 0 else ''}"
 
 
 class TenreoError(Exception):

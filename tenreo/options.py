@@ -128,7 +128,7 @@ def check_value(cls: type, name: str, value: Any) -> Any:
         if value is None:
             return None
         kind = next(each for each in get_args(kind) if each is not type(None))
-    return _convert(name, value, kind, options_of(cls)[name])
+    return _convert(name.rstrip("_"), value, kind, options_of(cls)[name])  # the option --for is the field `for_`
 
 
 def _convert(name: str, value: Any, kind: Any, option: Option) -> Any:
@@ -156,7 +156,7 @@ def _convert(name: str, value: Any, kind: Any, option: Option) -> Any:
         raise TenreoError(f"{name}: given {shown(value)}, needs a {what}")
     if not _is_name(str(value)):
         raise TenreoError(f"{name}: given {shown(str(value))}, needs a {what} that can be the name of a file")
-    return kind(_expanded(value)) if isinstance(value, str) else kind(value)
+    return kind(_expanded(str(value)))
 
 
 def _expanded(text: str) -> str:

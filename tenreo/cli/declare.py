@@ -7,6 +7,7 @@ accepts several values of `-g` and `-r`, and `Recipe | None` none at all.
 
 import inspect
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from importlib import import_module
@@ -230,6 +231,15 @@ class Command(TyperCommand):
                 yield current
             yield word
             previous = word
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the help text; words such as --target-size are not divided at their hyphens."""
+        for paragraph in inspect.cleandoc(self.help or "").split("\n\n"):
+            text = textwrap.fill(
+                " ".join(paragraph.split()), formatter.width, initial_indent="  ", subsequent_indent="  ",
+                break_on_hyphens=False, break_long_words=False,
+            )  # fmt: skip
+            formatter.write(f"\n{text}\n")
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the usage line: FILE..., for example, for one or more files."""

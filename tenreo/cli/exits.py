@@ -76,7 +76,7 @@ def _with_option(message: str, context: typer.Context) -> str:
     """Append the option that a message of the library is about; its name is the message's first word."""
     name = message.split(":", 1)[0]
     for param in context.command.params:
-        if param.name == name and param.opts[0].startswith("-"):
+        if (param.name or "").rstrip("_") == name and param.opts[0].startswith("-"):
             message = f"{message} ({'/'.join(sorted(param.opts, key=len))})"
     return with_example(message, context) if ": not given" in message or ": given None" in message else message
 

@@ -30,21 +30,29 @@ def read_yaml(path: Path, classes: Sequence[type]) -> dict[str, Any]:
     Raises:
         TenreoError: if the file cannot be read, a key is unknown, or an option does not accept its value.
     """
-    owners = {name: cls for cls in classes for name, option in options_of(cls).items() if not option.positional}
+    # `for` is the key of the field `for_`; but `layers` are settings of layers, and not the field `layers_`.
+    owners = {
+        name if name == "layers_" else name.rstrip("_"): (cls, name)
+        for cls in classes
+        for name, option in options_of(cls).items()
+        if not option.positional
+    }
     values = _load(path)
     try:
         if "rate" in owners:
             values = as_rate_options(values)
-        for key, value in values.items():
+        for key, value in list(values.items()):
             if key == "layers" and "rate" in owners:
                 values[key] = _layer_settings(value)
             elif key in owners:
-                values[key] = _checked(owners[key], key, value)
+                cls, name = owners[key]
+                del values[key]
+                values[name] = _checked(cls, name, value)
             else:
-                known = [*owners, *(("uniform", "layers") if "rate" in owners else ())]
+                known = dict.fromkeys([*owners, *(("uniform", "layers") if "rate" in owners else ())])
                 similar = get_close_matches(str(key).replace("-", "_"), known, 1)
-                meant = f"did you mean {similar[0]}? The " if similar else ""
-                raise TenreoError(f"unknown key {shown(key)}; {meant}known keys are {', '.join(known)}")
+                advice = f"did you mean {similar[0]}?" if similar else f"known keys are {', '.join(known)}"
+                raise TenreoError(f"unknown key {shown(key)}; {advice}")
     except TenreoError as error:
         raise TenreoError(f"{path}: {error}") from error
     return values

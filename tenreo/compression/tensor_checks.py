@@ -1,10 +1,8 @@
 """Checks of tensor names and shapes before they are loaded into a model."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 
-from tenreo.errors import TenreoError
-
-_SHOWN = 3  # names of one kind in a message
+from tenreo.errors import TenreoError, abbreviate
 
 Shapes = Mapping[str, tuple[int, ...]]  # name in a file -> shape
 
@@ -30,16 +28,6 @@ def check_fit(source: object, own: Shapes, given: Shapes, optional: Container[st
         classes = "" if missing or extra else _class_mismatch(own, given, wrong)
         error = TenreoError if classes else MisfitError
         raise error(f"{source} does not fit the model; {'; '.join(problems)}{classes}")
-
-
-def abbreviate(names: Sequence[str]) -> str:
-    """Join the first three names and the number of further names.
-
-    >>> abbreviate(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    """
-    rest = len(names) - _SHOWN
-    return f"{', '.join(names[:_SHOWN])}{f' and {rest:,} more' if rest > 0 else ''}"
 
 
 def _class_mismatch(own: Shapes, given: Shapes, wrong: list[str]) -> str:

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 from tenreo.data.augmentation import Augmentation
 from tenreo.data.image_sources import decode_image, first_bytes, source_path, source_size
 from tenreo.data.label_files import LabelFiles, read_class_map
-from tenreo.data.labels import abbreviate, assign_labels, check_class_count
+from tenreo.data.labels import assign_labels, check_class_count
 from tenreo.data.layouts import DIGITS, find_labeled, find_unlabeled, has_labels, locate, split_class_names
-from tenreo.errors import TenreoError, install
+from tenreo.errors import TenreoError, abbreviate, install
 from tenreo.files.records import Preprocess
 
 _DIGIT_NAMES = tuple("0123456789")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tenreo.data.label_files import infer_class_names
 from tenreo.data.layouts import ImageList
-from tenreo.errors import TenreoError, shown
+from tenreo.errors import TenreoError, abbreviate, shown
 
 _MAX_NAMES = 5  # in a message
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
@@ -52,7 +52,7 @@ def assign_labels(
     if class_map is not None:
         missing = sorted({str(each) for each in classes} - set(class_map))
         if missing:
-            raise TenreoError(f"class_map: lacks the classes {abbreviate(missing)} of {location}; add them")
+            raise TenreoError(f"class_map: lacks the classes {abbreviate(missing, _MAX_NAMES)} of {location}; add them")
         classes = [class_map[str(each)] for each in classes]
         names = tuple(sorted({each for each in classes if isinstance(each, str)}))
         model_names = model_names or infer_class_names(class_count, names)
@@ -64,7 +64,8 @@ def assign_labels(
     numbers = [each for each in classes if isinstance(each, int)]
     if numbers and names:
         raise TenreoError(
-            f"{location}: identifies some classes by name ({abbreviate(names)}) and some by number; use one of them"
+            f"{location}: identifies some classes by name ({abbreviate(names, _MAX_NAMES)}) and some by number; use "
+            "one of them"
         )
     if numbers or not names:
         return _number_labels(location, numbers, class_count, model_names, class_map is not None)
@@ -114,7 +115,7 @@ def _ordered_names(
     if text_order_differs(data_names):
         doubt = (
             f"{location}: the class names are numbers, and labels follow their order as text "
-            f"({abbreviate(data_names)}), as in torchvision; the model's file does not contain an order"
+            f"({abbreviate(data_names, _MAX_NAMES)}), as in torchvision; the model's file does not contain an order"
         )
     return data_names, doubt
 
@@ -132,21 +133,11 @@ def _check_known_classes(location: str, names: Sequence[str], known: Sequence[st
     """Raise unless all names of the data's classes are among the known ones, which come from `source`."""
     unknown, unused = sorted(set(names) - set(known)), sorted(set(known) - set(names))
     if unknown:
-        missing = f"; {abbreviate(unused)} of these are missing" if unused else ""
+        missing = f"; {abbreviate(unused, _MAX_NAMES)} of these are missing" if unused else ""
         raise TenreoError(
-            f"{location}: has the classes {abbreviate(unknown)}, which are not among the {len(known)} of "
+            f"{location}: has the classes {abbreviate(unknown, _MAX_NAMES)}, which are not among the {len(known)} of "
             f"{source}{missing}; give data that match the model, or rename the folders"
         )
-
-
-def abbreviate(names: Sequence[str]) -> str:
-    """Join the first names, followed by the total number if names are omitted.
-
-    >>> abbreviate(["cat", "dog"]), abbreviate([str(i) for i in range(12)])
-    ('cat, dog', '0, 1, 2, 3, 4, ... (12)')
-    """
-    rest = f", ... ({len(names)})" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + rest
 
 
 def text_order_differs(names: Sequence[str]) -> bool:

@@ -15,8 +15,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils._pytree import tree_leaves
 
 from tenreo.compression.parametrization import curves
-from tenreo.compression.tensor_checks import abbreviate
-from tenreo.errors import raise_if_out_of_memory
+from tenreo.errors import abbreviate, raise_if_out_of_memory
 from tenreo.files.records import ModelInfo
 from tenreo.models.builders import TRANSFORMING, build_info
 from tenreo.models.heads import last_layer

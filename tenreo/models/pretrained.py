@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tenreo.compression.serialization import load_tensors_
-from tenreo.compression.tensor_checks import abbreviate
-from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
+from tenreo.errors import TenreoError, abbreviate, counted, raise_if_out_of_memory, shown
 from tenreo.files.paths import check_readable
 from tenreo.files.pickles import without_prefixes
 from tenreo.files.records import MOST_CLASSES, ModelInfo
@@ -95,7 +94,7 @@ def _without_extra(model: nn.Module, state: Mapping[str, Tensor], note: Callable
     names = model.state_dict().keys()
     extra = [name for name in state if name not in names]
     if extra:
-        note(f"ignored: {len(extra):,} tensors that the model does not have: {abbreviate(extra)}")
+        note(f"ignored: {counted(len(extra), 'tensor')} that the model does not have: {abbreviate(extra)}")
     return {name: value for name, value in state.items() if name in names}
 
 

@@ -75,6 +75,8 @@ def analyze(
 ) -> None:  # fmt: skip
     """Show what the compression of every layer costs in bytes, and what it does to the outputs.
 
+    Exactly one of FILE, --arch and --model is needed.
+
     Example: tenreo analyze small.safetensors
     """
     check(dense, recipe, data, layout, output, file)

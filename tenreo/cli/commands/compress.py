@@ -160,6 +160,8 @@ def compress(
 ) -> None:  # fmt: skip
     """Compress a model, or files without the model's code.
 
+    Exactly one of FILE|FOLDER, --arch and --model names what is compressed.
+
     Exactly one of --rate, --target-size, --bits, --target-kl, --target-agreement and --target-params is needed.
 
     Example: tenreo compress --arch mobilenet_v2 -g 4 -r 0.5 --progressive

@@ -11,7 +11,7 @@ from tenreo.cli.commands.decompress import Decompressed
 from tenreo.cli.shared_options import Checkpoint
 from tenreo.cli.terminal.console import show, show_json
 from tenreo.distributed import process_group
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, counted
 from tenreo.files.atomic import make_folder
 from tenreo.files.checkpoints import SINGLE, CheckpointFiles, find_files
 from tenreo.files.header import is_pickle, read_header
@@ -57,4 +57,4 @@ def _show(files: CheckpointFiles, output: Decompressed) -> None:
     if output.json:
         show_json("decompress", {"file": str(files.path), "out": str(output.out), "bytes": size, "files": len(written)})
         return
-    show(f"wrote {output.out}: {size:,} bytes in {len(written):,} file{'s' if len(written) > 1 else ''}")
+    show(f"wrote {output.out}: {size:,} bytes in {counted(len(written), 'file')}")

@@ -8,6 +8,7 @@ from tenreo.cli.shared_options import Checkpoint
 from tenreo.cli.terminal.console import show, show_json
 from tenreo.cli.terminal.tables import number, table
 from tenreo.codec.distortion import decibels, finite
+from tenreo.errors import counted
 
 
 def verify_files(checkpoint: Checkpoint, verified: Verified) -> None:
@@ -26,6 +27,6 @@ def verify_files(checkpoint: Checkpoint, verified: Verified) -> None:
         if compared:
             cells = [(x.name, f"{x.numel:,}", number(x.snr)) for x in compared]
             show(table("Tensors", ("name", "elements", "SNR dB"), cells), f"SNR of all tensors: {number(total)} dB")
-        show(*found, f"{checkpoint.file}: {'no' if not found else f'{len(found):,}'} fault{'s' * (len(found) != 1)}")
+        show(*found, f"{checkpoint.file}: {counted(len(found), 'fault') if found else 'no faults'}")
     if found:
         raise typer.Exit(1)
