@@ -178,29 +178,18 @@ def finetune(m: Measurement) -> None:
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         tenreo.save(
-            build_model("torchvision:resnet18", {"num_classes": 10}), f"{folder}/dense", digits_info("resnet18")
+            build_model("torchvision:resnet18", {"num_classes": 10}),
+            f"{folder}/dense.safetensors",
+            digits_info("resnet18"),
         )
         device = ["--device", m.device.type]
         data = ["--data", "digits", *device]
+        dense_file, small, tuned = (f"{name}.safetensors" for name in ("dense", "small", "tuned"))
+        source = ["-a", "resnet18", "--weights", dense_file]
         for name, *arguments in (
-            (
-                "compress",
-                "-a",
-                "resnet18",
-                "--weights",
-                "dense",
-                "-g",
-                "4",
-                "-r",
-                "4",
-                "--refine",
-                "1",
-                "-o",
-                "small",
-                *device,
-            ),
-            ("finetune", "small", "-o", "tuned", "--lr", "0.02", "--amp", "--channels-last", *data),
-            ("evaluate", "tuned", "--json", *data),
+            ("compress", *source, "-g", "4", "-r", "4", "--refine", "1", "-o", small, *device),
+            ("finetune", small, "-o", tuned, "--lr", "0.02", *["--amp"] * m.amp, "--channels-last", *data),
+            ("evaluate", tuned, "--json", *data),
         ):
             start = time.perf_counter()
             run = subprocess.run(
