@@ -51,10 +51,11 @@ def add_command(app: typer.Typer, check: Callable[..., None], body: str, yaml: b
                 arguments = {name: _build(hint, typed) for name, hint in hints.items()}
             check(**arguments)
             _let_idle_threads_sleep()
-            from tenreo.cli.terminal.progress import busy  # imports rich, which the help does not need
+            from tenreo.cli.terminal.progress import busy, doing  # imports rich, which the help does not need
 
             with busy("starting"):
                 module = import_module(f"tenreo.cli.run.{check.__name__}")  # imports torch, which takes seconds
+                doing("working")
                 getattr(module, body)(*arguments.values())
 
     parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]

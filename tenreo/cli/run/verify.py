@@ -6,6 +6,7 @@ from tenreo.checkpoints.verification import Comparison, comparisons, differences
 from tenreo.cli.commands.verify import Verified
 from tenreo.cli.shared_options import Checkpoint
 from tenreo.cli.terminal.console import show, show_json
+from tenreo.cli.terminal.progress import doing
 from tenreo.cli.terminal.tables import number, table
 from tenreo.codec.distortion import decibels, finite
 from tenreo.errors import counted
@@ -13,6 +14,7 @@ from tenreo.errors import counted
 
 def verify_files(checkpoint: Checkpoint, verified: Verified) -> None:
     """Verify a file or folder, compare it with the original, and print the faults; exit with 1 if there are any."""
+    doing(f"checking {checkpoint.file}")
     found = list(faults(checkpoint.file))
     compared: list[Comparison] = []
     if verified.against is not None and not found:

@@ -125,6 +125,7 @@ class Bar:
         """Leave the bar as it is, and go on with the spinner."""
         if self.task is not None:
             self.progress.stop()
+            doing("working")
             if _spinner is not None:
                 _spinner.start()
 
