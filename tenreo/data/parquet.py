@@ -54,7 +54,8 @@ class ParquetImage(NamedTuple):
         Raises:
             OSError, ValueError: if the file cannot be read, or the row has no image.
         """
-        content = _row_group(self.file, self.column, self.group)[self.place].as_py()
+        changed = self.file.stat().st_mtime_ns  # so that a group of an older file of this name is not used
+        content = _row_group(self.file, self.column, self.group, changed)[self.place].as_py()
         if not content:
             raise ValueError("its row has no bytes of an image")
         return bytes(content)
@@ -173,8 +174,14 @@ def _labels(file: Path, content: pq.ParquetFile, columns: _Columns) -> list[Clas
 
 
 @lru_cache(maxsize=1)
-def _row_group(file: Path, column: str, group: int) -> Any:
+def _row_group(file: Path, column: str, group: int, changed: int) -> Any:
     """Return the images' bytes of a row group as an array of Arrow; each process keeps the latest one.
+
+    Args:
+        file: path of the file.
+        column: column of bytes.
+        group: number of the group.
+        changed: time of the last change of the file.
 
     Raises:
         ValueError: if the group is damaged, or too large.

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from processes import here, refused
 
+from tenreo.data.batches import Batches, Loading
 from tenreo.data.class_names import feature_names, names_of_card
 from tenreo.data.images import BrokenImage, open_images, open_optionally_labeled, open_unlabeled
 from tenreo.data.labels import text_order_differs
@@ -93,15 +94,14 @@ def test_evaluate_prints_the_same_numbers(folder, parts, compressed_file, inside
     assert results[0]["images"] > 10
 
 
-@pytest.mark.slow
-def test_finetune_reads_the_same_images(digits_folder, compressed_file, inside):
-    folder = digits_folder
-    for data in (folder, write_parts(folder, inside / "parquet")):
-        out = f"{data.name}.safetensors"
-        here("finetune", compressed_file, "--data", data, "--epochs", 1, "--device", "cpu", "--batch-size", 16,
-             "--workers", 2, "-o", out)  # fmt: skip
-        values = json.loads(here("evaluate", out, "--data", folder, "--json", "--device", "cpu").stdout)
-        assert values["images"] > 10 and values["classes"]
+def test_worker_processes_shuffle_the_same_images(folder, parts):
+    found = []
+    for data in (folder, parts):
+        batches = Batches(open_images(str(data), "val", SMALL, 10), Loading(16, workers=2), torch.device("cpu"), seed=3)
+        found.append(
+            [(label.item(), image.sum().item()) for x, y in batches for image, label in zip(x, y, strict=True)]
+        )
+    assert sorted(found[0]) == sorted(found[1]) and found[1] != sorted(found[1]) and len(found[0]) == 40
 
 
 def test_the_order_of_the_names_is_that_of_the_file(tmp_path):
@@ -169,6 +169,13 @@ def test_images_without_classes_are_unlabeled(tmp_path, labels):
 def test_a_file_is_a_data_set(tmp_path):
     path = write(tmp_path / "x.parquet", [png(3)] * 3, [0, 1, 0], ["a", "b"])
     assert [label for _, label in open_images(str(path), "val", SMALL, 2).samples] == [0, 1, 0]
+
+
+def test_a_file_that_is_written_again_is_read_again(tmp_path):
+    for value in (10, 200):
+        path = write(tmp_path / "val.parquet", [png(value)], [0])
+        os.utime(path, ns=(value, value))
+        assert open_images(str(tmp_path), "val", SMALL, 1)[0][0].mean().item() == pytest.approx(value / 127.5 - 1)
 
 
 def test_broken_rows_are_broken_images(tmp_path):

@@ -360,6 +360,27 @@ def pictures(random: Random, inputs: Inputs) -> None:
 SMALL = Preprocess(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
+def parquets(random: Random, inputs: Inputs) -> None:
+    """Read damaged Parquet files, if pyarrow is installed."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        return
+    images = [{"bytes": data, "path": "x"} for _, data in inputs.images[:3]]
+    table = pa.table({"image": pa.array(images), "label": pa.array([0, 1, random.choice((0, -1, 9))])})
+    names = random.choice((["a", "b"], None, "a", hostile_value(random)))
+    features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    path = inputs.folder / "rows" / "val.parquet"
+    path.parent.mkdir(exist_ok=True)
+    table = table.replace_schema_metadata({"huggingface": json.dumps(features, default=repr)})
+    pq.write_table(table, path, row_group_size=random.choice((1, 2, 3)), compression=random.choice(("snappy", "none")))
+    path.write_bytes(corrupted(random, path.read_bytes()))
+    found = open_images(str(path.parent), "val", SMALL, None)
+    for i in range(len(found)):
+        assert isinstance(found[i], BrokenImage) or found[i][0].shape == (3, 8, 8), found[i]
+
+
 def lines(random: Random, inputs: Inputs) -> None:
     """Run random command lines of commands that check their input and do no expensive work."""
     command = random.choice(("compress", "compress", "sweep", "inspect", "evaluate", "finetune", *WORDS))
@@ -463,7 +484,20 @@ def models(random: Random, inputs: Inputs) -> None:
 
 TARGETS = {
     f.__name__: f
-    for f in (headers, pickles, states, configurations, pictures, lines, legacy, devkits, streams, builders, models)
+    for f in (
+        headers,
+        pickles,
+        states,
+        configurations,
+        pictures,
+        parquets,
+        lines,
+        legacy,
+        devkits,
+        streams,
+        builders,
+        models,
+    )
 }
 
 
