@@ -98,7 +98,10 @@ class Analysis(Summarized):
         return wilson_interval(round(self.whole.agreement * self.whole.images / 100), self.whole.images)
 
     def better_recipe(self) -> Recipe:
-        """Return a recipe for a file of the same size that gives more bytes to the layers that do more harm.
+        """Return a recipe to try for a file of the same size that gives more bytes to the layers that do more harm.
+
+        Harm is measured for single layers, and their errors add up in other ways, so that the outputs may become better
+        or worse (docs/guide.md has measurements): compare both files.
 
         The importance of a layer is the square root of its KL divergence per squared error of its weight, as in
         `measure_importance`; the geometric mean of all is 1.

@@ -13,6 +13,7 @@ from tenreo.planning.recipe import DENSE, Recipe
 from tenreo.planning.rules import Rule, Traits
 
 # Reasons to leave a layer dense that the recipe states itself.
+NOT_IN_RULE = "not in the"  # followed by the name of the rule
 EXCLUDED, NOT_INCLUDED, DENSE_IN_RECIPE = "excluded", "not included", "dense in the recipe"
 
 
@@ -100,7 +101,7 @@ def find_layers(recipe: Recipe, weights: Sequence[Traits], rule: Rule) -> list[L
         if why and {weight.name, weight.parameter} & {*recipe.include}:
             raise TenreoError(f"include: {weight.name} cannot be compressed: {why}")
         if not why and not recipe.include and not rule.compresses(weight):
-            return f"not in the {rule.name} rule"
+            return f"{NOT_IN_RULE} {rule.name} rule"
         return why
 
     def plan(weight: Traits) -> LayerPlan:

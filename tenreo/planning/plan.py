@@ -18,6 +18,7 @@ from tenreo.planning.growth import curves_by_growth, curves_by_rate
 from tenreo.planning.layers import (
     DENSE_IN_RECIPE,
     EXCLUDED,
+    NOT_IN_RULE,
     NOT_INCLUDED,
     LayerPlan,
     find_layers,
@@ -69,6 +70,11 @@ class Plan(Summarized):
         """The layers that the recipe includes but that cannot be compressed."""
         stated = ("", EXCLUDED, NOT_INCLUDED, DENSE_IN_RECIPE)
         return tuple(layer for layer in self.layers if self.recipe.include and layer.why_dense not in stated)
+
+    @property
+    def left_by_rule(self) -> tuple[LayerPlan, ...]:
+        """The layers that could be compressed, but that the rule leaves dense."""
+        return tuple(layer for layer in self.layers if layer.why_dense.startswith(NOT_IN_RULE))
 
     def __str__(self) -> str:
         compressed = f"{counted(len(self.compressed), 'layer')} of {len(self.layers):,} compressed"

@@ -313,3 +313,25 @@ def test_a_target_is_part_of_the_name_of_the_output(clinet):
     ):
         here("compress", "-m", "clinet:build", *options, *SMALL, "--no-match-statistics", "--no-measure-importance")
         assert (clinet / f"clinet-build-{ending}.safetensors").exists()
+
+
+TABLES = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, rows=200):
+        super().__init__()
+        self.table, self.gru = nn.Parameter(torch.zeros(rows, 64)), nn.GRU(64, 64)
+def small():
+    return Net(10)
+"""
+
+
+def test_a_note_says_which_include_reaches_the_weights_outside_of_the_rule(inside, monkeypatch):
+    (inside / "tables.py").write_text(TABLES)
+    monkeypatch.syspath_prepend(inside)
+    job = ("compress", "--weights", "none", "--bits", 4, "--dry-run", "--model")
+    share = 100 * 200 * 64 / (200 * 64 + 2 * 192 * 64 + 2 * 192)
+    note = here(*job, "tables:Net").stderr
+    assert f"1 weight (table) with {share:.0f} % of the parameters is not in the general rule: --include '*' " in note
+    assert "not in the" not in here(*job, "tables:Net", "--include", "*").stderr + here(*job, "tables:small").stderr

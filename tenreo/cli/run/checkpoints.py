@@ -10,6 +10,7 @@ from tenreo.checkpoints.plan import resolve_tensors
 from tenreo.checkpoints.sources import Source, open_source
 from tenreo.cli.commands.compress import CompressedFiles, Output
 from tenreo.cli.exits import usage
+from tenreo.cli.run.plans import note_dense_layers
 from tenreo.cli.terminal.console import note, show, show_command, show_json
 from tenreo.cli.terminal.progress import progress_bar
 from tenreo.cli.terminal.results import comparison, next_command, summary
@@ -38,8 +39,7 @@ def compress_files(files: CompressedFiles, recipe: Recipe, output: Output, jobs:
             target = files.target(recipe, output, jobs)
         if group.is_main and any(name.endswith(".running_mean") for name in source.tensors):
             note("BatchNorm statistics are not corrected, since nothing runs without the model's code; see --model")
-        for layer in plan.skipped:
-            note(f"{layer.name} is left dense: {layer.why_dense}")
+        note_dense_layers(plan)
         written = _compress_with_progress(source, plan, target, group)
         if group.is_main:
             _show(written, files.path, target.path, output)

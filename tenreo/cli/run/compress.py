@@ -15,7 +15,7 @@ from tenreo.cli.run.checkpoints import compress_files, resolve_files
 from tenreo.cli.run.compression import Compression
 from tenreo.cli.run.models import open_inputs, open_model
 from tenreo.cli.run.onnx_models import compress_onnx_model
-from tenreo.cli.run.plans import show_plan
+from tenreo.cli.run.plans import note_dense_layers, show_plan
 from tenreo.cli.run.reports import Pair, check_classifier, write_report
 from tenreo.cli.shared_options import DenseModel, Encoding, choose_workers
 from tenreo.cli.terminal.console import note, note_images, show, show_command, show_json
@@ -75,8 +75,7 @@ def compress_and_save(
         show_plan(plan, output.json)
         return
     _note_random_weights(info)
-    for layer in plan.skipped:
-        note(f"{layer.name} is left dense: {layer.why_dense}")
+    note_dense_layers(plan)
     job = replace(job, model=model.to(device))
     original = None if output.report is None else deepcopy(job.model)
     plan = job.with_importance(plan)
