@@ -27,7 +27,7 @@ _MOST_PART = 8  # bits of a part: programs decode it in bytes
 _LEVEL_BITS = 0.1  # what a limit costs in time to load, in bits per number that is compared with it
 _LEVEL_BYTES = 24  # what it costs in the graph
 _SYMBOL_BITS = 32  # of an entry of the table of symbols
-_CHOICES = 10  # limits that are tried for a part
+_CHOICES = 8  # limits that are tried for a part
 _MOST_SYMBOLS = 4096  # different integers, without their raw bits; with more, the table is too large
 _MOST_RAW = 12
 MOST_WIDTH = 24  # bits of an integer: programs decode in float32
@@ -178,6 +178,9 @@ def best_parts(frequencies: Integers) -> tuple[tuple[int, ...], tuple[int, ...]]
         frequencies: how often each symbol occurs, the most frequent one first; at least two.
     """
     remaining = np.append(np.cumsum(frequencies[::-1])[::-1], 0).tolist()  # integers from each symbol on
+    information = np.append(np.cumsum((frequencies * np.log2(frequencies))[::-1])[::-1], 0)
+    # No code of these integers has fewer bits.
+    entropy = (np.array(remaining) * np.log2(np.maximum(remaining, 1)) - information).tolist()
     symbols = len(frequencies)
     best: tuple[float, tuple[int, ...], tuple[int, ...]] = (math.inf, (), ())
 
@@ -189,14 +192,17 @@ def best_parts(frequencies: Integers) -> tuple[tuple[int, ...], tuple[int, ...]]
             if total >= best[0]:
                 return
             if longer << width >= symbols - done:
-                best = min(best, (total + _SYMBOL_BITS * (done + (longer << width)), (*widths, width), limits))
+                unused = done + (longer << width) - symbols  # codes
+                best = min(best, (total + _SYMBOL_BITS * unused, (*widths, width), limits))
                 return
             total += _level_bits(remaining[done])
             for continued in _choices((1 << width) - 1) if len(limits) < _MOST_LEVELS else ():
                 limit = (1 << width) - continued
                 end = done + longer * limit
-                if total + remaining[end] < best[0]:
-                    extend(total, (*widths, width), (*limits, limit), end, longer * continued)
+                beginnings = longer * continued
+                least = max(remaining[end], entropy[end] - remaining[end] * math.log2(beginnings))
+                if total + least < best[0]:
+                    extend(total, (*widths, width), (*limits, limit), end, beginnings)
 
     extend(0.0, (), (), 0, 1)
     return best[1:]

@@ -82,7 +82,7 @@ def test_parts_of_a_small_code_are_the_best_ones():
         for i in range(len(limits)):
             sizes.append(frequencies[lengths[: len(frequencies)] > sum(widths[: i + 1])].sum())
         levels = sum(192 + 0.1 * size for size in sizes[:-1])
-        return (lengths[: len(frequencies)] * frequencies).sum() + levels + 32 * len(codes)
+        return (lengths[: len(frequencies)] * frequencies).sum() + levels + 32 * (len(codes) - len(frequencies))
 
     possible = [
         (widths, limits)
