@@ -87,8 +87,11 @@ def require_hub() -> None:
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether an output is a folder: one that exists, or a name without an ending."""
-    return path.is_dir() or not path.suffix
+    """Return whether an output is a folder: one that exists, or a name without an ending that does not exist."""
+    try:
+        return path.is_dir() or not (path.suffix or path.exists())
+    except OSError:  # such as a name that is too long, which the check of a file reports
+        return False
 
 
 def check_dense(dense: DenseModel) -> None:

@@ -154,7 +154,7 @@ def test_common_differences_of_checkpoints_are_noted(tmp_path):
             text = "; ".join(notes)
             assert "counters of batches (num_batches_tracked) are floating-point" in text
             assert ("without the prefix model." in text) == (state is prefixed and name == "w.safetensors")
-            assert ("ignored: 1 tensors that the model does not have: ema.decay" in text) == bool(extra)
+            assert ("ignored: 1 tensor that the model does not have: ema.decay" in text) == bool(extra)
     torch.save({name: value.numpy() for name, value in halves.items()}, tmp_path / "arrays.pth")
     notes.clear()
     loaded, _ = with_weights("torchvision:shufflenet_v2_x0_5", str(tmp_path / "arrays.pth"), note=notes.append)
