@@ -70,6 +70,7 @@ def check_agreement(folder, uninterrupted, out):
     assert_close(load_file(folder / "done.safetensors"), load_file(one / "done.safetensors"), atol=5e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_processes_of_torchrun_exchange_values(tmp_path):
     """The slow tests below train in processes of torchrun."""
     (tmp_path / "exchange.py").write_text(EXCHANGE)

@@ -77,7 +77,10 @@ def expected(dense, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("mode", MODES)
+SLOW = ("float64", "default device")  # variants of bfloat16 and of meta
+
+
+@pytest.mark.parametrize("mode", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in MODES])
 def test_results_are_the_same_in_every_mode_and_models_can_be_trained(mode, dense, expected, tmp_path):
     with MODES[mode]():
         models = everything(dense, tmp_path)

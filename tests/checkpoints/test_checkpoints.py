@@ -152,6 +152,7 @@ def test_verify_compares_with_the_original(folder):
     assert "does not name the file of layers.0.q.weight" in here("verify", "small", code=1).stdout
 
 
+@pytest.mark.slow
 def test_files_are_divided_by_their_size(folder):
     here("compress", folder, "--bits", 5, "-o", "small", "--shard-size", "20kB")
     sizes = [path.stat().st_size for path in Path("small").glob("model-*.safetensors")]
@@ -288,7 +289,9 @@ main()
 """
 
 
-@pytest.mark.parametrize(("place", "count", "parts"), [(".tenreo-parts", 4, 4), ("model-0", 1, 10)])
+@pytest.mark.parametrize(
+    ("place", "count", "parts"), [(".tenreo-parts", 4, 4), pytest.param("model-0", 1, 10, marks=pytest.mark.slow)]
+)
 def test_a_run_killed_between_two_files_is_continued_with_the_same_result(folder, place, count, parts):
     """Between two encoded tensors, and between two of the files that are put together from them."""
     here(*JOB, "-o", "whole")
@@ -323,7 +326,8 @@ def uneven(rows, width, share):
 
 
 # The estimates from the first layer are too large, and too small.
-@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.0, 0.4])
 def test_layers_are_encoded_about_once_and_large_ones_are_not_encoded_again(tmp_path, monkeypatch, share):
     from tenreo.checkpoints import compress, prices
 

@@ -45,6 +45,7 @@ def both(few_layers, dense_file, inside):
     return Path("small.safetensors")
 
 
+@pytest.mark.slow
 def test_a_file_is_analyzed_on_images(both):
     job = ("analyze", both, "--data", "digits", "--limit", 20)
     result = json.loads(here(*job, "--json").stdout)
@@ -72,6 +73,7 @@ def test_the_table_is_sorted_by_harm_and_fits_into_80_columns(both):
     assert len(rows) == len(read_header(both).layers) and harms == sorted(harms, reverse=True)
 
 
+@pytest.mark.slow
 def test_the_dense_weights_can_be_named(both, inside):
     model, header = open_model(both)
     tenreo.save(model, both, replace(header.info, weights="lost.safetensors"))

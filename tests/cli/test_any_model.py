@@ -75,6 +75,7 @@ def own(clinet, made_in_module):
     return path
 
 
+@pytest.mark.slow
 def test_a_function_is_compressed_in_a_process_evaluated_and_exported(clinet):
     output = good("compress", "-m", "clinet:build", *FAST, *SMALL).stdout
     name = "compressed-clinet-build-uniform-4-2.0.safetensors"
@@ -100,6 +101,7 @@ def test_a_function_is_called_only_if_the_command_line_names_it(own, clinet):
     assert not (clinet / "called").exists()
 
 
+@pytest.mark.slow
 def test_exported_models_have_the_outputs_of_the_compressed_model(own, clinet):
     model = tenreo.load(own, trust_builder=True)
     x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -210,6 +212,7 @@ def test_timm_models_are_compressed_by_name(inside):
     assert "has 10 classes, the model has 1000" in refused("evaluate", "t.safetensors", "--data", "digits")
 
 
+@pytest.mark.slow
 def test_a_segmentation_model_is_compressed(inside):
     job = ("compress", *FAST, "--weights", "none", "--model", "torchvision:lraspp_mobilenet_v3_large", "--json")
     assert 0.5 < json.loads(here(*job, "--dry-run").stdout)["coverage"] < 1

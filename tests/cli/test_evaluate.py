@@ -47,6 +47,7 @@ def test_models_are_compared_on_images_without_labels(compressed_file, dense_fil
     assert "no such folder" in refused(*job)
 
 
+@pytest.mark.slow
 def test_broken_images_can_be_skipped_in_every_command_that_reads_images(compressed_file, dense_file, folder, inside):
     bad = folder / "val" / "class3" / "zz.png"
     bad.write_bytes(b"not an image")

@@ -29,6 +29,7 @@ def copy_few(digits, data, count):
                 shutil.copy(path, data / split / folder.name)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes(compressed_file, dense_file, digits_folder, inside):
     copy_few(digits_folder, inside / "data", 6)
     (inside / "c.yaml").write_text("batch_size: 16\nepochs: 2\nlr: 0.01\nsave_every: 5\ndistill: true\n")
@@ -97,6 +98,7 @@ def test_calibrate_without_training(compressed_file, inside):
     assert "images of noise" in output and "images of digits" in output
 
 
+@pytest.mark.slow
 def test_the_best_file_is_the_initial_model_if_no_epoch_is_better(compressed_file, digits_folder, inside):
     """Also: a resumed run needs the same initial model, images and files."""
     data = inside / "data"
@@ -130,6 +132,7 @@ def test_the_best_file_is_the_initial_model_if_no_epoch_is_better(compressed_fil
     assert "from another model's file" in refused("finetune", "other.safetensors", *job[2:], code=1)
 
 
+@pytest.mark.slow
 def test_a_missing_best_file_is_restored_if_the_last_epoch_is_the_best(dense_file, digits_folder, inside):
     """A model that always predicts nine is trained on zeros only, so that the last epoch is the best."""
     model, header = open_model(dense_file)

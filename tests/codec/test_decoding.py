@@ -139,9 +139,8 @@ def gradients(net, step):
     return {name: p.grad for name, p in net.named_parameters()}
 
 
-@pytest.mark.parametrize(
-    "backend", ["aot_eager", *(pytest.param(name, marks=pytest.mark.slow) for name in ("eager", "inductor"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "eager", "inductor"])
 def test_a_compressed_model_compiles_as_one_graph(backend):
     net = compressed()
     plain = compressed()

@@ -50,6 +50,7 @@ def test_code_is_compiled_without_a_writable_folder(package, places):
     assert not list(package.rglob("*.nbi"))
 
 
+@pytest.mark.slow
 def test_code_is_compiled_again_if_the_cache_is_damaged(package, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     assert run_code(package, NUMBA_CACHE_DIR=str(cache)).returncode == 0

@@ -181,6 +181,7 @@ can_mount = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("size", "message"), [pytest.param("16k", "cannot be started", marks=pytest.mark.slow), ("100k", "/val/class0/")]
 )
+@pytest.mark.slow
 def test_too_little_shared_memory_is_explained(folder, size, message):
     stderr = run_script(folder, size)
     assert "TenreoError: " in stderr and "Traceback" not in stderr

@@ -56,7 +56,7 @@ def test_weights_in_half_precision(net, tmp_path, dtype):
     torch.testing.assert_close(state["4.weight"].float(), net[4].weight.detach().clone(), atol=1e-3, rtol=1e-2)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 5])
+@pytest.mark.parametrize("batch", [1, pytest.param(3, marks=pytest.mark.slow), 5])
 def test_onnx_takes_any_batch_and_agrees(net, onnx_file, batch):
     assert onnx_file.dynamic and onnx_file.difference < 1e-5
     session = onnxruntime.InferenceSession(onnx_file.path)
@@ -76,6 +76,7 @@ torch.save(outputs, "outputs.pt")
 """
 
 
+@pytest.mark.slow
 def test_a_program_is_loaded_without_tenreo_or_after_importing_the_decoding_if_it_decodes(net, tmp_path):
     done = tenreo.export(net, tmp_path / "model.pt2", inputs=X)
     assert done.dynamic and done.difference < 1e-6
@@ -88,6 +89,7 @@ def test_a_program_is_loaded_without_tenreo_or_after_importing_the_decoding_if_i
     subprocess.run([sys.executable, "-c", "import sys, tenreo; assert 'torch' not in sys.modules"], check=True)
 
 
+@pytest.mark.slow
 def test_dictionaries_and_tuples_of_arguments(tmp_path):
     class Two(nn.Module):
         def __init__(self):
@@ -105,6 +107,7 @@ def test_dictionaries_and_tuples_of_arguments(tmp_path):
     assert tenreo.export(net, tmp_path / "net.pt2", inputs={"words": words, "scale": scale}).difference < 1e-6
 
 
+@pytest.mark.slow
 def test_random_images_of_a_known_size_are_the_default_inputs(tmp_path):
     from torchvision.models import squeezenet1_1
 
@@ -220,7 +223,7 @@ def test_layers_in_another_precision_than_the_model_keep_it(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("dynamo", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_direct_onnx_export_of_a_compressed_model_names_tenreo_export(net, tmp_path, dynamo):
     with pytest.raises(Exception, match=r"tenreo\.export\(model, path\)"):
         torch.onnx.export(copy.deepcopy(net), (X,), tmp_path / "no.onnx", dynamo=dynamo, verbose=False)

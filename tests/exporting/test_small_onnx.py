@@ -69,6 +69,7 @@ SLOW = (
     "int6",
     "bfloat16",
     "ramps",
+    "short curves",
 )  # the others use every function
 
 
@@ -140,6 +141,7 @@ def test_onnx_runtime_decodes_when_it_loads(ramps, tmp_path):
     assert not left & {"BitShift", "CumSum", "ScatterElements", "Gather", "Cast"}
 
 
+@pytest.mark.slow
 def test_half_precision(tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(243, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
     tenreo.compress_(net, tenreo.Recipe(4, RATE, include=("1",), refine=1))

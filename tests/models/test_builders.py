@@ -68,8 +68,13 @@ def relabeled(path, **changes):
     ("builder", "kwargs", "shape", "layers"),
     [
         ("timm:resnet10t", {"num_classes": 5, "in_chans": 1}, (2, 1, 64, 64), "layer1.*"),
-        ("torchvision:lraspp_mobilenet_v3_large", {"num_classes": 5}, (2, 3, 64, 64), "classifier.*"),
-        ("torchvision:mc3_18", {"num_classes": 5}, (2, 3, 4, 32, 32), "layer1.0.*"),
+        *(
+            pytest.param(*values, marks=pytest.mark.slow)
+            for values in (
+                ("torchvision:lraspp_mobilenet_v3_large", {"num_classes": 5}, (2, 3, 64, 64), "classifier.*"),
+                ("torchvision:mc3_18", {"num_classes": 5}, (2, 3, 4, 32, 32), "layer1.0.*"),
+            )
+        ),
     ],
 )
 def test_safe_names_are_built_by_loading(tmp_path, builder, kwargs, shape, layers):

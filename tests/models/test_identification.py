@@ -118,7 +118,7 @@ def test_a_changed_model_is_loaded_into_a_model_of_the_same_kind(tmp_path):
     assert torch.equal(again(X), model(X))
 
 
-@pytest.mark.parametrize("transform", [True, False])
+@pytest.mark.parametrize("transform", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_transform_input_is_stored(tmp_path, transform):
     model = torchvision.models.googlenet(
         num_classes=5, transform_input=transform, aux_logits=False, init_weights=False

@@ -66,7 +66,13 @@ def test_the_recipe_and_the_info_are_stored(tmp_path):
     assert header.info == info and tenreo.Recipe.from_dict(header.recipe) == recipe
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnext50_32x4d", "squeezenet1_1", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "squeezenet1_1",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("resnet18", "resnext50_32x4d", "mobilenet_v3_small")),
+    ],
+)
 def test_architectures_are_recognized_by_their_shapes(arch):
     info = identify(build_model(f"torchvision:{arch}", {"num_classes": 12}))
     assert (info.arch, info.classes, info.weights) == (arch, 12, None)
