@@ -20,6 +20,11 @@ _spinner: Live | None = None  # of the running command; a terminal has one last 
 Advance = Callable[..., None]
 
 
+def _stderr_console() -> Console:
+    """Return a console on the present stderr, which shows progress also while stderr is redirected, as in exports."""
+    return Console(file=sys.stderr)
+
+
 @contextmanager
 def busy(what: str) -> Iterator[None]:
     """Show a spinner on stderr inside the context if it is a terminal, so that nobody waits without a sign.
@@ -27,7 +32,7 @@ def busy(what: str) -> Iterator[None]:
     Bars take its place, and the first result that is printed ends it.
     """
     global _spinner
-    console = Console(stderr=True)
+    console = _stderr_console()
     if console.is_terminal:
         _spinner = Live(
             Spinner("dots", printable(what)), console=console, transient=True, redirect_stdout=sys.stdout.isatty()
@@ -61,7 +66,7 @@ class Bar:
     """
 
     def __init__(self, title: str, total: int | None, shown: bool = True) -> None:
-        console = Console(stderr=True)
+        console = _stderr_console()
         columns = (
             TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[done]}"),
             TimeRemainingColumn(), TextColumn("{task.fields[text]}", markup=False),
