@@ -1,17 +1,25 @@
-"""Load the compiled code of the codec: processes that are forked afterwards have it."""
+"""Load the compiled code of the codec: processes that are forked afterwards have it.
 
-import tempfile
-from pathlib import Path
+Nothing here may set the number of torch's threads, as the encoding of a model does. This makes a pool of threads, which
+a forked process does not have, and which its own threads then miss.
+"""
 
 import torch
 
-import tenreo
+from tenreo.codec.encode import EncodedWeight, encode, refined
+from tenreo.codec.position_coding import decode_positions, encode_positions
+from tenreo.codec.rate_distortion import quantize_uniformly, trellis_quantize
 
-RECIPES = (tenreo.Recipe(4, tenreo.Uniform(2.0), refine=1), tenreo.Recipe(None, tenreo.TargetBits(6)))
+WEIGHT = torch.randn(64, 64)
 
-torch.set_num_threads(1)  # a process that is forked after threads of OpenMP have worked hangs in its own
-with tempfile.TemporaryDirectory() as folder:
-    for recipe in RECIPES:
-        path = Path(folder) / "tensors.safetensors"
-        tenreo.write(path, {"weight": torch.randn(64, 64), "bias": torch.zeros(64)}, recipe)
-        dict(tenreo.read(path))
+
+def store(encoded: EncodedWeight) -> None:
+    """Encode and decode the positions of a weight."""
+    columns, length = len(encoded.positions), encoded.length
+    row = max(1, columns // 64)
+    stream = encode_positions(encoded.positions, length, row, encoded.memory, encoded.basis)
+    decode_positions(stream, columns, length, row, encoded.basis)
+
+
+store(refined(WEIGHT, encode(WEIGHT, 4, 512), 1))
+store(trellis_quantize(WEIGHT, quantize_uniformly(WEIGHT, 0.01), 0.01))

@@ -40,7 +40,7 @@ FORKS.set_forkserver_preload(["torch", "torchvision", *(f"tenreo.cli.run.{name}"
 @cache
 def start_server():
     """Start the server once; without the variable, it finds neither the package's source nor tests/loaded_codec.py."""
-    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path), OMP_NUM_THREADS="1"):
         forkserver.ensure_running()
 
 

@@ -178,6 +178,7 @@ def own(inside, monkeypatch):
     sys.modules.pop("own", None)
 
 
+@pytest.mark.slow
 def test_compress_and_sweep_write_pages(own):
     here("compress", *MODEL, "--bits", 3, "--calibrate", "digits", "--report", "c.html", "-o", "c.safetensors")
     page = Path("c.html").read_text("utf-8")

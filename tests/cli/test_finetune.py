@@ -72,6 +72,7 @@ def test_bad_options_are_refused(compressed_file, dense_file, inside):
     assert sorted(p.name for p in inside.iterdir()) == ["c.yaml", "f.state", "moved.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_during_calibration_writes_nothing(compressed_file, inside):
     (inside / "f.state").write_text("state of an earlier run")
     process = start_tenreo("finetune", compressed_file, "--data", "digits", "-b", 8, "--calibrate", 100,

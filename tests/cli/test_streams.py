@@ -30,6 +30,7 @@ def test_a_closed_stdout_is_reported_before_the_work():
         assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "standard output is closed" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_stderr_results_and_exit_codes_are_the_same():
     whole = good("inspect", FILE, "--json", cwd=ROOT).stdout
     for stream in ("2>&-", "2>/dev/full", "<&-"):

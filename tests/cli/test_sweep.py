@@ -36,6 +36,7 @@ def test_the_layout_options_need_data(job, inside, typed):
     assert "give data as well" in refused(*job, "-g", 8, "-r", 8, *typed)
 
 
+@pytest.mark.slow
 def test_the_split_and_the_class_map_are_used(job, folder, inside):
     (folder / "val").rename(folder / "holdout")
     job = (*job, "-g", 8, "-r", 8, "--no-match-statistics", "--data", folder, "--json")

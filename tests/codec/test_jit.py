@@ -43,7 +43,8 @@ def package(tmp_path):
         folder.chmod(0o755)
 
 
-@pytest.mark.parametrize("places", [pytest.param({}, marks=pytest.mark.slow), {"NUMBA_CACHE_DIR": "/proc/nowhere"}])
+@pytest.mark.slow
+@pytest.mark.parametrize("places", [{}, {"NUMBA_CACHE_DIR": "/proc/nowhere"}])
 def test_code_is_compiled_without_a_writable_folder(package, places):
     done = run_code(package, **places)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")

@@ -208,6 +208,7 @@ def test_functions_that_fail_or_return_no_model(ownnet, name, match):
         build_model(f"ownnet:{name}", {}, trusted=True)
 
 
+@pytest.mark.slow
 def test_values_that_layers_cache_during_the_check_are_discarded(tmp_path):
     torch.manual_seed(0)
     model = build_model("timm:levit_128s", {"num_classes": 5})  # caches its attention biases in evaluation mode

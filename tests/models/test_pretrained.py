@@ -80,6 +80,7 @@ def test_the_info_of_a_dense_file_is_used(dense_file, small):
     assert type(model).__name__ == "ShuffleNetV2"
 
 
+@pytest.mark.slow
 def test_errors_about_tensors_that_do_not_fit_are_short(tmp_path):
     def error_of(state, arch="resnet18"):
         torch.save(state, tmp_path / "w.pth")
