@@ -177,6 +177,10 @@ def _dense_bits(model: _Model) -> float:
 
 
 def _differences(model: _Model, results: Results | None) -> str:
+    if results is None and model.header.info.name is None and not model.is_timm:  # no command can run such a model
+        return "The outputs are not measured. This command compares every tensor with the dense one:\n\n" + _block(
+            "tenreo verify FOLDER --against DENSE_FOLDER"
+        )
     if results is None:
         name = model.files[0].name
         against = "dense" if model.header.info.weights not in (None, "none") else "DENSE_FILE"

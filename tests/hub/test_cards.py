@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,3 +148,9 @@ def test_the_recipe_of_the_card_is_read_by_compress(small_file, tmp_path):
     (tmp_path / "recipe.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
     tenreo.save(torch.nn.Linear(64, 96), tmp_path / "dense.safetensors", ModelInfo())
     assert here("compress", tmp_path / "dense.safetensors", "--config", tmp_path / "recipe.yaml", "--dry-run").stdout
+
+
+def test_a_folder_without_the_code_of_its_model_is_compared_by_its_tensors(inside):
+    tenreo.write("tensors.safetensors", {"weight": torch.randn(64, 64)}, tenreo.Recipe(None, tenreo.TargetBits(6)))
+    text = card_text(Path("tensors.safetensors"))
+    assert "tenreo verify FOLDER --against DENSE_FOLDER" in text and "tenreo evaluate" not in text
