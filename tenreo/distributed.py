@@ -171,6 +171,7 @@ def watched(group: ProcessGroup, seconds: float = 10.0) -> Iterator[None]:
     ended = threading.Event()
 
     def wait() -> None:
+        """End this process soon after the next one has been lost."""
         try:
             distributed.recv(torch.zeros(1), right, group=connection)
         except RuntimeError:
