@@ -175,17 +175,15 @@ def inference(first: nn.Module, second: nn.Module, batch: int, m: Measurement) -
 
 def finetune(m: Measurement) -> None:
     """Compress, fine-tune and evaluate a model of the digits with the commands that a user types."""
+    arch = "shufflenet_v2_x0_5" if m.quick else "resnet18"
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        tenreo.save(
-            build_model("torchvision:resnet18", {"num_classes": 10}),
-            f"{folder}/dense.safetensors",
-            digits_info("resnet18"),
-        )
+        model = build_model(f"torchvision:{arch}", {"num_classes": 10})
+        tenreo.save(model, f"{folder}/dense.safetensors", digits_info(arch))
         device = ["--device", m.device.type]
         data = ["--data", "digits", *device]
         dense_file, small, tuned = (f"{name}.safetensors" for name in ("dense", "small", "tuned"))
-        source = ["-a", "resnet18", "--weights", dense_file]
+        source = ["-a", arch, "--weights", dense_file]
         for name, *arguments in (
             ("compress", *source, "-g", "4", "-r", "4", "--refine", "1", "-o", small, *device),
             ("finetune", small, "-o", tuned, "--lr", "0.02", *["--amp"] * m.amp, "--channels-last", *data),
@@ -197,7 +195,7 @@ def finetune(m: Measurement) -> None:
             )
             print(run.stdout[-2000:], run.stderr[-2000:])
             assert run.returncode == 0, f"tenreo {name}: {run.stderr.strip().splitlines()[-1:]}"
-            m.note(f"tenreo {name} of a ResNet-18 on digits, the whole command", time.perf_counter() - start, "s")
+            m.note(f"tenreo {name} of {arch} on digits, the whole command", time.perf_counter() - start, "s")
         m.note("top-1 after one epoch", json.loads(run.stdout)["top1"], "%")
 
 

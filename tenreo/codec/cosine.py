@@ -5,6 +5,11 @@ transform of the folded signal, X[k] = scale[k] * Re(V[k] * exp(-i pi k / 2L)) (
 one and two dimensions", 1980). The upper half of X follows from the lower half of V: with W[k] = scale[k] * V[k] *
 exp(-i pi k / 2L), X[k] = Re W[k] and X[L-k] = -Im W[k]. So a real FFT is enough, and coefficients beyond `count` are
 not computed.
+
+If few frequencies are kept, Q short FFTs replace the long one (decimation in time): the folded samples q, q + Q, q + 2Q
+and so on are a signal of L / Q samples with the spectrum V[k] * exp(2 pi i k q / L), which they represent if there are
+at most L / 2Q frequencies. These Q *branches* follow one another in a folded signal; `branches` returns their number.
+A transform of several short rows takes a half to a third of the time of one long row.
 """
 
 import math
@@ -93,13 +98,15 @@ class _Idct(torch.autograd.Function):
 def _forward(signal: Tensor, count: int) -> Tensor:
     if signal.dim() > 1 and signal.shape[-1] >= LONG:
         return _row_by_row(_forward, signal, count)
-    return dct_folded(torch.cat([signal[..., ::2], signal[..., 1::2].flip(-1)], dim=-1), count)
+    folded = torch.cat([signal[..., ::2], signal[..., 1::2].flip(-1)], dim=-1)
+    return dct_folded(torch.unflatten(folded, -1, (-1, branches(signal.shape[-1], count))).mT.flatten(-2), count)
 
 
 def _inverse(coefficients: Tensor, length: int) -> Tensor:
     if coefficients.dim() > 1 and length >= LONG:
         return _row_by_row(_inverse, coefficients, length)
     folded = idct_folded(coefficients, length)
+    folded = torch.unflatten(folded, -1, (branches(length, coefficients.shape[-1]), -1)).mT.flatten(-2)
     signal = torch.empty_like(folded)
     evens = (length + 1) // 2
     signal[..., ::2] = folded[..., :evens]
@@ -115,18 +122,21 @@ def _row_by_row(transform: Callable[[Tensor, int], Tensor], rows: Tensor, count:
     return result
 
 
+def branches(length: int, count: int) -> int:
+    """Return the number of branches of a folded signal of `length` samples and `count` coefficients: 4, 2 or 1."""
+    return next((q for q in (4, 2) if length % q == 0 and 2 * q * count <= length), 1)
+
+
 def dct_folded(folded: Tensor, count: int) -> Tensor:
     """Return the `dct` of a folded signal, (..., length) -> (..., count); not differentiable."""
     length = folded.shape[-1]
-    half = length // 2 + 1
-    x = at_least_float32(folded)
-    spectrum = torch.fft.rfft(x)  # (..., half)
-    if count <= half:
-        spectrum = spectrum[..., :count]
+    half = length // 2 + 1  # with several branches, `count` is smaller
+    x = torch.unflatten(at_least_float32(folded), -1, (branches(length, count), -1))
+    spectrum = torch.fft.rfft(x)[..., : min(count, half)]  # (..., branches, at most half)
     spectrum = spectrum * _twiddle(length, spectrum.shape[-1], False, x.dtype, x.device)
-    low: Tensor = spectrum.real
+    low: Tensor = spectrum.real.sum(-2) if x.shape[-2] > 1 else spectrum.real.squeeze(-2)
     if count > half:
-        high = -spectrum.imag[..., length - count + 1 : length - half + 1].flip(-1)
+        high = -spectrum.imag.squeeze(-2)[..., length - count + 1 : length - half + 1].flip(-1)
         low = torch.cat([low, high], dim=-1)
     return low.to(folded.dtype).contiguous()
 
@@ -141,9 +151,9 @@ def idct_folded(coefficients: Tensor, length: int) -> Tensor:
         imag = torch.zeros_like(spectrum)
         imag[..., length - count + 1 :] = -y[..., length - half + 1 :].flip(-1)
         spectrum = torch.complex(spectrum.contiguous(), imag)
-    scaled = spectrum * _twiddle(length, spectrum.shape[-1], True, y.dtype, y.device)
-    folded: Tensor = torch.fft.irfft(scaled, n=length).to(coefficients.dtype)
-    return folded
+    scaled = spectrum.unsqueeze(-2) * _twiddle(length, spectrum.shape[-1], True, y.dtype, y.device)
+    folded: Tensor = torch.fft.irfft(scaled, n=length // scaled.shape[-2]).to(coefficients.dtype)
+    return folded.flatten(-2)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -171,7 +181,10 @@ _existing: WeakValueDictionary[tuple[Any, ...], Tensor] = WeakValueDictionary()
 
 @lru_cache(maxsize=64)
 def _twiddle(length: int, count: int, inverse: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return exp(-i pi k / 2 length) times the orthonormal scale, or its inverse, for k < count: (count,) complex."""
+    """Return the factors of each branch's spectrum, (branches, count) complex, for frequencies k < count.
+
+    For branch q they are exp(-i pi k (4 q + 1) / 2 length) times the orthonormal scale, or the inverse.
+    """
     key = length, count, inverse, dtype, device
     existing = _existing.get(key)
     if existing is not None:
@@ -181,11 +194,12 @@ def _twiddle(length: int, count: int, inverse: bool, dtype: torch.dtype, device:
         k = torch.arange(count, dtype=torch.float64, device="cpu")
         scale = torch.full_like(k, math.sqrt(2 / length))
         scale[0] = math.sqrt(1 / length)
-        phase = torch.polar(scale, -math.pi * k / (2 * length))
+        q = torch.arange(branches(length, count), dtype=torch.float64, device="cpu")[:, None]
+        phase = torch.polar(scale.expand(len(q), count), -math.pi * k * (4 * q + 1) / (2 * length))
         if inverse:
-            # irfft divides by the length, and counts every frequency except the first twice.
-            phase = phase.conj().resolve_conj() * length
-            phase[1:] /= 2
+            # irfft divides by the length of a branch, and counts every frequency except the first twice.
+            phase = phase.conj().resolve_conj() * (length // len(q))
+            phase[:, 1:] /= 2
         made: Tensor = phase.to(device, torch.complex128 if dtype == torch.float64 else torch.complex64)
         _existing[key] = made
         return made

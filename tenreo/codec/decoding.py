@@ -13,22 +13,31 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from tenreo.codec.cosine import at_least_float32, dct_folded, idct_folded
+from tenreo.codec.cosine import at_least_float32, branches, dct_folded, idct_folded
 from tenreo.codec.ramp import decode_ramp
 from tenreo.codec.shape import Basis
 from tenreo.errors import TenreoError
 
 
-def curve_index(positions: Tensor, length: int, basis: Basis) -> Tensor:
-    """Convert positions, (columns,) integers in [0, length), to the form from which `decode_columns` decodes."""
+def curve_index(positions: Tensor, length: int, count: int, basis: Basis) -> Tensor:
+    """Convert positions to the form from which `decode_columns` decodes.
+
+    Args:
+        positions: (columns,) integers in [0, length).
+        length: samples on the curve.
+        count: coefficients per row.
+        basis: functions of the curve.
+    """
     if basis is Basis.RAMP:
         return positions.to(index_type(length, positions.device))
-    return folded_index(positions, length)
+    return folded_index(positions, length, branches(length, count))
 
 
-def positions_of_index(index: Tensor, length: int, basis: Basis) -> Tensor:
+def positions_of_index(index: Tensor, length: int, count: int, basis: Basis) -> Tensor:
     """Return the positions, (columns,) int32, of a `curve_index`."""
-    return index.to(torch.int32, copy=True) if basis is Basis.RAMP else unfolded_positions(index, length)
+    if basis is Basis.RAMP:
+        return index.to(torch.int32, copy=True)
+    return unfolded_positions(index, length, branches(length, count))
 
 
 def index_type(length: int, device: torch.device) -> torch.dtype:
@@ -37,7 +46,7 @@ def index_type(length: int, device: torch.device) -> torch.dtype:
     return torch.int32 if device.type == "cuda" else small
 
 
-def folded_index(positions: Tensor, length: int) -> Tensor:
+def folded_index(positions: Tensor, length: int, branches: int = 1) -> Tensor:
     """Convert positions on a curve to indices of the folded curve, of the dtype `index_type`.
 
     >>> folded_index(torch.tensor([0, 1, 2, 3]), length=4)
@@ -46,14 +55,18 @@ def folded_index(positions: Tensor, length: int) -> Tensor:
     Args:
         positions: (columns,) integers in [0, length).
         length: samples on the curve.
+        branches: number of branches of the folded curve; divides the length.
     """
     half = positions >> 1
-    return torch.where(positions % 2 == 0, half, length - 1 - half).to(index_type(length, positions.device))
+    folded = torch.where(positions % 2 == 0, half, length - 1 - half)
+    folded = folded % branches * (length // branches) + folded // branches
+    return folded.to(index_type(length, positions.device))
 
 
-def unfolded_positions(index: Tensor, length: int) -> Tensor:
+def unfolded_positions(index: Tensor, length: int, branches: int = 1) -> Tensor:
     """Return the positions, (columns,) int32, of a `folded_index`."""
-    index, evens = index.to(torch.int32), (length + 1) // 2
+    index, evens, branch = index.to(torch.int32), (length + 1) // 2, length // branches
+    index = index % branch * branches + index // branch
     return torch.where(index < evens, 2 * index, 2 * (length - index) - 1)
 
 

@@ -284,7 +284,7 @@ def decode(encoded: EncodedWeight) -> Tensor:
     Raises:
         TenreoError: if a row has more coefficients than the curve has samples.
     """
-    index = curve_index(encoded.positions, encoded.length, encoded.basis)
+    index = curve_index(encoded.positions, encoded.length, encoded.coefficients.shape[1], encoded.basis)
     columns = decode_columns(encoded.coefficients, index, encoded.length, basis=encoded.basis)  # (groups, columns)
     return columns.reshape(encoded.shape)
 

@@ -67,13 +67,14 @@ class CurveWeight(nn.Module):
         self._twiddles: tuple[Tensor, ...] | None  # held so that decoding finds them
         self._lent: Tensor | None  # copy of the positions in the last state dict; changing it is an error
         self._kept: KeptWeight
-        self._set_index(curve_index(encoded.positions, encoded.length, encoded.basis))
+        self._set_index(curve_index(encoded.positions, encoded.length, per_row, encoded.basis))
         self.initial: Tensor | None = encoded.coefficients
 
     @property
     def positions(self) -> Tensor:
         """A copy of the positions, (columns,) int32 in [0, length)."""
-        return positions_of_index(self._index, self.curve.length, self.curve.basis)
+        curve = self.curve
+        return positions_of_index(self._index, curve.length, curve.coefficients_per_row, curve.basis)
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """Decode coefficients, (groups, coefficients_per_row), to a weight of shape `shape`."""
@@ -156,14 +157,14 @@ class CurveWeight(nn.Module):
         if name not in state_dict:
             missing_keys += [name] if strict else []
             return
-        given, length = state_dict[name], self.curve.length
+        given, length, per_row = state_dict[name], self.curve.length, self.curve.coefficients_per_row
         if given.is_floating_point() or given.shape != self._index.shape:
             error_msgs.append(f"{name}: given {given.dtype} {list(given.shape)}, needs {len(self._index)} integers")
         elif given.numel() and not 0 <= int(given.min()) <= int(given.max()) < length:
             error_msgs.append(f"{name}: given positions outside [0, {length})")
         else:
             device = given.device if self._index.is_meta else self._index.device
-            self._set_index(curve_index(given.to(device), length, self.curve.basis))
+            self._set_index(curve_index(given.to(device), length, per_row, self.curve.basis))
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -9,15 +9,18 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tenreo.codec.decoding import (
+    curve_index,
     decode_columns,
     folded_index,
     gather_adjoint,
     gather_samples,
+    positions_of_index,
     segment_sum,
     sort_columns,
     unfolded_positions,
 )
 from tenreo.codec.encode import EncodedWeight, decode
+from tenreo.codec.shape import Basis
 
 PERMUTED = torch.randperm(12, generator=torch.Generator().manual_seed(0)).int()
 SHARED = torch.tensor([3, 3, 0, 11, 3, 7, 7, 1, 5, 0, 9, 2, 2, 10], dtype=torch.int32)  # no column at 4, 6 and 8
@@ -50,6 +53,19 @@ def test_the_index_has_the_smallest_dtype_and_preserves_the_positions(length):
     folded = torch.cat([signal[::2], signal[1::2].flip(0)])
     assert torch.equal(folded[index.long()], positions.long())
     assert index.element_size() == (1 if length <= 256 else 2 if length <= 32768 else 4)
+
+
+@pytest.mark.parametrize(("length", "count", "number"), [(64, 8, 4), (64, 9, 2), (62, 15, 2), (64, 17, 1), (63, 2, 1)])
+def test_a_curve_of_few_coefficients_is_decoded_in_branches(length, count, number):
+    positions = torch.arange(length, dtype=torch.int32)
+    index = curve_index(positions, length, count, Basis.COSINE)
+    assert torch.equal(positions_of_index(index, length, count, Basis.COSINE), positions)
+    # The branches follow one another, and sample m of branch q is sample m * number + q of the folded curve.
+    folded = torch.cat([positions[::2], positions[1::2].flip(0)])
+    assert torch.equal(torch.cat([folded[q::number] for q in range(number)])[index.long()], positions)
+    c, w = (torch.randn(3, size, dtype=torch.float64) for size in (count, length))
+    torch.testing.assert_close(decode_columns(c, index, length), c @ matrix(positions, count, length).T)
+    torch.testing.assert_close(gather_adjoint(w, index, length, count), w @ matrix(positions, count, length))
 
 
 def test_columns_are_sorted_by_sample():
