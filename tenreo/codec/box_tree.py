@@ -47,7 +47,7 @@ def has_repeated_values(points: Any) -> bool:
 
 
 @compiled
-def partition(points, parts, repeated=False):
+def partition(points, parts, repeated):
     """Sort points in place into compact parts of equal size, by recursive halving as in a k-d tree.
 
     Args:
@@ -81,14 +81,29 @@ def partition(points, parts, repeated=False):
 @compiled
 def _parts_before_run(values, parts):
     """Return the size of the first half; if many values equal the median, split next to that run instead."""
-    values = np.sort(values)
+    values = values.copy()
+    _sort(values)
     count = len(values)
-    below = np.searchsorted(values, values[count // 2])
-    above = np.searchsorted(values, values[count // 2], side="right")
+    below = above = count // 2
+    while below > 0 and values[below - 1] == values[count // 2]:
+        below -= 1
+    while above < count and values[above] == values[count // 2]:
+        above += 1
     split = below if count - above < below else above
     if above - below < count // 8 or min(split, count - split) < count // 16:
         return parts // 2
     return min(max(1, (split * parts + count // 2) // count), parts - 1)
+
+
+@compiled
+def _sort(values):
+    """Sort up to about a hundred values in place; numba takes seconds to compile `np.sort`."""
+    for i in range(1, len(values)):
+        value, place = values[i], i
+        while place > 0 and values[place - 1] > value:
+            values[place] = values[place - 1]
+            place -= 1
+        values[place] = value
 
 
 @compiled
@@ -153,7 +168,7 @@ def _pivot(points, left, right, middle, dim, sample):
     step = (right - left) // (_PIVOT_SAMPLES - 1)
     for k in range(_PIVOT_SAMPLES):
         sample[k] = points[left + k * step, dim]
-    sample.sort()
+    _sort(sample)
     return sample[(middle - left) * _PIVOT_SAMPLES // (right - left + 1)]
 
 

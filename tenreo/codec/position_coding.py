@@ -93,7 +93,7 @@ def _encode(positions: Any, cells: Any, alphabet: Alphabet, row: int, memory: in
     counts = _counts(cells, contexts, alphabet, classes.count)
     coder = range_coder.encoder(5 * len(positions) + len(classes.of_blocks) + 6 * counts.size + 64)
     if classes.count > 1:
-        blocks = classes.of_blocks
+        blocks = classes.of_blocks.astype(positions.dtype)  # the compiled function then has one type of arguments
         plain = alphabet_of(classes.count, 0, Basis.COSINE)
         _encode_symbols(blocks, blocks, np.zeros(len(blocks), np.uint8), 0, np.bincount(blocks)[None], plain, coder)
     _encode_symbols(positions, cells, contexts, memory, counts, alphabet, coder)

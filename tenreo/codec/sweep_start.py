@@ -36,7 +36,7 @@ def sweeps(matrix: Tensor, per_row: int, length: int) -> tuple[Tensor, Tensor]:
     amplitude = (_AMPLITUDE * deviations[swept]).clamp_min(torch.finfo(matrix.dtype).tiny)
     others = [row for row in range(len(matrix)) if row != swept]
     points = np.ascontiguousarray(np.delete(matrix.numpy().T, swept, axis=1))  # (n, g - 1)
-    sorted_columns = partition(points, cells)
+    sorted_columns = partition(points, cells, False)
     starts = np.arange(cells + 1) * count // cells  # first point of each cell
     sizes = np.diff(starts)
     centers = np.add.reduceat(points, starts[:-1]) / sizes[:, None].astype(points.dtype)  # (cells, g - 1)

@@ -18,7 +18,7 @@ def laplace(groups, columns):
 @pytest.mark.parametrize("parts", [1, 2, 7, 64, 100, 999, 1000])
 def test_parts_have_equal_sizes_and_do_not_overlap(parts):
     points = np.random.default_rng(0).standard_normal((1000, 3)).astype(np.float32)
-    order = partition(points.copy(), parts)
+    order = partition(points.copy(), parts, False)
     assert sorted(order) == list(range(1000))
     bounds = np.arange(parts + 1) * 1000 // parts
     boxes = [(points[order[a:b]].min(0), points[order[a:b]].max(0)) for a, b in pairwise(bounds)]

@@ -53,7 +53,7 @@ def test_no_path_is_cheaper(memory):
     prices = random.random((2, 9)).astype(np.float32)
     contexts = np.array([0, 1, 1, 0, 1], np.uint8)
     path = np.empty(5, np.int32)
-    cheapest_path(values, samples, np.arange(9), prices, contexts, machine, path)
+    cheapest_path(values, samples, np.arange(9, dtype=np.int32), prices, contexts, machine, path)
 
     def cost(positions):
         state, total = 0, 0.0
@@ -72,7 +72,7 @@ def test_a_path_of_several_blocks_is_continuous():
     samples, machine = np.linspace(-4, 4, 33, dtype=np.float32), following(3)
     path = np.empty(len(values), np.int32)
     prices, contexts = np.zeros((1, 33), np.float32), np.zeros(len(values), np.uint8)
-    cheapest_path(values, samples, np.arange(33), prices, contexts, machine, path)
+    cheapest_path(values, samples, np.arange(33, dtype=np.int32), prices, contexts, machine, path)
     state = 0
     for p in path.tolist():
         assert p % 2 == state % 2
