@@ -6,19 +6,9 @@ pytest-xdist's main process only distributes tests, so it does not import torch 
 import gc
 from pathlib import Path
 
-# Tests that compile the codec come first, so one worker compiles it, and then the others find it in the cache.
-ORDER = (
-    "codec",
-    "compression",
-    "correction",
-    "planning",
-    "test_torch_modes",
-    "cli",
-    "test_",
-    "files",
-    "models",
-    "data",
-)
+# The first tests compile the codec for the tests of all workers; those of the folders WITHOUT need it late or never.
+ORDER = ("codec", "compression", "correction", "planning", "test_torch_modes", "cli", "test_", "files")
+WITHOUT = ("data", "models")
 
 
 gc.disable()  # until all tests are collected: the modules and tests stay, and looking through them takes seconds
@@ -30,13 +20,18 @@ def pytest_collection_finish():
 
 
 def pytest_collection_modifyitems(items):
-    """Sort the tests by their folders in ORDER; those of other folders are last."""
+    """Sort the tests by their folders in ORDER, with those of WITHOUT in the middle, where a second worker starts."""
+
+    def folder(item):
+        return item.path.relative_to(Path(__file__).parent).parts[0]
 
     def rank(item):
-        place = item.path.relative_to(Path(__file__).parent).parts[0]
-        return next((i for i, name in enumerate(ORDER) if place.startswith(name)), len(ORDER))
+        return next((i for i, name in enumerate(ORDER) if folder(item).startswith(name)), len(ORDER))
 
-    items.sort(key=rank)
+    middle = len(items) // 2
+    without = [x for x in items if folder(x) in WITHOUT]
+    others = sorted((x for x in items if folder(x) not in WITHOUT), key=rank)
+    items[:] = others[:middle] + without + others[middle:]
 
 
 def pytest_configure(config):
