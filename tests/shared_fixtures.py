@@ -5,7 +5,6 @@ import json
 import os
 import resource
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
