@@ -7,6 +7,7 @@ compressed model. The inputs and the outputs of the dense model are the same for
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,54 @@ def analyze(
     Raises:
         TenreoError: if the models differ, cannot process the batches, or have other outputs than one number per class.
     """
+    with _decoded(compressed, dense, images, size, forward) as (small, outputs):
+        whole, divergences = outputs.compare(small)
+        interval = bootstrap_interval(divergences.clamp_min(0).numpy(), np.ones(len(divergences)))
+        recipe = remembered_recipe(unwrapped(compressed))
+        sizes = stored_bytes(unwrapped(compressed), info or ModelInfo(), recipe)
+        layers = tuple(_layers(outputs, small, sizes.layers, progress))
+    before = count({name: record(tensor) for name, tensor in stored_state(unwrapped(dense)).items()}).bytes
+    return Analysis(
+        layers=layers, whole=whole, kl_interval=interval, bytes_before=before, bytes_after=sizes.total,
+        recipe=recipe, compared_on=f"{whole.images:,} images of {NOISE if images is None else source}",
+    )  # fmt: skip
+
+
+def compare_outputs(
+    compressed: nn.Module,
+    dense: nn.Module,
+    images: Any = None,
+    *,
+    size: int | tuple[int, ...] | None = None,
+    forward: Forward | None = None,
+) -> Agreement:
+    """Return the agreement of a compressed model with its dense model, as `analyze` measures it for the whole model.
+
+    Args:
+        compressed: as for `analyze`, like the other arguments.
+        dense: dense model.
+        images: batches, or None for noise.
+        size: side or shape of the noise.
+        forward: function that runs a model on a batch.
+
+    Raises:
+        TenreoError: as `analyze`.
+    """
+    with _decoded(compressed, dense, images, size, forward) as (small, outputs):
+        return outputs.compare(small)[0]
+
+
+def check_outputs(dense: nn.Module, batches: Iterable[Any]) -> None:
+    """Raise TenreoError unless the outputs of a dense model for the first batch can be analyzed."""
+    with in_use(dense), torch.no_grad():
+        _Outputs(sharing_copy(dense).eval(), islice(batches, 1), None)
+
+
+@contextmanager
+def _decoded(
+    compressed: nn.Module, dense: nn.Module, images: Any, size: int | tuple[int, ...] | None, forward: Forward | None
+) -> Iterator[tuple[nn.Module, "_Outputs"]]:
+    """Check a pair of models; yield a decoded copy of the compressed one, and the outputs of the dense one."""
     compressed, dense = unwrapped(compressed), unwrapped(dense)
     _check_pair(compressed, dense)
     batches = noise_batch(dense, size, 0) if images is None else batches_of(images)
@@ -83,17 +132,7 @@ def analyze(
         small, reference = expand_(deepcopy(compressed)).eval(), sharing_copy(dense).eval()
         for model in (small, reference) if images is None else ():
             use_batch_statistics_(model)
-        outputs = _Outputs(reference, batches, forward)
-        whole, divergences = outputs.compare(small)
-        interval = bootstrap_interval(divergences.clamp_min(0).numpy(), np.ones(len(divergences)))
-        recipe = remembered_recipe(compressed)
-        sizes = stored_bytes(compressed, info or ModelInfo(), recipe)
-        layers = tuple(_layers(outputs, small, sizes.layers, progress))
-    before = count({name: record(tensor) for name, tensor in stored_state(dense).items()}).bytes
-    return Analysis(
-        layers=layers, whole=whole, kl_interval=interval, bytes_before=before, bytes_after=sizes.total,
-        recipe=recipe, compared_on=f"{whole.images:,} images of {NOISE if images is None else source}",
-    )  # fmt: skip
+        yield small, _Outputs(reference, batches, forward)
 
 
 def _check_pair(compressed: nn.Module, dense: nn.Module) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from processes import here, refused
@@ -95,6 +96,8 @@ def test_pictures_and_better_recipes_are_written(both):
     job = ("analyze", both, "--data", "digits", "--limit", 8, "--plot", "p.png", "--better", "better.yaml")
     done = here(*job)
     assert "wrote p.png, better.yaml" in done.stderr and "compress --config better.yaml -o better.safe" in done.stdout
+    said = re.search(r"better.yaml is better: KL (\S+) nats at (.*?), instead of (\S+) at", done.stdout)
+    assert float(said[1]) < float(said[3]) and Path("better.yaml").read_text().startswith(f"# KL {said[1]} nats")
     assert Path("p.png").read_bytes().startswith(b"\x89PNG")
     here("compress", "--config", "better.yaml", "-o", "better.safetensors", "--dry-run")
     parsed = read_yaml(Path("better.yaml"), [RateOptions, Recipe, *_classes()])
@@ -141,6 +144,19 @@ def test_a_model_that_takes_no_images_is_refused(inside):
     Path("text.py").write_text("from torch import nn\ndef net():\n    return nn.Sequential(nn.Embedding(99, 64))\n")
     error = refused("analyze", "--model", "text:net", "--weights", "none", "--bits", 4)
     assert "text:net: the model does not take images" in error and "tenreo.analyze(compressed, dense" in error
+
+
+def test_a_report_is_refused_before_compression_if_the_outputs_cannot_be_analyzed(inside):
+    Path("sound.py").write_text(
+        "import torch\nfrom torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.layer = nn.Linear(80, 80)\n"
+        "    def forward(self, x):\n        return {'wave': self.layer(x)}\n"
+    )
+    np.savez("x.npz", x=np.zeros((4, 80), np.float32))
+    job = ("compress", "--model", "sound:Net", "--inputs", "x.npz", "--bits", 4, "-o", "s.safetensors")
+    error = refused(*job, "--report", "s.html")
+    assert "report: the outputs are a dict, needs one number per input and class" in error
+    assert not Path("s.safetensors").exists()
 
 
 def test_a_page_contains_the_results_and_nothing_from_elsewhere(both):

@@ -53,12 +53,13 @@ class AnalysisOutput(FileOutput):
 
     plot: Path | None = option(None, "PNG file with a picture of the layers: bytes against harm.", metavar="FILE")
     html: Path | None = option(
-        None, "HTML page with the sizes, the agreement, the layers, and the recipe of --better; it needs no network.",
+        None, "HTML page with the sizes, the agreement, the layers, and the recipe of --better if that is better; it "
+        "needs no network.",
         metavar="FILE",
     )  # fmt: skip
     better: Path | None = option(
-        None, "YAML file for `tenreo compress --config`: a recipe to try at the same size, in which the layers that do "
-        "more harm get more bytes. It may help or not; compare both files.",
+        None, "YAML file for `tenreo compress --config`: a recipe of the same size, in which the layers that do more "
+        "harm get more bytes. It is tried, and the KL that it leads to is printed.",
         metavar="FILE",
     )  # fmt: skip
 

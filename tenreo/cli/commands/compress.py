@@ -71,7 +71,8 @@ class Output(FileOutput):
     layers_: bool = option(False, "Print tables of the layers and of all counts. A dry run always prints them.")
     report: Path | None = option(
         None, "HTML page with the sizes, the agreement with the dense model on --calibrate, --inputs, --loader or "
-        "noise, the layers by bytes and harm, and a recipe to try at the same size; it needs no network.",
+        "noise, the layers by bytes and harm, and a better recipe of the same size if one is found; it needs no "
+        "network.",
         metavar="FILE",
     )  # fmt: skip
     dry_run: bool = option(False, "Print the plan; compress and write nothing.")

@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from tenreo.cli.commands.analyze import AnalysisOutput, AnalyzedData, CompressedFile
+from tenreo.cli.commands.compress import Statistics
 from tenreo.cli.exits import usage
+from tenreo.cli.run.better import Pair, Trial, try_better
 from tenreo.cli.run.compression import Compression
 from tenreo.cli.run.models import open_file, open_model, read_named_header
-from tenreo.cli.run.reports import Pair, analyze_with_progress, better_yaml, check_classifier, part_of_page
+from tenreo.cli.run.reports import analyze_with_progress, check_classifier, part_of_page
 from tenreo.cli.shared_options import DenseModel, Encoding, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note, note_images, show, show_command, show_json
 from tenreo.cli.terminal.page import write_page
@@ -53,8 +55,13 @@ def analyze_model(
         note_images(batches.broken, batches.warnings)
         if images is not None and images.doubt:
             note(images.doubt)
-    _write(result, pair, output)
-    _show(result, pair, output)
+    trial = None
+    if output.html is not None or output.better is not None:
+        corrected = Statistics(match_statistics=bool(pair.info.corrections))
+        job = Compression(pair.dense, pair.info, size, corrected, jobs=encoding.jobs)
+        trial = try_better(result, pair, job, batches)
+    _write(result, pair, trial, output)
+    _show(result, pair, trial, output)
 
 
 def _open_pair(file: ModelFile, given: CompressedFile) -> Pair:
@@ -107,23 +114,26 @@ def _batches(
     return Batches(images, loading, device), images
 
 
-def _write(result: Analysis, pair: Pair, output: AnalysisOutput) -> None:
-    """Write the requested files."""
+def _write(result: Analysis, pair: Pair, trial: Trial | None, output: AnalysisOutput) -> None:
+    """Write the requested files; `--better` only if there is another recipe."""
+    written = dict(output.files)
     if output.plot is not None:
         plot_analysis(result, pair.name, output.plot)
     if output.html is not None:
-        write_page(output.html, pair.name, [part_of_page("", result, pair)])
-    if output.better is not None:
-        text = better_yaml(result, pair)
+        write_page(output.html, pair.name, [part_of_page(result, trial)])
+    if output.better is not None and trial is None:
+        del written["better"]
+    elif output.better is not None and trial is not None:
         with atomic_write(output.better) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    if output.files:
-        note("wrote " + ", ".join(map(str, output.files.values())))
+            temporary.write_text(f"# {trial}\n{trial.yaml}", encoding="utf-8")
+    if written:
+        note("wrote " + ", ".join(map(str, written.values())))
 
 
-def _show(result: Analysis, pair: Pair, output: AnalysisOutput) -> None:
+def _show(result: Analysis, pair: Pair, trial: Trial | None, output: AnalysisOutput) -> None:
     if output.json:
-        show_json("analyze", {"name": pair.name, **result.to_dict()})
+        tried = None if trial is None else {"bytes": trial.bytes, "kl": trial.kl}
+        show_json("analyze", {"name": pair.name, **result.to_dict(), "better": tried})
         return
     whole, interval = result.whole, result.kl_interval
     show(analysis_table(result.by_harm))
@@ -138,7 +148,9 @@ def _show(result: Analysis, pair: Pair, output: AnalysisOutput) -> None:
     layers = sum(layer.bytes_after for layer in result.layers)
     show(f"{pair.name}: {byte_count(result.bytes_after)}, of which {byte_count(layers)} are for these "
          f"{len(result.layers)} layers")  # fmt: skip
-    if output.better is not None:
-        show_command(
-            next_command("compress", "--config", output.better, "-o", Path(output.better).stem + ".safetensors")
-        )
+    if output.better is not None and trial is not None:
+        show(f"{output.better} is {'better' if trial.helps else 'no better'}: {trial}")
+        if trial.helps:
+            show_command(
+                next_command("compress", "--config", output.better, "-o", Path(output.better).stem + ".safetensors")
+            )

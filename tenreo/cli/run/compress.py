@@ -11,12 +11,13 @@ from torch import nn
 from tenreo.cli import checks
 from tenreo.cli.commands.compress import CompressedFiles, Output, Statistics, default_name
 from tenreo.cli.exits import usage
+from tenreo.cli.run.better import Pair
 from tenreo.cli.run.checkpoints import compress_files, resolve_files
 from tenreo.cli.run.compression import Compression
 from tenreo.cli.run.models import open_inputs, open_model
 from tenreo.cli.run.onnx_models import compress_onnx_model
 from tenreo.cli.run.plans import note_dense_layers, show_plan
-from tenreo.cli.run.reports import Pair, check_classifier, write_report
+from tenreo.cli.run.reports import check_classifier, write_report
 from tenreo.cli.shared_options import DenseModel, Encoding, choose_workers
 from tenreo.cli.terminal.console import note, note_images, show, show_command, show_json
 from tenreo.cli.terminal.progress import doing
@@ -26,6 +27,8 @@ from tenreo.compression.report import Report
 from tenreo.data.batches import Loading, UnlabeledBatches
 from tenreo.data.images import open_unlabeled
 from tenreo.devices import choose_device
+from tenreo.errors import TenreoError
+from tenreo.evaluation.sensitivity import check_outputs
 from tenreo.exporting.formats import Deployment
 from tenreo.files.atomic import make_folder
 from tenreo.files.checkpoints import SINGLE
@@ -62,8 +65,11 @@ def compress_and_save(
     noise = dense.shape or info.preprocess.crop
     with usage():
         images = _images(statistics, info, model, dense.seed)
-        if output.report is not None and images is None:
-            check_classifier(dense.name, info)
+        if output.report is not None:
+            if images is None:
+                check_classifier(dense.name, info)
+            else:
+                _check_report(model, images)
         path = output.out or Path(default_name(dense.name, recipe))
         folder = path if checks.is_folder(path) else None
         path = path if folder is None else folder / SINGLE
@@ -93,8 +99,16 @@ def compress_and_save(
     _note_unused_bytes(report, plan.recipe)
     if output.report is not None and original is not None:
         pair = Pair(str(path), done.model, original, info, dense.weights, report.after.bytes)
-        write_report(output.report, pair, device, images, noise, job.source)
+        write_report(output.report, pair, job, device)
     _show_report(report, plan, path, info, statistics, output)
+
+
+def _check_report(model: nn.Module, images: Iterable[Any]) -> None:
+    """Raise TenreoError unless the outputs of a model can be analyzed, which otherwise shows after the compression."""
+    try:
+        check_outputs(model, images)
+    except TenreoError as error:
+        raise type(error)(f"report: {str(error).removeprefix('analyze: ')}") from error
 
 
 def _note_random_weights(info: ModelInfo) -> None:

@@ -10,8 +10,9 @@ from torch import nn
 
 from tenreo.cli.commands.sweep import SweepData, SweepOutput
 from tenreo.cli.exits import usage
+from tenreo.cli.run.better import Pair
 from tenreo.cli.run.models import open_model
-from tenreo.cli.run.reports import ANALYZED, Pair, analyze_with_progress, check_classifier, part_of_page
+from tenreo.cli.run.reports import ANALYZED, analyze_with_progress, check_classifier
 from tenreo.cli.shared_options import DenseModel, Encoding, Layout, choose_workers
 from tenreo.cli.terminal.console import note, note_images, show, show_json
 from tenreo.cli.terminal.page import Part, write_page
@@ -150,7 +151,7 @@ class _Sweep:
         pair = Pair(self.name, small, self.model, self.info, self.given.weights, size)
         with explain_out_of_memory(self.loading.batch_size), explain_worker_loss():
             result = analyze_with_progress(pair, device, batches, self.info.preprocess.crop, self.data.data)
-        return part_of_page(str(plan.recipe), result, pair)
+        return Part(str(plan.recipe), result)
 
     def _measured(self, model: nn.Module) -> dict[str, float | None]:
         """Compare a model with the dense model; top-1 is included if the images have labels."""

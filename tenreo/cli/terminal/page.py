@@ -25,7 +25,8 @@ class Part(NamedTuple):
 
     title: str  # empty on a page about a single model
     analysis: Analysis
-    yaml: str | None  # settings for the same bytes
+    yaml: str | None = None  # better settings for the same bytes
+    tried: str = ""  # what such settings led to, whether better or not
 
 
 def write_page(
@@ -62,7 +63,8 @@ def _described(part: Part) -> dict[str, Any]:
     analysis = part.analysis
     return {
         "title": printable(part.title), "facts": _facts(analysis), "bars": _bars(analysis),
-        "rows": _printable(analysis_rows(analysis.by_harm)), "yaml": part.yaml, **_points(analysis),
+        "rows": _printable(analysis_rows(analysis.by_harm)), "yaml": part.yaml,
+        "tried": printable(part.tried), **_points(analysis),
     }  # fmt: skip
 
 
