@@ -56,6 +56,16 @@ def short_amount(value: int, unit: str = "") -> str:
     return min([f"{value}{unit}", *exact], key=len)
 
 
+def is_unit(text: str) -> bool:
+    """Return whether a text is a unit of bytes.
+
+    >>> is_unit("MB"), is_unit("KiB"), is_unit("model")
+    (True, True, False)
+    """
+    lower = text.lower()
+    return lower.endswith("b") and lower.removesuffix("b") in _UNITS
+
+
 def amount(text: str | int | float, what: str, unit: str = "") -> int:
     """Parse a number of bytes or parameters such as 2.5MB, 300k or 1.5MiB.
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from difflib import SequenceMatcher
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -61,7 +62,9 @@ def _parser_error(error: Any) -> int:
         error.show()
         return 2
     message = printable(" ".join(error.format_message().split()).removesuffix("."), MOST_CHARACTERS)
-    message = re.sub(r" ?\(Possible options: (.*?)\)", r"; did you mean \1?", message)
+    if similar := getattr(error, "possibilities", None):  # the parser would list them by the alphabet
+        nearest = max(similar, key=lambda option: SequenceMatcher(None, error.option_name, option).ratio())
+        message = re.sub(r" ?\(Possible options: .*\)", f"; did you mean {nearest}?", message)
     if message.startswith("Missing"):
         message = exits.with_example(message, error.ctx)
     note(f"error: {message}; {error.ctx.command_path if error.ctx else 'tenreo'} --help lists the options")

@@ -117,6 +117,9 @@ class DenseModel(Options):
             known = replace(known, mean=_numbers("mean", self.mean))
         if self.std is not None:
             known = replace(known, std=_numbers("std", self.std))
+        if (self.mean is None) != (self.std is None) and len(known.mean) != len(known.std):
+            given, lacking = ("mean", "std") if self.std is None else ("std", "mean")
+            raise TenreoError(f"{given}: given without {lacking}, needs both, or one number per channel")
         try:
             Preprocess.from_fields(Fields(known.to_dict()))
         except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -112,7 +113,9 @@ class Correction:
         counts = ((self.batchnorms, "BatchNorm", "BatchNorms"), (self.biases, "bias", "biases"))
         corrected = " and ".join(counted(*each) for each in counts if each[0])
         note = f" ({self.note})" if self.note else ""
-        return f"{corrected or 'nothing corrected'}, on {counted(self.images, 'image')} of {self.source}{note}"
+        is_file_or_function = self.source.endswith((".npz", ".npy")) or re.fullmatch(r"[\w.]+:[\w.]+", self.source)
+        inputs = counted(self.images, "example" if is_file_or_function else "image")
+        return f"{corrected or 'nothing corrected'}{f', on {inputs} of {self.source}' if self.images else ''}{note}"
 
     @classmethod
     def from_fields(cls, read: Fields) -> Correction:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
+from tenreo.compression.serialization import dense_digest
 from tenreo.errors import TenreoError, shown
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
 from tenreo.files.repositories import PREFIX, Repository, cached
 from tenreo.models.builders import check_trusted
+from tenreo.models.names import is_safe
 from tenreo.models.pretrained import find_weights, with_weights
 
 
@@ -25,16 +27,18 @@ def dense_weights(header: Header, given: Path | None = None) -> str | None:
             repository of the hub in the cache on this machine, or else torchvision's or timm's weights.
 
     Returns:
-        A path or a name; None if timm's weights are to be downloaded.
+        A path or a name; None if timm's weights are to be downloaded, or if a function returns the weights.
 
     Raises:
         TenreoError: if the header does not name the weights, or they do not exist.
     """
     source, named, folder = header.info.source, header.info.weights, header.path.parent
-    if source is None or (given is None and named in (None, "none")):
-        raise TenreoError(f"{header.path} does not name its dense weights; give their file")
-    if given is not None:
+    if source is not None and given is not None:
         return str(given)
+    if source is not None and named is None and not is_safe(source) and header.source is not None:
+        return None  # `check_origin` compares what the function returns with the weights that were compressed
+    if source is None or named in (None, "none"):
+        raise TenreoError(f"{header.path} does not name its dense weights; give their file instead of 'dense'")
     name = str(named)
     for path in (folder / name, Path(name), folder / Path(name).name):
         if os.path.isfile(path):  # not Path.is_file, which raises an error for a name that is too long
@@ -90,7 +94,8 @@ def open_dense(header: Header, given: Path | None = None, trust_builder: bool = 
         trust_builder: whether to call the function that the file names.
 
     Raises:
-        TenreoError: as `dense_weights`, and if the dense model is itself compressed or has another number of classes.
+        TenreoError: as `dense_weights`, and if the dense model is itself compressed, has another number of classes, or
+            is a function's with other weights than those that were compressed.
     """
     info, weights = header.info, dense_weights(header, given)
     check_trusted(str(info.source), trust_builder)
@@ -100,4 +105,15 @@ def open_dense(header: Header, given: Path | None = None, trust_builder: bool = 
             f"{weights}: has {dense.classes} classes, the model has {info.classes}; give the file of its own dense "
             "model"
         )
+    if weights is None and not is_safe(str(info.source)):
+        check_origin(header, model)
     return model
+
+
+def check_origin(header: Header, model: nn.Module) -> None:
+    """Raise TenreoError unless a function's model has the weights that a file was compressed from."""
+    if header.source is not None and dense_digest(model) != header.source.digest:
+        raise TenreoError(
+            f"{header.path}: {header.info.source} now returns other weights than those that were compressed; save them "
+            "with torch.save, compress with --weights FILE, or give their file instead of 'dense'"
+        )

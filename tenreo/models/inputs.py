@@ -129,8 +129,8 @@ def check_input(model: nn.Module, preprocess: Preprocess) -> None:
         size = f"{preprocess.channels}x{preprocess.crop}x{preprocess.crop}"
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise TenreoError(
-            f"input: the model does not take images of {size}, which its file names ({why}); save it with "
-            "ModelInfo(preprocess=Preprocess(resize, crop)) of the size that it takes"
+            f"input: the model does not take images of {size}, which its file names ({why}); compress it with --input "
+            "if it takes others, use evaluate --inputs if it takes no images, and train it in a loop of your own"
         ) from error
 
 

@@ -132,8 +132,8 @@ def check_source_of(header: Header, builder: str | None) -> None:
         raise TenreoError(f"model: given {builder}, but {name} names {own}; omit the model, or give {own}")
     if not is_safe(own):
         raise TenreoError(
-            f"model: {name} names the function {own}, which can run any code and is only called if you name it "
-            "as the model"
+            f"model: {name} names the function {own}, which can run any code and is only called if you name it: "
+            f"--model {own}"
         )
 
 

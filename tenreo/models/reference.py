@@ -131,4 +131,7 @@ def _identify_paper(path: Path, shapes: Mapping[str, tuple[int, ...]], compresse
             if not 1 <= classes <= MOST_CLASSES:
                 raise TenreoError(f"{path}: has {classes} classes, needs 1 to {MOST_CLASSES:,}")
             return replace(model_info(f"torchvision:{arch}", {"num_classes": classes}), weights=None)
-    raise TenreoError(f"{path}: the names of its tensors are those of none of {', '.join(PAPER)}{guess(shapes)}")
+    raise TenreoError(
+        f"{path}: the names of its tensors are those of none of {', '.join(PAPER)}{guess(shapes)}; name its model with "
+        "--model"
+    )

@@ -256,7 +256,7 @@ COMPRESS = ("compress", *FAST, "--model")
         ((*COMPRESS, "clinet:build", "--input", "3x32"), 2, "input: given '3x32', needs channels, height and width"),
         ((*COMPRESS, "clinet:build", "--input", "3x32x48"), 2, "needs a square"),
         ((*COMPRESS, "clinet:build", "--input", "3x9999x9999"), 2, "at most 4,096 and 1,024 by 1,024"),
-        ((*COMPRESS, "clinet:build", "--mean", "1,2"), 2, "mean: mean has 2 and std has 3 numbers, needs 3 or 1"),
+        ((*COMPRESS, "clinet:build", "--mean", "1,2"), 2, "mean: given without std, needs both, or one number per"),
         ((*COMPRESS, "clinet:build", "--std", "0,0,0"), 2, "std: "),
         ((*COMPRESS, "clinet:build", "--std", "a"), 2, "std: given 'a', needs a number per channel"),
         ((*COMPRESS, "clinet:build", "--weights", "nowhere.pth"), 2, "neither a file, nor none (--weights)"),
@@ -304,6 +304,10 @@ def test_yaml_files_set_recipes_of_single_layers(clinet):
 def test_a_file_of_the_working_folder_names_a_module(clinet):
     done = json.loads(here("compress", "--model", "clinet.py:build", *FAST, *SMALL, "--dry-run", "--json").stdout)
     assert done["coverage"] > 0.5
+    assert "target_size: MB stands alone; write a size as one word, such as 3MB" in refused(
+        "compress", "--model", "clinet:build", "--target-size", "3", "MB"
+    )
+    assert "--precison; did you mean --precision?;" in refused("compress", *FAST, "--precison", "int8")
     error = refused("compress", "clinet.py:build", *FAST)
     assert "source: clinet.py:build is no file; for the model of a function, use --model" in error
 

@@ -106,6 +106,19 @@ def test_a_loader_gives_batches_of_which_the_model_takes_its_arguments(words):
     assert limited["examples"] == 3 and limited["value"] == pytest.approx(outputs(wordnet, tokens[:3])[0].mean().item())
 
 
+def test_the_dense_model_is_the_one_that_the_function_returns(words, monkeypatch):
+    here("compress", *MODEL, "--inputs", "in.npz", "--bits", 3, "-o", "own.safetensors")
+    job = ("evaluate", *MODEL, "--inputs", "in.npz", "--against", "dense", "--json")
+    own, dense = outputs(words[0], words[1]["tokens"], "own.safetensors")
+    snr = 10 * torch.log10(dense.square().sum() / (own - dense).square().sum())
+    found = json.loads(here(*job, "own.safetensors").stdout)["against"]
+    assert found["snr"] == pytest.approx(snr.item(), abs=0.01) and found["examples"] == 24
+    shown = here("inspect", "own.safetensors").stdout
+    assert "input: " not in shown and "statistics: nothing corrected (no BatchNorm" in " ".join(shown.split())
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: None)  # the function now returns other weights
+    assert "wordnet:Net now returns other weights than those that were" in refused(*job, "own.safetensors", code=1)
+
+
 def test_limits_end_with_exit_code_3(words):
     job = (*ON_INPUTS, "--against", "dense", "--metric", "wordnet:mean_output")
     assert not here(*job, "--fail-under-agreement", 0, "--fail-over-kl", 9, "--fail-over-metric", 5).stderr

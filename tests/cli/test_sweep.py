@@ -26,6 +26,8 @@ def test_settings_are_measured_and_plotted(job, inside):
     rows = json.loads(
         here(*job, "--data", "digits", "--limit", 40, "--no-match-statistics", "--plot", "s.png", "--json").stdout
     )["rows"]
+    shown = here(*job, "--data", "digits", "--limit", 4, columns=80).stdout
+    assert max(map(len, shown.splitlines())) <= 80 and "rate" in shown and "weight" in shown and "0.36 M" in shown
     assert (inside / "s.png").read_bytes().startswith(b"\x89PNG")
     assert rows[1]["snr"] > rows[2]["snr"] and rows[1]["bytes"] > rows[2]["bytes"] and "top1" in rows[0]
     assert "exists already" in refused(*job, "--plot", "s.png")

@@ -25,7 +25,7 @@ from tenreo.planning.rates import (
     Uniform,
 )
 from tenreo.planning.recipe import Recipe
-from tenreo.sizes import amount, short_amount
+from tenreo.sizes import amount, is_unit, short_amount
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,8 @@ def check(dense: DenseModel, recipe: Recipe, statistics: Statistics, output: Out
             given += [name for name in statistics.given if not (files.is_onnx and name == "inputs")]
             given += ["for"] * (output.for_ is not None and not files.is_onnx)
             given += ["report"] * (output.report is not None)
+            if is_unit(str(files.source)) and not files.source.exists():
+                raise TenreoError(f"target_size: {files.source} stands alone; write a size as one word, such as 3MB")
             if given:
                 raise TenreoError(f"{given[0]}: given together with {files.source}; leave one of them out")
             if ":" in files.source.name and not files.source.exists():

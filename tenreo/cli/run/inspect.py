@@ -15,6 +15,7 @@ from tenreo.files.checkpoints import find_files
 from tenreo.files.counts import Counts
 from tenreo.files.header import HEADER, Header, is_pickle, read_header
 from tenreo.files.layout import DENSE
+from tenreo.files.records import Preprocess
 from tenreo.planning.recipe import recipe_of
 
 
@@ -37,7 +38,7 @@ def inspect_file(checkpoint: Checkpoint, shown: Inspected) -> None:
     more = f", {len(headers):,} files" if len(headers) > 1 else ""
     show(f"{checkpoint.file}: {merged.kind}, {info.name or 'architecture not named'}, "
          f"{info.classes or 'unknown'} classes, weights {info.weights or 'not named'}{more}")  # fmt: skip
-    if info.source is not None:
+    if info.source is not None and (info.classes is not None or info.preprocess != Preprocess()):
         p = info.preprocess
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (p.mean, p.std))
         show(f"input: {p.channels}x{p.crop}x{p.crop}, mean {mean}, std {std}")

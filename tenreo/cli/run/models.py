@@ -14,12 +14,12 @@ from tenreo.data.inputs import Inputs
 from tenreo.errors import TenreoError
 from tenreo.files.checkpoints import find_files
 from tenreo.files.header import Header, is_pickle, read_header
-from tenreo.files.records import ModelInfo
+from tenreo.files.records import ModelInfo, Preprocess
 from tenreo.files.repositories import PREFIX, Repository
 from tenreo.hub.metadata import license_of
 from tenreo.models import model_files
 from tenreo.models.builders import build_info, check_model
-from tenreo.models.dense_weights import dense_weights, open_dense
+from tenreo.models.dense_weights import check_origin, dense_weights, open_dense
 from tenreo.models.inputs import check_input, check_shape, find_input, output_classes
 from tenreo.models.model_info import model_info
 from tenreo.models.names import check_architecture, is_safe, model_folder, names_folder
@@ -59,6 +59,8 @@ def open_model(dense: DenseModel, values: bool = True, own_inputs: bool = False)
     with usage():
         if values and not own_inputs:
             dense = _with_input(model, dense, builder)
+            if not is_safe(builder) and dense.shape is not None and dense.mean is None and dense.std is None:
+                note(_normalization(dense.prepared(info.preprocess)))
         info = replace(info, preprocess=dense.prepared(info.preprocess))
     return model, _with_classes(model, info) if values else info
 
@@ -94,6 +96,15 @@ def _with_input(model: nn.Module, dense: DenseModel, builder: str) -> DenseModel
         note(f"the input is taken to be {size}, which the model runs on; if its images have another size, give --input")
         return replace(dense, input=size)
     return dense
+
+
+def _normalization(assumed: Preprocess) -> str:
+    """Return a note about the normalization of images that is taken for that of a function's model."""
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (assumed.mean, assumed.std))
+    return (
+        f"pixels in [0, 1] are normalized by mean {mean} and std {std}; if the model was trained otherwise, give "
+        "--mean and --std"
+    )
 
 
 def _with_classes(model: nn.Module, info: ModelInfo) -> ModelInfo:
@@ -140,8 +151,10 @@ def open_reference(
         return "", None
     key = against
     if against == "dense":
-        key = dense_weights(header) or "dense"
+        key = dense_weights(header) or header.info.source or "dense"
     if key in known:
+        if against == "dense" and key == header.info.source and not is_safe(key):
+            check_origin(header, known[key])
         return key, known[key]
     if against == "dense":
         return key, open_dense(header, trust_builder=builder is not None)

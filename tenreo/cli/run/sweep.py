@@ -168,9 +168,9 @@ class _Sweep:
 
 
 _COLUMNS = {
-    "parameters": ("para-\nmeters", quantity), "paper_trainable": ("trainable\n(paper)", quantity),
-    "bytes": ("bytes", byte_count), "bits_per_weight": ("bits per\nweight", number), "snr": ("SNR dB", number),
-    "top1": ("top-1 %", number), "agreement": ("agree-\nment %", number),
+    "parameters": ("para-\nmeters", quantity), "paper_trainable": ("train-\nable", quantity),
+    "bytes": ("bytes", byte_count), "bits_per_weight": ("bits/\nweight", number), "snr": ("SNR\nin dB", number),
+    "top1": ("top-1\n%", number), "agreement": ("agree-\nment %", number),
     "kl": ("KL\nin nats", lambda value: number(value, 4)),
 }  # fmt: skip
 
@@ -192,4 +192,4 @@ def _table(rows: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
          *(text(row[name]) for name, (_, text) in shown.items()))
         for row in rows
     ]  # fmt: skip
-    return ("groups, rate", *(heading for heading, _ in shown.values())), cells
+    return ("groups,\nrate", *(heading for heading, _ in shown.values())), cells

@@ -101,7 +101,8 @@ class Training:
                 if self.output.tensorboard is not None:
                     logs.append(stack.enter_context(closing(TensorBoard(self.output.tensorboard))))
                 note(self.title)
-                note(HEADER)
+                for line in HEADINGS:
+                    note(line)
                 images = len(self.datasets.train)
                 advance = stack.enter_context(progress_bar("finetune", run.settings.epochs * images))
                 observer = _Reporter(
@@ -174,10 +175,12 @@ class _Reporter(RunWriter):
 
 
 _COLUMNS = {
-    "epoch": 9, "lr": 10, "training loss": 15, "training top-1": 16, "val loss": 10, "val top-1": 11, "val top-5": 11,
-    "seconds": 9, "waiting": 9,
+    "epoch": 9, "lr": 10, "training\nloss": 9, "training\ntop-1 %": 9, "val\nloss": 9, "val\ntop-1 %": 8,
+    "val\ntop-5 %": 8, "seconds": 8, "waiting": 8,
 }  # fmt: skip
-HEADER = "".join(f"{name:>{width}}" for name, width in _COLUMNS.items())
+HEADINGS = [
+    "".join(f"{name.rpartition(chr(10))[::2][line]:>{width}}" for name, width in _COLUMNS.items()) for line in (0, 1)
+]
 
 
 def _table_line(e: Epoch, epochs: int) -> str:
