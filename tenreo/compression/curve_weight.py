@@ -21,6 +21,7 @@ from tenreo.codec.decoding import (
 )
 from tenreo.codec.encode import EncodedWeight, project
 from tenreo.codec.shape import Basis, CurveShape, Precision
+from tenreo.compression.column_order import can_have_channels_last, channels_first, channels_last
 from tenreo.compression.decoded_weight import DecodedWeight
 from tenreo.compression.kept_weight import KeptWeight
 from tenreo.errors import TenreoError
@@ -61,20 +62,23 @@ class CurveWeight(nn.Module):
         self.curve = CurveShape(groups, encoded.length, per_row, precision, encoded.memory, encoded.basis)
         self.shape = encoded.shape
         self.errors = errors
-        self._index: Tensor  # (columns,)
+        self._index: Tensor  # (columns,), with channels last if the weight has them last
+        self._channels_last = False
         self._dtype = encoded.coefficients.dtype  # that of the coefficients in the last decoding
         self._sorted: SortedColumns | None  # on CUDA
         self._twiddles: tuple[Tensor, ...] | None  # held so that decoding finds them
         self._lent: Tensor | None  # copy of the positions in the last state dict; changing it is an error
         self._kept: KeptWeight
-        self._set_index(curve_index(encoded.positions, encoded.length, per_row, encoded.basis))
+        self._set_positions(encoded.positions)
         self.initial: Tensor | None = encoded.coefficients
 
     @property
     def positions(self) -> Tensor:
         """A copy of the positions, (columns,) int32 in [0, length)."""
-        curve = self.curve
-        return positions_of_index(self._index, curve.length, curve.coefficients_per_row, curve.basis)
+        curve, index = self.curve, self._index
+        if self._channels_last:
+            index = channels_first(index, self.shape, curve.groups)
+        return positions_of_index(index, curve.length, curve.coefficients_per_row, curve.basis)
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """Decode coefficients, (groups, coefficients_per_row), to a weight of shape `shape`."""
@@ -99,7 +103,10 @@ class CurveWeight(nn.Module):
             self._prepare(coefficients)
         curve = self.curve
         columns = decode_columns(coefficients, self._index, curve.length, self._sorted, curve.basis)
-        weight = columns.reshape(self.shape)
+        if self._channels_last:
+            weight = columns.reshape(self.shape[0], *self.shape[2:], self.shape[1]).movedim(-1, 1)
+        else:
+            weight = columns.reshape(self.shape)
         return weight if compiling or is_tracing() else weight.as_subclass(DecodedWeight)
 
     def _prepare(self, coefficients: Tensor) -> None:
@@ -117,6 +124,11 @@ class CurveWeight(nn.Module):
         if self._twiddles is None or self._dtype != coefficients.dtype:
             self._dtype = coefficients.dtype
             self._hold_twiddles()
+
+    def _set_positions(self, positions: Tensor) -> None:
+        curve = self.curve
+        index = curve_index(positions, curve.length, curve.coefficients_per_row, curve.basis)
+        self._set_index(channels_last(index, self.shape, curve.groups) if self._channels_last else index)
 
     def _set_index(self, index: Tensor) -> None:
         """Set the index, and on CUDA all that follows from it, which compiled code and CUDA graphs cannot compute."""
@@ -136,8 +148,15 @@ class CurveWeight(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CurveWeight:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._dtype = fn(self._index.new_empty(0, dtype=self._dtype)).dtype
-        self._set_index(fn(self._index))
+        # What `fn` does to a weight; it must not be given the weight itself, which would have to be decoded.
+        like = self._index.new_empty(2, 2, 2, 2, dtype=self._dtype)
+        like = fn(like.to(memory_format=torch.channels_last) if self._channels_last else like)
+        last = not like.is_contiguous() and can_have_channels_last(self.shape, self.curve.groups)
+        index = fn(self._index)
+        if last != self._channels_last:
+            index = (channels_last if last else channels_first)(index, self.shape, self.curve.groups)
+        self._dtype, self._channels_last = like.dtype, last
+        self._set_index(index)
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -157,14 +176,14 @@ class CurveWeight(nn.Module):
         if name not in state_dict:
             missing_keys += [name] if strict else []
             return
-        given, length, per_row = state_dict[name], self.curve.length, self.curve.coefficients_per_row
+        given, length = state_dict[name], self.curve.length
         if given.is_floating_point() or given.shape != self._index.shape:
             error_msgs.append(f"{name}: given {given.dtype} {list(given.shape)}, needs {len(self._index)} integers")
         elif given.numel() and not 0 <= int(given.min()) <= int(given.max()) < length:
             error_msgs.append(f"{name}: given positions outside [0, {length})")
         else:
             device = given.device if self._index.is_meta else self._index.device
-            self._set_index(curve_index(given.to(device), length, per_row, self.curve.basis))
+            self._set_positions(given.to(device))
 
     def __getstate__(self) -> dict[str, Any]:
         return {

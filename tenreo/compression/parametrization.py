@@ -84,6 +84,8 @@ def parametrize_(weight: Weight, encoded: EncodedWeight, precision: Precision, e
     dense = layer.get_parameter(tensor)
     requires_grad = dense.requires_grad
     curve = CurveWeight(encoded.to(dense.device), precision, errors)
+    if not dense.is_contiguous() and dense.is_contiguous(memory_format=torch.channels_last):
+        curve.to(memory_format=torch.channels_last)
     _register(layer, tensor, curve)
     layer.get_parameter(f"parametrizations.{tensor}.original").requires_grad_(requires_grad)
     return curve

@@ -15,6 +15,7 @@ from tenreo.compression.parametrization import Curve, curves, quantized_coeffici
 from tenreo.errors import TenreoError
 
 RECIPE = tenreo.Recipe(4, tenreo.Uniform(2.0), refine=3)
+SMALL = tenreo.Recipe(4, tenreo.Uniform(4.0), refine=0, include=("*",))  # for a layer that rules leave dense
 X = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
 
 
@@ -41,6 +42,58 @@ def test_only_coefficients_are_trained_and_positions_stay():
     assert torch.equal(curve.weight.positions, positions)
     assert not torch.equal(curve.layer.weight, before)
     assert curve.coefficients.shape == (4, 512)
+
+
+def converted_and_plain(convert):
+    """Return two equal compressed convolutions; `convert` converts the first."""
+    conv = torch.nn.Conv2d(6, 8, 3)
+    tenreo.compress_(conv, SMALL)
+    return convert(copy.deepcopy(conv)), conv
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda m: m.to(memory_format=torch.channels_last),
+        lambda m: copy.deepcopy(m.to(memory_format=torch.channels_last)).float(),
+        lambda m: pickle.loads(pickle.dumps(m.to(memory_format=torch.channels_last))),
+        lambda m: m.to(memory_format=torch.channels_last).to(memory_format=torch.channels_last),
+    ],
+    ids=["converted", "copied", "pickled", "twice"],
+)
+def test_a_weight_is_decoded_in_the_memory_format_of_the_model(convert):
+    last, plain = converted_and_plain(convert)
+    assert last.weight.stride() == plain.weight.contiguous(memory_format=torch.channels_last).stride()
+    assert torch.equal(last.weight, plain.weight)
+    x = torch.randn(2, 6, 9, 9)
+    for conv in (last, plain):
+        conv(x.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+    coefficients = [next(curves(conv)).coefficients for conv in (last, plain)]
+    torch.testing.assert_close(coefficients[0].grad, coefficients[1].grad, rtol=1e-4, atol=1e-4)
+    state = last.state_dict()
+    for key, value in plain.state_dict().items():
+        assert torch.equal(state[key], value)
+    last.load_state_dict(plain.state_dict())
+    again = last.to(memory_format=torch.contiguous_format)
+    assert again.weight.is_contiguous() and torch.equal(again.weight, plain.weight)
+
+
+def test_compression_keeps_the_memory_format():
+    conv = torch.nn.Conv2d(6, 8, 3).to(memory_format=torch.channels_last)
+    plain = copy.deepcopy(conv).to(memory_format=torch.contiguous_format)
+    for model in (conv, plain):
+        tenreo.compress_(model, SMALL)
+    assert not conv.weight.is_contiguous() and torch.equal(conv.weight, plain.weight)
+
+
+def test_groups_that_do_not_divide_the_channels_leave_a_weight_contiguous():
+    conv = torch.nn.Conv2d(8, 6, 3).to(memory_format=torch.channels_last)
+    expected = conv.weight.detach().clone()
+    tenreo.compress_(conv, tenreo.Recipe(4, tenreo.Uniform(1.0), refine=0, include=("*",)))
+    assert conv.weight.is_contiguous()
+    torch.testing.assert_close(
+        conv.to(memory_format=torch.channels_last).weight.detach().as_subclass(torch.Tensor), expected
+    )
 
 
 def test_assigning_a_weight_projects_it():
