@@ -1,11 +1,29 @@
 """Small networks for tests, with fixed weights."""
 
+import copy
+from functools import cache, wraps
 from itertools import pairwise
 
 import torch
 from torch import nn
 
 import tenreo
+
+
+def built_once(build):
+    """Let a function return copies of its first result, and leave the random generator as the first call did."""
+
+    @cache
+    def first():
+        return build(), torch.get_rng_state()
+
+    @wraps(build)
+    def copied():
+        model, state = first()
+        torch.set_rng_state(state)
+        return copy.deepcopy(model)
+
+    return copied
 
 
 def convolutional():
@@ -48,6 +66,7 @@ def golden():
     ).eval()  # fmt: skip
 
 
+@built_once
 def compressed():
     """Network for images of 12 by 12 pixels, with layers 3 and 6 compressed."""
     torch.manual_seed(0)
@@ -59,6 +78,7 @@ def compressed():
     return net
 
 
+@built_once
 def digits_classifier():
     """Compressed network with BatchNorm and dropout, for digits of 32 by 32 pixels."""
     torch.manual_seed(0)
@@ -70,6 +90,7 @@ def digits_classifier():
     return net
 
 
+@built_once
 def without_batchnorm():
     """Compressed network without BatchNorm and dropout, so that several processes give the result of one process."""
     torch.manual_seed(0)
