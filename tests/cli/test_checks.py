@@ -140,14 +140,14 @@ def test_wrong_names_and_weights_are_refused_before_any_work(filled_folder, comm
     assert sorted(filled_folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("command", WRONG)
-def test_wrong_usage_is_reported_before_torch_is_imported(filled_folder, command):
+def test_wrong_usage_is_reported_before_torch_is_imported(filled_folder):
     before = sorted(filled_folder.rglob("*"))
-    lines = [[command, *typed] for typed, _ in WRONG[command]]
+    lines = [[command, *typed] for command, wrong in WRONG.items() for typed, _ in wrong]
+    messages = [message for wrong in WRONG.values() for _, message in wrong]
     done = subprocess.run([sys.executable, "-c", RUN], input=json.dumps(lines), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    for (typed, message), (code, out, err, exception, torch) in zip(WRONG[command], answers, strict=True):
+    for typed, message, (code, out, err, exception, torch) in zip(lines, messages, answers, strict=True):
         assert message in err and (code, out) == (2, ""), (typed, code, out, err, exception)
         assert not torch and len(err) < 2400 and err.count("\n") == 1, (typed, err)
     assert sorted(filled_folder.rglob("*")) == before and (filled_folder / "there").read_text() == "mine"

@@ -260,7 +260,7 @@ def objects(compressed_file, dense_file, tmp_path_factory):
         "sweep --json": ("sweep", *dense, "--refine", 1),
         "decompress --json": ("decompress", compressed_file, "-o", folder / "p.safetensors"),
         "verify --json": ("verify", compressed_file),
-        "analyze --json": ("analyze", compressed_file, "--data", "digits", "--limit", 4),
+        "analyze --json": ("analyze", *dense, "--refine", 1, "--data", "digits", "--limit", 4),
         "export --json": ("export", compressed_file, "--to", folder / "m.pth"),
         "card --json": ("card", compressed_file, "-o", folder / "README.md"),
     }  # fmt: skip

@@ -64,11 +64,16 @@ def dense():
     return Everything().eval()
 
 
-@pytest.fixture
-def net(dense):
+@pytest.fixture(scope="module")
+def compressed(dense):
     net = copy.deepcopy(dense)
     tenreo.compress_(net, ALL)
     return net
+
+
+@pytest.fixture
+def net(compressed):
+    return copy.deepcopy(compressed)
 
 
 def test_every_matrix_is_in_the_plan(dense):

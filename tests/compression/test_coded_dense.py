@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -38,6 +39,13 @@ class Mixed(nn.Module):
         return self.norm(self.linear(x))
 
 
+@cache
+def small_norms(size):
+    """The compressed network of two convolutions, and the report."""
+    model = two_norms()
+    return model, tenreo.compress_(model, tenreo.Recipe(None, tenreo.TargetSize(size)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_every_kind_of_tensor_comes_back(tmp_path, dtype):
     torch.manual_seed(0)
@@ -63,10 +71,8 @@ def test_every_kind_of_tensor_comes_back(tmp_path, dtype):
 
 def test_a_file_that_is_read_and_written_again_does_not_change(tmp_path):
     """Also after a correction, whose statistics the file rounds, and at sizes that make the step coarser."""
-    dense = two_norms()
-    for size in (6000, 12_000):
-        small = copy.deepcopy(dense)
-        tenreo.compress_(small, tenreo.Recipe(None, tenreo.TargetSize(size)))
+    for size in (6000, 15_000):
+        small = copy.deepcopy(small_norms(size)[0])
         with torch.no_grad():
             for norm in (small[1], small[4]):
                 norm.running_mean += 0.01 * torch.randn(64)
@@ -81,8 +87,7 @@ def test_rounding_is_as_fine_as_the_layers(tmp_path):
     """Three times the bytes of the layers make dense tensors as much finer as their weights."""
     errors = []
     for size in (6000, 15_000):
-        dense, small = two_norms(), two_norms()
-        report = tenreo.compress_(small, tenreo.Recipe(None, tenreo.TargetSize(size)))
+        dense, (small, report) = two_norms(), small_norms(size)
         error = (small[4].weight - dense[4].weight).norm() / dense[4].weight.norm()
         difference = (small[0].weight - dense[0].weight).norm() / dense[0].weight.norm()
         errors.append(difference.item() * 10 ** (report.snr / 20))

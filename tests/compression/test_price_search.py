@@ -103,8 +103,8 @@ def test_an_accuracy_is_reached_with_the_fewest_bytes(tmp_path):
     """A stricter target gives a larger file."""
     torch.manual_seed(0)
     dense = nn.Sequential(
-        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 100),
+        nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 40, 3), nn.BatchNorm2d(40), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 60),
     )  # fmt: skip
     images = torch.randn(64, 3, 12, 12)
     dense.train()(images)
