@@ -98,8 +98,7 @@ class _Idct(torch.autograd.Function):
 def _forward(signal: Tensor, count: int) -> Tensor:
     if signal.dim() > 1 and signal.shape[-1] >= LONG:
         return _row_by_row(_forward, signal, count)
-    folded = torch.cat([signal[..., ::2], signal[..., 1::2].flip(-1)], dim=-1)
-    return dct_folded(torch.unflatten(folded, -1, (-1, branches(signal.shape[-1], count))).mT.flatten(-2), count)
+    return dct_folded(fold(signal, branches(signal.shape[-1], count)), count)
 
 
 def _inverse(coefficients: Tensor, length: int) -> Tensor:
@@ -125,6 +124,12 @@ def _row_by_row(transform: Callable[[Tensor, int], Tensor], rows: Tensor, count:
 def branches(length: int, count: int) -> int:
     """Return the number of branches of a folded signal of `length` samples and `count` coefficients: 4, 2 or 1."""
     return next((q for q in (4, 2) if length % q == 0 and 2 * q * count <= length), 1)
+
+
+def fold(signal: Tensor, branches: int = 1) -> Tensor:
+    """Return a folded signal, (..., length), of a number of branches that divides the length."""
+    folded = torch.cat([signal[..., ::2], signal[..., 1::2].flip(-1)], dim=-1)
+    return torch.unflatten(folded, -1, (-1, branches)).mT.flatten(-2)
 
 
 def dct_folded(folded: Tensor, count: int) -> Tensor:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tenreo.codec.box_tree import sort_for_tree
-from tenreo.codec.cosine import LONG, dct, idct
+from tenreo.codec.cosine import LONG, dct, dct_folded, fold, idct, idct_folded
 from tenreo.codec.distortion import energy
 from tenreo.codec.nearest import move_to_nearest, squared_error
 from tenreo.codec.sweep_start import sweeps
@@ -190,6 +190,15 @@ def _row_blocks(rows: Tensor, length: int) -> tuple[Tensor, ...]:
     return rows.chunk(1 if length < LONG else len(rows))
 
 
+def _fast_length(least: int) -> int:
+    """Return a length of at least `least` whose transform is fast: a power of two, or 3, 5, 9 or 15 times one.
+
+    >>> [_fast_length(n) for n in (16, 17, 21, 23, 29)]
+    [16, 18, 24, 24, 30]
+    """
+    return min(odd << (-(-least // odd) - 1).bit_length() for odd in (1, 3, 5, 9, 15))
+
+
 def fit(
     matrix: Tensor, positions: Tensor, coefficients: Tensor, length: int, iterations: int = 20, tolerance: float = 0.0
 ) -> Tensor:
@@ -213,14 +222,12 @@ def fit(
     sums = [rows.new_zeros(len(rows), length).index_add_(1, samples, rows) for rows in _row_blocks(matrix, length)]
     target = torch.cat([dct(each, count) for each in sums])  # (g, count)
     # T D T' depends on the frequencies of D up to 2 count - 2 only, so a grid of 2 count samples represents it exactly.
-    grid = 1 << (2 * count - 1).bit_length()
-    if grid < length:
-        density = idct(dct(density, grid), grid) * math.sqrt(grid / length)
-    else:
-        grid = length
+    grid = min(_fast_length(2 * count), length)
+    # Signals on the grid remain folded; they have one branch, since the grid is so short.
+    density = fold(density) if grid == length else idct_folded(dct(density, grid), grid) * math.sqrt(grid / length)
 
     def normal(y: Tensor) -> Tensor:
-        return dct(idct(y, grid) * density, count)
+        return dct_folded(idct_folded(y, grid) * density, count)
 
     # Samples without columns make the system singular: below these limits, a step would consist of rounding errors.
     info = torch.finfo(matrix.dtype)
