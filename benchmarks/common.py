@@ -31,7 +31,7 @@ def snr(weight: Tensor, decoded: Tensor) -> float:
 
 
 def trained(arch: str, folder: Path) -> nn.Module:
-    """Return a dense model of the digits, trained with the settings of `tenreo demo`.
+    """Return a dense model of the digits, trained for 12 epochs with batches of 32 images.
 
     The model is stored as ARCH.safetensors in the folder; if this file exists, it is loaded instead of training.
     """

@@ -1,12 +1,14 @@
 """Measure the ratios of time that docs/measurements.md quotes; the two sides of a ratio run alternately.
 
 .venv/bin/python benchmarks/speed.py [chain growth pruned huge decode models evaluate start commands iso]
+.venv/bin/python benchmarks/speed.py serve start demo  # what a user waits for first
 
 `iso` needs nncodec, the ISO codec (ISO/IEC 15938-17): pip install nncodec. `huge` takes two minutes and 3 GB.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -210,6 +212,39 @@ def measure_evaluate() -> None:
     print(f"evaluation: a compressed model processes {ratio:.2f} times as many images/s as the dense one")
 
 
+def measure_serve() -> None:
+    """Compare a loaded model with the dense one, batch 1, after the first call; its weights are decoded once."""
+    dense = build_model("torchvision:mobilenet_v2")
+    with tempfile.TemporaryDirectory() as folder:
+        tenreo.save(compressed(dense, 4, 0.5, refine=0), path := Path(folder) / "small.safetensors")
+        loaded = tenreo.load(path).eval()
+    for side in (96, 224):
+        x = torch.randn(1, 3, side, side)
+        with torch.inference_mode():
+            ratio = paired(lambda x=x: loaded(x), lambda x=x: dense(x), 41).ratio
+        print(f"serving: a loaded MobileNet-V2 takes {ratio:.2f} of the dense time, batch 1, {side} x {side} pixels")
+
+
+def measure_demo() -> None:
+    """Print the time of `tenreo demo`, and the results that it prints."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tenreo", "demo", "--json", "-o", f"{folder}/demo"]
+        start, before = time.perf_counter(), os.times()
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        seconds, after = time.perf_counter() - start, os.times()
+        used = after.children_user + after.children_system - before.children_user - before.children_system
+        before = os.times()
+        _run(IMPORTS)
+        after = os.times()
+        imports = after.children_user + after.children_system - before.children_user - before.children_system
+    print(f"tenreo demo: {seconds:.0f} s, {used:.0f} s of processor time, {used / imports:.0f} times that of importing "
+          "torch and torchvision")  # fmt: skip
+    for row in json.loads(done)["rows"]:
+        print(
+            f"  {row['model']}: {row['bytes']:,} bytes, top-1 {row['top1']:.1f} %, agreement {row['agreement']:.1f} %"
+        )
+
+
 def measure_start() -> None:
     """Compare the time that commands without torch take with that of importing torch and torchvision."""
     with tempfile.TemporaryDirectory() as folder:
@@ -242,13 +277,14 @@ def _run(command: list[str]) -> None:
 PARTS = {
     "chain": measure_chain, "growth": measure_growth, "pruned": measure_pruned, "huge": measure_huge,
     "decode": measure_decode, "models": measure_models, "evaluate": measure_evaluate, "start": measure_start,
-    "commands": measure_commands, "iso": measure_iso,
+    "commands": measure_commands, "iso": measure_iso, "serve": measure_serve, "demo": measure_demo,
 }  # fmt: skip
 
 if __name__ == "__main__":
     options = parser(__doc__)
     options.add_argument("parts", nargs="*", metavar="PART", help="parts to measure; default: all")
     parts = options.parse_args().parts or PARTS
-    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, "
+          f"{torch.get_num_threads()} threads")  # fmt: skip
     for name in parts:
         PARTS[name]()

@@ -1,7 +1,7 @@
 """Draw docs/research/finetuning.png: fine-tuning with and without distillation and calibration.
 
 OMP_NUM_THREADS=2 .venv/bin/python docs/research/finetuning.py DENSE.safetensors
-DENSE is the demo's MobileNet-V2, tenreo-demo/dense.safetensors after `tenreo demo`.
+DENSE is FOLDER/mobilenet_v2.safetensors after `.venv/bin/python benchmarks/allocation.py FOLDER`.
 """
 
 import json

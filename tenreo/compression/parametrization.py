@@ -165,6 +165,9 @@ def expand_(model: nn.Module) -> nn.Module:
     >>> type(expand_(model)[0]).__name__
     'Linear'
 
+    Args:
+        model: compressed model.
+
     Returns:
         The same model.
 

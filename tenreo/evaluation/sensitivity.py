@@ -25,7 +25,7 @@ from tenreo.evaluation.agreement import Agreement, agreement_of, class_measures,
 from tenreo.evaluation.analysis import Analysis, LayerAnalysis
 from tenreo.evaluation.metric import bootstrap_interval
 from tenreo.files.counts import count
-from tenreo.files.records import ModelInfo
+from tenreo.files.records import ModelInfo, inputs_of
 from tenreo.files.safetensors import record
 from tenreo.modules.copies import in_use, sharing_copy
 from tenreo.modules.ties import check_has_values, stored_state
@@ -86,7 +86,7 @@ def analyze(
     before = count({name: record(tensor) for name, tensor in stored_state(unwrapped(dense)).items()}).bytes
     return Analysis(
         layers=layers, whole=whole, kl_interval=interval, bytes_before=before, bytes_after=sizes.total,
-        recipe=recipe, compared_on=f"{whole.images:,} images of {NOISE if images is None else source}",
+        recipe=recipe, compared_on=inputs_of(whole.images, NOISE if images is None else source),
     )  # fmt: skip
 
 

@@ -91,6 +91,16 @@ class Preprocess:
         return plain
 
 
+def inputs_of(count: int, source: str) -> str:
+    """Return a number of inputs in words; those of an array file or of a function need not be images.
+
+    >>> inputs_of(512, "noise"), inputs_of(1, "words.npz"), inputs_of(8, "mydata:batches")
+    ('512 images of noise', '1 example of words.npz', '8 examples of mydata:batches')
+    """
+    is_any = source.endswith((".npz", ".npy")) or re.fullmatch(r"[\w.]+:[\w.]+", source)
+    return f"{counted(count, 'example' if is_any else 'image')} of {source}"
+
+
 @dataclass(frozen=True)
 class Correction:
     """A correction of a compressed model's statistics, without labels or training.
@@ -113,9 +123,8 @@ class Correction:
         counts = ((self.batchnorms, "BatchNorm", "BatchNorms"), (self.biases, "bias", "biases"))
         corrected = " and ".join(counted(*each) for each in counts if each[0])
         note = f" ({self.note})" if self.note else ""
-        is_file_or_function = self.source.endswith((".npz", ".npy")) or re.fullmatch(r"[\w.]+:[\w.]+", self.source)
-        inputs = counted(self.images, "example" if is_file_or_function else "image")
-        return f"{corrected or 'nothing corrected'}{f', on {inputs} of {self.source}' if self.images else ''}{note}"
+        inputs = f", on {inputs_of(self.images, self.source)}" if self.images else ""
+        return f"{corrected or 'nothing corrected'}{inputs}{note}"
 
     @classmethod
     def from_fields(cls, read: Fields) -> Correction:

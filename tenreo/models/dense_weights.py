@@ -38,7 +38,8 @@ def dense_weights(header: Header, given: Path | None = None) -> str | None:
     if source is not None and named is None and not is_safe(source) and header.source is not None:
         return None  # `check_origin` compares what the function returns with the weights that were compressed
     if source is None or named in (None, "none"):
-        raise TenreoError(f"{header.path} does not name its dense weights; give their file instead of 'dense'")
+        why = "does not name its dense weights" if named is None else "was made of random weights (--weights none)"
+        raise TenreoError(f"{header.path} {why}; give the file of the dense weights")
     name = str(named)
     for path in (folder / name, Path(name), folder / Path(name).name):
         if os.path.isfile(path):  # not Path.is_file, which raises an error for a name that is too long
@@ -115,5 +116,5 @@ def check_origin(header: Header, model: nn.Module) -> None:
     if header.source is not None and dense_digest(model) != header.source.digest:
         raise TenreoError(
             f"{header.path}: {header.info.source} now returns other weights than those that were compressed; save them "
-            "with torch.save, compress with --weights FILE, or give their file instead of 'dense'"
+            "with torch.save, compress with --weights FILE, or give their file"
         )

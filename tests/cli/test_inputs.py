@@ -156,6 +156,7 @@ def test_limits_of_images(compressed_file):
         ((*ON_INPUTS, "--loader", "wordnet:loader", "--metric", "wordnet:correct"), 2, "use only one of --inputs and"),
         ((*ON_INPUTS, "--metric", "wordnet"), 2, "metric: given 'wordnet', needs package.module:function (--metric)"),
         ((*ON_INPUTS, "--metric", "timm:x"), 2, "metric: given timm:x, needs package.module:function (--metric)"),
+        ((*ON_INPUTS, "--metric", "wordnet:none"), 2, "has no attribute 'none' (--metric)"),
         ((*ON_INPUTS, "--metric", "wordnet:fails"), 1, "metric: wordnet:fails fails: KeyError: 'boxes'; it is"),
         ((*ON_INPUTS, "--metric", "wordnet:Net"), 1, "metric: wordnet:Net fails: TypeError"),
         ((*EVALUATE, "--loader", "wordnet:none", "--metric", "wordnet:correct"), 1, "no attribute 'none' (--loader)"),

@@ -11,7 +11,7 @@ from tenreo.cli.commands.compress import Statistics
 from tenreo.cli.exits import usage
 from tenreo.cli.run.better import Pair, Trial, try_better
 from tenreo.cli.run.compression import Compression
-from tenreo.cli.run.models import open_file, open_model, read_named_header
+from tenreo.cli.run.models import named_dense, open_file, open_model
 from tenreo.cli.run.reports import analyze_with_progress, check_classifier, part_of_page
 from tenreo.cli.shared_options import DenseModel, Encoding, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note, note_images, show, show_command, show_json
@@ -24,10 +24,9 @@ from tenreo.data.images import Images, open_optionally_labeled
 from tenreo.data.label_files import LabelFiles
 from tenreo.data.workers import explain_worker_loss
 from tenreo.devices import choose_device, explain_out_of_memory
-from tenreo.errors import TenreoError
 from tenreo.evaluation.analysis import Analysis
 from tenreo.files.atomic import atomic_write
-from tenreo.models.dense_weights import dense_weights, open_dense
+from tenreo.models.dense_weights import open_dense
 from tenreo.models.inputs import check_input
 from tenreo.planning.rates import TargetBits
 from tenreo.planning.recipe import Recipe
@@ -66,11 +65,8 @@ def analyze_model(
 
 def _open_pair(file: ModelFile, given: CompressedFile) -> Pair:
     """Open the model of a file, and its dense model."""
-    try:
-        with usage():
-            weights = dense_weights(read_named_header(file), given.given_dense)
-    except TenreoError as error:
-        raise type(error)(f"against: {error}") from error  # so that the message names the option
+    with usage():
+        weights = named_dense(file, given.given_dense)
     model, header = open_file(file)
     with usage():
         check_classifier(file.file, header.info)

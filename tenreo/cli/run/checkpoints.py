@@ -12,7 +12,7 @@ from tenreo.cli.commands.compress import CompressedFiles, Output
 from tenreo.cli.exits import usage
 from tenreo.cli.run.plans import note_dense_layers
 from tenreo.cli.terminal.console import note, show, show_command, show_json
-from tenreo.cli.terminal.progress import progress_bar
+from tenreo.cli.terminal.progress import note_compiling, progress_bar
 from tenreo.cli.terminal.results import comparison, next_command, summary
 from tenreo.cli.terminal.tables import counts_table, layers_table
 from tenreo.codec.jit import on_compile
@@ -49,7 +49,7 @@ def _compress_with_progress(source: Source, plan: Plan, target: Target, group: P
     times = 2 if plan.strategy is Strategy.PRICE else 1  # each layer is encoded to find the price, and at this price
     total = times * sum(layer.numel for layer in plan.compressed) // group.size
     with (
-        on_compile(lambda: note("compiling the encoder, once per machine: about 15 seconds")),
+        on_compile(note_compiling),
         progress_bar("weights", total, group.is_main) as advance,
     ):
 

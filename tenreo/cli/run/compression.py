@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tenreo.cli.commands.compress import Statistics
 from tenreo.cli.run.models import open_inputs
 from tenreo.cli.terminal.console import note
-from tenreo.cli.terminal.progress import Advance, Bar, doing, progress_bar
+from tenreo.cli.terminal.progress import Advance, Bar, doing, note_compiling, progress_bar
 from tenreo.codec.jit import on_compile
 from tenreo.compression.compress_model import compress_
 from tenreo.compression.parametrization import quantized_coefficients
@@ -181,7 +181,7 @@ def compress_with_progress_(model: nn.Module, plan: Plan, jobs: int | None, adva
         advance(done=sum(done.values()) / (passes * weights), text=layer.name)
 
     doing("encoding")
-    with on_compile(lambda: note("compiling the encoder, once per machine: about 15 seconds")):
+    with on_compile(note_compiling):
         return compress_(model, plan, jobs=jobs, progress=progress, within=within)
 
 

@@ -14,7 +14,7 @@ from tenreo.cli.commands.evaluate import Evaluated, EvaluatedInputs, EvaluatedOu
 from tenreo.cli.commands.gates import FAILED, Gates
 from tenreo.cli.exits import usage
 from tenreo.cli.run.evaluate_inputs import check_single_process, evaluate_inputs, measured, metric_columns, metric_dict
-from tenreo.cli.run.models import open_classifier, open_inputs, open_reference, read_named_header
+from tenreo.cli.run.models import named_dense, open_classifier, open_inputs, open_reference
 from tenreo.cli.shared_options import Computing, Layout, ModelFile, choose_workers
 from tenreo.cli.terminal.console import note, note_images, show, show_json
 from tenreo.cli.terminal.pictures import plot_confusion
@@ -35,7 +35,7 @@ from tenreo.evaluation.predictions import Predictions, predict
 from tenreo.files.header import Header
 from tenreo.files.records import ModelInfo
 from tenreo.hub.results import digest
-from tenreo.models.dense_weights import dense_weights
+from tenreo.models.builders import find_function
 
 
 def evaluate_files(
@@ -46,10 +46,12 @@ def evaluate_files(
     with usage():
         device = choose_device(local_device(computing.device), fixed_shapes=not inputs.given)
     opened = open_inputs(inputs, data.batch_size, data.limit)
-    if data.against == "dense":
-        with usage():  # before the first model is evaluated, which takes minutes
+    with usage():  # before the first model is evaluated, which takes minutes
+        if data.against == "dense":
             for file in files.each:
-                dense_weights(read_named_header(file))
+                named_dense(file)
+        if inputs.metric is not None:
+            find_function(inputs.metric, "metric")
     with process_group(device) as group, explain_out_of_memory(data.batch_size), explain_worker_loss():
         if opened is not None:
             check_single_process(inputs.given[0], group.size)

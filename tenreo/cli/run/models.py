@@ -136,6 +136,14 @@ def open_file(file: ModelFile) -> tuple[nn.Module, Header]:
     return model, replace(header, info=_with_classes(model, header.info))
 
 
+def named_dense(file: ModelFile, given: Path | None = None) -> str | None:
+    """Return the weights of the dense model of a file, as `dense_weights`, whose messages then name the option."""
+    try:
+        return dense_weights(read_named_header(file), given)
+    except TenreoError as error:
+        raise type(error)(f"against: {error}") from error
+
+
 def open_reference(
     against: str | None, header: Header, builder: str | None, known: Mapping[str, nn.Module]
 ) -> tuple[str, nn.Module | None]:

@@ -10,7 +10,7 @@ from tenreo.cli.exits import usage
 from tenreo.cli.run.checkpoints import written_values
 from tenreo.cli.run.plans import show_plan
 from tenreo.cli.terminal.console import note, show, show_json
-from tenreo.cli.terminal.progress import progress_bar
+from tenreo.cli.terminal.progress import note_compiling, progress_bar
 from tenreo.cli.terminal.results import comparison, summary
 from tenreo.cli.terminal.tables import counts_table, layers_table, number, table
 from tenreo.codec.jit import on_compile
@@ -32,7 +32,7 @@ def compress_onnx_model(
         show_plan(plan, output.json)
         return
     with (
-        on_compile(lambda: note("compiling the encoder, once per machine: about 15 seconds")),
+        on_compile(note_compiling),
         progress_bar("weights", None) as advance,
     ):
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from rich.console import Console
 from rich.live import Live
@@ -48,6 +49,12 @@ def doing(what: str) -> None:
     """Say next to the spinner what the command does now."""
     if _spinner is not None:
         _spinner.update(Spinner("dots", printable(what)))
+
+
+@cache  # once per command: parts of the encoder are compiled when they are needed first
+def note_compiling() -> None:
+    """Note that the encoder is being compiled, which is not done again on this machine."""
+    note("compiling the encoder, once per machine: about 15 seconds")
 
 
 def stop_spinner() -> None:
