@@ -7,9 +7,8 @@ which numbers are followed by another one, and a cumulative sum where that is. F
 last part to the first, and it has 2 to 4 % more bits than the entropy. The lowest `raw` bits of the integers, which are
 nearly uniformly distributed, may be stored as they are.
 
-    bits     for each part: bit planes, the highest first, with one bit of every integer whose code has this part
-             raw * count bits: bit planes of the lowest bits, the highest first
-    bytes    eight bits each, the first one highest
+Numbers of any width are stored as fields of 1, 2, 4 or 8 bits, so that a byte has fields of one kind: its numbers are
+looked up in a table with a row for every byte.
 """
 
 import math
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
-Bits = NDArray[np.uint8]
+Bytes = NDArray[np.uint8]
 
 _MOST_LEVELS = 3  # parts beyond the first
 _MOST_PART = 8  # bits of a part: programs decode it in bytes
@@ -30,7 +29,8 @@ _SYMBOL_BITS = 32  # of an entry of the table of symbols
 _CHOICES = 8  # limits that are tried for a part
 _MOST_SYMBOLS = 4096  # different integers, without their raw bits; with more, the table is too large
 _MOST_RAW = 12
-MOST_WIDTH = 24  # bits of an integer: programs decode in float32
+FIELDS = (8, 4, 2, 1)  # widths of fields
+NUMBERS = 8  # numbers fill whole bytes of fields of each width if their count is a multiple
 
 
 @dataclass(frozen=True)
@@ -38,25 +38,23 @@ class PrefixCode:
     """Coded integers.
 
     Attributes:
-        count: number of integers.
         widths: bits of each part.
         limits: for every part but the last, the limit below which its numbers end the code.
-        sizes: for every part, the number of integers whose codes have it.
+        parts: for every part, the numbers of the integers whose codes have it.
         symbols: the integers minus the offset, without their raw bits, in the order of their codes; empty if the code
-            of a symbol is the symbol, as in bit planes of fixed width. Codes that do not occur have a zero.
+            of a symbol is the symbol, as in integers of fixed width. Codes that do not occur have a zero.
         raw: lowest bits of every integer that are stored as they are.
+        below: these bits as numbers; empty if there are none.
         offset: the smallest integer, rounded down to a multiple of 2^raw.
-        bits: (bits,) of 0 and 1.
     """
 
-    count: int
     widths: tuple[int, ...]
     limits: tuple[int, ...]
-    sizes: tuple[int, ...]
+    parts: tuple[Integers, ...]
     symbols: Integers
     raw: int
+    below: Integers
     offset: int
-    bits: Bits
 
     @property
     def levels(self) -> int:
@@ -65,63 +63,47 @@ class PrefixCode:
 
     @property
     def bytes(self) -> int:
-        """Size of the bits and the table of symbols in bytes."""
-        return packed_bytes(len(self.bits)) + _SYMBOL_BITS // 8 * len(self.symbols)
+        """Size of the numbers and the table of symbols in bytes."""
+        stored = [*zip(self.widths, self.parts, strict=True), (self.raw, self.below)]
+        return sum(width * -(-len(part) // NUMBERS) for width, part in stored) + _SYMBOL_BITS // 8 * len(self.symbols)
 
     @property
     def cost(self) -> float:
         """Size in bytes, and what decoding costs in time, as bytes."""
-        return self.bytes + sum(_level_bits(size) for size in self.sizes[:-1]) / 8
+        return self.bytes + sum(_level_bits(len(part)) for part in self.parts[:-1]) / 8
 
     @property
-    def following(self) -> tuple[int, ...]:
-        """For every part but the last, the number of codes that begin with its next part."""
-        numbers = [1 << self.widths[-1]]
-        for width, limit in zip(self.widths[-2:0:-1], self.limits[:0:-1], strict=True):
-            numbers.append(limit + ((1 << width) - limit) * numbers[-1])
-        return tuple(numbers[: len(self.limits)][::-1])
+    def scales(self) -> tuple[int, ...]:
+        """What the number of each part counts in the rank of a code, which is the sum of its parts."""
+        scales = [1]
+        for width, limit in zip(self.widths, self.limits, strict=False):
+            scales.append(scales[-1] * ((1 << width) - limit))
+        return tuple(scales)
 
     def decode(self) -> Integers:
         """Return the integers, (count,)."""
-        bits = Reader(self.bits)
-        parts = [bits.numbers(width, size) for width, size in zip(self.widths, self.sizes, strict=True)]
-        ranks = parts.pop()
-        for limit, following in zip(self.limits[::-1], self.following[::-1], strict=True):
-            numbers = parts.pop()
-            longer = numbers >= limit
-            numbers[longer] = limit + (numbers[longer] - limit) * following + ranks
-            ranks = numbers
+        ranks = self.parts[-1] * self.scales[-1]
+        for limit, scale, numbers in list(zip(self.limits, self.scales, self.parts, strict=False))[::-1]:
+            own = numbers * scale
+            own[numbers >= limit] += ranks
+            ranks = own
         values = self.symbols[ranks] if len(self.symbols) else ranks
-        return (values << self.raw | bits.numbers(self.raw, self.count)) + self.offset
+        return (values << self.raw | (self.below if self.raw else 0)) + self.offset
 
 
 def _level_bits(count: int) -> float:
     return 8 * _LEVEL_BYTES + _LEVEL_BITS * count
 
 
-class Reader:
-    """Reads numbers from bits in order."""
-
-    def __init__(self, bits: Bits) -> None:
-        self._bits, self._next = bits.astype(np.int64), 0
-
-    def numbers(self, width: int, count: int) -> Integers:
-        """Return (count,) numbers from bit planes of `width` bits."""
-        planes: Integers = self._bits[self._next : self._next + width * count].reshape(width, count)
-        self._next += width * count
-        numbers: Integers = (planes << np.arange(width)[::-1, None]).sum(0)
-        return numbers
-
-
 def encode_integers(integers: Integers, prefix: bool = True) -> PrefixCode:
-    """Return the shortest code of integers: a prefix code, or bit planes of fixed width.
+    """Return the shortest code of integers: a prefix code, or numbers of fixed width.
 
     >>> code = encode_integers(np.array([0, 0, 1, 0, 0, 2, 0, -1] * 1000))
-    >>> code.widths, code.sizes, code.raw, code.bytes
-    ((1, 1, 1), (8000, 3000, 2000), 0, 1642)
+    >>> code.widths, [len(part) for part in code.parts], code.raw, code.bytes
+    ((1, 1, 1), [8000, 3000, 2000], 0, 1641)
 
     Args:
-        integers: (count,), at least one; they span less than 2^24.
+        integers: (count,), at least one; they span less than 2^31.
         prefix: whether a prefix code is allowed.
     """
     best = fixed_width(integers)
@@ -137,12 +119,11 @@ def encode_integers(integers: Integers, prefix: bool = True) -> PrefixCode:
 
 
 def fixed_width(integers: Integers) -> PrefixCode:
-    """Return bit planes of integers, whose width is that of the difference of the largest and the smallest one."""
+    """Return integers as numbers with the width of the difference of the largest and the smallest one."""
     offset = int(integers.min())
     width = max(1, int(integers.max() - offset).bit_length())
     empty = np.zeros(0, np.int64)
-    bits = planes(integers - offset, width)
-    return PrefixCode(len(integers), (width,), (), (len(integers),), empty, 0, offset, bits)
+    return PrefixCode((width,), (), (integers - offset,), empty, 0, empty, offset)
 
 
 def prefix_code(integers: Integers, raw: int) -> PrefixCode | None:
@@ -161,11 +142,9 @@ def prefix_code(integers: Integers, raw: int) -> PrefixCode | None:
     table = np.zeros(len(codes), np.int64)
     table[rank_of] = symbols
     own = codes[rank_of[ranks.reshape(-1)]]
-    parts = [part[part >= 0] for part in own.T]
-    bits = [planes(part, width) for part, width in zip(parts, widths, strict=True)]
-    bits.append(planes(integers & ((1 << raw) - 1), raw))
-    sizes = tuple(len(part) for part in parts)
-    return PrefixCode(len(integers), widths, limits, sizes, table, raw, offset, np.concatenate(bits))
+    parts = tuple(part[part >= 0] for part in own.T)
+    below = integers & ((1 << raw) - 1) if raw else np.zeros(0, np.int64)
+    return PrefixCode(widths, limits, parts, table, raw, below, offset)
 
 
 def best_parts(frequencies: Integers) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -215,28 +194,41 @@ def _choices(most: int) -> list[int]:
 
 
 def code_parts(widths: tuple[int, ...], limits: tuple[int, ...]) -> Integers:
-    """Return the parts of all codes in order, (codes, parts); a part that a code does not have is -1."""
+    """Return the parts of all codes by rank, (codes, parts); a part that a code does not have is -1."""
     numbers = np.arange(1 << widths[0])[:, None]
     if not limits:
         return numbers
     complete, begun = numbers[: limits[0]], numbers[limits[0] :]
     further = code_parts(widths[1:], limits[1:])
     ended = np.hstack([complete, np.full((len(complete), further.shape[1]), -1)])
-    continued = np.hstack([np.repeat(begun, len(further), 0), np.tile(further, (len(begun), 1))])
+    continued = np.hstack([np.tile(begun, (len(further), 1)), np.repeat(further, len(begun), 0)])
     return np.concatenate([ended, continued])
 
 
-def planes(numbers: Integers, width: int) -> Bits:
-    """Return the bits of numbers in [0, 2^width) by planes, the highest first: (width * numbers,)."""
-    return (numbers[None] >> np.arange(width)[::-1, None] & 1).astype(np.uint8).reshape(-1)
+def field_widths(width: int) -> list[int]:
+    """Return the widths of the fields of a number, the highest bits first.
+
+    >>> field_widths(3), field_widths(22)
+    ([2, 1], [8, 8, 4, 2])
+    """
+    widths: list[int] = []
+    while sum(widths) < width:
+        widths.append(next(each for each in FIELDS if each <= width - sum(widths)))
+    return widths
 
 
-def packed_bytes(bits: int) -> int:
-    """Return the number of bytes of packed bits; there is always an unused bit, so no remainder is empty."""
-    return bits // 8 + 1
+def pack(numbers: Integers, width: int) -> list[Bytes]:
+    """Return the bytes of each field of numbers in [0, 2^width), the first number in the highest bits of a byte.
 
+    Numbers of 0 are added at the end, so that each field has whole bytes.
 
-def pack(bits: Bits) -> Bits:
-    """Pack bits, eight to a byte, the first one highest, with at least one bit that is not used."""
-    packed: Bits = np.packbits(np.append(bits, np.zeros(8 * packed_bytes(len(bits)) - len(bits), np.uint8)))
+    >>> [each.tolist() for each in pack(np.array([7, 0, 0, 1]), 3)]
+    [[192, 0], [144]]
+    """
+    numbers = np.append(numbers, np.zeros(-len(numbers) % NUMBERS, np.int64))
+    packed, remaining = [], width
+    for field in field_widths(width):
+        remaining -= field
+        bits = numbers[:, None] >> (remaining + np.arange(field)[::-1]) & 1
+        packed.append(np.packbits(bits.astype(np.uint8)))
     return packed

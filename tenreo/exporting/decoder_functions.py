@@ -28,8 +28,7 @@ Samples (places, scalars) => (samples) {
   level = Cast <to = 1> (whole)
   one = Constant <value_float = 1.0> ()
   minus_one = Constant <value_float = -1.0> ()
-  least = Max (level, minus_one)
-  sign = Min (least, one)
+  sign = Clip (level, minus_one, one)
   raised = Mul (level, step)
   lifted = Add (raised, offset)
   jumps = Mul (sign, jump)
@@ -38,8 +37,7 @@ Samples (places, scalars) => (samples) {
     # A weight on a ramp, whose samples are looked up in a table: numbers below zero are places from the end of the
     # table. `sizes` are the numbers of samples from zero and below zero.
     "Ramp": """
-Ramp (numbers, range, scalars, sizes, shape) => (weight) {
-  start, end = Split <axis = 0, num_outputs = 2> (range)
+Ramp (numbers, scalars, sizes, shape) => (weight) {
   above, below = Split <axis = 0, num_outputs = 2> (sizes)
   zero = Constant <value_int = 0> ()
   one = Constant <value_int = 1> ()
@@ -50,29 +48,42 @@ Ramp (numbers, range, scalars, sizes, shape) => (weight) {
   from_end = Range (first, zero, one)
   places = Concat <axis = 0> (from_zero, from_end)
   samples = tenreo.Samples (places, scalars)
-  own = Slice (numbers, start, end)
-  flat = Gather (samples, own)
+  flat = Gather (samples, numbers)
   weight = Reshape (flat, shape)
 }""",
-    # The same for a stream with a trellis, which consists of places in a table of all values of its numbers.
+    # For the values of the table of a stream with a trellis, the three functions whose sum is a ramp: 1, the level, and
+    # its sign.
+    "Steps": """
+Steps (values, middle) => (steps) {
+  one = Constant <value_floats = [1.0]> ()
+  least = Constant <value_float = -1.0> ()
+  most = Constant <value_float = 1.0> ()
+  rows = Constant <value_ints = [3, -1]> ()
+  values_float = Cast <to = 1> (values)
+  distance = Sub (values_float, middle)
+  whole = Cast <to = 6> (distance)
+  level = Cast <to = 1> (whole)
+  sign = Clip (level, least, most)
+  count = Shape (values)
+  ones = Expand (one, count)
+  flat = Concat <axis = 0> (ones, level, sign)
+  steps = Reshape (flat, rows)
+}""",
+    # A weight on a ramp by places in that table; `scalars` are the offset, the step and the jump.
     "TrellisRamp": """
-TrellisRamp (places, values, range, scalars, shape) => (weight) {
-  start, end = Split <axis = 0, num_outputs = 2> (range)
-  samples = tenreo.Samples (values, scalars)
-  own = Slice (places, start, end)
-  flat = Gather (samples, own)
+TrellisRamp (places, steps, scalars, shape) => (weight) {
+  samples = MatMul (scalars, steps)
+  flat = Gather (samples, places)
   weight = Reshape (flat, shape)
 }""",
     # Integer coefficients with a scale per row and band of frequencies, (rows, bands); the first `wider` bands have
     # one coefficient more than the others (tenreo.codec.precision).
     "Coefficients": """
-Coefficients (numbers, range, scales, bands, shape) => (coefficients) {
-  start, end = Split <axis = 0, num_outputs = 2> (range)
+Coefficients (numbers, scales, bands, shape) => (coefficients) {
   wide, narrow, wider = Split <axis = 0, num_outputs = 3> (bands)
   zero = Constant <value_int = 0> ()
   one = Constant <value_int = 1> ()
-  own = Slice (numbers, start, end)
-  own_float = Cast <to = 1> (own)
+  own_float = Cast <to = 1> (numbers)
   matrix = Reshape (own_float, shape)
   count = Gather (shape, one)
   frequencies = Range (zero, count, one)
@@ -91,8 +102,7 @@ Coefficients (numbers, range, scales, bands, shape) => (coefficients) {
     #   sample = Re sum over j of E(j v / b) E(j u / length) sum over i of Z[b i + j] E(i u / a)
     # and Z[k] = coefficient k times its scale times E(k / (4 length)). Angles are computed from integers.
     "Curve": """
-Curve (numbers, range, coefficients, factors, shape) => (weight) {
-  start, end = Split <axis = 0, num_outputs = 2> (range)
+Curve (numbers, coefficients, factors, shape) => (weight) {
   a, b, rows, padding = Split <axis = 0, num_outputs = 4> (factors)
   zero = Constant <value_int = 0> ()
   one = Constant <value_int = 1> ()
@@ -159,8 +169,7 @@ Curve (numbers, range, coefficients, factors, shape) => (weight) {
   ordered = Transpose <perm = [0, 2, 1]> (samples)
   kept_shape = Constant <value_ints = [0, -1]> ()
   curve = Reshape (ordered, kept_shape)
-  own = Slice (numbers, start, end)
-  columns = Gather <axis = 1> (curve, own)
+  columns = Gather <axis = 1> (curve, numbers)
   weight = Reshape (columns, shape)
 }""",
     # Cosines and sines of fractions of a full turn; reducing the integers first keeps the angles exact.
@@ -179,19 +188,15 @@ Turns (numerators, denominator) => (cosines, sines) {
 }""",
     # The samples of a table, (rows, samples), at positions.
     "Table": """
-Table (numbers, range, samples, shape) => (weight) {
-  start, end = Split <axis = 0, num_outputs = 2> (range)
-  own = Slice (numbers, start, end)
-  columns = Gather <axis = 1> (samples, own)
+Table (numbers, samples, shape) => (weight) {
+  columns = Gather <axis = 1> (samples, numbers)
   weight = Reshape (columns, shape)
 }""",
     # A tensor on a grid (tenreo.codec.grid); `scalars` are the middle of its levels, and its scale.
     "Grid": """
-Grid (numbers, range, scalars, shape) => (tensor) {
-  start, end = Split <axis = 0, num_outputs = 2> (range)
+Grid (numbers, scalars, shape) => (tensor) {
   middle, scale = Split <axis = 0, num_outputs = 2> (scalars)
-  own = Slice (numbers, start, end)
-  own_float = Cast <to = 1> (own)
+  own_float = Cast <to = 1> (numbers)
   levels = Add (own_float, middle)
   values = Mul (levels, scale)
   tensor = Reshape (values, shape)
@@ -199,15 +204,15 @@ Grid (numbers, range, scalars, shape) => (tensor) {
     # Tensors on grids, one after another: `middles` and `scales` have a number for each of them, and `sizes` the number
     # of its elements.
     "Grids": """
-Grids (numbers, range, sizes, middles, scales) => (values) {
-  levels, scale = tenreo.Levels (numbers, range, sizes, middles, scales)
+Grids (numbers, sizes, middles, scales, blocks, triangle) => (values) {
+  levels, scale = tenreo.Levels (numbers, sizes, middles, scales, blocks, triangle)
   values = Mul (levels, scale)
 }""",
     "LogarithmicGrids": """
-LogarithmicGrids (numbers, range, sizes, middles, scales) => (values) {
+LogarithmicGrids (numbers, sizes, middles, scales, blocks, triangle) => (values) {
   zero = Constant <value_float = 0.0> ()
   two = Constant <value_float = 2.0> ()
-  levels, scale = tenreo.Levels (numbers, range, sizes, middles, scales)
+  levels, scale = tenreo.Levels (numbers, sizes, middles, scales, blocks, triangle)
   above = Greater (levels, zero)
   shift = Cast <to = 1> (above)
   steps = Sub (levels, shift)
@@ -216,21 +221,31 @@ LogarithmicGrids (numbers, range, sizes, middles, scales) => (values) {
   none = Equal (levels, zero)
   values = Where (none, zero, powers)
 }""",
+    # The tensor of every level is the number of tensors that begin before it.
     "Levels": """
-Levels (numbers, range, sizes, middles, scales) => (levels, scale) {
-  start, end = Split <axis = 0, num_outputs = 2> (range)
-  axis = Constant <value_int = 0> ()
-  one = Constant <value_int = 1> ()
-  own = Slice (numbers, start, end)
-  starts = CumSum <exclusive = 1> (sizes, axis)
-  integers = Cast <to = 7> (own)
-  nothing = Sub (integers, integers)
-  count = Shape (sizes)
-  ones = Expand (one, count)
+Levels (numbers, sizes, middles, scales, blocks, triangle) => (levels, scale) {
+  all = Constant <value_ints = [-1]> ()
+  first = Constant <value_ints = [0]> ()
+  zero = Constant <value_int = 0> ()
+  one = Constant <value = int32 {1}> ()
+  no_flag = Constant <value = int32 {0}> ()
+  flags_of_block = Constant <value_ints = [64]> ()
+  counts = Cast <to = 6> (sizes)
+  shape = Shape (sizes)
+  tensors = Squeeze (shape)
+  before = tenreo.Triangle (tensors, zero)
+  starts = MatMul (counts, before)
+  flags_shape = Concat <axis = 0> (blocks, flags_of_block)
+  matrix = Expand (no_flag, flags_shape)
+  nothing = Reshape (matrix, all)
+  ones = Expand (one, shape)
   marks = ScatterElements <axis = 0> (nothing, starts, ones)
-  numbered = CumSum (marks, axis)
-  tensor = Sub (numbered, one)
-  own_float = Cast <to = 1> (own)
+  flags = Cast <to = 2> (marks)
+  begun = tenreo.Places (flags, blocks, triangle)
+  numbered = Sub (begun, one)
+  count = Shape (numbers)
+  tensor = Slice (numbered, first, count)
+  own_float = Cast <to = 1> (numbers)
   middle = Gather (middles, tensor)
   levels = Add (own_float, middle)
   scale = Gather (scales, tensor)

@@ -39,18 +39,18 @@ class GraphNodes:
         self._called[function] = text
         self.add(function, inputs, outputs, domain=DOMAIN)
 
-    def use_streams(self, results_of: Mapping[str, Sequence[str]]) -> None:
-        """Give the streams to the nodes that read parts of them, and move the nodes that decode streams first.
+    def use_first(self, nodes: "GraphNodes", names: Mapping[str, str]) -> None:
+        """Put the nodes that decode streams before all others, which use their results, and add their tensors.
 
         Args:
-            results_of: names of the results of the stream, by the name of the tensor with the first and last place of a
-                part.
+            nodes: the nodes that decode streams.
+            names: names of the results by the names that the other nodes use.
         """
         for node in self._nodes:
-            if node.domain == DOMAIN and node.input[0] in results_of:
-                node.input[:] = [*results_of[node.input[0]], *node.input]
-        streams = {results[0] for results in results_of.values()}
-        self._nodes.sort(key=lambda node: node.output[0] not in streams)
+            node.input[:] = [names.get(name, name) for name in node.input]
+        self._nodes = [*nodes._nodes, *self._nodes]
+        self._called |= nodes._called
+        self.tensors |= nodes.tensors
 
     def insert_into_(self, model: Any) -> None:
         """Add everything to a model in place; names that are new get another ending if the model has used them."""

@@ -12,10 +12,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tenreo.codec.prefix_code import Integers, PrefixCode, encode_integers, pack, prefix_code
+from tenreo.codec.prefix_code import (
+    FIELDS,
+    NUMBERS,
+    Integers,
+    PrefixCode,
+    encode_integers,
+    field_widths,
+    pack,
+    prefix_code,
+)  # fmt: skip
 from tenreo.codec.trellis import window_subsets
 from tenreo.exporting.graph_nodes import GraphNodes
-from tenreo.exporting.stream_functions import MOST_BYTE_CODES, stream, stream_inputs, stream_name
+from tenreo.exporting.stream_functions import (
+    FLAGS,
+    MOST_BYTE_CODES,
+    TRIANGLE,
+    part,
+    part_name,
+    stream,
+    stream_inputs,
+    stream_name,
+    table_name,
+)  # fmt: skip
 
 _STREAM_BYTES = 6000  # what a further stream costs, in bytes and in time to load
 _MOST_TRELLIS_SYMBOLS = 2048
@@ -23,11 +42,21 @@ _MOST_TRELLIS_SYMBOLS = 2048
 
 @dataclass
 class Numbers:
-    """Integers that are a part of a stream; the tensor `name` will contain their first and last place in it."""
+    """Integers that are a part of a stream.
+
+    Attributes:
+        name: name of the tensor that will contain them or, for a path through a trellis, their places in a table.
+        values: the integers.
+        path: bits of `path_bits`, if the integers are a path through a trellis.
+        middle: of a path, the position in the middle of the ramp.
+        steps: of a path, the name of the tensor that will contain the steps of the table from the middle.
+    """
 
     name: str
     values: Integers
-    path: Any = None  # bits of `path_bits`, if the integers are a path through a trellis
+    path: Any = None
+    middle: float = 0.0
+    steps: str = ""
 
 
 class IntegerStreams:
@@ -49,65 +78,108 @@ class IntegerStreams:
         self._numbers[memory, kind].append(numbers)
         return memory > 0
 
-    def add_to_(self, nodes: GraphNodes) -> None:
+    def add_to_(self, users: GraphNodes) -> None:
         """Add the streams to the nodes that use the integers."""
         clusters = [
             (cluster, memory)
             for (memory, _), parts in sorted(self._numbers.items(), key=lambda each: each[0])
             for cluster in _clusters(parts, 2 if memory else None)
         ]
-        results_of: dict[str, list[str]] = {}
+        nodes, names = GraphNodes(), dict[str, str]()
+        if clusters:
+            nodes.call("Tables", [], [*map(table_name, FIELDS), TRIANGLE])
         for i, (cluster, memory) in enumerate(clusters):
-            results = _add_stream(nodes, f"stream_{i}", cluster, memory)
-            results_of |= {part.name: results for part in cluster}
-        nodes.use_streams(results_of)
+            _add_stream(nodes, f"stream_{i}", cluster, memory)
+            if memory:
+                names |= _add_steps(nodes, f"stream_{i}", cluster)
+        users.use_first(nodes, names)
 
 
-def _add_stream(nodes: GraphNodes, name: str, parts: Sequence[Numbers], memory: int) -> list[str]:
-    """Add a node that decodes a stream, and the ranges of its parts; return the names of its results."""
-    start = 0
-    for part in parts:
-        nodes.tensors[part.name] = np.array([start, start + len(part.values)], np.int64)
-        start += len(part.values) + memory
+def _add_stream(nodes: GraphNodes, name: str, parts: Sequence[Numbers], memory: int) -> None:
+    """Add the nodes that decode a stream and divide it into its parts."""
     code = _trellis_code(parts, memory) if memory else encode_integers(np.concatenate([x.values for x in parts]))
-    inputs, function, text = ["bytes", "sizes", "powers", "offset"], "Planes", ""
-    if len(code.symbols):
-        inputs = stream_inputs(code.levels, code.raw > 0, memory)
-        traits = code.levels, code.raw > 0, memory, len(code.symbols) > MOST_BYTE_CODES
-        function, text = stream_name(*traits), stream(*traits)
-    own = _code_tensors(code, memory)
-    nodes.tensors |= {f"{name}.{each}": own[each] for each in inputs}
-    results = [name, f"{name}.values"] if memory else [name]
-    nodes.call(function, [f"{name}.{each}" for each in inputs], results, text)
-    return results
+    if not len(code.symbols):
+        _add_numbers(nodes, f"{name}.unsigned", code.parts[0], code.widths[0], wide=True)
+        nodes.tensors[f"{name}.offset"] = np.array(code.offset, np.int32)
+        nodes.add("Add", [f"{name}.unsigned", f"{name}.offset"], [name])
+    else:
+        wide = len(code.symbols) > MOST_BYTE_CODES
+        for i, (numbers, width, scale) in enumerate(zip(code.parts, code.widths, code.scales, strict=True)):
+            _add_numbers(nodes, f"{name}.part_{i}", numbers, width, scale, wide)
+        if code.raw and not memory:
+            _add_numbers(nodes, f"{name}.below", code.below, code.raw, wide=True)
+        tensors, inputs = _code_tensors(code, memory), stream_inputs(code.levels, code.raw > 0, memory)
+        nodes.tensors |= {f"{name}.{each}": tensors[each] for each in inputs if each in tensors}
+        traits = code.levels, code.raw > 0, memory, wide
+        given = [*(f"{name}.{each}" for each in inputs), *([TRIANGLE] if code.levels else [])]
+        results = [name, f"{name}.values"] if memory else [name]
+        nodes.call(stream_name(*traits), given, results, stream(*traits))
+    _split(nodes, name, parts, memory, _filled(len(code.parts[0])))
+
+
+def _add_numbers(
+    nodes: GraphNodes, name: str, numbers: Integers, width: int, scale: int = 1, wide: bool = False
+) -> None:  # fmt: skip
+    """Add a node that decodes numbers of a width, times a scale."""
+    fields = field_widths(width)
+    below = [width - sum(fields[: i + 1]) for i in range(len(fields))]
+    nodes.tensors[f"{name}.weights"] = np.array([scale << each for each in below], np.int32)
+    stored = {f"{name}.bits_{i}": each for i, each in zip(below, pack(numbers, width), strict=True)}
+    nodes.tensors |= stored
+    inputs = [f"{name}.weights", *stored, *map(table_name, fields)]
+    nodes.call(part_name(width, wide), inputs, [name], part(width, wide))
+
+
+def _split(nodes: GraphNodes, name: str, parts: Sequence[Numbers], memory: int, count: int) -> None:
+    """Add a node that divides a stream of `count` numbers into its parts."""
+    outputs: dict[str, int] = {}
+    for i, each in enumerate(parts):
+        outputs |= {f"{name}.start_{i}": memory, each.name: len(each.values)}
+    outputs[f"{name}.unused"] = count - sum(outputs.values())
+    outputs = {each: size for each, size in outputs.items() if size}
+    nodes.tensors[f"{name}.sizes"] = np.array(list(outputs.values()), np.int64)
+    nodes.add("Split", [name, f"{name}.sizes"], list(outputs), axis=0)
+
+
+def _add_steps(nodes: GraphNodes, name: str, parts: Sequence[Numbers]) -> dict[str, str]:
+    """Add the steps of the table of a stream for each middle; return their names by those that the parts use."""
+    middles = sorted({each.middle for each in parts})
+    for i, middle in enumerate(middles):
+        nodes.tensors[f"{name}.middle_{i}"] = np.array(middle, np.float32)
+        nodes.call("Steps", [f"{name}.values", f"{name}.middle_{i}"], [f"{name}.steps_{i}"])
+    return {each.steps: f"{name}.steps_{middles.index(each.middle)}" for each in parts}
 
 
 def _code_tensors(code: PrefixCode, memory: int) -> dict[str, Any]:
-    """Return the inputs of the functions that decode a prefix code, by name."""
-    packed = pack(code.bits)
-    sizes = [width * size for width, size in zip(code.widths, code.sizes, strict=True)]
-    sizes += [code.raw * code.count] if code.raw else []
-    kind = np.uint8 if len(code.symbols) <= MOST_BYTE_CODES else np.int32
-    powers = np.concatenate([_powers(width) for width in code.widths])
+    """Return the tensors of the functions that decode a prefix code, by name."""
+    kind = np.int32 if len(code.symbols) > MOST_BYTE_CODES else np.uint8
+    lasts = [(limit - 1) * scale for limit, scale in zip(code.limits, code.scales, strict=False)]
+    lengths = [_filled(len(each)) for each in code.parts[:-1]]
+    blocks, padding = blocks_of(sum(lengths))
     return {
-        "bytes": packed,
-        "sizes": np.array([*sizes, 8 * len(packed) - sum(sizes)], np.int64),
-        "shapes": np.array([(width, -1) for width in code.widths], np.int64).reshape(-1),
-        "widths": np.array(code.widths, np.int64),
-        "powers": powers.astype(np.uint8 if len(code.symbols) else np.float32),
-        "raw_powers": _powers(code.raw).astype(np.float32),
-        "offset": np.array(code.offset, np.int32),
-        "lasts": (np.array(code.limits) - 1).astype(kind),
-        "following": np.array(code.following).astype(kind),
+        "lasts": np.array(lasts).astype(kind),
+        "lengths": np.array([*lengths, padding], np.int64),
+        "blocks": blocks,
+        "padding": np.zeros(padding, np.uint8),
+        "offsets": np.cumsum([len(each) for each in code.parts[1:-1]], dtype=np.int32),
         # The two lowest bits are those of the path.
         "symbols": ((code.symbols << code.raw) + code.offset << (1 if memory else 0)).astype(np.int32),
-        "path": window_subsets(memory) if memory else None,
+        **({"subsets": window_subsets(memory), "path": pack(code.below, 1)[0]} if memory else {}),
     }
 
 
-def _powers(width: int) -> Integers:
-    """Return what the bits of numbers count, the highest first."""
-    return 1 << np.arange(width)[::-1]
+def _filled(count: int) -> int:
+    """Return the count of numbers that fill whole bytes."""
+    return -(-count // NUMBERS) * NUMBERS
+
+
+def blocks_of(flags: int) -> tuple[NDArray[np.int64], int]:
+    """Return the shape of the blocks of flags for the function `Places`, and the number of flags that are missing."""
+    blocks = flags // FLAGS + 1
+    side = math.isqrt(blocks)
+    width = min(range(side, 2 * side + 1), key=lambda width: -blocks % width)
+    height = -(-blocks // width)
+    return np.array([height, width], np.int64), height * width * FLAGS - flags
 
 
 def _trellis_code(parts: Sequence[Numbers], memory: int) -> PrefixCode:

@@ -22,7 +22,8 @@ from tenreo.codec.ramp import most_level
 from tenreo.codec.shape import Basis, Precision
 from tenreo.codec.trellis import path_bits
 from tenreo.exporting.graph_nodes import FLOAT, GraphNodes
-from tenreo.exporting.integer_streams import IntegerStreams, Numbers
+from tenreo.exporting.integer_streams import IntegerStreams, Numbers, blocks_of
+from tenreo.exporting.stream_functions import TRIANGLE
 
 _FEW = 16  # elements of a tensor that is stored as it is
 _MOST_SHARED = 4096  # elements of a dense tensor that shares a node with others
@@ -64,16 +65,16 @@ class SmallGraph:
         values, scales, _ = pack_coefficients(coefficients, precision)
         stored = values.nbytes + (0 if scales is None else scales.nbytes)
         if factors is None or 4 * groups * weight.length <= stored:
-            numbers = Numbers(f"{name}.range", positions.numpy().astype(np.int64))
+            numbers = Numbers(f"{name}.numbers", positions.numpy().astype(np.int64))
             self._tensors[f"{name}.samples"] = idct(coefficients.float(), weight.length).numpy()
             inputs = ["samples", "shape"]
         else:
-            numbers = Numbers(f"{name}.range", folded_index(positions, weight.length).numpy().astype(np.int64))
+            numbers = Numbers(f"{name}.numbers", folded_index(positions, weight.length).numpy().astype(np.int64))
             self._tensors[f"{name}.factors"] = np.array(factors, np.int64)
             self._add_coefficients(f"{name}.coefficients", coefficients, precision)
             inputs = ["coefficients", "factors", "shape"]
         self._streams.add(numbers, f"length {weight.length}")
-        self._call_for("Table" if inputs[0] == "samples" else "Curve", ["range", *inputs], name)
+        self._call_for("Table" if inputs[0] == "samples" else "Curve", ["numbers", *inputs], name)
         return True
 
     def _add_ramp(self, name: str, positions: Any, coefficients: Tensor, length: int, memory: int) -> None:
@@ -81,15 +82,16 @@ class SmallGraph:
         base = (length - 1) // 8 * 4  # the middle of all ramps of a stream is near 0; a multiple of 4 keeps the subsets
         offset, end, jump = coefficients.float()[0].tolist()
         step = float(torch.tensor(end) / most_level(length))
-        places = positions - base
-        self._tensors |= {
-            f"{name}.scalars": np.array([(length - 1) / 2 - base, offset, step, jump], np.float32),
-        }
-        if self._streams.add(Numbers(f"{name}.range", places, path), "ramp", 0 if path is None else memory):
-            self._call_for("TrellisRamp", ["range", "scalars", "shape"], name)
+        middle = (length - 1) / 2 - base
+        numbers = Numbers(f"{name}.numbers", positions - base, path, middle, f"{name}.steps")
+        if self._streams.add(numbers, "ramp", 0 if path is None else memory):
+            self._tensors[f"{name}.scalars"] = np.array([offset, step, jump], np.float32)
+            self._call_for("TrellisRamp", ["numbers", "steps", "scalars", "shape"], name)
             return
+        self._tensors[f"{name}.scalars"] = np.array([middle, offset, step, jump], np.float32)
+        places = numbers.values
         self._tensors[f"{name}.sizes"] = np.array([max(0, places.max()) + 1, max(1, -places.min())], np.int64)
-        self._call_for("Ramp", ["range", "scalars", "sizes", "shape"], name)
+        self._call_for("Ramp", ["numbers", "scalars", "sizes", "shape"], name)
 
     def _add_coefficients(self, name: str, coefficients: Tensor, precision: Precision) -> None:
         values, scales, _ = pack_coefficients(coefficients, precision)
@@ -97,14 +99,14 @@ class SmallGraph:
             self._tensors[name] = values
             return
         codes = unpack(values, precision.bits, coefficients.numel()).numpy() - (1 << (precision.bits - 1))
-        self._streams.add(Numbers(f"{name}.range", codes), f"coefficients {precision}")
+        self._streams.add(Numbers(f"{name}.numbers", codes), f"coefficients {precision}")
         bands, per_row = scales.shape[1], coefficients.shape[1]
         self._tensors |= {
             f"{name}.scales": scales.float().numpy(),
             f"{name}.bands": np.array([per_row // bands + 1, per_row // bands, per_row % bands], np.int64),
             f"{name}.shape": np.array(coefficients.shape, np.int64),
         }
-        self._nodes.call("Coefficients", [f"{name}.{each}" for each in ("range", "scales", "bands", "shape")], [name])
+        self._nodes.call("Coefficients", [f"{name}.{each}" for each in ("numbers", "scales", "bands", "shape")], [name])
 
     def _call_for(self, function: str, inputs: Sequence[str], name: str) -> None:
         """Add the node that decodes a weight, with a cast if the weight is not in float32."""
@@ -137,8 +139,8 @@ class SmallGraph:
         self._tensors |= {
             f"{name}.scalars": np.array([middle, scale], np.float32), f"{name}.shape": np.array(tensor.shape, np.int64),
         }  # fmt: skip
-        self._streams.add(Numbers(f"{name}.range", levels), "grid")
-        self._nodes.call("Grid", [f"{name}.{each}" for each in ("range", "scalars", "shape")], [name])
+        self._streams.add(Numbers(f"{name}.numbers", levels), "grid")
+        self._nodes.call("Grid", [f"{name}.{each}" for each in ("numbers", "scalars", "shape")], [name])
 
     def _add_grids(self, name: str, tensors: Sequence[tuple[str, Tensor]], logarithmic: bool) -> None:
         """Add tensors that are decoded together and then split."""
@@ -146,9 +148,10 @@ class SmallGraph:
         self._tensors |= {
             f"{name}.sizes": np.array([each.numel() for _, each in tensors], np.int64),
             f"{name}.middles": np.array(middles, np.float32), f"{name}.scales": np.array(scales, np.float32),
+            f"{name}.blocks": blocks_of(sum(map(len, levels)))[0],
         }  # fmt: skip
-        self._streams.add(Numbers(f"{name}.range", np.concatenate(levels)), "logarithmic" if logarithmic else "grid")
-        inputs = [f"{name}.{each}" for each in ("range", "sizes", "middles", "scales")]
+        self._streams.add(Numbers(f"{name}.numbers", np.concatenate(levels)), "logarithmic" if logarithmic else "grid")
+        inputs = [*(f"{name}.{each}" for each in ("numbers", "sizes", "middles", "scales", "blocks")), TRIANGLE]
         self._nodes.call("LogarithmicGrids" if logarithmic else "Grids", inputs, [f"{name}.values"])
         flat = [each if tensor.dim() == 1 else f"{each}.flat" for each, tensor in tensors]
         self._nodes.add("Split", [f"{name}.values", f"{name}.sizes"], flat, axis=0)

@@ -3,82 +3,186 @@
 They decode `tenreo.codec.prefix_code` and integers of fixed width. A runtime that decodes when it loads a model keeps
 all intermediate results until the end, and spends most of the time on their memory. So numbers are bytes wherever
 possible. A Gather of single numbers takes as long as ten sums, and a Where as seven.
+
+OpenVINO evaluates when it loads a model only what its operators can do without a plugin: neither CumSum nor BitShift,
+no product and no maximum of bytes. Whatever follows one of these is decoded later, in several times the time.
 """
+
+from tenreo.codec.prefix_code import FIELDS, field_widths
 
 DOMAIN = "tenreo"
 MOST_BYTE_CODES = 256  # codes of a stream whose numbers are bytes
+FLAGS = 64  # in a block of the function `Places`
+TRIANGLE = "triangle"
+
+
+def table_name(field: int) -> str:
+    """Return the name of the table with the numbers of a width in every byte."""
+    return f"fields_{field}"
+
+
+def _tables() -> str:
+    """Return the text of the function of the tables that all streams use."""
+    lines = [
+        f"Tables () => ({', '.join(map(table_name, FIELDS))}, {TRIANGLE}) {{",
+        "zero = Constant <value_int = 0> ()", "one = Constant <value_int = 1> ()",
+        "values = Constant <value_int = 256> ()", "column = Constant <value_ints = [-1, 1]> ()",
+        f"side = Constant <value_int = {FLAGS}> ()",
+        "bytes = Range (zero, values, one)", "rows = Reshape (bytes, column)",
+    ]  # fmt: skip
+    for field in FIELDS:
+        weights = [1 << shift for shift in range(8 - field, -1, -field)]
+        lines += [
+            f"weights_{field} = Constant <value_ints = {weights}> ()",
+            f"base_{field} = Constant <value_int = {1 << field}> ()",
+            f"shifted_{field} = Div (rows, weights_{field})",
+            f"numbers_{field} = Mod (shifted_{field}, base_{field})",
+            f"{table_name(field)} = Cast <to = 6> (numbers_{field})",
+        ]
+    lines += [f"matrix = {DOMAIN}.Triangle (side, one)", f"{TRIANGLE} = Cast <to = 2> (matrix)"]
+    return "\n  ".join(lines) + "\n}"
+
 
 FUNCTIONS = {
-    # The bits of bytes, the highest first, are looked up in a table with a row for every byte. OpenVINO rounds when it
-    # divides or shifts bytes, so the table is computed in int64.
-    "Bits": """
-Bits (bytes) => (bits) {
+    # For each width of fields, the numbers in every byte, (256, 8 / width); and a triangle for `Places`. OpenVINO
+    # rounds when it divides bytes, so the quotients are those of int64.
+    "Tables": _tables(),
+    # A square matrix that is 1 where the row is less than the column plus `diagonal`, and 0 elsewhere.
+    "Triangle": """
+Triangle (side, diagonal) => (matrix) {
+  zero = Constant <value_int = 0> ()
+  one = Constant <value_int = 1> ()
+  column = Constant <value_ints = [-1, 1]> ()
+  columns = Range (zero, side, one)
+  rows = Reshape (columns, column)
+  ends = Add (columns, diagonal)
+  before = Less (rows, ends)
+  matrix = Cast <to = 6> (before)
+}""",
+    # The numbers in the fields of bytes, as bytes, times a weight.
+    "Field": """
+Field (bytes, table, weight) => (numbers) {
+  all = Constant <value_ints = [-1]> ()
+  weighted = Mul (table, weight)
+  small = Cast <to = 2> (weighted)
+  places = Cast <to = 6> (bytes)
+  rows = Gather (small, places)
+  numbers = Reshape (rows, all)
+}""",
+    # The same in int32.
+    "WideField": """
+WideField (bytes, table, weight) => (numbers) {
+  all = Constant <value_ints = [-1]> ()
+  weighted = Mul (table, weight)
+  places = Cast <to = 6> (bytes)
+  rows = Gather (weighted, places)
+  numbers = Reshape (rows, all)
+}""",
+    # The cumulative sum of flags, whose number is 64 times the product of `blocks`, as products with triangles: that of
+    # 64 flags each, plus the sum of all flags before these.
+    "Places": """
+Places (flags, blocks, triangle) => (places) {
+  all = Constant <value_ints = [-1]> ()
+  column = Constant <value_ints = [-1, 1]> ()
+  zero = Constant <value_int = 0> ()
+  axis = Constant <value_ints = [1]> ()
+  last = Constant <value_int = 63> ()
+  row_shape = Constant <value_ints = [-1, 64]> ()
+  height, width = Split <axis = 0, num_outputs = 2> (blocks)
+  height_number = Squeeze (height)
+  width_number = Squeeze (width)
+  rows = Reshape (flags, row_shape)
+  within = MatMulInteger (rows, triangle)
+  counts = Gather <axis = 1> (within, last)
+  matrix = Reshape (counts, blocks)
+  across = tenreo.Triangle (width_number, zero)
+  down = tenreo.Triangle (height_number, zero)
+  left = MatMul (matrix, across)
+  sums = ReduceSum <keepdims = 0> (matrix, axis)
+  above = MatMul (sums, down)
+  above_column = Reshape (above, column)
+  before = Add (left, above_column)
+  before_column = Reshape (before, column)
+  sum = Add (within, before_column)
+  places = Reshape (sum, all)
+}""",
+    # Adds the ranks of the next parts to the numbers of a part of a prefix code that have a flag; `places` say which of
+    # the ranks, from 1 on. Bytes of 255 keep what belongs to a flag.
+    "Join": """
+Join (numbers, next, flags, places) => (ranks) {
+  none = Constant <value = uint8[1] {0}> ()
+  room = Concat <axis = 0> (none, next)
+  candidates = Gather (room, places)
+  mask = Sub (none, flags)
+  found = Min (candidates, mask)
+  ranks = Add (numbers, found)
+}""",
+    "WideJoin": """
+WideJoin (numbers, next, flags, places) => (ranks) {
+  none = Constant <value = int32[1] {0}> ()
+  room = Concat <axis = 0> (none, next)
+  candidates = Gather (room, places)
+  found = Mul (candidates, flags)
+  ranks = Add (numbers, found)
+}""",
+    # For every bit of bytes, the number that it forms with the preceding bits; `size` is 2^bits. The number consists
+    # of the bits of the same byte and those of the byte before, so that tables have both for every byte.
+    "Windows": """
+Windows (bytes, size) => (windows) {
   zero = Constant <value_int = 0> ()
   one = Constant <value_int = 1> ()
   values = Constant <value_int = 256> ()
   column = Constant <value_ints = [-1, 1]> ()
   all = Constant <value_ints = [-1]> ()
-  powers = Constant <value_ints = [128, 64, 32, 16, 8, 4, 2, 1]> ()
-  two = Constant <value_int = 2> ()
+  begin = Constant <value_ints = [0]> ()
+  end = Constant <value_ints = [-1]> ()
+  down = Constant <value_ints = [128, 64, 32, 16, 8, 4, 2, 1]> ()
+  up = Constant <value_ints = [2, 4, 8, 16, 32, 64, 128, 256]> ()
+  none = Constant <value = uint8[1] {0}> ()
   numbers = Range (zero, values, one)
   rows = Reshape (numbers, column)
-  shifted = Div (rows, powers)
-  lowest = Mod (shifted, two)
-  table = Cast <to = 2> (lowest)
+  lowered = Div (rows, down)
+  raised = Mul (rows, up)
+  own_numbers = Mod (lowered, size)
+  earlier_numbers = Mod (raised, size)
+  own_table = Cast <to = 6> (own_numbers)
+  earlier_table = Cast <to = 6> (earlier_numbers)
+  leading = Slice (bytes, begin, end)
+  preceding = Concat <axis = 0> (none, leading)
   places = Cast <to = 6> (bytes)
-  octets = Gather (table, places)
-  bits = Reshape (octets, all)
-}""",
-    # Bit planes of the shape (width, -1), as (count,) numbers. The bit of each plane counts as much as its entry in
-    # `powers`, which are bytes, so the width is at most 8.
-    "Numbers": """
-Numbers (planes, shape, powers) => (numbers) {
-  all = Constant <value_ints = [-1]> ()
-  matrix = Reshape (planes, shape)
-  product = MatMulInteger (powers, matrix)
-  numbers = Reshape (product, all)
-}""",
-    # The same with `powers` in float32, for any width up to 24.
-    "WideNumbers": """
-WideNumbers (planes, powers) => (numbers) {
-  all = Constant <value_ints = [-1]> ()
-  width = Shape (powers)
-  shape = Concat <axis = 0> (width, all)
-  matrix = Reshape (planes, shape)
-  ones_and_zeros = Cast <to = 1> (matrix)
-  product = MatMul (powers, ones_and_zeros)
-  numbers = Cast <to = 6> (product)
-}""",
-    # Joins the numbers of a part of a prefix code with those of the next part. Numbers up to `last` are complete; each
-    # of the others begins `following` codes, and the next number says which one it is. Without a condition, complete
-    # numbers are those that have nothing above `last`.
-    "Join": """
-Join (numbers, next, last, following, one, none) => (ranks) {
-  axis = Constant <value_int = 0> ()
-  beyond = Max (numbers, last)
-  longer = Sub (beyond, last)
-  flags = Min (longer, one)
-  marks = Cast <to = 6> (flags)
-  places = CumSum (marks, axis)
-  room = Concat <axis = 0> (none, next)
-  candidates = Gather (room, places)
-  found = Mul (candidates, flags)
-  groups = Sub (longer, flags)
-  skipped = Mul (groups, following)
-  complete = Min (numbers, last)
-  first = Add (complete, flags)
-  start = Add (first, skipped)
-  ranks = Add (start, found)
-}""",
-    # A stream of numbers of fixed width.
-    "Planes": """
-Planes (bytes, sizes, powers, offset) => (numbers) {
-  bits = tenreo.Bits (bytes)
-  leading, unused = Split <axis = 0> (bits, sizes)
-  unsigned = tenreo.WideNumbers (leading, powers)
-  numbers = Add (unsigned, offset)
+  earlier_places = Cast <to = 6> (preceding)
+  own = Gather (own_table, places)
+  earlier = Gather (earlier_table, earlier_places)
+  sum = Add (own, earlier)
+  windows = Reshape (sum, all)
 }""",
 }
+
+
+def part_name(width: int, wide: bool) -> str:
+    """Return the name of the function that decodes numbers of a width."""
+    return f"{'Wide' * wide}Part{width}"
+
+
+def part(width: int, wide: bool) -> str:
+    """Return the text of a function that decodes numbers from the bytes of their fields, whose tables follow the bytes.
+
+    Args:
+        width: bits of a number.
+        wide: whether the results are int32 instead of bytes.
+    """
+    count = len(field_widths(width))
+    fields = [f"field_{i}" for i in range(count)] if count > 1 else ["numbers"]
+    sums = ["field_0", *(f"sum_{i}" for i in range(1, count - 1)), "numbers"]
+    inputs = [f"{kind}_{i}" for kind in ("bytes", "table") for i in range(count)]
+    function = f"{DOMAIN}.{'Wide' * wide}Field"
+    lines = [
+        f"{part_name(width, wide)} (weights, {', '.join(inputs)}) => (numbers) {{",
+        *split_lines("weights", "weight", count),
+        *(f"{field} = {function} (bytes_{i}, table_{i}, weight_{i})" for i, field in enumerate(fields)),
+        *(f"{sums[i]} = Add ({sums[i - 1]}, {fields[i]})" for i in range(1, count)),
+    ]
+    return "\n  ".join(lines) + "\n}"
 
 
 def stream_name(levels: int, raw: bool, memory: int, wide: bool) -> str:
@@ -88,9 +192,11 @@ def stream_name(levels: int, raw: bool, memory: int, wide: bool) -> str:
 
 def stream_inputs(levels: int, raw: bool, memory: int) -> list[str]:
     """Return the names of the inputs of a stream with a prefix code."""
-    joined = ["lasts", "following"] if levels else []
-    lowest = ["path"] if memory else ["raw_powers"] if raw else []
-    return ["bytes", "sizes", "shapes", "widths", "powers", *joined, "symbols", *lowest]
+    parts = [f"part_{i}" for i in range(levels + 1)]
+    joined = ["lasts", "lengths", "blocks", "padding"] if levels else []
+    offsets = ["offsets"] if levels > 1 else []
+    lowest = ["subsets", "path"] if memory else ["below"] if raw else []
+    return [*parts, *joined, *offsets, "symbols", *lowest]
 
 
 def stream(levels: int, raw: bool, memory: int, wide: bool) -> str:
@@ -104,89 +210,58 @@ def stream(levels: int, raw: bool, memory: int, wide: bool) -> str:
         memory: memory of the trellis, in bits, whose path the raw bits are; 0: no trellis.
         wide: whether there are more than `MOST_BYTE_CODES` codes.
     """
-    planes = [f"planes_{i}" for i in range(levels + 1)] + (["lowest"] if raw else [])
-    kind, number = ("int32", 6) if wide else ("uint8", 2)
+    inputs = [*stream_inputs(levels, raw, memory), *([TRIANGLE] if levels else [])]
     results = "places, values" if memory else "numbers"
-    lines = [
-        f"{stream_name(levels, raw, memory, wide)} ({', '.join(stream_inputs(levels, raw, memory))}) => ({results}) {{",
-        f"bits = {DOMAIN}.Bits (bytes)",
-        f"{', '.join(planes)}, unused = Split <axis = 0> (bits, sizes)",
-        *_split("shapes", "shape", levels + 1),
-        *_split("powers", "powers", levels + 1, "widths"),
-    ]
-    for i in range(levels + 1):
-        lines += [
-            f"integers_{i} = {DOMAIN}.Numbers (planes_{i}, shape_{i}, powers_{i})",
-            f"part_{i} = Cast <to = {number}> (integers_{i})",
-        ]
-    if levels:
-        lines += [f"one = Constant <value = {kind} {{1}}> ()", f"none = Constant <value = {kind}[1] {{0}}> ()"]
-        lines += [*_split("lasts", "last", levels), *_split("following", "following", levels)]
-    ranks = f"part_{levels}"
-    for i in reversed(range(levels)):
-        lines.append(f"ranks_{i} = {DOMAIN}.Join (part_{i}, {ranks}, last_{i}, following_{i}, one, none)")
-        ranks = f"ranks_{i}"
-    lines.append(f"codes = Cast <to = 6> ({ranks})")
+    lines = [f"{stream_name(levels, raw, memory, wide)} ({', '.join(inputs)}) => ({results}) {{"]
+    lines += _joined(levels, wide) if levels else []
+    lines.append(f"codes = Cast <to = 6> ({'ranks_0' if levels else 'part_0'})")
     if memory:
-        lines += _trellis(memory)
-    elif raw:
         lines += [
-            "found = Gather (symbols, codes)", f"below = {DOMAIN}.WideNumbers (lowest, raw_powers)",
-            "numbers = Add (found, below)",
+            f"size = Constant <value_int = {2 << memory}> ()", f"windows = {DOMAIN}.Windows (path, size)",
+            f"row_size = Constant <value = int32 {{{2 << memory}}}> ()", "row = Mul (codes, row_size)",
+            "places = Add (row, windows)",
+            "column = Constant <value_ints = [-1, 1]> ()", "all = Constant <value_ints = [-1]> ()",
+            "symbol = Reshape (symbols, column)", "subset = Cast <to = 6> (subsets)", "pairs = Add (symbol, subset)",
+            "values = Reshape (pairs, all)",
         ]  # fmt: skip
+    elif raw:
+        lines += ["found = Gather (symbols, codes)", "numbers = Add (found, below)"]
     else:
         lines.append("numbers = Gather (symbols, codes)")
     return "\n  ".join(lines) + "\n}"
 
 
-def _split(vector: str, name: str, count: int, sizes: str = "") -> list[str]:
-    """Return the lines that divide a vector into numbers, or into parts of given sizes."""
-    if count == 1:
-        return [f"{name}_0 = Identity ({vector})"]
-    names = ", ".join(f"{name}_{i}" for i in range(count))
-    if sizes:
-        return [f"{names} = Split <axis = 0> ({vector}, {sizes})"]
-    return [f"{names} = Split <axis = 0, num_outputs = {count}> ({vector})"]
-
-
-def _trellis(memory: int) -> list[str]:
-    """Return the lines that combine codes and windows of memory + 1 bits, for every number but the first `memory`."""
-    lines = ["zero = Constant <value_ints = [0]> ()", "most = Constant <value_ints = [9223372036854775807]> ()"]
-    windows = {1: "single"}
-    # Nine bits do not fit into a byte.
-    lines += ["single = Cast <to = 12> (lowest)" if memory > 7 else "single = Identity (lowest)"]
-    kind = "uint32" if memory > 7 else "uint8"
-
-    def window(bits: int) -> str:
-        """Return the name of the windows of some bits, and add the lines that compute it from two shorter windows."""
-        if bits not in windows:
-            older, recent = bits // 2, bits - bits // 2
-            far, near = window(older), window(recent)
-            lines.extend([
-                f"skip_{bits} = Constant <value_ints = [{older}]> ()",
-                f"drop_{bits} = Constant <value_ints = [-{recent}]> ()",
-                f"shift_{bits} = Constant <value = {kind} {{{recent}}}> ()",
-                f"near_{bits} = Slice ({near}, skip_{bits}, most)",
-                f"far_{bits} = Slice ({far}, zero, drop_{bits})",
-                f'shifted_{bits} = BitShift <direction = "LEFT"> (far_{bits}, shift_{bits})',
-                f"window_{bits} = Add (near_{bits}, shifted_{bits})",
-            ])  # fmt: skip
-            windows[bits] = f"window_{bits}"
-        return windows[bits]
-
-    last = window(memory + 1)
-    return [
-        *lines,
-        "column = Constant <value_ints = [-1, 1]> ()",
-        "all = Constant <value_ints = [-1]> ()",
-        "symbol = Reshape (symbols, column)",
-        "subsets = Cast <to = 6> (path)",
-        "pairs = Add (symbol, subsets)",
-        "values = Reshape (pairs, all)",
-        f"warm_up = Constant <value_ints = [{memory}]> ()",
-        f"windows = Constant <value = int32 {{{2 << memory}}}> ()",
-        "steady = Slice (codes, warm_up, most)",
-        "row = Mul (steady, windows)",
-        f"entry = Cast <to = 6> ({last})",
-        "places = Add (row, entry)",
+def _joined(levels: int, wide: bool) -> list[str]:
+    """Return the lines that join the parts of a prefix code, where larger numbers than the last one have a flag."""
+    lines = [f"one = Constant <value = {'int32' if wide else 'uint8'} {{1}}> ()"]
+    lines += split_lines("lasts", "last", levels)
+    for i in range(levels):
+        lines += [
+            f"complete_{i} = Min (part_{i}, last_{i})",
+            f"longer_{i} = Sub (part_{i}, complete_{i})",
+            f"flags_{i} = Min (longer_{i}, one)",
+        ]
+    flags = [f"flags_{i}" for i in range(levels)]
+    if wide:
+        lines += [f"byte_{flag} = Cast <to = 2> ({flag})" for flag in flags]
+        flags = [f"byte_{flag}" for flag in flags]
+    sums = ["places_0", *(f"sums_{i}" for i in range(1, levels))]
+    lines += [
+        f"flags = Concat <axis = 0> ({', '.join(flags)}, padding)",
+        f"sums = {DOMAIN}.Places (flags, blocks, {TRIANGLE})",
+        f"{', '.join(sums)}, unused = Split <axis = 0> (sums, lengths)",
+        *(split_lines("offsets", "offset", levels - 1) if levels > 1 else []),
+        *(f"places_{i} = Sub (sums_{i}, offset_{i - 1})" for i in range(1, levels)),
     ]
+    for i in reversed(range(levels)):
+        ranks = f"part_{levels}" if i == levels - 1 else f"ranks_{i + 1}"
+        lines.append(f"ranks_{i} = {DOMAIN}.{'Wide' * wide}Join (part_{i}, {ranks}, flags_{i}, places_{i})")
+    return lines
+
+
+def split_lines(vector: str, name: str, count: int) -> list[str]:
+    """Return the lines that divide a vector into numbers."""
+    if count == 1:
+        return [f"{name}_0 = Squeeze ({vector})"]
+    names = ", ".join(f"{name}_{i}" for i in range(count))
+    return [f"{names} = Split <axis = 0, num_outputs = {count}> ({vector})"]

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tenreo.codec.prefix_code import best_parts, code_parts, encode_integers, pack, prefix_code
+from tenreo.codec.prefix_code import best_parts, code_parts, encode_integers, field_widths, pack, prefix_code
 
 DRAW = np.random.default_rng(0)
 CASES = {
@@ -24,24 +24,31 @@ CASES = {
 def test_decoding_returns_the_integers(name):
     code = encode_integers(CASES[name])
     assert np.array_equal(code.decode(), CASES[name])
-    packed = pack(code.bits)
-    assert len(packed) * 8 > len(code.bits)
-    assert np.array_equal(np.unpackbits(packed)[: len(code.bits)], code.bits)
+    stored = [each for width, part in zip(code.widths, code.parts, strict=True) for each in pack(part, width)]
+    stored += pack(code.below, code.raw)
+    assert code.bytes == sum(len(each) for each in stored) + 4 * len(code.symbols)
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 8, 13, 24])
+def test_fields_of_bytes_are_the_bits_of_numbers(width):
+    numbers = DRAW.integers(0, 1 << width, 21)
+    bits = [np.unpackbits(each).reshape(24, -1) for each in pack(numbers, width)]
+    assert [part.shape[1] for part in bits] == field_widths(width) and sum(field_widths(width)) == width
+    assert ["".join(map(str, row)) for row in np.hstack(bits)] == [f"{n:0{width}b}" for n in [*numbers, 0, 0, 0]]
 
 
 def test_each_integer_is_decoded_bit_by_bit():
     integers = CASES["peaked"]
     code = prefix_code(integers, raw=0)
-    ends = np.cumsum([width * size for width, size in zip(code.widths, code.sizes, strict=True)])
-    planes = [x.reshape(width, -1) for x, width in zip(np.split(code.bits, ends), code.widths, strict=False)]
+    parts = [[f"{n:0{width}b}" for n in part] for width, part in zip(code.widths, code.parts, strict=True)]
     texts = dict(zip(("".join(codes(code)[i]) for i in range(len(code.symbols))), code.symbols, strict=True))
-    used = [0] * len(planes)
+    used = [0] * len(parts)
     for integer in integers[:500]:
         text = ""
-        for i, plane in enumerate(planes):
-            part = "".join(map(str, plane[:, used[i]]))
-            used[i], text = used[i] + 1, text + part
-            if i == len(code.limits) or int(part, 2) < code.limits[i]:
+        for i, numbers in enumerate(parts):
+            number = numbers[used[i]]
+            used[i], text = used[i] + 1, text + number
+            if i == len(code.limits) or int(number, 2) < code.limits[i]:
                 break
         assert texts[text] + code.offset == integer
 
@@ -66,7 +73,8 @@ def huffman_bits(frequencies):
 def test_the_bits_are_few_more_than_those_of_huffman():
     for frequencies in (np.array([8, 4, 2, 1, 1]), DRAW.integers(1, 1000, 37), np.arange(1, 90)):
         integers = np.repeat(np.arange(len(frequencies)), frequencies)
-        bits = len(prefix_code(integers, raw=0).bits)
+        code = prefix_code(integers, raw=0)
+        bits = sum(width * len(part) for width, part in zip(code.widths, code.parts, strict=True))
         assert huffman_bits(frequencies) <= bits < 1.08 * huffman_bits(frequencies) + 16
 
 
@@ -104,4 +112,4 @@ def test_the_size_is_near_the_entropy():
     counts = np.unique(integers, return_counts=True)[1]
     entropy = -(counts * np.log2(counts / counts.sum())).sum() / 8
     assert entropy < encode_integers(integers).bytes < 1.04 * entropy + 400
-    assert len(prefix_code(integers, raw=1).bits) < 1.05 * 8 * entropy
+    assert prefix_code(integers, raw=1).bytes < 1.05 * entropy + 400

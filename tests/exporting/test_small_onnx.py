@@ -122,11 +122,15 @@ def test_without_optimization_and_in_the_reference_evaluator(ramps):
 
 
 def test_in_openvino_without_functions(tmp_path):
-    openvino = pytest.importorskip("openvino")
+    openvino, passes = pytest.importorskip("openvino"), pytest.importorskip("openvino.passes")
     net = wide()
     tenreo.compress_(net, RECIPES["ramps"])
     model, _ = small(net, tmp_path / "model.onnx")
     onnx.save(onnx.inliner.inline_local_functions(model), tmp_path / "inlined.onnx")
+    loaded, manager = openvino.Core().read_model(tmp_path / "inlined.onnx"), passes.Manager()
+    manager.register_pass(passes.ConstantFolding())
+    manager.run_passes(loaded)
+    assert "Gather" not in {each.get_type_name() for each in loaded.get_ops()}  # all weights are decoded
     (found,) = openvino.compile_model(tmp_path / "inlined.onnx", "CPU")([X.numpy()]).values()
     expected = net(X).detach().numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
@@ -138,7 +142,12 @@ def test_onnx_runtime_decodes_when_it_loads(ramps, tmp_path):
     options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
     onnxruntime.InferenceSession(ramps[1], options)
     left = {node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node}
-    assert not left & {"BitShift", "CumSum", "ScatterElements", "Gather", "Cast"}
+    assert not left & {"MatMulInteger", "ScatterElements", "Gather", "Cast"}
+
+
+def test_all_operators_of_the_decoder_are_evaluated_when_openvino_loads_a_model(ramps):
+    used = {node.op_type for node in onnx.inliner.inline_local_functions(onnx.load(ramps[1])).graph.node}
+    assert "MatMulInteger" in used and not used & {"CumSum", "BitShift", "Max", "Identity"}
 
 
 @pytest.mark.slow
