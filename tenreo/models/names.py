@@ -90,6 +90,7 @@ def check_builder(builder: str, option: str = "model") -> None:
             f"{option}: given {shown(builder)}, needs "
             + ("timm:NAME, torchvision:NAME or " if option == "model" else "")
             + "package.module:function"
+            + (f", such as {shown(builder)[1:-1]}:build" if builder.endswith(".py") else "")
         )
 
 

@@ -246,6 +246,7 @@ COMPRESS = ("compress", *FAST, "--model")
     ("typed", "code", "message"),
     [
         ((*COMPRESS, "clinet"), 2, "needs timm:NAME, torchvision:NAME or package.module:function (-m/--model)"),
+        ((*COMPRESS, "clinet.py"), 2, "package.module:function, such as clinet.py:build (-m/--model)"),
         ((*COMPRESS, "clinet:build", "-a", "resnet18"), 2, "use only one of --arch and --model"),
         ((*COMPRESS, "clinet:nothing"), 2, "has no attribute 'nothing'"),
         ((*COMPRESS, "nowhere:build"), 2, "there is no module 'nowhere'"),
