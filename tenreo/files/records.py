@@ -94,9 +94,11 @@ class Preprocess:
 def inputs_of(count: int, source: str) -> str:
     """Return a number of inputs in words; those of an array file or of a function need not be images.
 
-    >>> inputs_of(512, "noise"), inputs_of(1, "words.npz"), inputs_of(8, "mydata:batches")
-    ('512 images of noise', '1 example of words.npz', '8 examples of mydata:batches')
+    >>> inputs_of(512, "noise"), inputs_of(1, "words.npz"), inputs_of(8, "mydata:batches"), inputs_of(8, "images")
+    ('512 images of noise', '1 example of words.npz', '8 examples of mydata:batches', '8 examples')
     """
+    if source == "images":  # given in Python without a name
+        return counted(count, "example")
     is_any = source.endswith((".npz", ".npy")) or re.fullmatch(r"[\w.]+:[\w.]+", source)
     return f"{counted(count, 'example' if is_any else 'image')} of {source}"
 

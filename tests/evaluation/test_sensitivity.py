@@ -58,7 +58,7 @@ def test_every_layer_is_compressed_and_restored_alone():
         assert layer.snr == pytest.approx(10 * math.log10(weight.square().sum().item() / error))
     assert result.whole.kl == pytest.approx(kl_and_agreement(small, dense, images)[0], rel=1e-3)
     low, high = result.kl_interval
-    assert low < result.whole.kl < high and result.compared_on == "40 images of images"
+    assert low < result.whole.kl < high and result.compared_on == "40 examples"
     after = (*model.state_dict().items(), *dense.state_dict().items())
     assert all(torch.equal(value, before[name]) or name in LAYERS for name, value in after if "1." not in name)
 
