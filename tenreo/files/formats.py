@@ -15,6 +15,10 @@ _STARTS = (
     (b"7z\xbc\xaf", "a 7z archive; unpack it, and give the unpacked file"),
     (b"\x93NUMPY", "a NumPy array (.npy); save a dictionary of tensors with torch.save or safetensors"),
     (b"\x89HDF", "an HDF5 file, as Keras writes it; convert it to safetensors first"),
+    (b"Rar!", "a RAR archive; unpack it, and give a file in it"),
+    (b"\x89PNG", "a picture; give a file of weights"),
+    (b"\xff\xd8\xff", "a picture; give a file of weights"),
+    (b"\xff\xfe", "a text file, not a model; give a file of weights"),  # in UTF-16, as Windows writes it
     (b"GGUF", "a GGUF file; give the original safetensors or torch file"),
 )
 

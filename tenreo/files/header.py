@@ -299,7 +299,9 @@ def _read(file: IO[bytes]) -> tuple[bytes, int]:
     """Return the header as JSON, and the size in bytes, of a safetensors file."""
     file.seek(0)
     length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
-    if 8 + length > size:
+    if not 0 < length <= size - 8:
+        if file.read(1) != b"{":
+            raise ValueError("it does not begin like a safetensors file")
         raise ValueError(f"a header of {length:,} bytes does not fit into a file of {size:,} bytes")
     check_length(length)
     return file.read(length), size

@@ -41,6 +41,9 @@ def zipped():
     (zipped(), "a zip archive that torch.save did not write"),
     (b"\x80\x04K\x01.", "a pickle that torch.save did not write"),
     (b"\x93NUMPY\x01\x00", "it is a NumPy array"),
+    (b"Rar!\x1a\x07\x00" + bytes(99), "it is a RAR archive; unpack it"),
+    (b"\x89PNG\r\n\x1a\n" + bytes(99), "it is a picture; give a file of weights"),
+    ("Gewichte".encode("utf-16") * 9, "it is a text file, not a model"),
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["m.pth", "m.safetensors"])
 def test_files_of_other_formats_are_named(tmp_path, content, named, name):
@@ -49,6 +52,14 @@ def test_files_of_other_formats_are_named(tmp_path, content, named, name):
         with pytest.raises(TenreoError, match=rf"{name}: cannot be read as .*{named}") as caught:
             read(tmp_path / name)
         assert "header too large" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\x08\x08\x12\x07pytorch\x1a\x052.0.0:" + bytes(99), bytes(5000), b"\xe2"])
+def test_other_files_do_not_begin_like_safetensors(tmp_path, content):
+    """The first bytes were taken for the length of a header: one of 8,031,177,557,570,357,256 bytes."""
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(TenreoError, match="it does not begin like a safetensors file; copy or download it again"):
+        tenreo.load(tmp_path / "m.safetensors")
 
 
 def test_torch_files_are_never_read_as_safetensors(tmp_path):
