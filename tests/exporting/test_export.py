@@ -186,6 +186,17 @@ class Mixed(nn.Module):
         return self.out(self.low(self.first(x).half()).float())
 
 
+class MostlyHalf(nn.Module):
+    """A model with most of its weights in half precision, to which it converts values."""
+
+    def __init__(self):
+        super().__init__()
+        self.low, self.out = nn.Linear(64, 64).half(), nn.Linear(64, 8)
+
+    def forward(self, x):
+        return self.out(self.low(x.half()).float())
+
+
 @pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
 def test_models_that_cannot_be_traced_raise_one_line(tmp_path, name, capfd):
     net = Dependent()
@@ -202,6 +213,7 @@ def test_models_that_cannot_be_traced_raise_one_line(tmp_path, name, capfd):
         pytest.param(PerImage, torch.randn(2, 3, 8, 8), False, marks=pytest.mark.slow),
         pytest.param(Padded, (torch.randn(2, 5, 64), torch.tensor([5, 4])), True, marks=pytest.mark.slow),
         (Mixed, torch.randn(2, 64), True),
+        (MostlyHalf, torch.randn(2, 64), True),
     ],
 )
 def test_onnx_is_written_by_the_first_exporter_that_succeeds(tmp_path, make, inputs, dynamic):
