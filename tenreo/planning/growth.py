@@ -8,7 +8,7 @@ from tenreo.codec.position_coding import even_bytes
 from tenreo.codec.shape import CurveShape, Precision
 from tenreo.planning.bisection import bisect
 from tenreo.planning.file_estimate import FileEstimate
-from tenreo.planning.layers import LayerPlan, require_compressed
+from tenreo.planning.layers import LayerPlan, check_not_named, require_compressed
 from tenreo.planning.rates import Progressive, TargetSize, Uniform
 from tenreo.planning.recipe import Pack, Recipe, target_out_of_reach
 
@@ -26,7 +26,9 @@ def curves_by_rate(recipe: Recipe, layers: Iterable[LayerPlan], reference_numel:
         if groups is None or not isinstance(rate, (Uniform, Progressive)):
             raise ValueError(f"{own} has no rate for a layer")
         if layer.numel % groups:
-            yield replace(layer, why_dense=f"{groups} groups do not divide {layer.numel} elements")
+            why = f"{groups} groups do not divide {layer.numel} elements"
+            check_not_named(layer, recipe, why)
+            yield replace(layer, why_dense=why)
             continue
         columns = layer.numel // groups
         length = min(columns, 2**own.position_bits) if own.position_bits else columns

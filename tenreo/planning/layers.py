@@ -98,8 +98,8 @@ def find_layers(recipe: Recipe, weights: Sequence[Traits], rule: Rule) -> list[L
         if recipe.include and not matches(weight, recipe.include):
             return NOT_INCLUDED
         why = weight.why_incompressible
-        if why and {weight.name, weight.parameter} & {*recipe.include}:
-            raise TenreoError(f"include: {weight.name} cannot be compressed: {why}")
+        if why:
+            check_not_named(weight, recipe, why)
         if not why and not recipe.include and not rule.compresses(weight):
             return f"{NOT_IN_RULE} {rule.name} rule"
         return why
@@ -113,6 +113,12 @@ def find_layers(recipe: Recipe, weights: Sequence[Traits], rule: Rule) -> list[L
         )  # fmt: skip
 
     return [plan(weight) for weight in weights]
+
+
+def check_not_named(weight: Traits | LayerPlan, recipe: Recipe, why: str) -> None:
+    """Raise TenreoError if `include` contains the name, not only a pattern, of a weight that cannot be compressed."""
+    if {weight.name, weight.parameter} & {*recipe.include}:
+        raise TenreoError(f"include: {weight.name} cannot be compressed: {why}")
 
 
 def require_compressed(layers: Sequence[LayerPlan]) -> None:

@@ -47,6 +47,13 @@ def test_groups_that_do_not_divide_leave_a_layer_dense():
         resolve(Recipe(127, Uniform(2.0)), small())
 
 
+def test_a_named_layer_that_the_groups_do_not_divide_is_refused():
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(3, 5))
+    assert [layer.name for layer in resolve(Recipe(4, Uniform(2.0), include=("0", "1*")), model).compressed] == ["0"]
+    with pytest.raises(TenreoError, match="include: 1 cannot be compressed: 4 groups do not divide 15 elements"):
+        resolve(Recipe(4, Uniform(2.0), include=("0", "1")), model)
+
+
 def test_sizes_relative_to_the_dense_model_are_files_of_that_size():
     model = nn.Sequential(nn.Linear(128, 128), nn.BatchNorm1d(128))
     numbers = 128 * 128 + 5 * 128
