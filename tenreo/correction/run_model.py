@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenreo.errors import TenreoError, raise_if_out_of_memory
+from tenreo.errors import TenreoError, raise_if_out_of_memory, shown
 
 Forward = Callable[[nn.Module, Any], Any]  # (model, batch) -> outputs
 
@@ -17,7 +17,12 @@ def batches_of(images: Any) -> Iterable[Any]:
 
     >>> [batch.shape for batch in batches_of(torch.zeros(4, 3, 8, 8))]
     [torch.Size([4, 3, 8, 8])]
+
+    Raises:
+        TenreoError: if the images cannot be iterated over, or are a path.
     """
+    if isinstance(images, str | bytes) or not (hasattr(images, "__iter__") or hasattr(images, "__getitem__")):
+        raise TenreoError(f"images: given {shown(images)}, needs a tensor, or an iterable of batches")
     return [images] if isinstance(images, (Tensor, Mapping)) else images
 
 

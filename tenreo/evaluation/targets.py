@@ -13,7 +13,7 @@ from tenreo.compression.report import Report
 from tenreo.correction.noise import noise_images
 from tenreo.correction.statistics import match_statistics_
 from tenreo.devices import public_function
-from tenreo.errors import TenreoError
+from tenreo.errors import TenreoError, shown
 from tenreo.evaluation.agreement import Agreement, compare
 from tenreo.files.records import Correction
 from tenreo.models.inputs import input_shape
@@ -85,6 +85,8 @@ def compress_to_(
     rate = plan.recipe.rate
     if not isinstance(rate, OutputTarget):
         raise TenreoError(f"target: given {plan.recipe}, needs TargetKl or TargetAgreement")
+    if not isinstance(images, Tensor | None):
+        raise TenreoError(f"images: given {shown(images)}, needs a tensor (batch, channels, height, width), or None")
     dense = deepcopy(model).eval()
     inputs = images
     if inputs is None:

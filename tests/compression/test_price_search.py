@@ -122,6 +122,8 @@ def test_an_accuracy_is_reached_with_the_fewest_bytes(tmp_path):
     assert sizes[0] < sizes[1]
     with pytest.raises(TenreoError, match=r"call tenreo\.compress_to_ instead"):
         tenreo.compress_(copy.deepcopy(dense), tenreo.Recipe(None, tenreo.TargetKl(0.1)))
+    with pytest.raises(TenreoError, match="images: given 'photos', needs a tensor"):
+        tenreo.compress_to_(copy.deepcopy(dense), tenreo.Recipe(None, tenreo.TargetKl(0.1)), "photos")
     with pytest.raises(TenreoError, match="target_kl: needs entropy-coded positions"):
         tenreo.Recipe(4, tenreo.TargetKl(0.1))
 

@@ -679,3 +679,9 @@ def test_other_models_and_unknown_sizes_are_refused():
     flat = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     with pytest.raises(TenreoError, match="no example can be generated"):
         tenreo.match_statistics_(flat, copy.deepcopy(flat), size=8)
+
+
+@pytest.mark.parametrize("images", [5, "photos"])
+def test_images_that_are_no_batches_are_refused(images):
+    with pytest.raises(TenreoError, match=rf"images: given '?{images}'?, needs a tensor, or an iterable of batches"):
+        tenreo.calibrate_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), images)
