@@ -149,7 +149,7 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
         why = str(error).splitlines()[0]
         if not isinstance(error, distributed.DistError) and "gloo" not in why:
             raise
-        raise TenreoError(f"{_LOST} ({why})") from error
+        raise TenreoError(f"another process {_ENDED} ({why})") from error
     # Not after an error: destroying the group would wait for processes that may have ended.
     distributed.destroy_process_group()
 
@@ -176,7 +176,7 @@ def watched(group: ProcessGroup, seconds: float = 10.0) -> Iterator[None]:
             distributed.recv(torch.zeros(1), right, group=connection)
         except RuntimeError:
             if not ended.wait(seconds):
-                sys.stderr.write(f"process {group.rank} of {group.size}: error: {_LOST}\n")
+                sys.stderr.write(f"process {group.rank} of {group.size}: error: process {right} {_ENDED}\n")
                 sys.stderr.flush()
                 os._exit(1)  # the main thread cannot be interrupted while it waits for its GPU
 
@@ -200,7 +200,7 @@ def check_own_gpus(gpus: list[str]) -> None:
             )
 
 
-_LOST = "another process of the run has ended; see its error message"
+_ENDED = "of the run has ended; see its error message"
 _HINT = "start several processes with torchrun, or unset WORLD_SIZE"
 
 

@@ -222,7 +222,7 @@ def test_a_lost_process_ends_the_other_with_a_message(tmp_path):
     lost.communicate()
     code, out, error = ended(other)
     assert (code, out, "Traceback" in error) == (1, "", False)
-    assert own_lines(error) == ["process 1 of 2: error: another process of the run has ended; see its error message"]
+    assert own_lines(error) == ["process 1 of 2: error: process 0 of the run has ended; see its error message"]
 
 
 @pytest.mark.slow
