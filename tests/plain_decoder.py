@@ -125,9 +125,15 @@ def coded_positions(data, columns, length, per_output, ramp):
 
 def arithmetic_positions(decoder, kind, columns, length, per_output, ramp):
     """Return the positions of an arithmetic code."""
-    memory, classes, inputs = kind % 16, kind // 16 % 8 + 1, kind // 128
-    blocks = [j % per_output if inputs else j // per_output for j in range(columns)]
-    of_block, ways = [0] * (max(blocks) + 1), 2 if memory else 1
+    memory, ways = kind % 16, 2 if kind % 16 else 1
+    if kind // 16 == 8:
+        extra = decoder.own_byte()
+        classes, division = extra % 8 + 1, "above" if extra // 8 else "before"
+        number = number_block(4 * ((length - 1) // 2)) + 1
+    else:
+        classes, division = kind // 16 % 8 + 1, "inputs" if kind // 128 else "outputs"
+        number = 1 + (per_output - 1 if division == "inputs" else (columns - 1) // per_output)
+    of_block = [0] * number
     if classes > 1:
         (counts,) = decoder.counts(1, classes)
         of_block = [decoder.symbol_with(counts) for _ in of_block]
@@ -135,13 +141,35 @@ def arithmetic_positions(decoder, kind, columns, length, per_output, ramp):
     counts = decoder.counts(classes * ways, len(ranges))
     first, second = (int(code, 8) >> 1 for code in TRELLIS.get(memory, "0 0").split())
     state, positions = 0, []
-    for block in blocks:
+    for j in range(columns):
+        block = block_of(j, division, positions, length, per_output)
         start, size = ranges[decoder.symbol_with(counts[ways * of_block[block] + (state & 1 if memory else 0)])]
         index = start + (decoder.symbol([1] * size) if size > 1 else 0)
         positions.append(2 * index + (state & 1) if memory else index)
         if memory:
             state = state >> 1 ^ (first if state & 1 else 0) ^ (second if index & 1 else 0)
     return positions
+
+
+def block_of(j, division, positions, length, per_output):
+    """Return the block of a column."""
+
+    def level(k):
+        return abs(math.trunc(positions[k] - (length - 1) / 2)) if k >= 0 else 0
+
+    if division == "before":
+        return number_block(2 * level(j - 1) + level(j - 2))
+    if division == "above":
+        return number_block(2 * level(j - per_output) + level(j - per_output - 1) + level(j - per_output + 1))
+    return j % per_output if division == "inputs" else j // per_output
+
+
+def number_block(number):
+    """Return the block of a weighted sum of levels."""
+    exponent = 0
+    while number >> exponent >= 8:
+        exponent += 1
+    return 4 * exponent + (number >> exponent)
 
 
 def symbol_ranges(length, ways, ramp):
@@ -186,8 +214,17 @@ class Decoder:
     """The arithmetic decoder."""
 
     def __init__(self, code):
+        self.start(code)
+
+    def start(self, code):
         self.code, self.place = code + bytes(7), 7
         self.offset, self.size = int.from_bytes(self.code[:7], "big"), (1 << 56) - 1
+
+    def own_byte(self):
+        """Return the byte before the arithmetic code, which then begins after it."""
+        first = self.code[0]
+        self.start(self.code[1:-7])
+        return first
 
     def symbol(self, counts):
         unit, below, symbol = self.size // sum(counts), 0, 0

@@ -1,12 +1,13 @@
 """Lossless entropy coding of positions.
 
-The columns of a weight form blocks that share output channels, or input channels, and the scale of weights differs
-between channels. So each block belongs to one of a few classes, and each class has its own counts: how often every
-position occurs in it. The stream has these counts and then the positions, coded by `tenreo.codec.range_coder`. If
-packed bits are shorter, the stream has packed bits instead. A checksum detects damage.
+The columns of a weight belong to a few classes (`tenreo.codec.column_classes`), and each class has its own counts: how
+often every position occurs in it. The stream has these counts and then the positions, coded by
+`tenreo.codec.range_coder`. If packed bits are shorter, the stream has packed bits instead. A checksum detects damage.
 
-    byte 0       KIND_PACKED, or memory of the trellis + 16 * (classes - 1) + 128 if blocks are input channels
+    byte 0       KIND_PACKED, or memory of the trellis + 16 * (classes - 1) + 128 if blocks are input channels, or
+                 memory of the trellis + 128 if blocks depend on neighbors
     bytes 1-4    CRC-32 of the positions as little-endian int32
+    byte 5       only if blocks depend on neighbors: classes - 1 + 8 if the neighbors are in the row above
     the rest     packed bits, or the arithmetic code of: if there are several classes, the counts of the classes and the
                  class of each block; the counts of the positions by class and set; the positions
 """
@@ -22,8 +23,9 @@ from torch import Tensor
 
 from tenreo.codec import range_coder
 from tenreo.codec.alphabet import Alphabet, alphabet_of
+from tenreo.codec.column_classes import Classes, Division, Integers, block_count, blocks_of
 from tenreo.codec.packing import pack
-from tenreo.codec.position_decoding import KIND_PACKED, Classes, Integers, blocks_of, decode_stream
+from tenreo.codec.position_decoding import KIND_PACKED, decode_stream
 from tenreo.codec.position_decoding import columns_per_output as columns_per_output
 from tenreo.codec.shape import CODED_HEADER, Basis
 from tenreo.codec.trellis import following, path_bits
@@ -67,13 +69,21 @@ def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0, 
     checksum = zlib.crc32(symbols.astype("<i4", copy=False).data).to_bytes(4, "little")
     alphabet = alphabet_of(length, memory, basis)
     cells = alphabet.cells_of(symbols)
-    classes = choose_classes(cells, alphabet, row)
-    coded = _encode(symbols, cells, alphabet, row, memory, classes)
-    kind = memory + 16 * (classes.count - 1) + 128 * classes.across
+    classes = choose_classes(symbols, cells, alphabet, length, row, basis)
+    coded = _encode(symbols, cells, alphabet, memory, classes, classes.of_columns(symbols, length, row))
+    header = _header(memory, classes)
     width = bit_width(length)
     if len(coded) >= packed_size(len(symbols), width) or not range_coder.plausible(len(symbols), len(coded)):
-        kind, coded = KIND_PACKED, pack(positions, width).numpy()
-    return torch.from_numpy(np.concatenate([np.frombuffer(bytes([kind]) + checksum, np.uint8), coded]))
+        header, coded = [KIND_PACKED], pack(positions, width).numpy()
+    first = bytes(header[:1]) + checksum + bytes(header[1:])
+    return torch.from_numpy(np.concatenate([np.frombuffer(first, np.uint8), coded]))
+
+
+def _header(memory: int, classes: Classes) -> list[int]:
+    """Return the first byte of a stream, and the one after the checksum if there is one."""
+    if classes.division.by_neighbors:
+        return [memory + 128, classes.count - 1 + 8 * (classes.division - Division.BEFORE)]
+    return [memory + 16 * (classes.count - 1) + 128 * classes.division]
 
 
 def even_bytes(columns: int, length: int) -> int:
@@ -88,8 +98,7 @@ def even_bytes(columns: int, length: int) -> int:
     return CODED_HEADER + min(packed_size(columns, bit_width(length)), math.ceil(ideal))
 
 
-def _encode(positions: Any, cells: Any, alphabet: Alphabet, row: int, memory: int, classes: Classes) -> Any:
-    contexts = classes.of_columns(len(positions), row)
+def _encode(positions: Any, cells: Any, alphabet: Alphabet, memory: int, classes: Classes, contexts: Any) -> Any:
     counts = _counts(cells, contexts, alphabet, classes.count)
     coder = range_coder.encoder(5 * len(positions) + len(classes.of_blocks) + 6 * counts.size + 64)
     if classes.count > 1:
@@ -139,26 +148,28 @@ def decode_positions(stream: Tensor, columns: int, length: int, row: int, basis:
     return torch.from_numpy(decode_stream(stream.numpy(), columns, length, row, basis))
 
 
-def choose_classes(cells: Any, alphabet: Alphabet, row: int) -> Classes:
+def choose_classes(positions: Any, cells: Any, alphabet: Alphabet, length: int, row: int, basis: Basis) -> Classes:
     """Choose the classes with which the positions and the counts take the fewest bits.
 
     Args:
+        positions: (columns,) integers in [0, length).
         cells: (columns,) the cell of each position.
         alphabet: the alphabet of the positions.
+        length: samples on the curve.
         row: number of columns of the same output channels.
+        basis: functions of the curve.
     """
-    best = Classes(np.zeros(1 + (len(cells) - 1) // row, np.int64), False)
+    best = Classes(np.zeros(1, np.int64))
     least = _bits(_counts(cells, np.zeros(len(cells), np.uint8), alphabet, 1))
-    for across in (False, True):
-        blocks = blocks_of(len(cells), row, across)
-        number = int(blocks.max()) + 1
+    for division in _divisions(row, basis):
+        number = block_count(len(cells), length, row, division)
         if number < 2 or number * alphabet.cells > min(_MOST_CELLS, _CELLS_PER_COLUMN * len(cells)):
             continue
-        histograms = alphabet.count(cells, blocks, number)
+        histograms = alphabet.count(cells, blocks_of(positions, length, row, division), number)
         frequencies = histograms.astype(np.float32)
         for count in CLASSES[1:]:
             of_blocks = _cluster(frequencies, count, alphabet.sets)
-            classes = Classes(of_blocks, across)
+            classes = Classes(of_blocks, division)
             counts = np.stack([histograms[of_blocks == i].sum(0) for i in range(classes.count)])
             bits = _bits(_tables(counts, alphabet)) + _bits(np.bincount(of_blocks)[None])
             if bits < least:
@@ -166,9 +177,16 @@ def choose_classes(cells: Any, alphabet: Alphabet, row: int) -> Classes:
     return best
 
 
+def _divisions(row: int, basis: Basis) -> tuple[Division, ...]:
+    """Return the ways of dividing columns: those by neighbors need levels, and the row above more than one column."""
+    if basis is not Basis.RAMP:
+        return Division.OUTPUTS, Division.INPUTS
+    return tuple(Division) if row > 1 else (Division.OUTPUTS, Division.INPUTS, Division.BEFORE)
+
+
 def _cluster(histograms: NDArray[np.float32], count: int, sets: int) -> Integers:
     """Cluster blocks by their histograms so that their positions take few bits; return the classes, (blocks,)."""
-    probabilities = histograms / histograms.sum(1, keepdims=True)
+    probabilities = histograms / histograms.sum(1, keepdims=True).clip(min=1)  # a block by neighbors may be empty
     entropies = -(probabilities * np.log2(np.where(probabilities > 0, probabilities, 1))).sum(1)
     classes = np.empty(len(histograms), np.int64)
     classes[np.argsort(entropies, kind="stable")] = np.arange(len(histograms)) * count // len(histograms)

@@ -3,7 +3,6 @@
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,41 +11,20 @@ from numpy.typing import NDArray
 from tenreo.codec import range_coder
 from tenreo.codec.alphabet import Alphabet, alphabet_of
 from tenreo.codec.bit_packing import unpack_integers
-from tenreo.codec.pieces import pieces
+from tenreo.codec.column_classes import (
+    NO_NEIGHBORS,
+    Division,
+    Neighbors,
+    block_count,
+    channel_blocks,
+    neighbors_of,
+)
 from tenreo.codec.shape import CODED_HEADER, MOST_MEMORY, Basis
 from tenreo.codec.trellis import following
 from tenreo.errors import TenreoError
 from tenreo.sizes import bit_width, packed_size
 
 KIND_PACKED = 15
-Integers = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Classes of columns with common frequencies."""
-
-    of_blocks: Integers  # (blocks,) class of each block
-    across: bool  # whether a block has the columns with the same index in all rows (input channels), instead of a row
-
-    @property
-    def count(self) -> int:
-        """Number of classes, at least 1."""
-        return int(self.of_blocks.max()) + 1
-
-    def of_columns(self, columns: int, row: int) -> NDArray[np.uint8]:
-        """Return the class of each column, (columns,)."""
-        return self.of_blocks.astype(np.uint8).take(blocks_of(columns, row, self.across))
-
-
-def blocks_of(columns: int, row: int, across: bool) -> NDArray[Any]:
-    """Return the block of each column, (columns,)."""
-    blocks: NDArray[Any] = np.empty(columns, np.int32 if columns < 1 << 31 else np.int64)
-    for part in pieces(columns):
-        column = np.arange(part.start, min(part.stop, columns), dtype=blocks.dtype)
-        quotient = column // row
-        blocks[part] = column - quotient * row if across else quotient  # % is slower than the product
-    return blocks
 
 
 def columns_per_output(shape: Sequence[int]) -> int:
@@ -99,19 +77,22 @@ def _unpack(packed: Any, columns: int, length: int) -> Any:
 
 
 def _decode(kind: int, data: Any, columns: int, length: int, row: int, basis: Basis) -> Any:
-    memory, classes, across = kind % 16, kind // 16 % 8 + 1, kind >= 128
-    if memory > MOST_MEMORY or (across and classes == 1):
+    memory, count, division, data = _kind_of(kind, data, row, basis)
+    if memory > MOST_MEMORY:
         raise _damaged(f"an unknown kind of code, {kind}")
     if not range_coder.plausible(columns, len(data)):
         raise _damaged(f"{len(data):,} bytes for {columns:,} positions")
     coder = range_coder.decoder(data)
-    contexts = np.zeros(columns, np.uint8)
-    if classes > 1:
-        blocks = int(blocks_of(columns, row, across).max()) + 1
-        plain = alphabet_of(classes, 0, Basis.COSINE)
-        of_blocks = _decode_symbols(np.zeros(blocks, np.uint8), 1, 0, plain, coder)
-        contexts = Classes(of_blocks.astype(np.int64), across).of_columns(columns, row)
-    positions = _decode_symbols(contexts, classes, memory, alphabet_of(length, memory, basis), coder)
+    contexts, neighbors = np.zeros(columns, np.uint8), NO_NEIGHBORS
+    if count > 1:
+        blocks = np.zeros(block_count(columns, length, row, division), np.uint8)
+        contexts = _decode_symbols(blocks, 1, 0, alphabet_of(count, 0, Basis.COSINE), coder).astype(np.uint8)
+        if division.by_neighbors:
+            neighbors = neighbors_of(length, row, division)
+        else:
+            contexts = contexts.take(channel_blocks(columns, row, division))
+    alphabet = alphabet_of(length, memory, basis)
+    positions = _decode_symbols(contexts, count, memory, alphabet, coder, columns, neighbors)
     low, high = int(positions.min()), int(positions.max())
     if low < 0 or high >= length:  # the first and last range, and the last odd sample, may reach beyond the curve
         raise _damaged(f"a position of {high if high >= length else low} on a curve of {length} samples")
@@ -120,15 +101,29 @@ def _decode(kind: int, data: Any, columns: int, length: int, row: int, basis: Ba
     return positions
 
 
+def _kind_of(kind: int, data: Any, row: int, basis: Basis) -> tuple[int, int, Division, Any]:
+    """Return the memory of the trellis, the number of classes, how they are divided, and the arithmetic code."""
+    memory, count, across = kind % 16, kind // 16 % 8 + 1, kind >= 128
+    if not across or count > 1:
+        return memory, count, Division.INPUTS if across else Division.OUTPUTS, data
+    above, count = divmod(int(data[0]), 8) if len(data) else (0, 0)
+    if count == 0 or above > 1 or (above and row == 1) or basis is not Basis.RAMP:
+        raise _damaged(f"an unknown kind of code, {kind}")
+    return memory, count + 1, Division(Division.BEFORE + above), data[1:]
+
+
 def _decode_symbols(
-    contexts: Any, classes: int, memory: int, alphabet: Alphabet, coder: range_coder.Coder
-) -> NDArray[np.int32]:
+    contexts: Any, classes: int, memory: int, alphabet: Alphabet, coder: range_coder.Coder,
+    count: int | None = None, neighbors: Neighbors = NO_NEIGHBORS,
+) -> NDArray[np.int32]:  # fmt: skip
+    """Decode `count` symbols, by default one for each context; with neighbors, there is a context for each block."""
+    count = len(contexts) if count is None else count
     counts = np.zeros((alphabet.sets * classes, len(alphabet.first)), np.int64)
-    if range_coder.decode_counts(counts, len(contexts), *coder) != 0:
-        raise _damaged(f"counts whose sum is not {len(contexts)}")
-    positions, ranges = np.empty(len(contexts), np.int32), (alphabet.first, alphabet.extra)
+    if range_coder.decode_counts(counts, count, *coder) != 0:
+        raise _damaged(f"counts whose sum is not {count}")
+    positions, ranges = np.empty(count, np.int32), (alphabet.first, alphabet.extra)
     trees = tuple(range_coder.count_trees(counts))
-    if not range_coder.decode_symbols(positions, contexts, following(memory), ranges, trees, *coder):
+    if not range_coder.decode_symbols(positions, contexts, neighbors, following(memory), ranges, trees, *coder):
         raise _damaged("more symbols of a kind than its counts allow")
     return positions
 

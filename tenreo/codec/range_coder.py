@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tenreo.codec.column_classes import neighbor_block
 from tenreo.codec.jit import compiled
 
 _TOP = 1 << 56  # upper bound of the interval
@@ -224,14 +225,18 @@ def encode_symbols(positions, cells, contexts, following, ranges, trees, state, 
 
 
 @compiled
-def decode_symbols(positions, contexts, following, ranges, trees, state, data):
-    """Decode the result of `encode_symbols` into `positions`; return whether the stream is valid."""
+def decode_symbols(positions, contexts, neighbors, following, ranges, trees, state, data):
+    """Decode the result of `encode_symbols` into `positions`; return whether the stream is valid.
+
+    If the contexts depend on neighbors, `contexts` has one for each of their blocks instead of one for each position.
+    """
     (first, extra), (left, counts) = ranges, trees
     machine = 1 if len(following) > 1 else 0
     leaves = left.shape[1]
     now = 0
     for i in range(len(positions)):
-        table = contexts[i] << machine | now & machine
+        context = contexts[neighbor_block(positions, i, neighbors)] if neighbors.blocks else contexts[i]
+        table = context << machine | now & machine
         total = left[table, 0]
         if total <= 0:
             return False

@@ -250,8 +250,10 @@ def choose_path(matrix: Tensor, state: State, price: float, memory: int, task: T
 
 def classify(state: State, row: int) -> State:
     """Divide the columns into classes, with frequencies of their own, by `choose_classes`."""
-    classes = choose_classes(state.alphabet.cells_of(state.positions.numpy()), state.alphabet, row)
-    return _count(state, state.positions, classes.of_columns(len(state.positions), row), classes.count)
+    positions = state.positions.numpy()
+    cells = state.alphabet.cells_of(positions)
+    classes = choose_classes(positions, cells, state.alphabet, state.length, row, Basis.RAMP)
+    return _count(state, state.positions, classes.of_columns(positions, state.length, row), classes.count)
 
 
 def fit_curve(matrix: Tensor, state: State) -> State:

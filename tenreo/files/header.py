@@ -4,7 +4,8 @@ The metadata contain `tenreo.version` and, as JSON strings, `tenreo.model`, `ten
 
 In version 1, positions are int32 and coefficients are floating-point numbers. In version 2, positions are packed, and
 coefficients may be integers. In version 3, positions may be entropy-coded. In version 4, curves may be ramps, and
-integer coefficients and dense tensors may be coded (`tenreo.dense`).
+integer coefficients and dense tensors may be coded (`tenreo.dense`). In version 5, the code of positions on a ramp may
+depend on neighbors.
 docs/format.md specifies every byte.
 """
 
@@ -42,7 +43,7 @@ from tenreo.files.provenance import SOURCE, Provenance
 from tenreo.files.records import LayerRecord, ModelInfo
 from tenreo.files.values import cleaned, parse
 
-VERSION = 4
+VERSION = 5
 HEADER = "header"  # name of the header's bytes among those of the tensors
 _HALF = (Precision.FLOAT16, Precision.BFLOAT16)
 
@@ -160,7 +161,7 @@ def metadata(
         source: origin of the tensors.
     """
     # The lowest version that suffices, so that earlier releases can read the file.
-    version = max([layer.version for layer in layers.values()] + [VERSION if coded else 2])
+    version = max([layer.version for layer in layers.values()] + [4 if coded else 2])
     separators = (",", ":") if version >= 4 else (", ", ": ")
 
     def text(values: object) -> str:

@@ -267,9 +267,10 @@ class LayerRecord:
     @property
     def version(self) -> int:
         """The lowest version of the file format, from 2, that has such a layer."""
+        coded = self.positions == Positions.CODED
         if self.curve.basis is Basis.RAMP or self.dtype or self.coded_coefficients:
-            return 4
-        return 3 if self.positions == Positions.CODED else 2
+            return 5 if self.curve.basis is Basis.RAMP and coded else 4
+        return 3 if coded else 2
 
     @property
     def columns(self) -> int:

@@ -46,7 +46,7 @@ def test_files_of_version_1_are_loaded():
 
 
 def set_version(tensors, metadata):
-    metadata["tenreo.version"] = "5"
+    metadata["tenreo.version"] = "6"
 
 
 def store_uncoded_positions(metadata, bits):
@@ -176,7 +176,7 @@ def undescribed_layer(tensors, metadata):
 @pytest.mark.parametrize(
     ("attack", "match"),
     [
-        (set_version, "has format version '5', but this tenreo reads versions up to 4"),
+        (set_version, "has format version '6', but this tenreo reads versions up to 5"),
         (positions_out_of_range, r"fc.weight.positions has values outside \[0, 448\)"),
         (flip_a_byte, r"fc\.weight: positions: .*damaged"),
         (cut_positions, r"fc\.weight: positions: .*damaged"),

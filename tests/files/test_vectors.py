@@ -7,6 +7,7 @@ import numpy as np
 import plain_decoder
 import pytest
 from processes import DATA, ROOT
+from safetensors import safe_open
 
 import tenreo
 from tenreo.files.header import read_header
@@ -44,3 +45,11 @@ def test_the_vectors_have_every_encoding():
     assert layers["coded_int6"].coded_coefficients
     assert layers["ramp"].curve.basis == "ramp" and headers["ramp"].coded.keys() >= {"fc.bias", "norm.running_var"}
     assert all(header.checksums and header.source is not None for header in headers.values())
+
+
+@pytest.mark.parametrize(("name", "kind", "neighbors"), [("before", 128, 0), ("above", 128, 1)])
+def test_vectors_have_classes_by_neighbors(name, kind, neighbors):
+    with safe_open(VECTORS / f"{name}.safetensors", "np") as file:
+        stream = file.get_tensor("fc.weight.positions")
+    assert stream[0] // 16 * 16 == kind
+    assert stream[5] // 8 == neighbors and stream[5] % 8 > 0

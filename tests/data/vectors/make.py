@@ -22,15 +22,24 @@ RECIPES = {
     "float16": tenreo.Recipe(**RATE, precision="float16", dense_dtype="float16"),
     "bfloat16": tenreo.Recipe(**RATE, precision="bfloat16", dense_dtype="bfloat16"),
     "ramp": tenreo.Recipe(None, tenreo.TargetSize(2600), include=("fc.weight",)),
+    "before": tenreo.Recipe(None, tenreo.TargetSize(2000), include=("fc.weight",)),
+    "above": tenreo.Recipe(None, tenreo.TargetSize(2000), include=("fc.weight",)),
 }
 
 
-def tensors() -> dict[str, torch.Tensor]:
-    """A weight whose rows differ in scale, and tensors that remain dense."""
+def tensors(name: str) -> dict[str, torch.Tensor]:
+    """A weight whose scale differs between rows, along rows or along columns, and tensors that remain dense."""
     torch.manual_seed(0)
-    scales = torch.tensor([1.0, 8.0]).repeat(12)[:, None]
+    if name == "before":
+        distances = (torch.arange(96) - 96 * torch.rand(32, 1)).abs()
+        weight = torch.randn(32, 96) * torch.exp(-distances / 6)
+    elif name == "above":
+        phases = torch.arange(32)[:, None] / 4 + 6.28 * torch.rand(96)
+        weight = torch.randn(32, 96) * torch.exp(2 * phases.sin())
+    else:
+        weight = torch.randn(24, 40) * torch.tensor([1.0, 8.0]).repeat(12)[:, None]
     return {
-        "fc.weight": torch.randn(24, 40) * scales, "fc.bias": torch.randn(24), "norm.running_mean": torch.randn(24),
+        "fc.weight": weight, "fc.bias": torch.randn(24), "norm.running_mean": torch.randn(24),
         "norm.running_var": torch.rand(24), "norm.num_batches_tracked": torch.tensor(7), "mask": torch.ones(2) > 0,
     }  # fmt: skip
 
@@ -43,7 +52,7 @@ def main() -> None:
     values = {}
     for name, recipe in RECIPES.items():
         path = HERE / f"{name}.safetensors"
-        tenreo.write(path, tensors(), recipe)
+        tenreo.write(path, tensors(name), recipe)
         decoded = names["read"](path)  # type: ignore[operator]
         values[name] = {
             key: {"shape": list(each.shape), "values": [round(float(x), 6) for x in each.reshape(-1)]}
