@@ -13,11 +13,11 @@ from torch import Tensor
 
 from tenreo.checkpoints.parts import Part, Parts, planned_part
 from tenreo.checkpoints.plan import resolve_tensors
-from tenreo.checkpoints.prices import Prices, representatives
 from tenreo.checkpoints.shards import Shard, make_shard, split
 from tenreo.checkpoints.sources import Source, state_source
 from tenreo.codec.distortion import total_decibels
 from tenreo.compression.layer_pool import LayerPool
+from tenreo.compression.sampled_prices import Prices, representatives, sample
 from tenreo.devices import public_function
 from tenreo.distributed import SINGLE_PROCESS, ProcessGroup
 from tenreo.files.atomic import check_writable, write_errors_named
@@ -37,7 +37,6 @@ _SMALL = 1 << 25  # elements of all layers that are encoded again as a whole if 
 _FEW = 16  # layers
 # Difference of the logarithms of two prices, 0.04 bits per weight, that leaves encoded layers as they are.
 _ALIKE = 0.05
-_STEP = 2.0  # factor of the price of those layers that are encoded again: half a bit per weight
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,8 @@ class _Run:
         if not isinstance(rate, TargetSize):
             self._encode(self.layers, None)
             return
-        prices = Prices(self.source, self.layers, self.own, self.output.jobs, self.group, self.plan.recipe)
+        samples = {x.name: sample(x.shape, partial(self.source.elements, x.parameter)) for x in self.own}
+        prices = Prices(self.layers, samples, self.output.jobs, self.plan.recipe, self.group)
         fixed = self._planned_total(rate.bytes)
         room = rate.bytes - fixed
         if room <= 0:
@@ -169,24 +169,12 @@ class _Run:
                 prices.correct(price, self.sizes)
                 price = prices.search(room, price)
                 self._encode(self.layers, price)
-            else:
-                self._change_some(prices, limit, total)
+                continue
+            changed = prices.changed(total, int((1 + _NEARLY) / 2 * limit), self.sizes, self.prices)
+            for price in set(changed.values()):
+                self._encode([layer for layer in self.layers if changed.get(layer.name) == price], price)
         if self._total() > limit:
             raise target_out_of_reach(self.plan.recipe, self._total())
-
-    def _change_some(self, prices: Prices, limit: int, total: int) -> None:
-        """Encode layers at another price, the smallest first, until the estimated size is just below the limit."""
-        factor, middle = _STEP if total > limit else 1 / _STEP, (1 + _NEARLY) / 2 * limit
-        chosen: dict[float, list[LayerPlan]] = {}
-        for layer in sorted(self.layers, key=lambda layer: layer.numel):
-            old = self.prices[layer.name]
-            before, after = (prices.estimated(each)[layer.name] for each in (old, old * factor))
-            total += round((after - before) * self.sizes[layer.name] / max(1, before))
-            chosen.setdefault(old * factor, []).append(layer)
-            if (total - middle) * (factor - 1) < 0:
-                break
-        for price, layers in chosen.items():
-            self._encode(layers, price)
 
     def _encode(self, layers: Sequence[LayerPlan], price: float | None) -> None:
         own = {layer.name for layer in self.own}

@@ -12,7 +12,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tenreo import __version__
@@ -147,12 +146,3 @@ class Parts:
                 file.content(name)  # raises for a wrong checksum
             return self._part(file) if file.header.metadata[_KEY] == key else None
         return None
-
-
-def sample(source: Source, layer: LayerPlan, elements: int, pieces: int) -> Tensor:
-    """Return evenly spaced pieces of a tensor, (1, elements), or the tensor itself if it has at most as many."""
-    if layer.numel <= elements:
-        return source.read(layer.parameter)
-    length = elements // pieces
-    starts = [(layer.numel - length) * i // (pieces - 1) for i in range(pieces)]
-    return torch.cat([source.elements(layer.parameter, start, length) for start in starts])[None]

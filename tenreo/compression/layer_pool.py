@@ -33,7 +33,7 @@ class LayerPool:
         self, weight_of: WeightOf, jobs: int | None, progress: Callable[[LayerPlan], None] | None,
         within: Callable[[LayerPlan, float], None] | None,
     ) -> None:  # fmt: skip
-        self.weight_of, self.progress, self.within = weight_of, progress, within
+        self.weight_of, self.jobs, self.progress, self.within = weight_of, jobs, progress, within
         self.reports: SimpleQueue[tuple[LayerPlan, float]] = SimpleQueue()
         self.torch_threads = torch.get_num_threads()
         self.threads = ThreadPool(jobs or os.cpu_count() or 1, lambda: torch.set_num_threads(1))

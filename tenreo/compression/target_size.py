@@ -2,15 +2,22 @@
 
 from collections.abc import Callable, Mapping
 
+from torch import Tensor
+
 from tenreo.codec.encode import decode
 from tenreo.compression.layer_encoding import EncodedLayer, encode_at_price
 from tenreo.compression.layer_pool import LayerPool
 from tenreo.compression.price_search import search_part, search_price
+from tenreo.compression.sampled_prices import Prices, sample
+from tenreo.errors import TenreoError
 from tenreo.planning.file_estimate import FileEstimate
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan
 
 _NEARLY = 0.99  # of a target size: a smaller file is enlarged by a lower price for a part of the weights
+_GOAL = 0.995  # of a target size, at which the first encoding aims
+_SAMPLED = 0.15  # part of all elements; the search on samples of more elements takes longer than it saves
+_ROUNDS = 3  # of encodings of some layers
 # Factors by which that price is below the lowest one at which all weights fit. At a price that is barely lower, a part
 # of the weights would not be encoded with more bits.
 _LOWER = (1.2, 2.0, 8.0)
@@ -32,7 +39,9 @@ def encode_to_size(pool: LayerPool, plan: Plan, estimate: FileEstimate, limit: i
         TenreoError: when the file is larger than the limit at every price.
     """
     trials = _Trials(pool, plan, estimate, limit)
-    search_price(trials.encode, limit, sum(layer.numel for layer in plan.compressed), plan.price)
+    trials.encode_by_samples()
+    if trials.size < _NEARLY * limit:
+        search_price(trials.encode, limit, sum(layer.numel for layer in plan.compressed), trials.price)
     for factor in _LOWER:
         if trials.size >= _NEARLY * limit or not trials.too_low:
             break
@@ -46,6 +55,7 @@ class _Trials:
 
     def __init__(self, pool: LayerPool, plan: Plan, estimate: FileEstimate, limit: int) -> None:
         self.pool, self.plan, self.estimate, self.limit = pool, plan, estimate, limit
+        self.price = plan.price
         self.best: dict[str, EncodedLayer] = {}
         self.size = 0  # bytes of the file with the best encodings
         self.too_low: list[float] = []
@@ -56,6 +66,39 @@ class _Trials:
         if size > self.limit:
             self.too_low.append(price)
         return size
+
+    def encode_by_samples(self) -> None:
+        """Encode all layers at a price that is estimated on samples, and then some of them again if the size is missed.
+
+        It does nothing if most weights are small, because samples of small weights are weights.
+        """
+        layers = self.plan.compressed
+        samples = {layer.name: sample(layer.shape, self._elements_of(layer)) for layer in layers}
+        if sum(part.numel() for part in samples.values()) > _SAMPLED * sum(layer.numel for layer in layers):
+            return
+        prices = Prices(layers, samples, self.pool.jobs, self.plan.recipe)
+        fixed = self.estimate.file_size(self.plan.layers) - sum(layer.position_bytes or 0 for layer in layers)
+        goal = int(self.limit * _GOAL)
+        try:
+            self.price = prices.search(goal - fixed, self.plan.price)
+        except TenreoError:  # nearly all bytes are counts of symbols, which samples cannot estimate
+            return
+        encoded = self.pool.each(encode_at_price, layers, self.price, self.plan.recipe)
+        used = dict.fromkeys(encoded, self.price)
+        for _ in range(_ROUNDS):
+            total = self._add(encoded)
+            if _NEARLY * self.limit <= total <= self.limit:
+                return
+            sizes = {name: each.report.bytes_after for name, each in encoded.items()}
+            changed = prices.changed(total, goal, sizes, used)
+            used |= changed
+            for price in set(changed.values()):
+                some = [layer for layer in layers if changed.get(layer.name) == price]
+                encoded = encoded | self.pool.each(encode_at_price, some, price, self.plan.recipe)
+
+    def _elements_of(self, layer: LayerPlan) -> Callable[[int, int], Tensor]:
+        weight = self.pool.weight_of(layer).reshape(-1)
+        return lambda start, number: weight[start : start + number]
 
     def encode_parts(self, price: float) -> Callable[[float], int]:
         """Return a function that encodes a part, in [0, 1], of all layers at a price and returns the bytes of the file.

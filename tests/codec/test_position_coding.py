@@ -81,7 +81,7 @@ def test_blocks_of_different_scales_take_fewer_bits_than_their_common_entropy():
 
 @pytest.mark.parametrize(("kind", "division"), [("waves", 0), ("waves down", 1)])
 def test_neighbors_tell_the_scale_of_a_column(kind, division):
-    """All rows have nearly the same distribution, and so do all columns, so that classes of them save next to nothing."""
+    """All rows have nearly the same distribution, and so do all columns: classes of channels save next to nothing."""
     positions = random_positions(kind, 40_000, 41, 200, 0)
     stream = encode_positions(positions, 41, 200, 0, Basis.RAMP)
     assert stream[0] == 128 and stream[5] // 8 == division

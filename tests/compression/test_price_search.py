@@ -69,6 +69,21 @@ def test_files_have_the_requested_size(tmp_path, size):
     assert [layer.snr for layer in report.layers] == pytest.approx(stored, rel=1e-5)
 
 
+@pytest.mark.parametrize("bits", [1.0, 3.0])
+def test_large_layers_are_encoded_about_once(bits):
+    """Layers of a different kind: rows of different scales, filters with their energy in one place, many zeros."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(512, 512, bias=False) for _ in range(4)))
+    with torch.no_grad():
+        model[0].weight *= torch.exp(torch.randn(512, 1))
+        model[1].weight *= torch.exp(-(torch.arange(512) - 512 * torch.rand(512, 1)).abs() / 50)
+        model[2].weight *= torch.rand(512, 512) < 0.2
+    limit, encoded = int(bits / 8 * 4 * 512 * 512), []
+    report = tenreo.compress_(model, tenreo.Recipe(None, tenreo.TargetSize(limit)), progress=encoded.append)
+    assert sum(layer.numel for layer in encoded) <= 1.5 * 4 * 512 * 512
+    assert 0.99 * limit <= report.after.bytes <= limit
+
+
 def test_more_bytes_and_importance_lower_the_error():
     def errors(size, **options):
         report = tenreo.compress_(convolutional(), tenreo.Recipe(None, tenreo.TargetSize(size), **options))

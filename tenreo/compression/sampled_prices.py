@@ -1,48 +1,69 @@
-"""The price per bit of a compression without a model: estimated on samples, so that files are encoded about once.
+"""The price per bit of a file of a given size, estimated on samples, so that large weights are encoded about once.
 
-Every tensor is sampled in pieces. The ratio of its bytes to those of its sample, which is encoded as well, is known
-exactly once it has been encoded; until then, that of a tensor of the same shape is used.
+Every weight is sampled in pieces. The ratio of its bytes to those of its sample, which is encoded as well, is known
+exactly once it has been encoded; until then, that of a weight of the same shape is used.
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from tenreo.checkpoints.parts import sample
-from tenreo.checkpoints.sources import Source
 from tenreo.codec.threads import Task
 from tenreo.compression.layer_encoding import check_finite, encode_at_price
 from tenreo.compression.layer_pool import LayerPool
 from tenreo.compression.price_search import search_price
-from tenreo.distributed import ProcessGroup
+from tenreo.distributed import SINGLE_PROCESS, ProcessGroup
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.pricing import Spread, price_for
 from tenreo.planning.recipe import Recipe
 
 _ELEMENTS, _PIECES = 1 << 15, 16  # of a sample
 _WITHIN = 0.003  # accepted distance below the limit, as a fraction of it
+_STEP = 2.0  # factor of the price of those layers that are encoded again: half a bit per weight
+
+
+def sample(shape: Sequence[int], elements: Callable[[int, int], Tensor]) -> Tensor:
+    """Return evenly spaced pieces of a weight, whole rows if these are short, or all of a small weight.
+
+    Args:
+        shape: shape of the weight.
+        elements: function of a start and a number that returns these elements of the flattened weight.
+
+    Returns:
+        (rows, elements of a row), the weight itself, or (1, elements) of rows that are too long.
+    """
+    numel, row = math.prod(shape), math.prod(shape[1:])
+    if numel <= _ELEMENTS:
+        return elements(0, numel).reshape(*shape)
+    unit = row if 2 * row <= _ELEMENTS else 1
+    length = max(1, _ELEMENTS // _PIECES // unit)  # of a piece, in rows or elements
+    pieces = min(_PIECES, _ELEMENTS // (length * unit))
+    starts = [(numel // unit - length) * i // (pieces - 1) for i in range(pieces)]
+    parts = [elements(start * unit, length * unit).reshape(-1) for start in starts]
+    return torch.cat(parts).reshape(-1 if unit > 1 else 1, unit if unit > 1 else pieces * length)
 
 
 class Prices:
     """Estimates of the bytes of all layers at a price; every process encodes the samples of its own layers.
 
     Args:
-        source: dense tensors.
         layers: all layers that are compressed.
-        own: those of this process.
+        samples: samples of the layers of this process, by name.
         jobs: number of threads.
-        group: processes of the run.
         recipe: recipe of the compression.
+        group: processes of the run.
     """
 
     def __init__(
-        self, source: Source, layers: Sequence[LayerPlan], own: Sequence[LayerPlan], jobs: int | None,
-        group: ProcessGroup, recipe: Recipe,
+        self, layers: Sequence[LayerPlan], samples: Mapping[str, Tensor], jobs: int | None, recipe: Recipe,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:  # fmt: skip
-        self.layers, self.own, self.jobs, self.group, self.recipe = layers, own, jobs, group, recipe
-        self.samples = {x.name: check_finite(x.name, sample(source, x, _ELEMENTS, _PIECES)) for x in own}
+        self.layers, self.jobs, self.recipe, self.group = layers, jobs, recipe, group
+        self.samples = {name: check_finite(name, part) for name, part in samples.items()}
+        self.own = [layer for layer in layers if layer.name in samples]
         self._known: dict[float, dict[str, int]] = {}
         self.ratios: dict[str, float] = {}
 
@@ -84,6 +105,28 @@ class Prices:
         """Return the price at which the layers are estimated to have just less than `room` bytes."""
         weights = sum(layer.numel for layer in self.layers)
         return search_price(lambda x: sum(self.estimated(x).values()), room, weights, price, within=_WITHIN)
+
+    def changed(self, total: int, goal: int, sizes: Mapping[str, int], prices: Mapping[str, float]) -> dict[str, float]:
+        """Return other prices of some layers, the smallest first, at which a total size is estimated to reach a goal.
+
+        Args:
+            total: bytes of all files.
+            goal: bytes that they should have.
+            sizes: bytes of every layer as it is encoded.
+            prices: price at which it was encoded.
+        """
+        factor = _STEP if total > goal else 1 / _STEP
+        result: dict[str, float] = {}
+        for layer in sorted(self.layers, key=lambda layer: layer.numel):
+            old = prices[layer.name]
+            before, after = (self.estimated(each)[layer.name] for each in (old, old * factor))
+            change = round((after - before) * sizes[layer.name] / max(1, before))
+            part = (goal - total) / change if change * (goal - total) > 0 else math.inf
+            result[layer.name] = old * factor ** min(1.0, part)  # bytes are almost linear in the logarithm of the price
+            total += change
+            if part <= 1:
+                break
+        return result
 
 
 def _sample_bytes(part: Tensor, layer: LayerPlan, task: Task, price: float, recipe: Recipe) -> int:
