@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+from tenreo.codec.threads import usable_cores
 from tenreo.data.layouts import DIGITS
 from tenreo.errors import TenreoError, shown
 from tenreo.files.checkpoints import SINGLE
@@ -187,9 +188,8 @@ def choose_workers(workers: int | None, data: str) -> int:
     """Return the number of processes that read the images of `data`; `workers` is the number given, if any."""
     if workers is not None or data == DIGITS:
         return workers or 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # The processes of a distributed run share the cores of their machine.
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @dataclass(frozen=True)

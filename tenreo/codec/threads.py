@@ -5,12 +5,18 @@ a loop do not depend on the number of threads, and each chunk writes a part of t
 not depend on the number of threads either.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 
 CHUNK = 1 << 14  # iterations per chunk: about ten milliseconds
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use, which containers and batch systems limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ThreadPool:

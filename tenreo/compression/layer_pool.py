@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from queue import SimpleQueue
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenreo.codec.threads import Task, ThreadPool
+from tenreo.codec.threads import Task, ThreadPool, usable_cores
 from tenreo.planning.layers import LayerPlan
 
 WeightOf = Callable[[LayerPlan], Tensor]
@@ -36,7 +35,7 @@ class LayerPool:
         self.weight_of, self.jobs, self.progress, self.within = weight_of, jobs, progress, within
         self.reports: SimpleQueue[tuple[LayerPlan, float]] = SimpleQueue()
         self.torch_threads = torch.get_num_threads()
-        self.threads = ThreadPool(jobs or os.cpu_count() or 1, lambda: torch.set_num_threads(1))
+        self.threads = ThreadPool(jobs or usable_cores(), lambda: torch.set_num_threads(1))
 
     def __enter__(self) -> LayerPool:
         return self

@@ -1,7 +1,6 @@
 """Conversion between a model and the tensors of its file, with checks of all names, shapes and values."""
 
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from tenreo.codec.packing import pack, unpack
 from tenreo.codec.position_coding import columns_per_output, decode_positions, encode_positions
 from tenreo.codec.precision import StoredCoefficients, pack_coefficients, unpack_coefficients
 from tenreo.codec.shape import Positions
+from tenreo.codec.threads import usable_cores
 from tenreo.compression.parametrization import (
     Curve,
     curves,
@@ -186,7 +186,7 @@ def _pack_layers_(
         return curve.parameter, {POSITIONS: positions, **content}, final
 
     names = [curve.name for curve in compressed]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         results = dict(zip(names, pool.map(packed, compressed), strict=True))
     for parameter, content, _ in results.values():
         tensors |= {parameter + suffix: tensor for suffix, tensor in content.items()}
@@ -242,7 +242,7 @@ def restore_(model: nn.Module, header: Header, tensors: Mapping[str, Tensor]) ->
             raise TenreoError(f"{header.path}: the model has no layer {name} of shape {list(layer.shape)}")
         if why := why_incompressible(weights[name], names):
             raise TenreoError(f"{header.path}: cannot be loaded into the model: {name}: {why}")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         unpacked = pool.map(
             lambda name: unpack_layer(weights[name].parameter, header.layers[name], tensors, header.path),
             header.layers,
