@@ -85,14 +85,7 @@ def compress_to_(
     rate = plan.recipe.rate
     if not isinstance(rate, OutputTarget):
         raise TenreoError(f"target: given {plan.recipe}, needs TargetKl or TargetAgreement")
-    if not isinstance(images, Tensor | None):
-        raise TenreoError(f"images: given {shown(images)}, needs a tensor (batch, channels, height, width), or None")
-    dense = deepcopy(model).eval()
-    inputs = images
-    if inputs is None:
-        channels, *_, side = input_shape(unwrapped(model), size)
-        inputs = noise_images(_NOISE_IMAGES, channels, side, seed=_NOISE_SEED)
-    inputs = inputs.to(next(model.parameters()))
+    dense, inputs = deepcopy(model).eval(), _inputs(model, images, size)
     batches = torch.split(inputs, _BATCH_SIZE)
 
     def trial(network: nn.Module, price: float) -> tuple[Report, Correction, Agreement]:
@@ -112,6 +105,16 @@ def compress_to_(
     report, correction, agreement = trial(model.eval(), price)
     compared_on = f"{len(inputs)} images of {'noise' if images is None else source}"
     return TargetResult(replace(plan, price=price), report, correction, agreement, compared_on)
+
+
+def _inputs(model: nn.Module, images: Tensor | None, size: int | tuple[int, ...] | None) -> Tensor:
+    """Return images, or noise, with the device and dtype of a model."""
+    if not isinstance(images, Tensor | None):
+        raise TenreoError(f"images: given {shown(images)}, needs a tensor (batch, channels, height, width), or None")
+    if images is None:
+        channels, *_, side = input_shape(unwrapped(model), size)
+        images = noise_images(_NOISE_IMAGES, channels, side, seed=_NOISE_SEED)
+    return images.to(next(model.parameters()))
 
 
 def _highest_price(holds: Callable[[float], bool], start: float) -> float:
