@@ -160,7 +160,7 @@ def test_external_data_of_the_dense_model(tmp_path):
     onnx.save(mlp(), tmp_path / "dense.onnx", save_as_external_data=True, location="weights.bin", size_threshold=10)
     done = tenreo.compress_onnx(tmp_path / "dense.onnx", tmp_path / "small.onnx", BITS)
     sizes = [(tmp_path / name).stat().st_size for name in ("dense.onnx", "weights.bin")]
-    assert done.bytes_before == sum(sizes) and done.outputs[0].relative < 0.12
+    assert done.bytes_before == sum(sizes) and done.outputs[0].relative < 0.17
     with pytest.raises(TenreoError, match=r"would replace .*a.onnx.data"):
         (tmp_path / "weights.bin").rename(tmp_path / "a.onnx.data")
         model = onnx.load(tmp_path / "dense.onnx", load_external_data=False)
