@@ -84,6 +84,7 @@ def test_compressing_on_a_device_gives_what_the_cpu_gives(gpu, recipe):
 def test_sweeps_and_allocation_on_a_device_give_what_the_cpu_gives(gpu):
     weight = torch.randn(4, 4200, generator=torch.Generator().manual_seed(0))
     here, there = (tenreo.encode(w, 4, 100, refine=4) for w in (weight, weight.to(gpu)))
+    assert there.positions.device.type == there.coefficients.device.type == gpu.type
     assert torch.equal(there.positions.cpu(), here.positions)
     recipe = tenreo.Recipe(4, tenreo.Uniform(4.0), allocate=True, refine=0)
     here, there = ([c.coefficients.shape for c in curves(small(recipe, device))] for device in ("cpu", gpu))

@@ -67,8 +67,11 @@ def chain(matrix: Floats, task: Task = SINGLE_THREADED) -> Integers:
     points = np.array(matrix.T, order="C")  # (n, g): the coordinates of a point are adjacent in memory
     del matrix  # frees it if the caller has no other reference
     first = int(np.argmax(norms))
+    del norms
     if not _may_have_equal_columns(points):
-        return _visit_all(points, first, task)
+        only = [points]
+        del points  # `_visit_all` gets the only reference, so that it can free the points
+        return _visit_all(only.pop(), first, task)
     lowest, following = _group_equal_columns(points)
     distinct = np.flatnonzero(lowest == np.arange(len(points)))
     path = _visit_all(points[distinct], int(np.searchsorted(distinct, first)), task)
@@ -143,6 +146,7 @@ def _visit_all(points: Floats, first: int, task: Task) -> Integers:
     points, numbers = points[:-1], numbers[:-1]
     while done < n:
         tree = build_tree(points, numbers[sort_for_tree(points)])
+        del points, numbers  # the tree contains them; saves the memory of a copy
         counts = (tree.numbers != NONE).sum(1, dtype=np.int32)  # unvisited points of each leaf, in its first slots
         lowest = _lowest_below(tree)
         remaining = int((n - done) * _REBUILD)
