@@ -159,6 +159,7 @@ def _visit_all(points: Floats, first: int, task: Task) -> Integers:
             done += len(part)
         mask = tree.numbers != NONE
         points, numbers = tree.points.transpose(0, 2, 1)[mask], tree.numbers[mask]
+        del tree, counts, lowest, mask  # before the next tree is built
     return path
 
 
