@@ -193,7 +193,7 @@ def test_a_file_from_python_has_the_classes_of_its_model(clinet):
             ("finetune", f"{file}.safetensors", *data[:2], "-o", "t.safetensors"),
         ):
             error = refused(*job, "--model", "clinet:flat")
-            assert "input: the model does not take images of 3x224x224" in error and "Preprocess" in error
+            assert "the model does not take images of 3x224x224" in error and "--input if it takes others" in error
 
 
 def test_timm_models_are_compressed_by_name(inside):
