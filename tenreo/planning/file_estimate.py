@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenreo import __version__
-from tenreo.codec.shape import Positions, Precision
+from tenreo.codec.shape import CurveShape, Positions, Precision
 from tenreo.files.counts import Counts, count
 from tenreo.files.dense_stream import encode_dense
 from tenreo.files.header import check_readable, metadata
@@ -29,8 +29,8 @@ _SOURCE = Provenance(__version__, "0" * 64)
 _NAMED = ModelInfo("a" * 20, 10_000, "w" * 20)  # of a model whose name `tenreo.save` may find out
 _NAMING_PACKAGES = ("torchvision", "timm")
 _META_BITS = 3.0  # bits of a coded dense value without its step; weights on the meta device have no values
-# Bits of a coded coefficient, which differ by 0.1 among layers, and bytes until the coder has adapted to a layer.
-_CODED_BITS, _CODED_BYTES = {Precision.INT8: 7.4, Precision.INT6: 5.45}, 40
+# Bits of a coded coefficient, bytes until the coder has adapted to a layer, and bits by which layers differ.
+_CODED_BITS, _CODED_BYTES, _CODED_DOUBT = {Precision.INT8: 7.4, Precision.INT6: 5.45}, 40, 0.1
 _HALF = {DenseDtype.FLOAT16: "F16", DenseDtype.BFLOAT16: "BF16"}
 
 
@@ -116,7 +116,7 @@ class FileEstimate:
 
     def _record(self, layer: LayerPlan) -> LayerRecord:
         errors = _ERRORS if layer.errors.snr is None else layer.errors
-        coded = self.recipe.positions == Positions.CODED and layer.encoding.precision in _CODED_BITS
+        coded = self.recipe.positions == Positions.CODED and _are_coded(layer.encoding)
         return LayerRecord(layer.shape, layer.encoding, errors, self.recipe.positions, coded_coefficients=coded)
 
     def _tensors(
@@ -125,13 +125,24 @@ class FileEstimate:
         """Return the tensors of a compressed parameter; without `position_bytes`, positions have their maximum size."""
         tensors = layer_tensors(layer, self.dense[parameter].dtype)
         if layer.coded_coefficients:
-            size = _CODED_BYTES + math.ceil(_CODED_BITS[layer.curve.precision] * layer.curve.coefficients / 8)
-            packed = tensors[COEFFICIENTS].numel
-            tensors[COEFFICIENTS] = replace(tensors[COEFFICIENTS], shape=(min(size, packed),))
+            tensors[COEFFICIENTS] = replace(tensors[COEFFICIENTS], shape=(_coded_bytes(layer.curve),))
         if position_bytes is not None:
             most = tensors[POSITIONS].numel
             tensors[POSITIONS] = replace(tensors[POSITIONS], shape=(min(position_bytes, most),))
         return {parameter + suffix: tensor for suffix, tensor in tensors.items()}
+
+
+def _coded_bytes(curve: CurveShape) -> int:
+    """Estimate the bytes of coded integer coefficients."""
+    return _CODED_BYTES + math.ceil(_CODED_BITS[curve.precision] * curve.coefficients / 8)
+
+
+def _are_coded(curve: CurveShape) -> bool:
+    """Return whether coefficients are certainly smaller if they are coded; otherwise the header may be longer, too."""
+    if curve.precision not in _CODED_BITS:
+        return False
+    doubt = _CODED_DOUBT * curve.coefficients / 8
+    return _coded_bytes(curve) + doubt < curve.precision.bits * curve.coefficients / 8
 
 
 def _stored(tensor: Tensor, dtype: DenseDtype) -> TensorRecord:

@@ -271,3 +271,13 @@ def test_something_else_than_a_recipe_is_an_error(recipe):
 
 def swapped_compress_to_(recipe, model):
     return tenreo.compress_to_(model, recipe)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int6"])
+def test_files_of_few_integer_coefficients_keep_to_their_size(precision):
+    """They are packed, because a code would be longer, and such a file has a longer header."""
+    torch.manual_seed(0)
+    for size in range(2450, 2950, 50):
+        net = nn.Sequential(nn.Linear(7, 2), nn.Linear(2, 40), nn.Linear(40, 24))
+        recipe = Recipe(4, TargetSize(size), ("1", "2"), precision=precision, dense_dtype="bfloat16")
+        assert tenreo.compress_(net, recipe).after.bytes <= size
