@@ -92,6 +92,7 @@ def test_a_model_is_compressed_in_memory(dense_file, inside):
     assert list(inside.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_pictures_and_better_recipes_are_written(both):
     job = ("analyze", both, "--data", "digits", "--limit", 8, "--plot", "p.png", "--better", "better.yaml")
     done = here(*job)

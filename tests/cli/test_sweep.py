@@ -50,6 +50,7 @@ def test_the_split_and_the_class_map_are_used(job, folder, inside):
     assert "test: no such folder" in refused(*job, "--split", "test")
 
 
+@pytest.mark.slow
 def test_a_row_equals_the_result_of_compress(job, inside):
     row = json.loads(here(*job, "-g", 8, "-r", 8, "--json").stdout)["rows"][1]
     words = ("compress", *job[1:], "-g", 8, "-r", 8, "--no-match-statistics", "-o", "m.safetensors", "--json")

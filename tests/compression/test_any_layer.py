@@ -201,7 +201,10 @@ def test_a_network_inside_another_keeps_its_layer_rule():
     assert [x.curve for x in plan.compressed][:-1] == [x.curve for x in own.compressed]
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel, torch.compile])
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, torch.optim.swa_utils.AveragedModel, pytest.param(torch.compile, marks=pytest.mark.slow)],
+)
 def test_wrapped_models_are_compressed_and_expanded(dense, wrap):
     recipe = tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0)
     bare, wrapped = copy.deepcopy(dense), wrap(copy.deepcopy(dense))

@@ -104,12 +104,13 @@ def test_assigning_a_weight_projects_it():
     torch.testing.assert_close(net[4].weight, weight, atol=1e-6, rtol=1e-5)
 
 
-def test_a_frozen_weight_stays_frozen_and_double_stays_double():
-    net = strided_and_grouped().double()
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
+def test_a_frozen_weight_stays_frozen_and_double_stays_double(dtype):
+    net = strided_and_grouped().to(dtype)
     net[4].weight.requires_grad_(False)
     tenreo.compress_(net, RECIPE)
     original = net[4].parametrizations.weight.original
-    assert not original.requires_grad and original.dtype == torch.float64
+    assert not original.requires_grad and original.dtype == dtype
 
 
 def test_autocast_decodes_in_float32():

@@ -69,7 +69,7 @@ def test_files_have_the_requested_size(tmp_path, size):
     assert [layer.snr for layer in report.layers] == pytest.approx(stored, rel=1e-5)
 
 
-@pytest.mark.parametrize("bits", [1.0, 3.0])
+@pytest.mark.parametrize("bits", [pytest.param(1.0, marks=pytest.mark.slow), 3.0])
 def test_large_layers_are_encoded_about_once(bits):
     """Layers of a different kind: rows of different scales, filters with their energy in one place, many zeros."""
     torch.manual_seed(0)

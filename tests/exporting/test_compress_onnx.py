@@ -134,7 +134,8 @@ def test_older_and_newer_versions_of_the_operators(opset, tmp_path):
     assert done.outputs[0].relative < 0.17
 
 
-@pytest.mark.parametrize("dtype", ["float16", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_other_number_formats_stay(dtype, tmp_path):
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     done, _ = compressed(mlp(dtype=dtype, kind=kind), tmp_path)
