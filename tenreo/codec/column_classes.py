@@ -65,7 +65,14 @@ class Classes:
 
 
 def blocks_of(positions: Any, length: int, row: int, division: Division) -> NDArray[Any]:
-    """Return the block of each column, (columns,) integers."""
+    """Return the block of each column, (columns,) integers.
+
+    Args:
+        positions: (columns,) integers in [0, length).
+        length: samples on the curve; with neighbors, a ramp.
+        row: number of columns of the same output channels.
+        division: how the columns are divided.
+    """
     if division.by_neighbors:
         result = np.empty(len(positions), np.uint8)
         _neighbor_blocks(positions, neighbors_of(length, row, division), result)

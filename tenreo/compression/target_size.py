@@ -70,7 +70,7 @@ class _Trials:
     def encode_by_samples(self) -> None:
         """Encode all layers at a price that is estimated on samples, and then some of them again if the size is missed.
 
-        It does nothing if most weights are small, because samples of small weights are weights.
+        It does nothing if most weights are small: their samples would be as slow to encode as they are.
         """
         layers = self.plan.compressed
         samples = {layer.name: sample(layer.shape, self._elements_of(layer)) for layer in layers}
