@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tenreo.codec.shape import MOST_MEMORY
-from tenreo.codec.trellis import cheapest_path, following, path_bits, window_subsets
+from tenreo.codec.trellis import cheapest_path, following, is_path, path_bits, window_subsets
 
 
 @pytest.mark.parametrize("memory", range(2, MOST_MEMORY + 1))
