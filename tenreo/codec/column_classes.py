@@ -49,7 +49,7 @@ NO_NEIGHBORS = Neighbors(0, 0, 0, 0)
 class Classes:
     """Classes of columns with common frequencies."""
 
-    of_blocks: Integers  # (blocks,) class of each block
+    of_blocks: NDArray[np.integer[Any]]  # (blocks,) class of each block
     division: Division = Division.OUTPUTS
 
     @property

@@ -61,7 +61,7 @@ def decode_stream(data: NDArray[np.uint8], columns: int, length: int, row: int, 
         positions = _unpack(data[CODED_HEADER:], columns, length)
     else:
         positions = _decode(kind, data[CODED_HEADER:], columns, length, row, basis)
-    if zlib.crc32(positions.astype("<i4").tobytes()) != checksum:
+    if zlib.crc32(positions.astype("<i4", copy=False).data) != checksum:
         raise TenreoError("positions: the checksum of the positions is wrong; the file is damaged")
     return np.asarray(positions)
 
