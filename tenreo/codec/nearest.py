@@ -20,7 +20,8 @@ def move_to_nearest(samples: Any, points: Any, positions: Any, distances: Any, t
     """Replace the sample of every point by the nearest one.
 
     >>> positions = np.zeros(2, np.int32)
-    >>> move_to_nearest(np.array([[0.0], [1.0], [5.0]]), np.array([[0.9], [4.0]]), positions, np.empty(2))
+    >>> samples, points = np.float32([[0.0], [1.0], [5.0]]), np.float32([[0.9], [4.0]])
+    >>> move_to_nearest(samples, points, positions, np.empty(2, np.float32))
     >>> positions.tolist()
     [1, 2]
 
