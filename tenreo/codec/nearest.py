@@ -58,6 +58,14 @@ def squared_error(samples, points, positions, distances):
 
 
 @compiled
+def add_at(points, first, positions, sums):
+    """Add the coordinates of (n, g) points, from the first one on, to `sums`, (coordinates, m), at their positions."""
+    for d in range(len(sums)):
+        for i in range(len(positions)):
+            sums[d, positions[i]] += points[i, first + d]
+
+
+@compiled
 def _search(tree, points, positions, distances, start, end):
     """Update positions and squared distances of the points [start, end) if samples of a `BoxTree` are nearer."""
     if _is_too_far(tree, points, distances, start, end):
