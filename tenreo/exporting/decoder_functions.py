@@ -48,7 +48,7 @@ Ramp (numbers, scalars, sizes, shape) => (weight) {
   from_end = Range (first, zero, one)
   places = Concat <axis = 0> (from_zero, from_end)
   samples = tenreo.Samples (places, scalars)
-  flat = Gather (samples, numbers)
+  flat = tenreo.Pick (samples, numbers)
   weight = Reshape (flat, shape)
 }""",
     # For the values of the table of a stream with a trellis, the three functions whose sum is a ramp: 1, the level, and
@@ -73,7 +73,8 @@ Steps (values, middle) => (steps) {
     "TrellisRamp": """
 TrellisRamp (places, steps, scalars, shape) => (weight) {
   samples = MatMul (scalars, steps)
-  flat = Gather (samples, places)
+  indices = Cast <to = 6> (places)
+  flat = tenreo.Pick (samples, indices)
   weight = Reshape (flat, shape)
 }""",
     # Integer coefficients with a scale per row and band of frequencies, (rows, bands); the first `wider` bands have
@@ -204,15 +205,15 @@ Grid (numbers, scalars, shape) => (tensor) {
     # Tensors on grids, one after another: `middles` and `scales` have a number for each of them, and `sizes` the number
     # of its elements.
     "Grids": """
-Grids (numbers, sizes, middles, scales, blocks, triangle) => (values) {
-  levels, scale = tenreo.Levels (numbers, sizes, middles, scales, blocks, triangle)
+Grids (numbers, sizes, middles, scales, blocks, triangle, before) => (values) {
+  levels, scale = tenreo.Levels (numbers, sizes, middles, scales, blocks, triangle, before)
   values = Mul (levels, scale)
 }""",
     "LogarithmicGrids": """
-LogarithmicGrids (numbers, sizes, middles, scales, blocks, triangle) => (values) {
+LogarithmicGrids (numbers, sizes, middles, scales, blocks, triangle, before) => (values) {
   zero = Constant <value_float = 0.0> ()
   two = Constant <value_float = 2.0> ()
-  levels, scale = tenreo.Levels (numbers, sizes, middles, scales, blocks, triangle)
+  levels, scale = tenreo.Levels (numbers, sizes, middles, scales, blocks, triangle, before)
   above = Greater (levels, zero)
   shift = Cast <to = 1> (above)
   steps = Sub (levels, shift)
@@ -223,7 +224,7 @@ LogarithmicGrids (numbers, sizes, middles, scales, blocks, triangle) => (values)
 }""",
     # The tensor of every level is the number of tensors that begin before it.
     "Levels": """
-Levels (numbers, sizes, middles, scales, blocks, triangle) => (levels, scale) {
+Levels (numbers, sizes, middles, scales, blocks, triangle, before) => (levels, scale) {
   all = Constant <value_ints = [-1]> ()
   first = Constant <value_ints = [0]> ()
   zero = Constant <value_int = 0> ()
@@ -233,16 +234,17 @@ Levels (numbers, sizes, middles, scales, blocks, triangle) => (levels, scale) {
   counts = Cast <to = 6> (sizes)
   shape = Shape (sizes)
   tensors = Squeeze (shape)
-  before = tenreo.Triangle (tensors, zero)
-  starts = MatMul (counts, before)
+  earlier = tenreo.Triangle (tensors, zero)
+  starts = MatMul (counts, earlier)
   flags_shape = Concat <axis = 0> (blocks, flags_of_block)
   matrix = Expand (no_flag, flags_shape)
   nothing = Reshape (matrix, all)
   ones = Expand (one, shape)
   marks = ScatterElements <axis = 0> (nothing, starts, ones)
   flags = Cast <to = 2> (marks)
-  begun = tenreo.Places (flags, blocks, triangle)
-  numbered = Sub (begun, one)
+  begun = tenreo.Places (flags, blocks, triangle, before)
+  begun_flat = Reshape (begun, all)
+  numbered = Sub (begun_flat, one)
   count = Shape (numbers)
   tensor = Slice (numbered, first, count)
   own_float = Cast <to = 1> (numbers)
@@ -258,7 +260,7 @@ def function_protos(called: dict[str, str], opset: int) -> list[Any]:
     """Return the functions that a model calls, and those that they call.
 
     Args:
-        called: names and texts of the streams and the names of other functions, whose texts are empty.
+        called: names and texts of the functions that are called or have a text of their own; other texts are empty.
         opset: version of the standard operators in the model.
     """
     import onnx
@@ -271,7 +273,7 @@ def function_protos(called: dict[str, str], opset: int) -> list[Any]:
         text = text or _ALL[name].strip()
         for other in _ALL:
             if f"{DOMAIN}.{other} " in text and other not in texts:
-                add(other, "")
+                add(other, called.get(other, ""))
         texts[name] = text
 
     for name, text in sorted(called.items()):

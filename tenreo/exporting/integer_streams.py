@@ -25,8 +25,10 @@ from tenreo.codec.prefix_code import (
 from tenreo.codec.trellis import window_subsets
 from tenreo.exporting.graph_nodes import GraphNodes
 from tenreo.exporting.stream_functions import (
+    BEFORE,
     FLAGS,
     MOST_BYTE_CODES,
+    PICK_OF_LARGE_MODELS,
     TRIANGLE,
     part,
     part_name,
@@ -38,6 +40,7 @@ from tenreo.exporting.stream_functions import (
 
 _STREAM_BYTES = 6000  # what a further stream costs, in bytes and in time to load
 _MOST_TRELLIS_SYMBOLS = 2048
+_MANY = 1 << 23  # numbers of a large model
 
 
 @dataclass
@@ -64,6 +67,7 @@ class IntegerStreams:
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[int, str], list[Numbers]] = defaultdict(list)  # by memory and kind
+        self._most = 1  # rows or columns of blocks of flags
 
     def add(self, numbers: Numbers, kind: str, memory: int = 0) -> bool:
         """Add integers; those of a kind may share a stream. Return whether the stream contains paths through a trellis.
@@ -87,46 +91,85 @@ class IntegerStreams:
         ]
         nodes, names = GraphNodes(), dict[str, str]()
         if clusters:
-            nodes.call("Tables", [], [*map(table_name, FIELDS), TRIANGLE])
+            nodes.call("Tables", ["most"], [*map(table_name, FIELDS), TRIANGLE, BEFORE])
+        for memory in sorted({memory for _, memory in clusters if memory}):
+            nodes.tensors[f"subsets_{memory}"] = window_subsets(memory)
+            nodes.call("SubsetTable", [f"subsets_{memory}"], [f"subset_table_{memory}"])
         for i, (cluster, memory) in enumerate(clusters):
-            _add_stream(nodes, f"stream_{i}", cluster, memory)
+            self._add_stream(nodes, f"stream_{i}", cluster, memory)
             if memory:
                 names |= _add_steps(nodes, f"stream_{i}", cluster)
+        nodes.tensors["most"] = np.array(self._most)
+        if sum(len(each.values) for cluster, _ in clusters for each in cluster) >= _MANY:
+            nodes.define("Pick", PICK_OF_LARGE_MODELS)
         users.use_first(nodes, names)
 
+    def blocks_of(self, flags: int) -> NDArray[np.int64]:
+        """Return the shape of the blocks of flags for the function `Places`, which have room for one more."""
+        blocks = flags // FLAGS + 1
+        side = math.isqrt(blocks)
+        width = min(range(side, 2 * side + 1), key=lambda width: -blocks % width)
+        height = -(-blocks // width)
+        self._most = max(self._most, height, width)
+        return np.array([height, width], np.int64)
 
-def _add_stream(nodes: GraphNodes, name: str, parts: Sequence[Numbers], memory: int) -> None:
-    """Add the nodes that decode a stream and divide it into its parts."""
-    code = _trellis_code(parts, memory) if memory else encode_integers(np.concatenate([x.values for x in parts]))
-    if not len(code.symbols):
-        _add_numbers(nodes, f"{name}.unsigned", code.parts[0], code.widths[0], wide=True)
-        nodes.tensors[f"{name}.offset"] = np.array(code.offset, np.int32)
-        nodes.add("Add", [f"{name}.unsigned", f"{name}.offset"], [name])
-    else:
-        wide = len(code.symbols) > MOST_BYTE_CODES
+    def _add_stream(self, nodes: GraphNodes, name: str, parts: Sequence[Numbers], memory: int) -> None:
+        """Add the nodes that decode a stream and divide it into its parts."""
+        code = _trellis_code(parts, memory) if memory else encode_integers(np.concatenate([x.values for x in parts]))
+        if not len(code.symbols):
+            _add_numbers(nodes, f"{name}.unsigned", code.parts[0], code.widths[0], wide=True)
+            nodes.tensors[f"{name}.offset"] = np.array(code.offset, np.int32)
+            nodes.add("Add", [f"{name}.unsigned", f"{name}.offset"], [name])
+            _split(nodes, name, parts, memory, _filled(len(code.parts[0])))
+            return
+        size = _size(code, memory)
+        factor = 4 if memory and size != "Long" else 1  # the lowest bits of a place in a table are those of its subset
+        blocks = [self.blocks_of(len(numbers)) for numbers in code.parts[:-1]]
+        counts = [*(FLAGS * int(each.prod()) for each in blocks), _filled(len(code.parts[-1]))]
         for i, (numbers, width, scale) in enumerate(zip(code.parts, code.widths, code.scales, strict=True)):
-            _add_numbers(nodes, f"{name}.part_{i}", numbers, width, scale, wide)
-        if code.raw and not memory:
-            _add_numbers(nodes, f"{name}.below", code.below, code.raw, wide=True)
-        tensors, inputs = _code_tensors(code, memory), stream_inputs(code.levels, code.raw > 0, memory)
-        nodes.tensors |= {f"{name}.{each}": tensors[each] for each in inputs if each in tensors}
-        traits = code.levels, code.raw > 0, memory, wide
-        given = [*(f"{name}.{each}" for each in inputs), *([TRIANGLE] if code.levels else [])]
-        results = [name, f"{name}.values"] if memory else [name]
-        nodes.call(stream_name(*traits), given, results, stream(*traits))
-    _split(nodes, name, parts, memory, _filled(len(code.parts[0])))
+            _add_numbers(
+                nodes, f"{name}.part_{i}", _filled_up(numbers, counts[i]), width, scale * factor, size == "Wide"
+            )
+        below = _filled_up(code.below, counts[0])
+        if memory:
+            nodes.tensors[f"{name}.path"] = pack(below, 1)[0]
+        elif code.raw:
+            _add_numbers(nodes, f"{name}.below", below, code.raw, wide=True)
+        tensors = _code_tensors(code, memory, factor, size) | {f"blocks_{i}": each for i, each in enumerate(blocks)}
+        nodes.tensors |= {f"{name}.{each}": values for each, values in tensors.items()}
+        traits = code.levels, code.raw > 0, memory, size
+        inputs = [f"{name}.{each}" for each in stream_inputs(*traits[:3])]
+        inputs += [f"subset_table_{memory}"] if memory else []
+        inputs += [TRIANGLE, BEFORE] if code.levels else []
+        nodes.call(stream_name(*traits), inputs, [name, f"{name}.values"] if memory else [name], stream(*traits))
+        _split(nodes, name, parts, memory, counts[0])
+
+
+def _size(code: PrefixCode, memory: int) -> str:
+    """Return which numbers of a stream do not fit into bytes; see `stream`."""
+    if len(code.symbols) > MOST_BYTE_CODES:
+        return "Wide"
+    return "Long" if memory and 4 * len(code.symbols) > MOST_BYTE_CODES else ""
+
+
+def _filled_up(numbers: Integers, count: int) -> Integers:
+    """Append zeros until there are `count` numbers."""
+    return np.append(numbers, np.zeros(count - len(numbers), np.int64))
 
 
 def _add_numbers(
     nodes: GraphNodes, name: str, numbers: Integers, width: int, scale: int = 1, wide: bool = False
 ) -> None:  # fmt: skip
-    """Add a node that decodes numbers of a width, times a scale."""
+    """Add a node that decodes numbers of a width, times a scale; bytes are what they are stored as."""
     fields = field_widths(width)
+    stored = pack(numbers, width)
+    if fields == [8] and scale == 1 and not wide:
+        nodes.tensors[name] = stored[0]
+        return
     below = [width - sum(fields[: i + 1]) for i in range(len(fields))]
     nodes.tensors[f"{name}.weights"] = np.array([scale << each for each in below], np.int32)
-    stored = {f"{name}.bits_{i}": each for i, each in zip(below, pack(numbers, width), strict=True)}
-    nodes.tensors |= stored
-    inputs = [f"{name}.weights", *stored, *map(table_name, fields)]
+    nodes.tensors |= {f"{name}.bits_{i}": each for i, each in zip(below, stored, strict=True)}
+    inputs = [f"{name}.weights", *(f"{name}.bits_{i}" for i in below), *map(table_name, fields)]
     nodes.call(part_name(width, wide), inputs, [name], part(width, wide))
 
 
@@ -150,36 +193,19 @@ def _add_steps(nodes: GraphNodes, name: str, parts: Sequence[Numbers]) -> dict[s
     return {each.steps: f"{name}.steps_{middles.index(each.middle)}" for each in parts}
 
 
-def _code_tensors(code: PrefixCode, memory: int) -> dict[str, Any]:
-    """Return the tensors of the functions that decode a prefix code, by name."""
-    kind = np.int32 if len(code.symbols) > MOST_BYTE_CODES else np.uint8
-    lasts = [(limit - 1) * scale for limit, scale in zip(code.limits, code.scales, strict=False)]
-    lengths = [_filled(len(each)) for each in code.parts[:-1]]
-    blocks, padding = blocks_of(sum(lengths))
-    return {
-        "lasts": np.array(lasts).astype(kind),
-        "lengths": np.array([*lengths, padding], np.int64),
-        "blocks": blocks,
-        "padding": np.zeros(padding, np.uint8),
-        "offsets": np.cumsum([len(each) for each in code.parts[1:-1]], dtype=np.int32),
-        # The two lowest bits are those of the path.
-        "symbols": ((code.symbols << code.raw) + code.offset << (1 if memory else 0)).astype(np.int32),
-        **({"subsets": window_subsets(memory), "path": pack(code.below, 1)[0]} if memory else {}),
-    }
+def _code_tensors(code: PrefixCode, memory: int, factor: int, size: str) -> dict[str, Any]:
+    """Return the tensors of the function that decodes a prefix code, by name; its ranks are multiples of the factor."""
+    # The two lowest bits are those of the path.
+    tensors = {"symbols": ((code.symbols << code.raw) + code.offset << (1 if memory else 0)).astype(np.int32)}
+    if code.levels:
+        lasts = [(limit - 1) * scale * factor for limit, scale in zip(code.limits, code.scales, strict=False)]
+        tensors["lasts"] = np.array(lasts).astype(np.int32 if size == "Wide" else np.uint8)
+    return tensors
 
 
 def _filled(count: int) -> int:
     """Return the count of numbers that fill whole bytes."""
     return -(-count // NUMBERS) * NUMBERS
-
-
-def blocks_of(flags: int) -> tuple[NDArray[np.int64], int]:
-    """Return the shape of the blocks of flags for the function `Places`, and the number of flags that are missing."""
-    blocks = flags // FLAGS + 1
-    side = math.isqrt(blocks)
-    width = min(range(side, 2 * side + 1), key=lambda width: -blocks % width)
-    height = -(-blocks // width)
-    return np.array([height, width], np.int64), height * width * FLAGS - flags
 
 
 def _trellis_code(parts: Sequence[Numbers], memory: int) -> PrefixCode:

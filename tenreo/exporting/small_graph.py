@@ -22,8 +22,8 @@ from tenreo.codec.ramp import most_level
 from tenreo.codec.shape import Basis, Precision
 from tenreo.codec.trellis import path_bits
 from tenreo.exporting.graph_nodes import FLOAT, GraphNodes
-from tenreo.exporting.integer_streams import IntegerStreams, Numbers, blocks_of
-from tenreo.exporting.stream_functions import TRIANGLE
+from tenreo.exporting.integer_streams import IntegerStreams, Numbers
+from tenreo.exporting.stream_functions import BEFORE, TRIANGLE
 
 _FEW = 16  # elements of a tensor that is stored as it is
 _MOST_SHARED = 4096  # elements of a dense tensor that shares a node with others
@@ -148,10 +148,10 @@ class SmallGraph:
         self._tensors |= {
             f"{name}.sizes": np.array([each.numel() for _, each in tensors], np.int64),
             f"{name}.middles": np.array(middles, np.float32), f"{name}.scales": np.array(scales, np.float32),
-            f"{name}.blocks": blocks_of(sum(map(len, levels)))[0],
+            f"{name}.blocks": self._streams.blocks_of(sum(map(len, levels))),
         }  # fmt: skip
         self._streams.add(Numbers(f"{name}.numbers", np.concatenate(levels)), "logarithmic" if logarithmic else "grid")
-        inputs = [*(f"{name}.{each}" for each in ("numbers", "sizes", "middles", "scales", "blocks")), TRIANGLE]
+        inputs = [*(f"{name}.{each}" for each in ("numbers", "sizes", "middles", "scales", "blocks")), TRIANGLE, BEFORE]
         self._nodes.call("LogarithmicGrids" if logarithmic else "Grids", inputs, [f"{name}.values"])
         flat = [each if tensor.dim() == 1 else f"{each}.flat" for each, tensor in tensors]
         self._nodes.add("Split", [f"{name}.values", f"{name}.sizes"], flat, axis=0)

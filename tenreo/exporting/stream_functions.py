@@ -2,7 +2,8 @@
 
 They decode `tenreo.codec.prefix_code` and integers of fixed width. A runtime that decodes when it loads a model keeps
 all intermediate results until the end, and spends most of the time on their memory. So numbers are bytes wherever
-possible. A Gather of single numbers takes as long as ten sums, and a Where as seven.
+possible, and tensors get their shapes as bytes. A Gather of single numbers takes as long as ten sums, and a Where as
+seven.
 
 OpenVINO evaluates when it loads a model only what its operators can do without a plugin: neither CumSum nor BitShift,
 no product and no maximum of bytes. Whatever follows one of these is decoded later, in several times the time.
@@ -13,7 +14,13 @@ from tenreo.codec.prefix_code import FIELDS, field_widths
 DOMAIN = "tenreo"
 MOST_BYTE_CODES = 256  # codes of a stream whose numbers are bytes
 FLAGS = 64  # in a block of the function `Places`
-TRIANGLE = "triangle"
+TRIANGLE, BEFORE = "triangle", "before"
+# The function `Pick` of large models, with which ONNX Runtime picks an element in a third of the time. But OpenVINO
+# decodes such models slowly, and ONNX's reference evaluator does so only for vectors of at most 64 elements.
+PICK_OF_LARGE_MODELS = """
+Pick (vector, places) => (elements) {
+  elements = GatherElements (vector, places)
+}""".strip()
 
 
 def table_name(field: int) -> str:
@@ -24,7 +31,7 @@ def table_name(field: int) -> str:
 def _tables() -> str:
     """Return the text of the function of the tables that all streams use."""
     lines = [
-        f"Tables () => ({', '.join(map(table_name, FIELDS))}, {TRIANGLE}) {{",
+        f"Tables (most) => ({', '.join(map(table_name, FIELDS))}, {TRIANGLE}, {BEFORE}) {{",
         "zero = Constant <value_int = 0> ()", "one = Constant <value_int = 1> ()",
         "values = Constant <value_int = 256> ()", "column = Constant <value_ints = [-1, 1]> ()",
         f"side = Constant <value_int = {FLAGS}> ()",
@@ -39,13 +46,16 @@ def _tables() -> str:
             f"numbers_{field} = Mod (shifted_{field}, base_{field})",
             f"{table_name(field)} = Cast <to = 6> (numbers_{field})",
         ]
-    lines += [f"matrix = {DOMAIN}.Triangle (side, one)", f"{TRIANGLE} = Cast <to = 2> (matrix)"]
+    lines += [
+        f"matrix = {DOMAIN}.Triangle (side, one)", f"{TRIANGLE} = Cast <to = 2> (matrix)",
+        f"{BEFORE} = {DOMAIN}.Triangle (most, zero)",
+    ]  # fmt: skip
     return "\n  ".join(lines) + "\n}"
 
 
 FUNCTIONS = {
-    # For each width of fields, the numbers in every byte, (256, 8 / width); and a triangle for `Places`. OpenVINO
-    # rounds when it divides bytes, so the quotients are those of int64.
+    # For each width of fields, the numbers in every byte, (256, 8 / width); and two triangles for `Places`, the second
+    # with `most` rows. OpenVINO rounds when it divides bytes, so the quotients are those of int64.
     "Tables": _tables(),
     # A square matrix that is 1 where the row is less than the column plus `diagonal`, and 0 elsewhere.
     "Triangle": """
@@ -78,83 +88,94 @@ WideField (bytes, table, weight) => (numbers) {
   rows = Gather (weighted, places)
   numbers = Reshape (rows, all)
 }""",
-    # The cumulative sum of flags, whose number is 64 times the product of `blocks`, as products with triangles: that of
-    # 64 flags each, plus the sum of all flags before these.
+    # The elements of a vector at places, which are a vector, too.
+    "Pick": """
+Pick (vector, places) => (elements) {
+  elements = Gather (vector, places)
+}""",
+    # The cumulative sum of flags, in rows of 64, whose number is the product of `blocks`, as products with triangles:
+    # that of 64 flags each, plus the sum of all flags before these.
     "Places": """
-Places (flags, blocks, triangle) => (places) {
-  all = Constant <value_ints = [-1]> ()
+Places (flags, blocks, triangle, before) => (places) {
   column = Constant <value_ints = [-1, 1]> ()
-  zero = Constant <value_int = 0> ()
+  begin = Constant <value_ints = [0, 0]> ()
   axis = Constant <value_ints = [1]> ()
   last = Constant <value_int = 63> ()
   row_shape = Constant <value_ints = [-1, 64]> ()
   height, width = Split <axis = 0, num_outputs = 2> (blocks)
-  height_number = Squeeze (height)
-  width_number = Squeeze (width)
+  height_square = Concat <axis = 0> (height, height)
+  width_square = Concat <axis = 0> (width, width)
   rows = Reshape (flags, row_shape)
   within = MatMulInteger (rows, triangle)
   counts = Gather <axis = 1> (within, last)
   matrix = Reshape (counts, blocks)
-  across = tenreo.Triangle (width_number, zero)
-  down = tenreo.Triangle (height_number, zero)
+  across = Slice (before, begin, width_square)
+  down = Slice (before, begin, height_square)
   left = MatMul (matrix, across)
   sums = ReduceSum <keepdims = 0> (matrix, axis)
   above = MatMul (sums, down)
   above_column = Reshape (above, column)
-  before = Add (left, above_column)
-  before_column = Reshape (before, column)
-  sum = Add (within, before_column)
-  places = Reshape (sum, all)
+  earlier = Add (left, above_column)
+  earlier_column = Reshape (earlier, column)
+  places = Add (within, earlier_column)
 }""",
-    # Adds the ranks of the next parts to the numbers of a part of a prefix code that have a flag; `places` say which of
-    # the ranks, from 1 on. Bytes of 255 keep what belongs to a flag.
+    # Adds the ranks of the next parts to the numbers of a part of a prefix code that have a flag: the first flag gets
+    # the first rank. Bytes of 255 keep what belongs to a flag.
     "Join": """
-Join (numbers, next, flags, places) => (ranks) {
+Join (numbers, next, flags, blocks, triangle, before) => (ranks) {
   none = Constant <value = uint8[1] {0}> ()
+  all = Constant <value_ints = [-1]> ()
+  places = tenreo.Places (flags, blocks, triangle, before)
   room = Concat <axis = 0> (none, next)
-  candidates = Gather (room, places)
+  flat_places = Reshape (places, all)
+  candidates = tenreo.Pick (room, flat_places)
   mask = Sub (none, flags)
   found = Min (candidates, mask)
   ranks = Add (numbers, found)
 }""",
     "WideJoin": """
-WideJoin (numbers, next, flags, places) => (ranks) {
+WideJoin (numbers, next, flags, blocks, triangle, before) => (ranks) {
   none = Constant <value = int32[1] {0}> ()
+  all = Constant <value_ints = [-1]> ()
+  byte_flags = Cast <to = 2> (flags)
+  places = tenreo.Places (byte_flags, blocks, triangle, before)
   room = Concat <axis = 0> (none, next)
-  candidates = Gather (room, places)
+  flat_places = Reshape (places, all)
+  candidates = tenreo.Pick (room, flat_places)
   found = Mul (candidates, flags)
   ranks = Add (numbers, found)
 }""",
-    # For every bit of bytes, the number that it forms with the preceding bits; `size` is 2^bits. The number consists
-    # of the bits of the same byte and those of the byte before, so that tables have both for every byte.
-    "Windows": """
-Windows (bytes, size) => (windows) {
+    # For every bit of the second of two bytes, the subset by the window of bits that ends with it, (65536, 8) bytes.
+    "SubsetTable": """
+SubsetTable (subsets) => (table) {
   zero = Constant <value_int = 0> ()
   one = Constant <value_int = 1> ()
-  values = Constant <value_int = 256> ()
+  pairs = Constant <value_int = 65536> ()
   column = Constant <value_ints = [-1, 1]> ()
+  shifts = Constant <value_ints = [128, 64, 32, 16, 8, 4, 2, 1]> ()
+  numbers = Range (zero, pairs, one)
+  rows = Reshape (numbers, column)
+  lowered = Div (rows, shifts)
+  size = Shape (subsets)
+  windows = Mod (lowered, size)
+  table = Gather (subsets, windows)
+}""",
+    # The subsets of the positions on a path through a trellis, from its bits.
+    "Subsets": """
+Subsets (path, table) => (subsets) {
   all = Constant <value_ints = [-1]> ()
   begin = Constant <value_ints = [0]> ()
   end = Constant <value_ints = [-1]> ()
-  down = Constant <value_ints = [128, 64, 32, 16, 8, 4, 2, 1]> ()
-  up = Constant <value_ints = [2, 4, 8, 16, 32, 64, 128, 256]> ()
   none = Constant <value = uint8[1] {0}> ()
-  numbers = Range (zero, values, one)
-  rows = Reshape (numbers, column)
-  lowered = Div (rows, down)
-  raised = Mul (rows, up)
-  own_numbers = Mod (lowered, size)
-  earlier_numbers = Mod (raised, size)
-  own_table = Cast <to = 6> (own_numbers)
-  earlier_table = Cast <to = 6> (earlier_numbers)
-  leading = Slice (bytes, begin, end)
+  values = Constant <value = int32 {256}> ()
+  leading = Slice (path, begin, end)
   preceding = Concat <axis = 0> (none, leading)
-  places = Cast <to = 6> (bytes)
-  earlier_places = Cast <to = 6> (preceding)
-  own = Gather (own_table, places)
-  earlier = Gather (earlier_table, earlier_places)
-  sum = Add (own, earlier)
-  windows = Reshape (sum, all)
+  low = Cast <to = 6> (path)
+  earlier = Cast <to = 6> (preceding)
+  high = Mul (earlier, values)
+  pairs = Add (high, low)
+  rows = Gather (table, pairs)
+  subsets = Reshape (rows, all)
 }""",
 }
 
@@ -185,21 +206,20 @@ def part(width: int, wide: bool) -> str:
     return "\n  ".join(lines) + "\n}"
 
 
-def stream_name(levels: int, raw: bool, memory: int, wide: bool) -> str:
+def stream_name(levels: int, raw: bool, memory: int, size: str) -> str:
     """Return the name of the function of a stream with a prefix code."""
-    return f"Stream{levels}" + (f"Trellis{memory}" if memory else "Raw" if raw else "") + ("Wide" if wide else "")
+    return f"Stream{levels}" + ("Trellis" if memory else "Raw" if raw else "") + size
 
 
 def stream_inputs(levels: int, raw: bool, memory: int) -> list[str]:
-    """Return the names of the inputs of a stream with a prefix code."""
+    """Return the names of the inputs of a stream with a prefix code that are not shared with other streams."""
     parts = [f"part_{i}" for i in range(levels + 1)]
-    joined = ["lasts", "lengths", "blocks", "padding"] if levels else []
-    offsets = ["offsets"] if levels > 1 else []
-    lowest = ["subsets", "path"] if memory else ["below"] if raw else []
-    return [*parts, *joined, *offsets, "symbols", *lowest]
+    joined = ["lasts", *(f"blocks_{i}" for i in range(levels))] if levels else []
+    lowest = ["path"] if memory else ["below"] if raw else []
+    return [*parts, *joined, "symbols", *lowest]
 
 
-def stream(levels: int, raw: bool, memory: int, wide: bool) -> str:
+def stream(levels: int, raw: bool, memory: int, size: str) -> str:
     """Return the text of a function that decodes a stream of numbers with a prefix code.
 
     With a trellis, its results are places in a table and that table, which contains the numbers.
@@ -208,54 +228,62 @@ def stream(levels: int, raw: bool, memory: int, wide: bool) -> str:
         levels: parts of the prefix code after the first.
         raw: whether the lowest bits of the numbers are stored as they are.
         memory: memory of the trellis, in bits, whose path the raw bits are; 0: no trellis.
-        wide: whether there are more than `MOST_BYTE_CODES` codes.
+        size: "Wide" if the codes do not fit into bytes, "Long" if only the places in the table do not.
     """
-    inputs = [*stream_inputs(levels, raw, memory), *([TRIANGLE] if levels else [])]
+    shared = [*(["subset_table"] if memory else []), *([TRIANGLE, BEFORE] if levels else [])]
+    inputs = [*stream_inputs(levels, raw, memory), *shared]
     results = "places, values" if memory else "numbers"
-    lines = [f"{stream_name(levels, raw, memory, wide)} ({', '.join(inputs)}) => ({results}) {{"]
-    lines += _joined(levels, wide) if levels else []
-    lines.append(f"codes = Cast <to = 6> ({'ranks_0' if levels else 'part_0'})")
+    lines = [f"{stream_name(levels, raw, memory, size)} ({', '.join(inputs)}) => ({results}) {{"]
+    lines += _joined(levels, size == "Wide") if levels else []
+    ranks = "ranks_0" if levels else "part_0"
     if memory:
-        lines += [
-            f"size = Constant <value_int = {2 << memory}> ()", f"windows = {DOMAIN}.Windows (path, size)",
-            f"row_size = Constant <value = int32 {{{2 << memory}}}> ()", "row = Mul (codes, row_size)",
-            "places = Add (row, windows)",
-            "column = Constant <value_ints = [-1, 1]> ()", "all = Constant <value_ints = [-1]> ()",
-            "symbol = Reshape (symbols, column)", "subset = Cast <to = 6> (subsets)", "pairs = Add (symbol, subset)",
-            "values = Reshape (pairs, all)",
-        ]  # fmt: skip
-    elif raw:
-        lines += ["found = Gather (symbols, codes)", "numbers = Add (found, below)"]
+        lines += _on_trellis(ranks, size)
     else:
-        lines.append("numbers = Gather (symbols, codes)")
+        lines += [
+            f"codes = Cast <to = 6> ({ranks})",
+            f"{'found' if raw else 'numbers'} = {DOMAIN}.Pick (symbols, codes)",
+            *(["numbers = Add (found, below)"] if raw else []),
+        ]
     return "\n  ".join(lines) + "\n}"
+
+
+def _on_trellis(ranks: str, size: str) -> list[str]:
+    """Return the lines that find places in the table of all symbols with all subsets; the ranks are four times theirs.
+
+    In a long stream, they are not, since they are bytes.
+    """
+    lines = [f"subsets = {DOMAIN}.Subsets (path, subset_table)"]
+    subsets = "subsets"
+    if size:
+        lines.append("wide_subsets = Cast <to = 6> (subsets)")
+        subsets = "wide_subsets"
+    if size == "Long":
+        lines += [
+            f"codes = Cast <to = 6> ({ranks})", "four = Constant <value = int32 {4}> ()", "rows = Mul (codes, four)",
+        ]  # fmt: skip
+        ranks = "rows"
+    lines += [
+        f"places = Add ({ranks}, {subsets})",
+        "column = Constant <value_ints = [-1, 1]> ()", "all = Constant <value_ints = [-1]> ()",
+        "four_subsets = Constant <value = int32[4] {0, 1, 2, 3}> ()", "symbol = Reshape (symbols, column)",
+        "pairs = Add (symbol, four_subsets)", "values = Reshape (pairs, all)",
+    ]  # fmt: skip
+    return lines
 
 
 def _joined(levels: int, wide: bool) -> list[str]:
     """Return the lines that join the parts of a prefix code, where larger numbers than the last one have a flag."""
     lines = [f"one = Constant <value = {'int32' if wide else 'uint8'} {{1}}> ()"]
     lines += split_lines("lasts", "last", levels)
-    for i in range(levels):
+    for i in reversed(range(levels)):
+        ranks = f"part_{levels}" if i == levels - 1 else f"ranks_{i + 1}"
+        inputs = f"part_{i}, {ranks}, flags_{i}, blocks_{i}, {TRIANGLE}, {BEFORE}"
         lines += [
             f"complete_{i} = Min (part_{i}, last_{i})",
             f"longer_{i} = Sub (part_{i}, complete_{i})",
             f"flags_{i} = Min (longer_{i}, one)",
+            f"ranks_{i} = {DOMAIN}.{'Wide' * wide}Join ({inputs})",
         ]
-    flags = [f"flags_{i}" for i in range(levels)]
-    if wide:
-        lines += [f"byte_{flag} = Cast <to = 2> ({flag})" for flag in flags]
-        flags = [f"byte_{flag}" for flag in flags]
-    sums = ["places_0", *(f"sums_{i}" for i in range(1, levels))]
-    lines += [
-        f"flags = Concat <axis = 0> ({', '.join(flags)}, padding)",
-        f"sums = {DOMAIN}.Places (flags, blocks, {TRIANGLE})",
-        f"{', '.join(sums)}, unused = Split <axis = 0> (sums, lengths)",
-        *(split_lines("offsets", "offset", levels - 1) if levels > 1 else []),
-        *(f"places_{i} = Sub (sums_{i}, offset_{i - 1})" for i in range(1, levels)),
-    ]
-    for i in reversed(range(levels)):
-        ranks = f"part_{levels}" if i == levels - 1 else f"ranks_{i + 1}"
-        lines.append(f"ranks_{i} = {DOMAIN}.{'Wide' * wide}Join (part_{i}, {ranks}, flags_{i}, places_{i})")
     return lines
 
 

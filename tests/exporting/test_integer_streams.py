@@ -7,6 +7,8 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+from tenreo.codec.trellis import following, path_bits
+from tenreo.exporting import integer_streams
 from tenreo.exporting.decoder_functions import OPSET
 from tenreo.exporting.graph_nodes import GraphNodes
 from tenreo.exporting.integer_streams import IntegerStreams, Numbers
@@ -26,26 +28,63 @@ PARTS = {
 }
 
 
-def decoder(parts):
-    """Return a model whose outputs are the integers, and its functions."""
-    nodes, streams = GraphNodes(), IntegerStreams()
-    for i, part in enumerate(parts):
-        assert not streams.add(Numbers(f"numbers_{i}", part), "integers")
+def model_of(streams, outputs):
+    """Return a model whose outputs are those of streams."""
+    nodes = GraphNodes()
     streams.add_to_(nodes)
     graph = helper.make_graph([], "decoder", [], [])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     nodes.insert_into_(model)
-    for i in range(len(parts)):
-        model.graph.output.append(helper.make_tensor_value_info(f"numbers_{i}", onnx.TensorProto.INT32, [None]))
-    return model, {node.op_type for node in model.graph.node}
+    model.graph.output.extend(helper.make_tensor_value_info(name, kind, [None]) for name, kind in outputs.items())
+    onnx.checker.check_model(model, full_check=True)
+    return model, [node.op_type for node in model.graph.node if node.op_type.startswith("Stream")]
+
+
+def decoder(parts):
+    """Return a model whose outputs are the integers, and its streams."""
+    streams = IntegerStreams()
+    for i, part in enumerate(parts):
+        assert not streams.add(Numbers(f"numbers_{i}", part), "integers")
+    return model_of(streams, {f"numbers_{i}": onnx.TensorProto.INT32 for i in range(len(parts))})
+
+
+def path(memory, count, scale):
+    """Return random positions on a path through a trellis."""
+    machine, state, positions = following(memory), 0, []
+    symbols = np.round(DRAW.laplace(size=count) * scale).astype(np.int64)
+    for symbol, bit in zip(symbols, DRAW.integers(0, 2, count), strict=True):
+        positions.append(symbol << 2 | bit << 1 | state & 1)
+        state = machine[state, bit]
+    return np.array(positions)
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize(("size", "scale"), [("", 2), ("Long", 9), ("Wide", 60)])
+def test_paths_through_a_trellis_are_decoded(size, scale, is_large, monkeypatch):
+    if is_large:
+        monkeypatch.setattr(integer_streams, "_MANY", 1)
+    paths, streams = [path(7, count, scale) for count in (4000, 9)], IntegerStreams()
+    for i, positions in enumerate(paths):
+        assert streams.add(Numbers(f"places_{i}", positions, path_bits(positions, 7), 0.0, f"steps_{i}"), "path", 7)
+    kind = onnx.TensorProto.INT32 if size else onnx.TensorProto.UINT8
+    outputs = {f"places_{i}": kind for i in range(2)} | {"stream_0.values": onnx.TensorProto.INT32}
+    model, names = model_of(streams, outputs)
+    assert len(names) == 1 and names[0].endswith(f"Trellis{size}")
+    runs = [onnxruntime.InferenceSession(model.SerializeToString()).run]
+    if not is_large:
+        runs.append(ReferenceEvaluator(model).run)
+    for run in runs:
+        *places, values = run(None, {})
+        for found, expected in zip(places, paths, strict=True):
+            assert np.array_equal(values[found], expected)
+    used = {node.op_type for function in model.functions for node in function.node}
+    assert ("GatherElements" in used) == is_large
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_streams_are_decoded(name):
-    model, functions = decoder(PARTS[name])
-    onnx.checker.check_model(model, full_check=True)
+    model, streams = decoder(PARTS[name])
     for run in (onnxruntime.InferenceSession(model.SerializeToString()).run, ReferenceEvaluator(model).run):
         for found, expected in zip(run(None, {}), PARTS[name], strict=True):
             assert np.array_equal(found, expected)
-    streams = [each for each in functions if each.startswith("Stream")]
     assert len(streams) < 2 and ("Wide" in "".join(streams)) == (name == "more than 256 codes")
