@@ -14,6 +14,7 @@ from tenreo.cli.shared_options import DenseModel, Layout, ModelFile, ModelInputs
 from tenreo.data.layouts import DIGITS, ROOT_SPLIT, find_unlabeled, has_split, locate
 from tenreo.errors import TenreoError, install
 from tenreo.files.atomic import check_writable
+from tenreo.files.checkpoints import PARTS
 from tenreo.files.configs import read_config
 from tenreo.files.header import is_pickle, read_header
 from tenreo.files.paths import check_ending, check_readable
@@ -47,7 +48,12 @@ def check_folder(
             raise TenreoError(f"{path}: is the folder that is read; choose another --{option}")
         # The first process of a distributed run may already have created files when the others arrive here.
         first = os.environ.get("RANK", "0") == "0"
-        if first and any(path.iterdir()) and not force and not resume:
+        content = {each.name for each in path.iterdir()} if first and not force and not resume else set()
+        if content == {PARTS}:
+            raise TenreoError(
+                f"{path}: contains an unfinished run; continue it with --resume, or start again with --force"
+            )
+        if content:
             raise TenreoError(
                 f"{path}: contains files already; use --force to replace them, or choose another --{option}"
             )

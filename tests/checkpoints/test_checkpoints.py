@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -358,6 +359,8 @@ def test_whole_parts_are_kept_and_damaged_ones_are_not(folder, monkeypatch):
     job = ("compress", folder, "-g", 4, "-r", 2, "--refine", 0, "-o", "small", "--resume")
     here(*job)
     assert len(encoded) == 10
+    shutil.copytree(folder.parent / "small" / ".tenreo-parts", folder.parent / "killed" / ".tenreo-parts")
+    assert "killed: contains an unfinished run; continue it with --resume" in refused(*job[:-2], "killed")
     kept = sorted((folder.parent / "small" / ".tenreo-parts").iterdir())
     data = bytearray(kept[0].read_bytes())
     data[-1] ^= 1
