@@ -103,12 +103,13 @@ class OutOfMemoryError(TenreoError):
     """The memory of the machine or of the GPU does not suffice."""
 
 
-# Texts of errors about memory: of torch's allocators, of C++, of threads without memory for a stack, and of the loader
-# of shared libraries.
+# Texts of errors about memory: of torch's allocators, of C++, of ONNX Runtime, of threads without memory for a stack,
+# and of the loader of shared libraries.
 _MEMORY_TEXTS = re.compile(
     "DefaultCPUAllocator|std::bad_alloc|out of memory|can't start new thread|failed to map segment|"
-    "[Cc]annot allocate memory"
+    "[Cc]annot allocate memory|Failed to allocate memory"
 )
+_NO_THREAD = "Resource temporarily unavailable"  # a thread of C++ has no memory for its stack
 _BYTES = re.compile(r"tried to allocate ([0-9]+) bytes")
 
 
@@ -136,4 +137,7 @@ def _is_about_memory(error: BaseException) -> bool:
         return True
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
         return True
-    return isinstance(error, (RuntimeError, ImportError, OSError)) and _MEMORY_TEXTS.search(str(error)) is not None
+    if isinstance(error, RuntimeError) and _NO_THREAD in str(error):  # as an OSError, it is of a pipe or a lock
+        return True
+    known = isinstance(error, (RuntimeError, ImportError, OSError)) or type(error).__module__.startswith("onnxruntime.")
+    return known and _MEMORY_TEXTS.search(str(error)) is not None

@@ -6,6 +6,7 @@ import resource
 from contextlib import contextmanager
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from networks import two_norms
@@ -13,6 +14,7 @@ from torch import nn
 
 import tenreo
 from tenreo.errors import OutOfMemoryError, TenreoError, raise_if_out_of_memory
+from tenreo.exporting.onnx_runs import Runner
 
 RECIPE = tenreo.Recipe(4, tenreo.Uniform(4.0), include=("0.3", "3"), refine=1, precision="int8")
 IMAGES = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -173,6 +175,23 @@ def test_lack_of_memory_is_found_behind_another_error():
         load()
     with pytest.raises(OutOfMemoryError, match="out of memory: the allocation failed"):
         raise_if_out_of_memory(failure.value)
+
+
+def test_lack_of_memory_in_onnx_runtime_is_recognized():
+    """Its errors are neither RuntimeErrors nor MemoryErrors."""
+    tensors = [onnx.helper.make_tensor_value_info(name, 1, [size]) for name, size in (("x", 1), ("y", None))]
+    shape = onnx.numpy_helper.from_array(np.array([2**42]), "shape")
+    node = onnx.helper.make_node("Expand", ["x", "shape"], ["y"])
+    graph = onnx.helper.make_graph([node], "graph", tensors[:1], tensors[1:], [shape])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    with pytest.raises(OutOfMemoryError, match="out of memory"):
+        Runner(model.SerializeToString(), "model").run({"x": np.ones(1, np.float32)})
+
+
+def test_a_thread_that_cannot_be_started_is_a_lack_of_memory():
+    with pytest.raises(OutOfMemoryError):
+        raise_if_out_of_memory(RuntimeError("Resource temporarily unavailable"))  # by the threads of torch's autograd
+    raise_if_out_of_memory(BlockingIOError(11, "Resource temporarily unavailable"))  # by a pipe that nobody reads
 
 
 def test_other_errors_are_not_about_memory():

@@ -160,6 +160,15 @@ def test_a_report_is_refused_before_compression_if_the_outputs_cannot_be_analyze
     assert not Path("s.safetensors").exists()
 
 
+def test_a_broken_image_is_not_blamed_on_the_report(inside):
+    for name, content in (("0.png", b"broken"), ("1.png", b"too")):
+        Path("train/class0").mkdir(parents=True, exist_ok=True)
+        Path("train/class0", name).write_bytes(content)
+    error = refused("compress", "-m", "networks:strided_and_grouped", "--weights", "none", "--bits", 4, "--input",
+                    "3x32x32", "--calibrate", ".", "--report", "r.html", code=1)  # fmt: skip
+    assert ".png: cannot be read as an image" in error and "report" not in error
+
+
 def test_a_page_contains_the_results_and_nothing_from_elsewhere(both):
     model, header = open_model(both)
     hostile = Path("<img src=x>&.safetensors")

@@ -10,7 +10,7 @@ from torch import nn
 
 from tenreo.cli import checks
 from tenreo.cli.commands.compress import CompressedFiles, Output, Statistics, default_name
-from tenreo.cli.exits import usage
+from tenreo.cli.exits import WrongUsageError, usage
 from tenreo.cli.run.better import Pair
 from tenreo.cli.run.checkpoints import compress_files, resolve_files
 from tenreo.cli.run.compression import Compression
@@ -26,6 +26,7 @@ from tenreo.cli.terminal.tables import counts_table, layers_table
 from tenreo.compression.report import Report
 from tenreo.data.batches import Loading, UnlabeledBatches
 from tenreo.data.images import open_unlabeled
+from tenreo.data.workers import explain_worker_loss
 from tenreo.devices import choose_device
 from tenreo.errors import TenreoError
 from tenreo.evaluation.sensitivity import check_outputs
@@ -65,11 +66,8 @@ def compress_and_save(
     noise = dense.shape or info.preprocess.crop
     with usage():
         images = _images(statistics, info, model, dense.seed)
-        if output.report is not None:
-            if images is None:
-                check_classifier(dense.name, info)
-            else:
-                _check_report(model, images)
+        if output.report is not None and images is None:
+            check_classifier(dense.name, info)
         path = output.out or Path(default_name(dense.name, recipe))
         folder = path if checks.is_folder(path) else None
         path = path if folder is None else folder / SINGLE
@@ -80,6 +78,8 @@ def compress_and_save(
     if output.dry_run:
         show_plan(plan, output.json)
         return
+    if output.report is not None and images is not None:
+        _check_report(model, images)
     _note_random_weights(info)
     note_dense_layers(plan)
     job = replace(job, model=model.to(device))
@@ -104,11 +104,15 @@ def compress_and_save(
 
 
 def _check_report(model: nn.Module, images: Iterable[Any]) -> None:
-    """Raise TenreoError unless the outputs of a model can be analyzed, which otherwise shows after the compression."""
+    """Raise an error unless the outputs of a model can be analyzed, which otherwise shows after the compression."""
     try:
-        check_outputs(model, images)
+        with explain_worker_loss():
+            check_outputs(model, images)
     except TenreoError as error:
-        raise type(error)(f"report: {str(error).removeprefix('analyze: ')}") from error
+        subject, _, problem = str(error).partition(": ")
+        if subject != "analyze":  # the images are at fault
+            raise
+        raise WrongUsageError(f"report: {problem}") from error
 
 
 def _note_random_weights(info: ModelInfo) -> None:
