@@ -5,11 +5,12 @@ Numbers in bfloat16, which NumPy lacks, become float32 of the same values.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         with opened(path) as file:
             self.header: Header = header_of(file)
-            start = file.tell()
+            start, self._version = file.tell(), _version(file)
         self.tensors = self.header.dense_tensors()
         self._lock = Lock()
         self._coded: dict[str, NDArray[np.float64]] | None = None
@@ -76,6 +77,8 @@ class TensorFile:
         whole = count is None
         content = np.empty(self.header.tensors[name].bytes - first if count is None else count, np.uint8)
         with opened(self.path) as file:
+            if _version(file) != self._version:
+                raise TenreoError(f"{self.path}: changed while it was read; read it again")
             file.seek(self._offsets[name] + first)
             if file.readinto(content) != len(content):  # type: ignore[attr-defined]
                 raise TenreoError(f"{self.path}: became shorter while it was read; read it again")
@@ -137,6 +140,12 @@ class TensorFile:
                 f"{self.path}: {name + POSITIONS} has values outside [0, {curve.length}); the file is damaged"
             )
         return stored
+
+
+def _version(file: IO[bytes]) -> tuple[int, ...]:
+    """Return numbers that change if another process replaces or writes a file, which need not have checksums."""
+    state = os.fstat(file.fileno())
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
