@@ -1,27 +1,39 @@
 """Compression of ONNX models: the weights stay compressed in the graph, which stays as it is otherwise."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from torch import Tensor
 
 from tenreo.checkpoints.compress import Written, compress_tensors
 from tenreo.checkpoints.plan import resolve_tensors
 from tenreo.compression.serialization import unpack_layer
 from tenreo.devices import public_function
 from tenreo.errors import TenreoError, raise_if_out_of_memory
-from tenreo.exporting.decoder_functions import OPSET
+from tenreo.exporting.dense_onnx import DenseOnnx, open_onnx, resolve_onnx
 from tenreo.exporting.formats import check_output, check_packages
 from tenreo.exporting.graph_nodes import FLOAT
-from tenreo.exporting.onnx_files import OnnxFile, read_onnx, size_of, write_onnx
-from tenreo.exporting.onnx_names import all_nodes, describe_
-from tenreo.exporting.onnx_runs import Arrays, OutputDifference, Runner, compare_outputs, given_inputs, random_inputs
+from tenreo.exporting.onnx_correction import corrected, corrections, find_biases
+from tenreo.exporting.onnx_files import OnnxFile, size_of, write_onnx
+from tenreo.exporting.onnx_names import describe_
+from tenreo.exporting.onnx_runs import (
+    Arrays,
+    OutputDifference,
+    Runner,
+    compare_outputs,
+    error_of,
+    given_inputs,
+    random_inputs,
+)
 from tenreo.exporting.onnx_size import compress_for_onnx
-from tenreo.exporting.onnx_weights import OnnxWeights, is_constant, looked_up
+from tenreo.exporting.onnx_weights import is_constant, looked_up, tensor_of
 from tenreo.exporting.programs import MOST_BYTES, first_line
 from tenreo.exporting.small_graph import SmallGraph
-from tenreo.exporting.stream_functions import DOMAIN
 from tenreo.files.atomic import check_writable
 from tenreo.files.checkpoints import Output
 from tenreo.files.dense_stream import decode_dense
@@ -30,11 +42,10 @@ from tenreo.files.layout import parameter_name
 from tenreo.files.safetensors import read_tensors
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan
-from tenreo.planning.rates import RelativeSize, TargetBits, TargetSize
+from tenreo.planning.rates import TargetSize
 from tenreo.planning.recipe import DenseDtype, Recipe
 
 _IR_VERSION = 8  # lowest version of ONNX's format that has functions
-_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,8 @@ class CompressedOnnx:
 
 @public_function()
 def compress_onnx(
-    path: str | Path, out: str | Path, recipe: Recipe, inputs: str | Path | None = None, *, jobs: int | None = None,
+    path: str | Path, out: str | Path, recipe: Recipe, inputs: str | Path | None = None, *,
+    match_statistics: bool = True, jobs: int | None = None,
     progress: Callable[[LayerPlan], None] | None = None, note: Callable[[str], None] | None = None,
 ) -> CompressedOnnx:  # fmt: skip
     """Compress the weights of an ONNX model; the runtime decodes them with standard operators when it loads the model.
@@ -82,6 +94,8 @@ def compress_onnx(
         out: path of the compressed model.
         recipe: how to compress: a rate, or a size, which is that of the compressed ONNX model.
         inputs: path of an .npz file with an array for each input of the model; by default, inputs are random.
+        match_statistics: whether biases are corrected on given inputs, so that the means of the layers' outputs are
+            those of the dense model. They stay as they are if that does not bring the model's outputs closer.
         jobs: number of threads; by default one per core.
         progress: function that is called with every layer after it is encoded.
         note: function that is called with every sentence that the user should know.
@@ -103,133 +117,99 @@ def compress_onnx(
     if dense.weights.quantized:
         note(f"{path} is quantized in part: integer weights stay as they are")
     comparison = _Comparison.start(dense.file, None if inputs is None else Path(inputs), note)
-    model, written = _compress(dense, plan, jobs, progress, note)
+    with TemporaryDirectory() as folder:
+        trial = _compress(dense, plan, Path(folder), jobs, progress, note)
+        model = _corrected(dense, trial, comparison, note) if match_statistics else trial.model
     _check(model, out)
     size = write_onnx(model, out)
-    return CompressedOnnx(out, dense.file.bytes, size, written, comparison.source, tuple(comparison.finish(out)))
+    return CompressedOnnx(out, dense.file.bytes, size, trial.written, comparison.source, tuple(comparison.finish(out)))
 
 
 @dataclass(frozen=True)
-class DenseOnnx:
-    """An ONNX model that can be compressed, and its weights."""
+class _Trial:
+    """A compressed model, the file of its weights, and the recipe of its size."""
 
-    file: OnnxFile
-    weights: OnnxWeights
-
-    @property
-    def rest(self) -> int:
-        """Bytes of the files that are not those of weights."""
-        return self.file.bytes - sum(int(self.weights.original(name).ByteSize()) for name in self.weights.tensors)
-
-
-def open_onnx(path: Path) -> DenseOnnx:
-    """Read an ONNX model that can be compressed.
-
-    Raises:
-        TenreoError: if it is damaged, is compressed already, or has no weights.
-    """
-    file = read_onnx(path)
-    if any(each.domain == DOMAIN for each in (*file.model.opset_import, *file.model.functions)):
-        raise TenreoError(f"{path}: is already compressed; give the dense model")
-    weights = OnnxWeights(_modern(file), path.name)
-    if not weights.traits:
-        if weights.quantized:
-            raise TenreoError(f"{path}: has integer weights, since it is quantized; give the model before quantization")
-        if file.model.graph.sparse_initializer:
-            raise TenreoError(f"{path}: has sparse weights, which are not compressed; store them densely")
-        raise TenreoError(
-            f"{path}: has no floating-point weights of Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU, RNN or Gather "
-            "that could be compressed"
-        )
-    return DenseOnnx(file, weights)
-
-
-def _modern(file: OnnxFile) -> Any:
-    """Convert a model in place to the version of the operators that the decoder needs; return it."""
-    import onnx
-    from onnx import version_converter
-
-    version = next((each.version for each in file.model.opset_import if each.domain in ("", "ai.onnx")), OPSET)
-    if version >= OPSET:
-        return file.model
-    nested = any(node for node in all_nodes(file.model.graph) if any(x.HasField("g") for x in node.attribute))
-    names = [[each.name for each in (*g.input, *g.output)] for g in [file.model.graph]]
-    try:
-        if nested:
-            raise ValueError("it has operators with inner graphs")
-        converted = version_converter.convert_version(file.model, OPSET)
-        onnx.checker.check_model(converted)
-        if [[each.name for each in (*g.input, *g.output)] for g in [converted.graph]] != names:
-            raise ValueError("its inputs or outputs would change")
-    except Exception as error:  # the converter raises errors of several classes
-        raise_if_out_of_memory(error)
-        raise TenreoError(
-            f"{file.path}: has version {version} of ONNX's operators, needs {OPSET}, and cannot be converted: "
-            f"{first_line(error)}; export the model again with opset {OPSET} or later"
-        ) from error
-    metadata = list(file.model.metadata_props)
-    file.model.CopyFrom(converted)
-    if not file.model.metadata_props:
-        file.model.metadata_props.extend(metadata)
-    return file.model
-
-
-def resolve_onnx(dense: DenseOnnx, recipe: Recipe) -> Plan:
-    """Return the plan of the compression of an ONNX model.
-
-    A fraction is that of the size of its files; bits are those of each weight, in addition to the rest of the files.
-
-    Raises:
-        TenreoError: as for `resolve_tensors`.
-    """
-    if isinstance(recipe.rate, RelativeSize):
-        numel = sum(each.numel for each in dense.weights.tensors.values())
-        rate = recipe.rate.size(numel, dense.file.bytes)
-        if isinstance(recipe.rate, TargetBits):
-            rate = TargetSize(rate.bytes + dense.rest)
-        recipe = replace(recipe, rate=rate)
-    return resolve_tensors(recipe, dense.weights)
+    model: Any
+    weights: Path
+    written: Written
+    recipe: Recipe
 
 
 def _compress(
-    dense: DenseOnnx, plan: Plan, jobs: int | None, progress: Callable[[LayerPlan], None] | None,
+    dense: DenseOnnx, plan: Plan, folder: Path, jobs: int | None, progress: Callable[[LayerPlan], None] | None,
     note: Callable[[str], None],
-) -> tuple[Any, Written]:  # fmt: skip
-    def attempt(trial: Recipe) -> tuple[int, tuple[Any, Written]]:
-        with TemporaryDirectory() as folder:
-            output = Output(Path(folder) / _WEIGHTS, jobs=jobs)
-            written = compress_tensors(dense.weights, resolve_tensors(trial, dense.weights), output, progress=progress)
-            model = _small(dense, output.path, trial.dense_dtype)
+) -> _Trial:  # fmt: skip
+    numbers = count()
+
+    def attempt(recipe: Recipe) -> tuple[int, _Trial]:
+        output = Output(folder / f"{next(numbers)}.safetensors", jobs=jobs)
+        written = compress_tensors(dense.weights, resolve_tensors(recipe, dense.weights), output, progress=progress)
+        model = _small(dense, output.path, recipe.dense_dtype)
         size = size_of(model)
         note(f"weights of {written.after.bytes:,} bytes lead to an ONNX model of {size:,} bytes")
-        return size, (model, written)
+        return size, _Trial(model, output.path, written, plan.recipe)
 
     if isinstance(plan.recipe.rate, TargetSize):
         return compress_for_onnx(plan.recipe, attempt, dense.rest)
     return attempt(plan.recipe)[1]
 
 
-def _small(dense: DenseOnnx, path: Path, dense_dtype: DenseDtype) -> Any:
-    """Return a copy of a model with the compressed weights of a file."""
+def _small(dense: DenseOnnx, path: Path, dense_dtype: DenseDtype, changes: Mapping[str, Tensor] | None = None) -> Any:
+    """Return a copy of a model with the compressed weights of a file, and with changes added to some of its biases."""
     import onnx
 
-    weights, header, tensors = dense.weights, read_header(path), read_tensors(path)
+    weights, header, tensors, changes = dense.weights, read_header(path), read_tensors(path), changes or {}
     graph, replaced = SmallGraph(weights.types), set()
     for layer, record in header.layers.items():
         name = parameter_name(layer, tensors)
         if graph.add_weight(name, unpack_layer(name, record, tensors, path), record.curve.precision):
             replaced.add(name)
     rounded = header.coded if dense_dtype is DenseDtype.CODED else weights.tensors
-    for name, tensor in decode_dense(header, tensors).items():
-        if name in rounded and weights.types.get(name) == FLOAT:
-            graph.add_dense(name, tensor.float())
-            replaced.add(name)
+    values = {
+        name: tensor.float()
+        for name, tensor in decode_dense(header, tensors).items()
+        if name in rounded and weights.types.get(name) == FLOAT
+    }
+    values |= {name: tensor_of(weights.stored[name]) for name in changes if name not in values}
+    for name, tensor in values.items():
+        graph.add_dense(name, corrected(tensor, changes[name]) if name in changes else tensor)
+    replaced |= values.keys()
     model = onnx.ModelProto()
     model.CopyFrom(dense.file.model)
     _remove_(model.graph, replaced)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     graph.finish_(model)
     describe_(model, {"tenreo.weights": "compressed"})
+    return model
+
+
+def _corrected(dense: DenseOnnx, trial: _Trial, comparison: "_Comparison", note: Callable[[str], None]) -> Any:
+    """Return the compressed model with corrected biases, if these bring the outputs closer to the dense model's."""
+    stored = {name: each for name, each in dense.weights.stored.items() if each.data_type == FLOAT}
+    compressed = [x.parameter for x in trial.written.plan.layers if x.name in trial.written.layers]
+    biases = find_biases(dense.file.model.graph, stored, compressed)
+    if not biases:
+        return trial.model
+    if not comparison.is_given:
+        note("biases are not corrected, since random inputs do not have the means of real ones; give inputs")
+        return trial.model
+    if max(size_of(dense.file.model), size_of(trial.model)) >= MOST_BYTES:
+        note("biases are not corrected, since the model has 2 GB or more")
+        return trial.model
+    changes = corrections(dense.file.model, trial.model, biases, comparison.inputs)
+    model = _small(dense, trial.weights, trial.recipe.dense_dtype, changes) if changes else trial.model
+    before, after = (comparison.error(each.SerializeToString()) for each in (trial.model, model))
+    if after >= before:
+        note(f"biases are not corrected, since that does not bring the outputs on {comparison.source} closer")
+        return trial.model
+    limit = trial.recipe.rate.bytes if isinstance(trial.recipe.rate, TargetSize) else math.inf
+    if size_of(model) > limit:
+        note(f"biases are not corrected, since the model would have {size_of(model):,} bytes")
+        return trial.model
+    note(
+        f"{len(changes)} biases are corrected on {comparison.source}: the outputs differ by {100 * after**0.5:.2f} % "
+        f"instead of {100 * before**0.5:.2f} %"
+    )
     return model
 
 
@@ -265,6 +245,7 @@ class _Comparison:
     source: str
     inputs: Arrays
     expected: Arrays
+    is_given: bool = False
 
     @classmethod
     def start(cls, file: OnnxFile, inputs: Path | None, note: Callable[[str], None]) -> "_Comparison":
@@ -275,12 +256,16 @@ class _Comparison:
                 arrays = given_inputs(inputs, runner)
             else:
                 arrays = random_inputs(runner, looked_up(file.model.graph))
-            return cls(str(inputs or "random inputs"), arrays, runner.run(arrays))
+            return cls(str(inputs or "random inputs"), arrays, runner.run(arrays), inputs is not None)
         except TenreoError as error:
             if inputs is not None:
                 raise
             note(f"outputs are not compared: {error}; give inputs")
             return cls("", {}, {})
+
+    def error(self, model: bytes) -> float:
+        """Return the error of the outputs of a model; see `error_of`."""
+        return error_of(self.expected, Runner(model, "compressed model").run(self.inputs))
 
     def finish(self, path: Path) -> Iterator[OutputDifference]:
         """Yield the differences of the outputs of the compressed model."""

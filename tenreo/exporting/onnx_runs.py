@@ -67,13 +67,17 @@ class Runner:
             raise TenreoError(f"{name}: cannot be loaded by ONNX Runtime: {first_line(error)}") from error
         self.inputs = {each.name: each for each in self.session.get_inputs()}
 
-    def run(self, inputs: Arrays) -> Arrays:
+    def run(self, inputs: Arrays, constants: Arrays | None = None) -> Arrays:
         """Return the outputs by name, for batches that are as large as those that the model takes.
+
+        Args:
+            inputs: inputs by name.
+            constants: inputs that are no batches, by name.
 
         Raises:
             TenreoError: if the model does not take the inputs.
         """
-        parts = [self._run(part) for part in self._parts(inputs)]
+        parts = [self._run({**part, **(constants or {})}) for part in self._parts(inputs)]
         return {name: np.concatenate([part[name] for part in parts]) if len(parts) > 1 else parts[0][name]
                 for name in parts[0]}  # fmt: skip
 
@@ -89,7 +93,9 @@ class Runner:
 
     def _parts(self, inputs: Arrays) -> Iterator[Arrays]:
         """Divide a batch if the model takes smaller ones only."""
-        sizes: set[Any] = {each.shape[0] if each.shape else None for each in self.inputs.values()}
+        sizes: set[Any] = {
+            each.shape[0] if each.shape else None for name, each in self.inputs.items() if name in inputs
+        }
         counts: set[Any] = {len(each) if each.ndim else 0 for each in inputs.values()}
         size, count = (next(iter(x)) if len(x) == 1 else 0 for x in (sizes, counts))
         if not isinstance(size, int) or not 0 < size < count or count % size:
@@ -178,6 +184,12 @@ def compare_outputs(dense: Arrays, compressed: Arrays) -> list[OutputDifference]
     """
     pairs = ((name, dense[name].astype(np.float64), compressed[name].astype(np.float64)) for name in dense)
     return [_difference(name, a, b) for name, a, b in pairs if a.shape == b.shape and a.size]
+
+
+def error_of(dense: Arrays, compressed: Arrays) -> float:
+    """Return the sum over all outputs of the squared relative difference; infinity if one is not a number."""
+    total = sum(each.relative**2 for each in compare_outputs(dense, compressed))
+    return total if math.isfinite(total) else math.inf
 
 
 def _difference(name: str, dense: NDArray[Any], own: NDArray[Any]) -> OutputDifference:

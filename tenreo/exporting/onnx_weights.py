@@ -1,6 +1,6 @@
 """The weights of an ONNX model: which of its tensors are compressed or rounded, and which stay as they are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +46,7 @@ class _Values(Mapping[str, Tensor]):
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> Tensor:
-        return _tensor(self._tensors[name])
+        return tensor_of(self._tensors[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -79,6 +79,11 @@ class OnnxWeights(Source):
         """Traits of the weights, by the operators that use them."""
         return self._traits
 
+    @property
+    def stored(self) -> dict[str, Any]:
+        """All floating-point tensors of the model by name, also those that stay as they are."""
+        return self._tensors
+
     def original(self, name: str) -> Any:
         """Return a tensor as it is in the model."""
         return self._tensors[name]
@@ -90,7 +95,7 @@ class OnnxWeights(Source):
         endings = {_STATISTICS[use[:2]] for use in uses if use[:2] in _STATISTICS}
         if any(not name.endswith(ending) for ending in endings):  # rounded by the name, which says what they are
             return False
-        values = _tensor(self._tensors[name])
+        values = tensor_of(self._tensors[name])
         return values.numel() > _FEW and bool(values.abs().max() < _MOST_PARAMETER)
 
     def is_parameter(self, name: str) -> bool:
@@ -109,7 +114,7 @@ def _stored(graph: Any) -> dict[str, Any]:
 
 def is_constant(node: Any) -> bool:
     """Return whether a node of ONNX is a tensor."""
-    standard = node.op_type == "Constant" and node.domain in _STANDARD
+    standard = node.op_type == "Constant" and is_standard(node)
     return standard and any(each.name == "value" for each in node.attribute)
 
 
@@ -123,18 +128,30 @@ def _is_name(name: str) -> bool:
 
 def _uses(graph: Any, stored: dict[str, Any]) -> dict[str, list[_Use]]:
     """Return the uses of tensors, also behind operators that hand them on, in the order of the graph."""
-    origin = {name: name for name in stored}
     uses: dict[str, list[_Use]] = {}
-    for node in graph.node:
-        own = [(number, origin[name]) for number, name in enumerate(node.input) if name in origin]
-        if node.op_type in _TRANSPARENT and node.domain in _STANDARD and own and len(node.output) == 1:
-            origin[node.output[0]] = own[0][1]
-            continue
+    for node, own in origins(graph, stored):
         groups = next((x.i for x in node.attribute if x.name == "group"), 1)
-        operator = node.op_type if node.domain in _STANDARD else ""
-        for number, name in own:
+        operator = node.op_type if is_standard(node) else ""
+        for number, name in own.items():
             uses.setdefault(name, []).append(_Use(operator, number, groups))
     return uses
+
+
+def origins(graph: Any, stored: Container[str]) -> Iterator[tuple[Any, dict[int, str]]]:
+    """Yield the nodes that use tensors, or what others hand on of these, with the tensors' names by input."""
+    origin: dict[str, str] = {}
+    for node in graph.node:
+        names = {number: origin.get(name, name) for number, name in enumerate(node.input)}
+        own = {number: name for number, name in names.items() if name in stored}
+        if node.op_type in _TRANSPARENT and is_standard(node) and own and len(node.output) == 1:
+            origin[node.output[0]] = own[0]
+        else:
+            yield node, own
+
+
+def is_standard(node: Any) -> bool:
+    """Return whether a node of ONNX is one of the standard operators."""
+    return node.domain in _STANDARD
 
 
 def _is_weight(tensor: Any, uses: list[_Use]) -> bool:
@@ -164,7 +181,7 @@ def _is_quantized(node: Any) -> bool:
     return any(part in node.op_type.lower() for part in ("quantize", "qlinear", "integer"))
 
 
-def _tensor(tensor: Any) -> Tensor:
+def tensor_of(tensor: Any) -> Tensor:
     """Return a tensor of ONNX as one of torch; float64 becomes float32, in which weights are decoded."""
     from onnx import numpy_helper
 

@@ -52,7 +52,7 @@ def compress_and_save(
 ) -> None:  # fmt: skip
     """Plan the compression, compress the model or files, correct statistics, write the file and print the report."""
     if files.is_onnx:
-        compress_onnx_model(files, recipe, statistics.inputs, output, encoding.jobs)
+        compress_onnx_model(files, recipe, statistics, output, encoding.jobs)
         return
     if files.source is not None:
         if output.dry_run:

@@ -1,11 +1,10 @@
 """`tenreo compress` of an ONNX model."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from rich.table import Table
 
-from tenreo.cli.commands.compress import CompressedFiles, Output
+from tenreo.cli.commands.compress import CompressedFiles, Output, Statistics
 from tenreo.cli.exits import usage
 from tenreo.cli.run.checkpoints import written_values
 from tenreo.cli.run.plans import show_plan
@@ -14,13 +13,14 @@ from tenreo.cli.terminal.progress import note_compiling, progress_bar
 from tenreo.cli.terminal.results import comparison, summary
 from tenreo.cli.terminal.tables import counts_table, layers_table, number, table
 from tenreo.codec.jit import on_compile
-from tenreo.exporting.compress_onnx import CompressedOnnx, compress_onnx, open_onnx, resolve_onnx
+from tenreo.exporting.compress_onnx import CompressedOnnx, compress_onnx
+from tenreo.exporting.dense_onnx import open_onnx, resolve_onnx
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.recipe import Recipe
 
 
 def compress_onnx_model(
-    files: CompressedFiles, recipe: Recipe, inputs: Path | None, output: Output, jobs: int | None
+    files: CompressedFiles, recipe: Recipe, statistics: Statistics, output: Output, jobs: int | None
 ) -> None:
     """Compress an ONNX model, write it, and print how its outputs differ from those of the dense model."""
     with usage():
@@ -39,7 +39,10 @@ def compress_onnx_model(
         def progress(layer: LayerPlan) -> None:
             advance(layer.numel, layer.name)
 
-        done = compress_onnx(files.path, target, recipe, inputs, jobs=jobs, progress=progress, note=note)
+        done = compress_onnx(
+            files.path, target, recipe, statistics.inputs, match_statistics=statistics.match_statistics, jobs=jobs,
+            progress=progress, note=note,
+        )  # fmt: skip
     _show(done, output)
 
 
