@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from tenreo.codec.cosine import at_least_float32
+
 
 class ExponentialMovingAverage:
     """Averages of parameters and running statistics: average += (1 - decay) * (value - average).
@@ -21,14 +23,16 @@ class ExponentialMovingAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.steps = 0
-        self.values = {name: t.clone() for name, t in _tensors(model).items()}
+        # In half precision, the small part of a new weight would be lost in the rounding.
+        self.values = {name: at_least_float32(t).clone() for name, t in _tensors(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Update the averages with the weights after a step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(list(self.values.values()), list(_tensors(model).values()), 1 - decay)
+        weights = [at_least_float32(t) for t in _tensors(model).values()]
+        torch._foreach_lerp_(list(self.values.values()), weights, 1 - decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
