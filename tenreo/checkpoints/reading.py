@@ -15,7 +15,7 @@ from tenreo.files.header import is_pickle
 from tenreo.files.layout import TensorRecord, file_order, header_bytes
 from tenreo.files.pickles import read_pickle
 from tenreo.files.quantization_config import dense_config
-from tenreo.files.safetensors import TORCH_DTYPES, bytes_of
+from tenreo.files.safetensors import TORCH_DTYPES, bytes_of, tensor_of
 from tenreo.files.tensor_reader import FileMapping, TensorFile, open_files
 from tenreo.planning.dense_storage import stored_dense
 from tenreo.planning.recipe import DenseDtype
@@ -26,7 +26,7 @@ def read_tensor(file: TensorFile, name: str) -> Tensor:
     record = file.tensors[name]
     dtype = TORCH_DTYPES[record.dtype]
     if name in file.header.tensors:
-        return torch.from_numpy(file.content(name)).view(dtype).reshape(record.shape)
+        return tensor_of(file.content(name), dtype, record.shape)
     return torch.from_numpy(file.read(name)).to(dtype)
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from tenreo.errors import TenreoError
@@ -14,7 +13,7 @@ from tenreo.files.checkpoints import SINGLE, CheckpointFiles, check_index, find_
 from tenreo.files.header import is_pickle
 from tenreo.files.layout import ITEMSIZE, TensorRecord
 from tenreo.files.pickles import read_pickle
-from tenreo.files.safetensors import TORCH_DTYPES, check_plain, record
+from tenreo.files.safetensors import TORCH_DTYPES, check_plain, record, tensor_of
 from tenreo.files.tensor_reader import TensorFile, open_files
 from tenreo.planning.rules import Traits, traits_of_tensors
 
@@ -77,8 +76,7 @@ class _Files(Source):
         each = self.tensors[name]
         size = ITEMSIZE[each.dtype]
         content = self._opened[name].content(name, first * size, count * size)
-        values = torch.from_numpy(content).view(TORCH_DTYPES[each.dtype])
-        return values.reshape(each.shape) if count == each.numel else values
+        return tensor_of(content, TORCH_DTYPES[each.dtype], each.shape if count == each.numel else (count,))
 
 
 def open_source(path: Path) -> Source:

@@ -161,10 +161,12 @@ def round_dense_(model: nn.Module) -> None:
     recipe = remembered_recipe(model)
     if recipe is None or recipe.dense_dtype is not DenseDtype.CODED:
         return
-    state, parameters = stored_state(model), {name for name, _ in model.named_parameters()}
-    dense = {name: tensor.cpu() for name, tensor in state.items() if ".parametrizations." not in f".{name}"}
+    state, parameters = stored_state(model), dict(model.named_parameters())
+    compressed = list(curves(model))
+    coefficients = {id(curve.coefficients) for curve in compressed}
+    dense = {name: tensor.cpu() for name, tensor in state.items() if id(parameters.get(name)) not in coefficients}
     with torch.no_grad():
-        for name, rounded in rounded_dense(dense, parameters, _step(curves(model))).items():
+        for name, rounded in rounded_dense(dense, parameters, _step(compressed)).items():
             state[name].copy_(rounded)
 
 

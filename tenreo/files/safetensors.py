@@ -1,6 +1,6 @@
 """Writing and reading the tensors of safetensors files."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -114,6 +114,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def bytes_of(tensor: Tensor) -> Any:
     """Return the elements of a tensor on the CPU as a file stores them, (bytes,) uint8."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def tensor_of(content: Any, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """Return the tensor of these stored bytes, (bytes,) uint8 of NumPy: the inverse of `bytes_of`."""
+    if not len(content):  # an empty array has the stride 0, which torch does not view as another dtype
+        return torch.empty(tuple(shape), dtype=dtype, device="cpu")
+    return torch.from_numpy(content).view(dtype).reshape(tuple(shape))
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

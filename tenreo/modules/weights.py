@@ -121,6 +121,8 @@ def parameter_names(model: nn.Module) -> Mapping[int, list[str]]:
 def why_incompressible(weight: Weight, names: Mapping[int, list[str]]) -> str:
     """Return why a tensor cannot be replaced by a curve; an empty text if it can. The names are `parameter_names`."""
     module, tensor = weight.module, weight.tensor
+    if isinstance(module, torch.jit.ScriptModule):
+        return "its layer is compiled by torch.jit; use the layer that it was made from"
     if parametrize.is_parametrized(module, tensor):
         kind = type(module.get_submodule(f"parametrizations.{tensor}.0")).__name__
         return f"its weight is parametrized already ({kind}); tenreo.expand_ or remove_parametrizations makes it dense"

@@ -1,5 +1,6 @@
 """Wrappers around a model: data parallelism, averaged weights, compilation and sharding."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -16,12 +17,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Linear(in_features=3, out_features=2, bias=True)
 
     Raises:
-        TenreoError: if it is not a module.
+        TenreoError: if it is not a module, or is compiled by torch.jit.
     """
     if not isinstance(model, nn.Module):
         raise TenreoError(
             f"model: given an object of type {type(model).__name__}, needs a torch.nn.Module; load a state dict into "
             "its model first, or a file with tenreo.load"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TenreoError(
+            "model: is compiled by torch.jit, whose layers cannot be replaced; give the model that it was made from"
         )
     while True:
         # The class that torch.compile returns is not public, but the name of its child is fixed.

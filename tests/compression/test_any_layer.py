@@ -225,6 +225,20 @@ def group(tmp_path):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore:.*torch.jit.*:DeprecationWarning")
+def test_layers_that_torch_jit_compiled_are_left_dense_and_whole_models_refused():
+    compiled = torch.jit.script(nn.Linear(64, 64))
+    net = nn.Sequential(compiled, nn.Linear(64, 64))
+    with pytest.raises(
+        TenreoError, match=r"model: is compiled by torch\.jit, .*; give the model that it was made from"
+    ):
+        tenreo.compress_(torch.jit.script(net), tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0))
+    plan = tenreo.resolve(tenreo.Recipe(4, tenreo.Uniform(2.0), refine=0), net)
+    assert [layer.why_dense.partition(";")[0] for layer in plan.layers] == ["its layer is compiled by torch.jit", ""]
+    tenreo.compress_(net, plan)
+    assert torch.isfinite(net(torch.randn(2, 64))).all() and len(list(curves(net))) == 1
+
+
 @pytest.mark.usefixtures("group")
 def test_distributed_data_parallel_is_refused():
     net = nn.Sequential(nn.Linear(64, 64))

@@ -83,6 +83,20 @@ def test_a_file_that_is_read_and_written_again_does_not_change(tmp_path):
         assert (tmp_path / "1.safetensors").stat().st_size <= size
 
 
+def test_layers_with_other_parametrizations_are_rounded_in_memory_and_in_the_file(tmp_path):
+    def build():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64))
+        nn.utils.parametrizations.weight_norm(net[2])
+        return net
+
+    net, path = build(), tmp_path / "m.safetensors"
+    tenreo.compress_(net, tenreo.Recipe(None, tenreo.TargetSize(40_000)))
+    tenreo.save(net, path)
+    loaded = tenreo.load(path, build())
+    assert all(torch.equal(x, y) for x, y in zip(net.parameters(), loaded.parameters(), strict=True))
+
+
 def test_rounding_is_as_fine_as_the_layers(tmp_path):
     """Three times the bytes of the layers make dense tensors as much finer as their weights."""
     errors = []
