@@ -122,6 +122,11 @@ def compress_onnx(
         model = _corrected(dense, trial, comparison, note) if match_statistics else trial.model
     _check(model, out)
     size = write_onnx(model, out)
+    if size >= dense.file.bytes:
+        note(
+            f"the compressed model is not smaller than the dense one: {size:,} instead of {dense.file.bytes:,} bytes; "
+            "the functions that decode its weights have about 10,000 bytes, so use the dense model or fewer bits"
+        )
     return CompressedOnnx(out, dense.file.bytes, size, trial.written, comparison.source, tuple(comparison.finish(out)))
 
 

@@ -167,6 +167,16 @@ def test_the_size_is_that_of_the_onnx_file(size, tmp_path):
     assert result["outputs"][0]["name"] == "logits" and result["compared_on"] == "random inputs"
 
 
+def test_a_model_that_grows_is_noted(tmp_path):
+    tensors, notes = {"weight": normal(64, 80, dtype=np.float16)}, []
+    nodes = [helper.make_node("MatMul", ["x", "weight"], ["y"])]
+    model = model_of(nodes, [("x", [2, 64])], [("y", [2, 80])], tensors, kind=TensorProto.FLOAT16)
+    recipe = tenreo.Recipe(4, tenreo.Uniform(1.5), refine=0)
+    done, _ = compressed(model, tmp_path, recipe, note=notes.append)
+    assert done.bytes > done.bytes_before
+    assert f"not smaller than the dense one: {done.bytes:,} instead of {done.bytes_before:,} bytes" in notes[-1]
+
+
 def test_patterns_of_names_and_curves(tmp_path):
     recipe = tenreo.Recipe(4, tenreo.Uniform(2.0), refine=1, exclude=("first",), pack="plain")
     done, _ = compressed(mlp(), tmp_path, recipe)
