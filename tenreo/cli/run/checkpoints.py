@@ -20,7 +20,7 @@ from tenreo.distributed import ProcessGroup, process_group
 from tenreo.files.checkpoints import Output as Target
 from tenreo.planning.layers import LayerPlan
 from tenreo.planning.plan import Plan
-from tenreo.planning.recipe import Recipe, Strategy
+from tenreo.planning.recipe import Recipe
 
 
 def resolve_files(path: Path, recipe: Recipe) -> Plan:
@@ -46,15 +46,16 @@ def compress_files(files: CompressedFiles, recipe: Recipe, output: Output, jobs:
 
 
 def _compress_with_progress(source: Source, plan: Plan, target: Target, group: ProcessGroup) -> Written:
-    times = 2 if plan.strategy is Strategy.PRICE else 1  # each layer is encoded to find the price, and at this price
-    total = times * sum(layer.numel for layer in plan.compressed) // group.size
+    total = sum(layer.numel for layer in plan.compressed) // group.size
+    encoded: set[str] = set()
     with (
         on_compile(note_compiling),
         progress_bar("weights", total, group.is_main) as advance,
     ):
 
         def progress(layer: LayerPlan) -> None:
-            advance(layer.numel, layer.name)
+            advance(layer.numel if layer.name not in encoded else 0, layer.name)  # a few are encoded a second time
+            encoded.add(layer.name)
 
         return compress_tensors(source, plan, target, group, progress)
 
