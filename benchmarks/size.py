@@ -32,7 +32,7 @@ import tenreo
 from tenreo.codec.distortion import decibels
 from tenreo.codec.encode import EncodedWeight
 from tenreo.codec.position_coding import columns_per_output, decode_positions, encode_positions
-from tenreo.codec.rate_distortion import quantize_uniformly, trellis_quantize
+from tenreo.codec.rate_distortion import trellis_quantize
 from tenreo.compression.price_search import search_price
 
 Weights = dict[str, Tensor]
@@ -72,7 +72,7 @@ def iso(weights: Weights, parameter: int) -> Coded:
 
 def at_price(weight: Tensor, price: float) -> tuple[EncodedWeight, Tensor]:
     """Encode a weight at a price per bit; return the encoding and the stream of its positions."""
-    encoded = trellis_quantize(weight, quantize_uniformly(weight, price), price)
+    encoded = trellis_quantize(weight, price)
     return encoded, encode_positions(
         encoded.positions, encoded.length, columns_per_output(weight.shape), encoded.memory, encoded.basis
     )

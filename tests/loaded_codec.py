@@ -8,7 +8,7 @@ import torch
 
 from tenreo.codec.encode import EncodedWeight, encode, refined
 from tenreo.codec.position_coding import decode_positions, encode_positions
-from tenreo.codec.rate_distortion import quantize_uniformly, trellis_quantize
+from tenreo.codec.rate_distortion import trellis_quantize
 
 WEIGHT = torch.randn(64, 64)
 
@@ -22,4 +22,4 @@ def store(encoded: EncodedWeight) -> None:
 
 
 store(refined(WEIGHT, encode(WEIGHT, 4, 512), 1))
-store(trellis_quantize(WEIGHT, quantize_uniformly(WEIGHT, 0.01), 0.01))
+store(trellis_quantize(WEIGHT, 0.01))

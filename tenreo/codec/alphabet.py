@@ -11,12 +11,10 @@ symbols then stand for ranges of `position // 2`, the index in the set, instead 
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tenreo.codec.pieces import pieces
 from tenreo.codec.shape import Basis
 
 _LEADING = 5  # bits that the numbers of a range have in common: 16 ranges between powers of two
@@ -42,37 +40,11 @@ class Alphabet:
         """Number of cells; cell c is the symbol c // sets of the set c % sets."""
         return len(self.first) * self.sets
 
-    def all_cells(self, length: int) -> NDArray[np.int32]:
-        """Return the cells of the positions 0 to length - 1."""
+    def cells_of(self, length: int) -> NDArray[np.int32]:
+        """Return the cell of each position, (length,)."""
         symbols = np.repeat(np.arange(len(self.first)), 1 << self.extra)[-self.first[0] :][: -(-length // self.sets)]
         cells = symbols[:, None] * self.sets + np.arange(self.sets)
         return cells.reshape(-1)[:length].astype(np.int32)
-
-    def cells_of(self, positions: Any) -> NDArray[np.int32]:
-        """Return the cell of each position."""
-        cells = np.empty(len(positions), np.int32)
-        ranges = self.extra.any()
-        for part in pieces(len(positions)):
-            own = positions[part]
-            if ranges:
-                symbols = np.searchsorted(self.first, own // self.sets, side="right") - 1
-                cells[part] = symbols * self.sets + own % self.sets
-            else:  # every index is a symbol
-                cells[part] = own - self.sets * self.first[0]
-        return cells
-
-    def count(self, cells: Any, rows: Any, count: int) -> Integers:
-        """Count cells in every row of a table, (count, cells).
-
-        Args:
-            cells: (columns,) cell of each position.
-            rows: (columns,) integers below `count`, row in which each position is counted.
-            count: number of rows.
-        """
-        counts = np.zeros(count * self.cells, np.int64)
-        for part in pieces(len(cells)):
-            counts += np.bincount(rows[part].astype(np.int64) * self.cells + cells[part], minlength=len(counts))
-        return counts.reshape(count, self.cells)
 
 
 @lru_cache(maxsize=256)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tenreo.codec.alphabet import Alphabet
 from tenreo.codec.jit import compiled
-from tenreo.codec.pieces import pieces
 
 Integers = NDArray[np.int64]
 
@@ -49,7 +49,7 @@ NO_NEIGHBORS = Neighbors(0, 0, 0, 0)
 class Classes:
     """Classes of columns with common frequencies."""
 
-    of_blocks: Integers  # (blocks,) class of each block
+    of_blocks: NDArray[np.integer[Any]]  # (blocks,) class of each block
     division: Division = Division.OUTPUTS
 
     @property
@@ -59,35 +59,36 @@ class Classes:
 
     def of_columns(self, positions: Any, length: int, row: int) -> NDArray[np.uint8]:
         """Return the class of each column, (columns,), given the positions and the number of samples."""
+        if not self.division.by_neighbors:
+            return self.of_channels(len(positions), row)
+        result = np.empty(len(positions), np.uint8)
+        _neighbor_classes(positions, self.of_blocks.astype(np.uint8), neighbors_of(length, row, self.division), result)
+        return result
+
+    def of_channels(self, columns: int, row: int) -> NDArray[np.uint8]:
+        """Return the class of each column, (columns,), of classes that do not depend on neighbors."""
         if self.count == 1:
-            return np.zeros(len(positions), np.uint8)
-        return self.of_blocks.astype(np.uint8).take(blocks_of(positions, length, row, self.division))
+            return np.zeros(columns, np.uint8)
+        classes = self.of_blocks.astype(np.uint8)
+        if self.division is Division.INPUTS:
+            return np.tile(classes, -(-columns // len(classes)))[:columns]
+        return np.repeat(classes, row)[:columns]
 
 
-def blocks_of(positions: Any, length: int, row: int, division: Division) -> NDArray[Any]:
-    """Return the block of each column, (columns,) integers.
+def histograms(positions: Any, alphabet: Alphabet, length: int, row: int, division: Division) -> Integers:
+    """Count the cells of the alphabet in every block: (blocks, cells).
 
     Args:
-        positions: (columns,) integers in [0, length).
+        positions: (columns,) int32 in [0, length).
+        alphabet: the alphabet of the positions.
         length: samples on the curve; with neighbors, a ramp.
         row: number of columns of the same output channels.
         division: how the columns are divided.
     """
-    if division.by_neighbors:
-        result = np.empty(len(positions), np.uint8)
-        _neighbor_blocks(positions, neighbors_of(length, row, division), result)
-        return result
-    return channel_blocks(len(positions), row, division)
-
-
-def channel_blocks(columns: int, row: int, division: Division) -> NDArray[Any]:
-    """Return the output or input channel of each column, (columns,) integers."""
-    blocks: NDArray[Any] = np.empty(columns, np.int32 if columns < 1 << 31 else np.int64)
-    for part in pieces(columns):
-        column = np.arange(part.start, min(part.stop, columns), dtype=blocks.dtype)
-        quotient = column // row
-        blocks[part] = column - quotient * row if division is Division.INPUTS else quotient  # % is slower
-    return blocks
+    counts = np.zeros((block_count(len(positions), length, row, division), alphabet.cells), np.int64)
+    neighbors = neighbors_of(length, row, division) if division.by_neighbors else NO_NEIGHBORS
+    _count_in_blocks(positions, alphabet.cells_of(length), row, division is Division.INPUTS, neighbors, counts)
+    return counts
 
 
 def block_count(columns: int, length: int, row: int, division: Division) -> int:
@@ -134,6 +135,25 @@ def neighbor_block(positions, i, neighbors):
 
 
 @compiled
-def _neighbor_blocks(positions, neighbors, result):
+def _neighbor_classes(positions, of_blocks, neighbors, result):
     for i in range(len(positions)):
-        result[i] = neighbor_block(positions, i, neighbors)
+        result[i] = of_blocks[neighbor_block(positions, i, neighbors)]
+
+
+@compiled
+def _count_in_blocks(positions, cells, row, across, neighbors, counts):
+    column = output = 0
+    for i in range(len(positions)):
+        block = neighbor_block(positions, i, neighbors) if neighbors.blocks else column if across else output
+        counts[block, cells[positions[i]]] += 1
+        column += 1
+        if column == row:
+            column = 0
+            output += 1
+
+
+@compiled
+def count_in_classes(positions, cells, classes, counts):
+    """Add the number of columns with each cell in each class to `counts`, (classes, cells)."""
+    for i in range(len(positions)):
+        counts[classes[i], cells[positions[i]]] += 1

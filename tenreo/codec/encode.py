@@ -130,12 +130,12 @@ def scaled_matrix(weight: Tensor, groups: int) -> tuple[Tensor, float]:
         Scaling rounds nothing.
     """
     matrix = weight.detach().cpu().reshape(groups, _columns(weight, groups))
-    matrix = matrix.to(torch.promote_types(weight.dtype, torch.float32))
-    most = 126 if matrix.dtype == torch.float32 else 1000
-    exponent = math.frexp(matrix.abs().max().item())[1]
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    most = 126 if dtype == torch.float32 else 1000
+    exponent = math.frexp(max(each.abs().item() for each in matrix.aminmax()))[1]
     scale = 2.0 ** -max(-most, min(most, exponent))
-    columns = matrix.new_empty(matrix.shape[::-1])  # each column is contiguous, as compiled functions need it
-    return torch.mul(matrix, scale, out=columns.T), scale
+    columns = matrix.new_empty(matrix.shape[::-1], dtype=dtype)  # each column is contiguous, for compiled functions
+    return columns.T.copy_(matrix).mul_(scale), scale
 
 
 def nearest_neighbor_order(weight: Tensor, groups: int, task: Task = SINGLE_THREADED) -> Tensor:

@@ -20,7 +20,8 @@ def move_to_nearest(samples: Any, points: Any, positions: Any, distances: Any, t
     """Replace the sample of every point by the nearest one.
 
     >>> positions = np.zeros(2, np.int32)
-    >>> move_to_nearest(np.array([[0.0], [1.0], [5.0]]), np.array([[0.9], [4.0]]), positions, np.empty(2))
+    >>> samples, points = np.float32([[0.0], [1.0], [5.0]]), np.float32([[0.9], [4.0]])
+    >>> move_to_nearest(samples, points, positions, np.empty(2, np.float32))
     >>> positions.tolist()
     [1, 2]
 
@@ -54,6 +55,14 @@ def squared_error(samples, points, positions, distances):
         distances[i] = distance
         total += distance
     return total
+
+
+@compiled
+def add_at(points, first, positions, sums):
+    """Add the coordinates of (n, g) points, from the first one on, to `sums`, (coordinates, m), at their positions."""
+    for d in range(len(sums)):
+        for i in range(len(positions)):
+            sums[d, positions[i]] += points[i, first + d]
 
 
 @compiled

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from tenreo.codec import range_coder
 from tenreo.codec.alphabet import Alphabet, alphabet_of
-from tenreo.codec.column_classes import Classes, Division, Integers, block_count, blocks_of
+from tenreo.codec.column_classes import Classes, Division, Integers, block_count, histograms
 from tenreo.codec.packing import pack
 from tenreo.codec.position_decoding import KIND_PACKED, decode_stream
 from tenreo.codec.position_decoding import columns_per_output as columns_per_output
 from tenreo.codec.shape import CODED_HEADER, Basis
-from tenreo.codec.trellis import following, path_bits
+from tenreo.codec.trellis import following, is_path
 from tenreo.errors import TenreoError
 from tenreo.sizes import bit_width, packed_size
 
@@ -61,16 +61,16 @@ def encode_positions(positions: Tensor, length: int, row: int, memory: int = 0, 
         TenreoError: if the positions are not a path of the trellis, for example because they were set by hand.
     """
     symbols = np.ascontiguousarray(positions.numpy(), np.int32)
-    if memory and path_bits(symbols, memory) is None:  # the compiled coder would write outside of its tables
+    if memory and not is_path(symbols, memory):  # the compiled coder would write outside of its tables
         raise TenreoError(
             "positions: they are not a path through the trellis of this layer, so a file cannot store them; load the "
             "positions that belong to these coefficients"
         )
     checksum = zlib.crc32(symbols.astype("<i4", copy=False).data).to_bytes(4, "little")
     alphabet = alphabet_of(length, memory, basis)
-    cells = alphabet.cells_of(symbols)
-    classes = choose_classes(symbols, cells, alphabet, length, row, basis)
-    coded = _encode(symbols, cells, alphabet, memory, classes, classes.of_columns(symbols, length, row))
+    classes, counts = choose_classes(symbols, alphabet, length, row, basis)
+    contexts = classes.of_columns(symbols, length, row)
+    coded = _encode(symbols, contexts, alphabet, length, memory, classes, _tables(counts, alphabet))
     header = _header(memory, classes)
     width = bit_width(length)
     if len(coded) >= packed_size(len(symbols), width) or not range_coder.plausible(len(symbols), len(coded)):
@@ -98,28 +98,25 @@ def even_bytes(columns: int, length: int) -> int:
     return CODED_HEADER + min(packed_size(columns, bit_width(length)), math.ceil(ideal))
 
 
-def _encode(positions: Any, cells: Any, alphabet: Alphabet, memory: int, classes: Classes, contexts: Any) -> Any:
-    counts = _counts(cells, contexts, alphabet, classes.count)
+def _encode(
+    positions: Any, contexts: Any, alphabet: Alphabet, length: int, memory: int, classes: Classes, counts: Integers
+) -> Any:
     coder = range_coder.encoder(5 * len(positions) + len(classes.of_blocks) + 6 * counts.size + 64)
     if classes.count > 1:
         blocks = classes.of_blocks.astype(positions.dtype)  # the compiled function then has one type of arguments
-        plain = alphabet_of(classes.count, 0, Basis.COSINE)
-        _encode_symbols(blocks, blocks, np.zeros(len(blocks), np.uint8), 0, np.bincount(blocks)[None], plain, coder)
-    _encode_symbols(positions, cells, contexts, memory, counts, alphabet, coder)
+        plain, same = alphabet_of(classes.count, 0, Basis.COSINE), np.zeros(len(blocks), np.uint8)
+        _encode_symbols(blocks, same, plain, classes.count, 0, np.bincount(blocks)[None], coder)
+    _encode_symbols(positions, contexts, alphabet, length, memory, counts, coder)
     return range_coder.finish(coder)
 
 
 def _encode_symbols(
-    positions: Any, cells: Any, contexts: Any, memory: int, counts: Any, alphabet: Alphabet, coder: range_coder.Coder
+    positions: Any, contexts: Any, alphabet: Alphabet, length: int, memory: int, counts: Any, coder: range_coder.Coder
 ) -> None:
     range_coder.encode_counts(counts, *coder)
-    ranges, trees = (alphabet.first, alphabet.extra), tuple(range_coder.count_trees(counts))
-    range_coder.encode_symbols(positions, cells, contexts, following(memory), ranges, trees, *coder)
-
-
-def _counts(cells: Any, contexts: Any, alphabet: Alphabet, classes: int) -> Integers:
-    """Count the symbols by class and set: (sets * classes, symbols)."""
-    return _tables(alphabet.count(cells, contexts, classes), alphabet)
+    ranges = (alphabet.first, alphabet.extra, alphabet.cells_of(length))
+    trees = tuple(range_coder.count_trees(counts))
+    range_coder.encode_symbols(positions, contexts, following(memory), ranges, trees, *coder)
 
 
 def _tables(counts: Integers, alphabet: Alphabet) -> Integers:
@@ -148,33 +145,39 @@ def decode_positions(stream: Tensor, columns: int, length: int, row: int, basis:
     return torch.from_numpy(decode_stream(stream.numpy(), columns, length, row, basis))
 
 
-def choose_classes(positions: Any, cells: Any, alphabet: Alphabet, length: int, row: int, basis: Basis) -> Classes:
+def choose_classes(positions: Any, alphabet: Alphabet, length: int, row: int, basis: Basis) -> tuple[Classes, Integers]:
     """Choose the classes with which the positions and the counts take the fewest bits.
 
     Args:
-        positions: (columns,) integers in [0, length).
-        cells: (columns,) the cell of each position.
+        positions: (columns,) int32 in [0, length).
         alphabet: the alphabet of the positions.
         length: samples on the curve.
         row: number of columns of the same output channels.
         basis: functions of the curve.
+
+    Returns:
+        The classes, and the number of columns with each cell in each class: (classes, cells).
     """
-    best = Classes(np.zeros(1, np.int64))
-    least = _bits(_counts(cells, np.zeros(len(cells), np.uint8), alphabet, 1))
+    columns = len(positions)
+    best, best_counts = (
+        Classes(np.zeros(1, np.int64)),
+        histograms(positions, alphabet, length, columns, Division.OUTPUTS),
+    )
+    least = _bits(_tables(best_counts, alphabet))
     for division in _divisions(row, basis):
-        number = block_count(len(cells), length, row, division)
-        if number < 2 or number * alphabet.cells > min(_MOST_CELLS, _CELLS_PER_COLUMN * len(cells)):
+        number = block_count(columns, length, row, division)
+        if number < 2 or number * alphabet.cells > min(_MOST_CELLS, _CELLS_PER_COLUMN * columns):
             continue
-        histograms = alphabet.count(cells, blocks_of(positions, length, row, division), number)
-        frequencies = histograms.astype(np.float32)
+        by_block = histograms(positions, alphabet, length, row, division)
+        frequencies = by_block.astype(np.float32)
         for count in CLASSES[1:]:
             of_blocks = _cluster(frequencies, count, alphabet.sets)
             classes = Classes(of_blocks, division)
-            counts = np.stack([histograms[of_blocks == i].sum(0) for i in range(classes.count)])
+            counts = np.stack([by_block[of_blocks == i].sum(0) for i in range(classes.count)])
             bits = _bits(_tables(counts, alphabet)) + _bits(np.bincount(of_blocks)[None])
             if bits < least:
-                best, least = classes, bits
-    return best
+                best, best_counts, least = classes, counts, bits
+    return best, best_counts
 
 
 def _divisions(row: int, basis: Basis) -> tuple[Division, ...]:

@@ -13,10 +13,10 @@ from tenreo.codec.alphabet import Alphabet, alphabet_of
 from tenreo.codec.bit_packing import unpack_integers
 from tenreo.codec.column_classes import (
     NO_NEIGHBORS,
+    Classes,
     Division,
     Neighbors,
     block_count,
-    channel_blocks,
     neighbors_of,
 )
 from tenreo.codec.shape import CODED_HEADER, MOST_MEMORY, Basis
@@ -61,7 +61,7 @@ def decode_stream(data: NDArray[np.uint8], columns: int, length: int, row: int, 
         positions = _unpack(data[CODED_HEADER:], columns, length)
     else:
         positions = _decode(kind, data[CODED_HEADER:], columns, length, row, basis)
-    if zlib.crc32(positions.astype("<i4").tobytes()) != checksum:
+    if zlib.crc32(positions.astype("<i4", copy=False).data) != checksum:
         raise TenreoError("positions: the checksum of the positions is wrong; the file is damaged")
     return np.asarray(positions)
 
@@ -90,7 +90,7 @@ def _decode(kind: int, data: Any, columns: int, length: int, row: int, basis: Ba
         if division.by_neighbors:
             neighbors = neighbors_of(length, row, division)
         else:
-            contexts = contexts.take(channel_blocks(columns, row, division))
+            contexts = Classes(contexts, division).of_channels(columns, row)
     alphabet = alphabet_of(length, memory, basis)
     positions = _decode_symbols(contexts, count, memory, alphabet, coder, columns, neighbors)
     low, high = int(positions.min()), int(positions.max())

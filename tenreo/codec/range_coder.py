@@ -187,25 +187,25 @@ def decode_counts(counts, most, state, data):
 
 
 @compiled
-def encode_symbols(positions, cells, contexts, following, ranges, trees, state, data):
+def encode_symbols(positions, contexts, following, ranges, trees, state, data):
     """Encode positions, each with the table of its context and of the present state of a state machine.
 
     Args:
         positions: (n,) integers; with a state machine, 2 * index + lowest bit of the state, otherwise the index.
-        cells: (n,) integers, the same of the symbol instead of the index.
         contexts: (n,) integers.
         following: (states, 2) next state by the lowest bit of the index; a single state means no state machine.
-        ranges: the smallest index of each symbol, and the bits after the symbol: fields of the `Alphabet`.
+        ranges: the smallest index of each symbol, the bits after the symbol, and the cell of each position, all by the
+            `Alphabet`.
         trees: `CountTrees` for all contexts, or for 2 * contexts with a state machine, as a tuple.
         state, data: fields of the `Coder`.
     """
-    (first, extra), (left, counts) = ranges, trees
+    (first, extra, cells), (left, counts) = ranges, trees
     machine = 1 if len(following) > 1 else 0
     leaves = left.shape[1]
     now = 0
     for i in range(len(positions)):
         table = contexts[i] << machine | now & machine
-        symbol, index = cells[i] >> machine, positions[i] >> machine
+        symbol, index = cells[positions[i]] >> machine, positions[i] >> machine
         node, below = 1, 0
         bit = leaves >> 1
         while bit:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from tenreo.codec.alphabet import Alphabet, alphabet_of
+from tenreo.codec.column_classes import count_in_classes
 from tenreo.codec.encode import EncodedWeight, check_range, scaled_matrix
 from tenreo.codec.pieces import pieces
 from tenreo.codec.position_coding import bits_of, choose_classes, columns_per_output
@@ -46,6 +47,7 @@ _FINEST_STEP = 2.0**-15  # of the weight's root mean square: 100 dB, more than a
 _FEW_BITS = 3.0  # per weight; with more, a second sample of level 0 does not pay
 _TRIED_COLUMNS = 1 << 13  # that are encoded with one and with two samples of level 0
 _TRIED_PIECES = 16  # evenly spaced pieces of which these columns consist
+_NO_POSITIONS = torch.empty(0, dtype=torch.int32)
 _TRIED_ROUNDS = 4  # further rounds change the cost of either by less than the difference between them
 
 
@@ -53,11 +55,11 @@ _TRIED_ROUNDS = 4  # further rounds change the cost of either by less than the d
 class State:
     """The state of the alternation, in the units of the scaled matrix."""
 
-    positions: Tensor  # (columns,) int32
     coefficients: Tensor  # (1, 3)
     length: int  # samples on the ramp
     frequencies: Any  # (classes, cells) float64, number of columns in each cell of the alphabet, by class
     contexts: Any  # (columns,) uint8, class of each column
+    positions: Tensor  # (columns,) int32; empty before the first path
 
     @property
     def alphabet(self) -> Alphabet:
@@ -76,50 +78,65 @@ class State:
         return float((self.frequencies * (used + extra)).sum())
 
 
-def quantize_uniformly(weight: Tensor, price: float, memory: int = MEMORY) -> EncodedWeight:
-    """Encode a weight on a ramp whose step fits a price: a uniform quantizer.
+@dataclass(frozen=True)
+class UniformQuantizer:
+    """A ramp of evenly spaced samples, in the units of the scaled matrix."""
 
-    >>> encoded = quantize_uniformly(torch.linspace(-1, 1, 1000), price=0.03)
-    >>> encoded.length, encoded.coefficients.shape
-    (13, torch.Size([1, 3]))
+    offset: float  # sample of level 0
+    step: float
+    length: int  # samples on the ramp
+
+    @property
+    def coefficients(self) -> Tensor:
+        """The coefficients, (1, 3) float64."""
+        return torch.tensor([[self.offset, self.step * most_level(self.length), 0.0]], dtype=torch.float64)
+
+    def positions(self, values: Tensor) -> Tensor:
+        """Return the nearest sample of each value, (columns,) int32."""
+        return ((values - self.offset) / self.step).round().int() + most_level(self.length)
+
+    def histogram(self, values: Tensor) -> Any:
+        """Return how many values are nearest to each sample, (length,) int64."""
+        counts = torch.zeros(self.length, dtype=torch.int64)
+        for part in pieces(len(values)):
+            counts += torch.bincount(self.positions(values[part]), minlength=self.length)
+        return counts.numpy()
+
+
+def uniform_quantizer(matrix: Tensor, scale: float, price: float, dtype: torch.dtype) -> UniformQuantizer:
+    """Return the uniform quantizer whose step fits a price.
+
+    >>> uniform_quantizer(torch.linspace(-1, 1, 1000)[None], 1.0, 0.03, torch.float32).length
+    13
 
     Args:
-        weight: any shape, floating point, finite, on the CPU.
-        price: squared error that is worth one bit, above 0.
-        memory: memory in bits of the trellis for which the encoding is a start, at least 2. The positions are the
-            nearest samples, not yet a path of the trellis.
+        matrix: (1, columns) a scaled matrix of at least two different values.
+        scale: its scale.
+        price: squared error that is worth one bit, in the units of the matrix.
+        dtype: dtype of the weight.
 
     Returns:
-        An encoding with at most two million samples, whatever the price and the range of the values: a ramp, or a
-        single cosine if all values are equal.
-
-    Raises:
-        TenreoError: if a coefficient exceeds the range of the weight's dtype.
+        A quantizer with at most two million samples, whatever the price and the range of the values.
     """
-    row, scale = scaled_matrix(weight, 1)
-    values = row[0]
-    if values.min() == values.max():  # a single sample, which needs no rounding
-        positions = torch.zeros(len(values), dtype=torch.int32)
-        return EncodedWeight(weight.detach().reshape(1, -1)[:, :1], positions, 1, tuple(weight.shape))
-    median = values.median()
+    values = matrix[0]
+    median = values.median().item()
     # Weights that are not spread around zero are spread around their median.
-    offset = median if (values - median).square().mean().sqrt() < median.abs() else torch.zeros_like(median)
-    width = (values - offset).abs().max().item()
-    decoded = torch.finfo(torch.promote_types(weight.dtype, torch.float32))
+    offset = median if _deviation(values, median) < abs(median) else 0.0
+    width = max((each - offset).abs().item() for each in values.aminmax())
+    decoded = torch.finfo(torch.promote_types(dtype, torch.float32))
     least = decoded.tiny * decoded.eps * scale  # smallest number above 0: decoding would round a finer step to 0
-    finest = max(finest_step(width, (values - offset).square().mean().sqrt().item()), least)
-    step = max(min(step_for(_scaled_price(price, scale)), 4 * width), finest)
-    most = torch.finfo(weight.dtype).max * scale
+    finest = max(finest_step(width, _deviation(values, offset)), least)
+    step = max(min(step_for(price), 4 * width), finest)
+    most = torch.finfo(dtype).max * scale
     while step * most_level(length_for(width, step)) > most and step > width / 1024:
         step /= 2  # the ends of the ramp are then nearer to the largest value
-    length = length_for(width, step)
-    positions = torch.empty(len(values), dtype=torch.int32)
-    for part in pieces(len(values)):
-        positions[part] = ((values[part] - offset) / step).round().int() + most_level(length)
-    functions = [[offset.item() / scale, step * most_level(length) / scale, 0.0]]
-    coefficients = torch.tensor(functions, dtype=torch.float64).to(weight.dtype)
-    coefficients = check_range(weight, coefficients)
-    return EncodedWeight(coefficients, positions, length, tuple(weight.shape), memory, Basis.RAMP)
+    return UniformQuantizer(offset, step, length_for(width, step))
+
+
+def _deviation(values: Tensor, center: float) -> float:
+    """Return the root of the mean squared difference from a number."""
+    squares = sum((values[part] - center).square().sum(dtype=torch.float64).item() for part in pieces(len(values)))
+    return math.sqrt(squares / len(values))
 
 
 def _scaled_price(price: float, scale: float) -> float:
@@ -151,109 +168,115 @@ def length_for(width: float, step: float) -> int:
 
 
 def trellis_quantize(
-    weight: Tensor, start: EncodedWeight, price: float,
+    weight: Tensor, price: float, memory: int = MEMORY,
     precision: Precision = Precision.FLOAT32, task: Task = SINGLE_THREADED,
 ) -> EncodedWeight:  # fmt: skip
     """Choose positions and coefficients of small squared error plus price times bits.
 
-    >>> weight = torch.randn(64, 64)
-    >>> encoded = trellis_quantize(weight, quantize_uniformly(weight, 0.01, memory=3), 0.01)
+    >>> encoded = trellis_quantize(torch.randn(64, 64), 0.01)
+    >>> encoded.coefficients.shape, encoded.memory
+    (torch.Size([1, 3]), 7)
 
     Args:
-        weight: weight with output channels first, on the CPU.
-        start: its encoding by `quantize_uniformly`, which sets the memory of the trellis.
+        weight: weight with output channels first, floating point, finite, on the CPU.
         price: squared error that is worth one bit, above 0.
+        memory: memory in bits of the trellis, at least 2.
         precision: number format of the coefficients in a file; they are rounded before the last path.
         task: checked for cancellation.
 
     Returns:
-        An encoding with as many samples or one more.
+        An encoding on a ramp, or on a single cosine if all values are equal.
 
     Raises:
         TenreoError: if a coefficient is too large for the number format or the weight's dtype.
         CancelledError: if the task was cancelled.
     """
-    if start.basis is not Basis.RAMP:  # all values are equal
-        rounded = check_range(weight, fake_quantize(start.coefficients, precision))
-        return replace(start, coefficients=rounded)
+
+    def rounded(coefficients: Tensor) -> Tensor:
+        return check_range(weight, fake_quantize(coefficients, precision).to(weight.dtype))
+
     matrix, scale = scaled_matrix(weight, 1)
+    low, high = matrix.aminmax()
+    if low == high:  # a single sample
+        positions = torch.zeros(weight.numel(), dtype=torch.int32)
+        value = rounded(weight.detach().reshape(1, -1)[:, :1].clone())
+        return EncodedWeight(value, positions, 1, tuple(weight.shape))
     price = _scaled_price(price, scale)
+    quantizer = uniform_quantizer(matrix, scale, price, weight.dtype)
+    coefficients = check_range(weight, (quantizer.coefficients / scale).to(weight.dtype))
     # One alternation is enough: further ones gain less than 0.01 dB.
-    first = min(start.memory, _FIRST_MEMORY)
-    state = choose_zeros(matrix, initial_state(start, matrix.dtype, scale), price, first)
+    first = min(memory, _FIRST_MEMORY)
+    state = choose_zeros(matrix, quantizer, coefficients.to(matrix.dtype) * scale, price, first)
     state = choose_path(matrix, state, price, first, task)
     state = classify(state, columns_per_output(weight.shape))
     state = fit_curve(matrix, state)
-    rounded = check_range(weight, fake_quantize(state.coefficients / scale, precision).to(weight.dtype))
-    state = replace(state, coefficients=rounded.to(matrix.dtype) * scale)
-    state = choose_path(matrix, state, price, start.memory, task)
-    return replace(start, coefficients=rounded, positions=state.positions, length=state.length)
+    coefficients = rounded(state.coefficients / scale)
+    # Without the positions of the first path, which take as much memory as those of the second.
+    state = replace(state, coefficients=coefficients.to(matrix.dtype) * scale, positions=_NO_POSITIONS)
+    state = choose_path(matrix, state, price, memory, task)
+    return EncodedWeight(coefficients, state.positions, state.length, tuple(weight.shape), memory, Basis.RAMP)
 
 
-def initial_state(start: EncodedWeight, dtype: torch.dtype, scale: float) -> State:
-    """Return the state of an encoding whose columns all belong to one class."""
-    positions = start.positions
-    coefficients = start.coefficients.to(dtype) * scale
-    alphabet = alphabet_of(start.length, MEMORY, Basis.RAMP)
-    frequencies = np.bincount(alphabet.cells_of(positions.numpy()), minlength=alphabet.cells)[None].astype(np.float64)
-    return State(positions, coefficients, start.length, frequencies, np.zeros(len(positions), np.uint8))
+def initial_state(coefficients: Tensor, histogram: Any, positions: Tensor) -> State:
+    """Return a state of columns in one class, with frequencies from the number of columns at each sample."""
+    alphabet, length = alphabet_of(len(histogram), MEMORY, Basis.RAMP), len(histogram)
+    frequencies = np.bincount(alphabet.cells_of(length), weights=histogram, minlength=alphabet.cells)[None]
+    return State(coefficients, length, frequencies, np.zeros(len(positions), np.uint8), positions)
 
 
-def choose_zeros(matrix: Tensor, state: State, price: float, memory: int) -> State:
+def choose_zeros(matrix: Tensor, quantizer: UniformQuantizer, coefficients: Tensor, price: float, memory: int) -> State:
     """Return a state with one or two samples of level 0, whichever costs less, and frequencies of some columns."""
     columns = matrix.shape[1]
     piece = _TRIED_COLUMNS // _TRIED_PIECES if columns > _TRIED_COLUMNS else columns
     starts = np.arange(0, columns - piece + 1, max(1, (columns - piece) // (_TRIED_PIECES - 1)))
-    tried = (starts[:, None] + np.arange(piece)).reshape(-1)
-    part = matrix[:, torch.from_numpy(tried)]
+    part = matrix[:, torch.from_numpy((starts[:, None] + np.arange(piece)).reshape(-1))]
 
-    def settled(initial: State, rounds: int) -> State:
-        some = replace(initial, positions=initial.positions[torch.from_numpy(tried)], contexts=initial.contexts[tried])
+    def settled(state: State, rounds: int) -> State:
         for _ in range(rounds):
-            some = fit_curve(part, choose_path(part, some, price, memory))
-        return some
-
-    def cost(some: State) -> float:
-        return _squared_error(part, some) + price * some.bits()
-
-    if settled(state, 1).bits() > _FEW_BITS * part.shape[1]:
+            state = fit_curve(part, choose_path(part, state, price, memory))
         return state
-    both = [(each, settled(each, _TRIED_ROUNDS)) for each in (state, with_two_zeros(state))]
-    best, some = min(both, key=lambda pair: cost(pair[1]))
-    return replace(best, coefficients=some.coefficients, frequencies=some.frequencies)
+
+    def cost(state: State) -> float:
+        return _squared_error(part, state) + price * state.bits()
+
+    histogram, positions = quantizer.histogram(matrix[0]), quantizer.positions(part[0])
+    best = initial_state(coefficients, histogram, positions)
+    if settled(best, 1).bits() <= _FEW_BITS * part.shape[1]:
+        both = best, with_two_zeros(coefficients, histogram, positions)
+        best = min((settled(each, _TRIED_ROUNDS) for each in both), key=cost)
+    return replace(best, contexts=np.zeros(columns, np.uint8), positions=_NO_POSITIONS)
 
 
-def with_two_zeros(state: State) -> State:
-    """Add a second sample of level 0 to a ramp with one, half as frequent as the first was."""
-    middle = most_level(state.length)
-    length = state.length + 1
-    positions = state.positions + (state.positions > middle)
-    alphabet = alphabet_of(length, MEMORY, Basis.RAMP)
-    cells = alphabet.cells_of(positions.numpy())
-    frequencies = np.bincount(cells, minlength=alphabet.cells).astype(np.float64)
-    zeros = alphabet.cells_of(np.array([middle, middle + 1]))
-    frequencies[zeros] = frequencies[zeros].sum() / 2
-    return State(positions, state.coefficients, length, frequencies[None], state.contexts)
+def with_two_zeros(coefficients: Tensor, histogram: Any, positions: Tensor) -> State:
+    """Return the initial state with a second sample of level 0; both are half as frequent as the first was."""
+    middle = most_level(len(histogram))
+    histogram = np.insert(histogram, middle + 1, 0)
+    state = initial_state(coefficients, histogram, positions + (positions > middle))
+    zeros = state.alphabet.cells_of(state.length)[middle : middle + 2]
+    state.frequencies[0, zeros] = state.frequencies[0, zeros].sum() / 2
+    return state
 
 
 def choose_path(matrix: Tensor, state: State, price: float, memory: int, task: Task = SINGLE_THREADED) -> State:
     """Replace the positions by the cheapest path through the trellis, and count the frequencies again."""
     alphabet = state.alphabet
     bits = bits_of(state.frequencies + _UNSEEN, alphabet.sets) + np.repeat(alphabet.extra, alphabet.sets)
-    positions = torch.empty_like(state.positions)
+    positions = torch.empty(matrix.shape[1], dtype=torch.int32)
     values, samples = matrix[0].float().numpy(), state.samples().float().numpy()
-    cells = alphabet.all_cells(state.length)
+    cells = alphabet.cells_of(state.length)
     prices = (price * bits).astype(np.float32)
     cheapest_path(values, samples, cells, prices, state.contexts, following(memory), positions.numpy(), task)
-    return _count(state, positions, state.contexts, len(prices))
+    counts = np.zeros((len(state.frequencies), alphabet.cells), np.int64)
+    count_in_classes(positions.numpy(), cells, state.contexts, counts)
+    return replace(state, positions=positions, frequencies=counts.astype(np.float64))
 
 
 def classify(state: State, row: int) -> State:
     """Divide the columns into classes, with frequencies of their own, by `choose_classes`."""
     positions = state.positions.numpy()
-    cells = state.alphabet.cells_of(positions)
-    classes = choose_classes(positions, cells, state.alphabet, state.length, row, Basis.RAMP)
-    return _count(state, state.positions, classes.of_columns(positions, state.length, row), classes.count)
+    classes, counts = choose_classes(positions, state.alphabet, state.length, row, Basis.RAMP)
+    contexts = classes.of_columns(positions, state.length, row)
+    return replace(state, contexts=contexts, frequencies=counts.astype(np.float64))
 
 
 def fit_curve(matrix: Tensor, state: State) -> State:
@@ -264,12 +287,6 @@ def fit_curve(matrix: Tensor, state: State) -> State:
     _, end, jump = better[0].tolist()
     rising = end > 0 and end / most_level(state.length) + jump > 0
     return fitted if rising and _squared_error(matrix, fitted) <= _squared_error(matrix, state) else state
-
-
-def _count(state: State, positions: Tensor, contexts: Any, classes: int) -> State:
-    counts = state.alphabet.count(state.alphabet.cells_of(positions.numpy()), contexts, classes)
-    frequencies = counts.astype(np.float64)
-    return replace(state, positions=positions, contexts=contexts, frequencies=frequencies)
 
 
 def _squared_error(matrix: Tensor, state: State) -> float:

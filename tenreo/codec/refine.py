@@ -27,7 +27,7 @@ from torch import Tensor
 from tenreo.codec.box_tree import sort_for_tree
 from tenreo.codec.cosine import LONG, dct, dct_folded, fold, idct, idct_folded
 from tenreo.codec.distortion import energy
-from tenreo.codec.nearest import move_to_nearest, squared_error
+from tenreo.codec.nearest import add_at, move_to_nearest, squared_error
 from tenreo.codec.sweep_start import sweeps
 from tenreo.codec.threads import Task
 
@@ -75,10 +75,10 @@ def refine(
         CancelledError: if the task was cancelled.
     """
     search = _Search(columns, length, task)
-    given = search.measure(columns.sorted(positions), coefficients)
+    error = columns.error(coefficients, length, columns.sorted(positions))
     best = search.from_sweeps(coefficients.shape[1], rounds)
-    if best is None or not best.error < given.error:
-        best = search.descend(given, rounds)
+    if best is None or not best.error < error:
+        best = search.descend(_Fit(columns.sorted(positions), coefficients, error), rounds)
     return columns.unsorted(columns.assign(best.coefficients, length, best.positions, task)), best.coefficients
 
 
@@ -102,8 +102,9 @@ class _Search:
         fewer = round(rounds * max(needed / self.length, math.sqrt(_SWEEP_FULL_ROUNDS / count)))
         matrix = self.columns.matrix
         coefficients, positions = sweeps(matrix.float(), per_row, self.length)
-        start = self.fitted(positions, coefficients.to(matrix.dtype))
-        return self.descend(start, min(rounds, max(fewer, _SWEEP_ROUNDS)))
+        start = [self.fitted(positions, coefficients.to(matrix.dtype))]
+        del coefficients, positions  # `descend` gets the only reference to the start, so that it can free it
+        return self.descend(start.pop(), min(rounds, max(fewer, _SWEEP_ROUNDS)))
 
     def fitted(self, positions: Tensor, coefficients: Tensor) -> _Fit:
         """Fit coefficients to given positions."""
@@ -180,14 +181,21 @@ class Columns:
 def _samples(coefficients: Tensor, length: int) -> Any:
     """Return the (length, g) samples of a curve."""
     samples = coefficients.new_empty(length, len(coefficients))
-    for rows, result in zip(_row_blocks(coefficients, length), _row_blocks(samples.T, length), strict=True):
-        result.copy_(idct(rows, length))
+    for rows in _row_blocks(len(coefficients), length):
+        samples.T[rows.start : rows.stop] = idct(coefficients[rows.start : rows.stop], length)
     return samples.numpy()
 
 
-def _row_blocks(rows: Tensor, length: int) -> tuple[Tensor, ...]:
+def _row_blocks(rows: int, length: int) -> list[range]:
     """Divide rows into blocks to transform together: all rows, which is faster, or single ones to save memory."""
-    return rows.chunk(1 if length < LONG else len(rows))
+    return [range(rows)] if length < LONG else [range(row, row + 1) for row in range(rows)]
+
+
+def _sums(matrix: Tensor, rows: range, positions: Tensor, length: int) -> Tensor:
+    """Return the sums of the columns at each sample for some rows of a matrix, (rows, length)."""
+    sums = matrix.new_zeros(len(rows), length)
+    add_at(matrix.T.numpy(), rows.start, positions.numpy(), sums.numpy())
+    return sums
 
 
 def _fast_length(least: int) -> int:
@@ -217,10 +225,9 @@ def fit(
         (g, coefficients_per_row).
     """
     count = coefficients.shape[1]
+    blocks = _row_blocks(len(matrix), length)
+    target = torch.cat([dct(_sums(matrix, rows, positions, length), count) for rows in blocks])  # (g, count)
     density = torch.bincount(positions, minlength=length).to(matrix.dtype)  # (length,)
-    samples = positions.long()  # with 32-bit indices, index_add_ would take ten times as long
-    sums = [rows.new_zeros(len(rows), length).index_add_(1, samples, rows) for rows in _row_blocks(matrix, length)]
-    target = torch.cat([dct(each, count) for each in sums])  # (g, count)
     # T D T' depends on the frequencies of D up to 2 count - 2 only, so a grid of 2 count samples represents it exactly.
     grid = min(_fast_length(2 * count), length)
     # Signals on the grid remain folded; they have one branch, since the grid is so short.

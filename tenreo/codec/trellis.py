@@ -140,6 +140,25 @@ def _examine(value, first, end, samples, cells, prices, least, chosen):
                 chosen[subset] = sample
 
 
+def is_path(positions: Any, memory: int) -> bool:
+    """Return whether positions, (n,) int32, are a path through a trellis that starts in state 0.
+
+    >>> is_path(np.array([0, 2, 1], np.int32), memory=2), is_path(np.array([1, 0, 0], np.int32), memory=2)
+    (True, False)
+    """
+    return bool(_follows(positions, following(memory)))
+
+
+@compiled
+def _follows(positions, machine):
+    state = 0
+    for position in positions:
+        if (position ^ state) & 1:
+            return False
+        state = machine[state, position >> 1 & 1]
+    return True
+
+
 def path_bits(positions: Any, memory: int) -> Any:
     """Return one bit for each column that, with the preceding bits, determines `position % 4` along a path.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tenreo.codec.distortion import energy
 from tenreo.codec.encode import EncodedWeight, encode, nearest_neighbor_order, quantize, refined, squared_error
-from tenreo.codec.rate_distortion import quantize_uniformly, trellis_quantize
+from tenreo.codec.rate_distortion import trellis_quantize
 from tenreo.codec.shape import CurveShape, Positions
 from tenreo.codec.threads import Task
 from tenreo.compression.report import LayerReport
@@ -99,8 +99,7 @@ def encode_at_price(
     if coarse is not None and parts is not None:
         source = _mixed(weight, coarse[layer.name], parts[layer.name])
     try:
-        initial = quantize_uniformly(source, price, curve.memory)
-        encoded = trellis_quantize(source, initial, price, curve.precision, task)
+        encoded = trellis_quantize(source, price, curve.memory, curve.precision, task)
     except TenreoError as error:
         raise TenreoError(f"{layer.name}: {error}") from error
     return _with_report(layer, weight, None, encoded, recipe.positions, start)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tenreo.codec.bit_packing import unpack_integers
 from tenreo.codec.curve_values import decode_curve, dequantize, integer_codes
 from tenreo.codec.grid_decoding import decode_values
+from tenreo.codec.pieces import pieces
 from tenreo.codec.position_decoding import columns_per_output, decode_stream
 from tenreo.codec.shape import Positions
 from tenreo.errors import TenreoError
@@ -90,7 +91,7 @@ class TensorFile:
         """Return a tensor of the dense model by name."""
         record = self.tensors[name]
         if name in self.header.coded:
-            return _cast(self._coded_values()[name], record.dtype).reshape(record.shape)
+            return _cast(self._coded_values()[name].copy(), record.dtype).reshape(record.shape)
         layer = self.layer(name)
         return self._stored(name) if layer is None else self._decoded(name, layer, record)
 
@@ -149,12 +150,15 @@ def _version(file: IO[bytes]) -> tuple[int, ...]:
 
 
 def _cast(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Convert values to a dtype of safetensors; those in bfloat16 stay float32, rounded to the nearest."""
-    if dtype != "BF16":
-        with np.errstate(over="ignore"):  # of a damaged file
-            return np.asarray(values.astype(_NUMPY[dtype]))
-    bits = values.astype(np.float32).view(np.uint32)
-    return np.asarray(((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32))
+    """Convert values, in place if possible, to a dtype of safetensors; bfloat16 is float32, rounded to the nearest."""
+    with np.errstate(over="ignore"):  # of a damaged file
+        result = values.astype(np.float32 if dtype == "BF16" else _NUMPY[dtype], order="C", copy=False)
+    if dtype == "BF16":
+        every = result.reshape(-1).view(np.uint32)
+        for part in pieces(len(every)):
+            bits = every[part]
+            every[part] = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return result
 
 
 def open_files(files: CheckpointFiles) -> dict[str, TensorFile]:

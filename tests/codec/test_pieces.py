@@ -6,7 +6,7 @@ import torch
 from tenreo.codec import pieces
 from tenreo.codec.encode import squared_error
 from tenreo.codec.position_coding import decode_positions, encode_positions
-from tenreo.codec.rate_distortion import quantize_uniformly, trellis_quantize
+from tenreo.codec.rate_distortion import trellis_quantize
 
 
 def test_pieces_cover_every_element_once(monkeypatch):
@@ -21,7 +21,7 @@ def test_the_size_of_the_pieces_does_not_change_the_bytes(monkeypatch, size):
     weight = (torch.randn(64, 80) * torch.rand(64, 1)).bfloat16()
 
     def encoded():
-        result = trellis_quantize(weight, quantize_uniformly(weight, 1e-3), 1e-3)
+        result = trellis_quantize(weight, 1e-3)
         stream = encode_positions(result.positions, result.length, 80, result.memory, result.basis)
         return result, stream, squared_error(weight, result)
 

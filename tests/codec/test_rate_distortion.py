@@ -16,11 +16,11 @@ from tenreo.codec.precision import fake_quantize
 from tenreo.codec.rate_distortion import (
     _squared_error,
     choose_path,
+    choose_zeros,
     classify,
     fit_curve,
-    initial_state,
-    quantize_uniformly,
     trellis_quantize,
+    uniform_quantizer,
 )
 from tenreo.codec.shape import Basis, Precision
 from tenreo.codec.threads import Task, ThreadPool
@@ -31,7 +31,7 @@ def laplace(*shape, seed=0):
 
 
 def quantize(weight, price, memory, precision=Precision.FLOAT32):
-    return trellis_quantize(weight, quantize_uniformly(weight, price, memory), price, precision)
+    return trellis_quantize(weight, price, memory, precision)
 
 
 def squared_error(weight, encoded):
@@ -64,10 +64,11 @@ def test_no_step_increases_the_squared_error_plus_price_times_bits(memory, expon
     price = 2.0**exponent
     scales = np.exp(np.random.default_rng(seed).normal(size=(shape[0], *(1 for _ in shape[1:]))))
     weight = laplace(*shape, seed=seed) * torch.from_numpy(scales).float()
-    start = quantize_uniformly(weight, price, memory)
     matrix, scale = scaled_matrix(weight, 1)
     price *= scale**2
-    state = choose_path(matrix, initial_state(start, matrix.dtype, scale), price, memory)  # the start is not a path
+    start = uniform_quantizer(matrix, scale, price, weight.dtype)
+    state = choose_zeros(matrix, start, start.coefficients.float(), price, memory)
+    state = choose_path(matrix, state, price, memory)
     state = classify(state, weight[0].numel())
     costs = [cost(matrix, state, price)]
     assert costs[0] == pytest.approx(_squared_error(matrix, state) + price * state.bits())
@@ -170,7 +171,6 @@ def test_coefficients_have_the_requested_precision():
 
 def test_a_stopped_pool_cancels_the_search_for_a_path():
     weight, pool = laplace(8, 8), ThreadPool(1)
-    start = quantize_uniformly(weight, 0.1)
     pool.stop()
     with pytest.raises(CancelledError):
-        trellis_quantize(weight, start, 0.1, task=Task(pool))
+        trellis_quantize(weight, 0.1, task=Task(pool))

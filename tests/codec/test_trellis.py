@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tenreo.codec.shape import MOST_MEMORY
-from tenreo.codec.trellis import cheapest_path, following, path_bits, window_subsets
+from tenreo.codec.trellis import cheapest_path, following, is_path, path_bits, window_subsets
 
 
 @pytest.mark.parametrize("memory", range(2, MOST_MEMORY + 1))
@@ -93,5 +93,7 @@ def test_the_bits_of_a_path_give_its_subsets_without_the_state_machine(memory):
     padded = np.concatenate([np.zeros(memory, np.int64), bits])
     windows = sum(padded[memory - i : len(padded) - i] << i for i in range(memory + 1))
     assert np.array_equal(window_subsets(memory)[windows], np.array(positions) % 4)
+    assert is_path(np.array(positions, np.int32), memory)
     positions[300] += 1
     assert path_bits(np.array(positions), memory) is None
+    assert not is_path(np.array(positions, np.int32), memory)

@@ -148,10 +148,10 @@ if sys.argv[2] == "error":
     raise ValueError("unrelated")
 if sys.argv[2] == "interrupt":
     def interrupt(picture):  # in the last worker, after the main process has started to wait
-        time.sleep(0.5)
+        time.sleep(0.3)
         if torch.utils.data.get_worker_info().id == 1:
             os.kill(os.getppid(), signal.SIGINT)
-        time.sleep(2)
+        time.sleep(0.2)
         os._exit(0)  # otherwise the main process waits five seconds for each worker
     images.prepare = interrupt
 try:
