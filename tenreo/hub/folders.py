@@ -146,4 +146,4 @@ def write_config(folder: Path, info: ModelInfo) -> None:
 def write_card(path: Path, text: str) -> None:
     """Write a card completely or not at all."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -1,13 +1,16 @@
 """Model cards: their values for the hub, their figures, and what they say if nothing was measured."""
 
 import json
+import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from processes import here, refused
+from processes import DATA, here, refused
 from safetensors.torch import load_file
 
 import tenreo
@@ -154,3 +157,11 @@ def test_a_folder_without_the_code_of_its_model_is_compared_by_its_tensors(insid
     tenreo.write("tensors.safetensors", {"weight": torch.randn(64, 64)}, tenreo.Recipe(None, tenreo.TargetBits(6)))
     text = card_text(Path("tensors.safetensors"))
     assert "tenreo verify FOLDER --against DENSE_FOLDER" in text and "tenreo evaluate" not in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems only have names in Unicode")
+def test_names_that_are_not_unicode_are_escaped(inside):
+    name = os.fsdecode(b"small\xff.safetensors")
+    shutil.copy(DATA / "version4.safetensors", name)
+    here("card", name, "-o", "README.md")
+    assert "small\\udcff.safetensors" in Path("README.md").read_text("utf-8")

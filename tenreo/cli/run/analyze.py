@@ -121,7 +121,7 @@ def _write(result: Analysis, pair: Pair, trial: Trial | None, output: AnalysisOu
         del written["better"]
     elif output.better is not None and trial is not None:
         with atomic_write(output.better) as temporary:
-            temporary.write_text(f"# {trial}\n{trial.yaml}", encoding="utf-8")
+            temporary.write_text(f"# {trial}\n{trial.yaml}", encoding="utf-8", errors="backslashreplace")
     if written:
         note("wrote " + ", ".join(map(str, written.values())))
 

@@ -12,7 +12,7 @@ def write_card(checkpoint: Checkpoint, described: Described, output: CardOutput)
     """Write the card, and print where it is."""
     text, path = card_text(checkpoint.file, described.values()), output.path(checkpoint)
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     if output.json:
         show_json("card", {"file": str(checkpoint.file), "out": str(path), "measured": described.results is not None})
         return

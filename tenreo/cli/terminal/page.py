@@ -55,7 +55,7 @@ def write_page(
         name=printable(name), settings=table, headings=_HEADINGS, parts=[_described(part) for part in parts]
     )
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _described(part: Part) -> dict[str, Any]:
