@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from processes import DATA, here, refused
+from processes import here, refused
 from safetensors.torch import load_file
 
 import tenreo
@@ -160,8 +160,8 @@ def test_a_folder_without_the_code_of_its_model_is_compared_by_its_tensors(insid
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems only have names in Unicode")
-def test_names_that_are_not_unicode_are_escaped(inside):
+def test_names_that_are_not_unicode_are_escaped(compressed_file, inside):
     name = os.fsdecode(b"small\xff.safetensors")
-    shutil.copy(DATA / "version4.safetensors", name)
+    shutil.copy(compressed_file, name)
     here("card", name, "-o", "README.md")
     assert "small\\udcff.safetensors" in Path("README.md").read_text("utf-8")
