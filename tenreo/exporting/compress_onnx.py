@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch import Tensor
-
 from tenreo.checkpoints.compress import Written, compress_tensors
 from tenreo.checkpoints.plan import resolve_tensors
 from tenreo.compression.serialization import unpack_layer
@@ -18,7 +16,7 @@ from tenreo.errors import TenreoError, raise_if_out_of_memory
 from tenreo.exporting.dense_onnx import DenseOnnx, open_onnx, resolve_onnx
 from tenreo.exporting.formats import check_output, check_packages
 from tenreo.exporting.graph_nodes import FLOAT
-from tenreo.exporting.onnx_correction import corrected, corrections, find_biases
+from tenreo.exporting.onnx_correction import Correction, corrections, find_biases
 from tenreo.exporting.onnx_files import OnnxFile, size_of, write_onnx
 from tenreo.exporting.onnx_names import describe_
 from tenreo.exporting.onnx_runs import (
@@ -45,6 +43,7 @@ from tenreo.planning.plan import Plan
 from tenreo.planning.rates import TargetSize
 from tenreo.planning.recipe import DenseDtype, Recipe
 
+_WORTH = 0.99  # of the squared error of the outputs, above which biases are not corrected
 _IR_VERSION = 8  # lowest version of ONNX's format that has functions
 
 
@@ -159,7 +158,9 @@ def _compress(
     return attempt(plan.recipe)[1]
 
 
-def _small(dense: DenseOnnx, path: Path, dense_dtype: DenseDtype, changes: Mapping[str, Tensor] | None = None) -> Any:
+def _small(
+    dense: DenseOnnx, path: Path, dense_dtype: DenseDtype, changes: Mapping[str, Correction] | None = None
+) -> Any:
     """Return a copy of a model with the compressed weights of a file, and with changes added to some of its biases."""
     import onnx
 
@@ -177,7 +178,8 @@ def _small(dense: DenseOnnx, path: Path, dense_dtype: DenseDtype, changes: Mappi
     }
     values |= {name: tensor_of(weights.stored[name]) for name in changes if name not in values}
     for name, tensor in values.items():
-        graph.add_dense(name, corrected(tensor, changes[name]) if name in changes else tensor)
+        logarithmic = name.endswith(".running_var")
+        graph.add_dense(name, changes[name].of(tensor, logarithmic) if name in changes else tensor)
     replaced |= values.keys()
     model = onnx.ModelProto()
     model.CopyFrom(dense.file.model)
@@ -204,7 +206,7 @@ def _corrected(dense: DenseOnnx, trial: _Trial, comparison: "_Comparison", note:
     changes = corrections(dense.file.model, trial.model, biases, comparison.inputs)
     model = _small(dense, trial.weights, trial.recipe.dense_dtype, changes) if changes else trial.model
     before, after = (comparison.error(each.SerializeToString()) for each in (trial.model, model))
-    if after >= before:
+    if after >= _WORTH * before:
         note(f"biases are not corrected, since that does not bring the outputs on {comparison.source} closer")
         return trial.model
     limit = trial.recipe.rate.bytes if isinstance(trial.recipe.rate, TargetSize) else math.inf
@@ -212,7 +214,7 @@ def _corrected(dense: DenseOnnx, trial: _Trial, comparison: "_Comparison", note:
         note(f"biases are not corrected, since the model would have {size_of(model):,} bytes")
         return trial.model
     note(
-        f"{len(changes)} biases are corrected on {comparison.source}: the outputs differ by {100 * after**0.5:.2f} % "
+        f"{len(biases)} biases are corrected on {comparison.source}: the outputs differ by {100 * after**0.5:.2f} % "
         f"instead of {100 * before**0.5:.2f} %"
     )
     return model

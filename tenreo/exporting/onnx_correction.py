@@ -1,12 +1,13 @@
 """Correction of the biases of a compressed ONNX model, on given inputs.
 
-The errors of a weight shift the mean of every channel of its output. The bias that is added to this output, or the mean
-that a BatchNorm subtracts from it, can take the shift back: M. Nagel et al., "Data-Free Quantization Through Weight
-Equalization and Bias Correction", arXiv 1906.04721, section 4.2. With n values per channel, the bias changes by
-n / (n + 64) of the shift, as for models of torch (`tenreo.correction`).
+The errors of a weight shift the mean of every channel of its output. The bias that is added to this output can take
+the shift back: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv
+1906.04721, section 4.2. With n values per channel, the bias changes by n / (n + 64) of the shift. A BatchNorm behind a
+layer without a bias gets the statistics of its new input, by the formulas for models of torch
+(`tenreo.correction.corrected_layers`).
 
-Every correction shifts the inputs of later layers, so all are measured and changed several times; as the layers have an
-order, this converges. The means are further outputs of both models, and the changes further inputs.
+Every correction changes the inputs of later layers, so all are measured and changed several times; as the layers have
+an order, this converges. The moments are further outputs of both models, and the changes further inputs.
 """
 
 from collections import Counter
@@ -23,7 +24,8 @@ from tenreo.exporting.onnx_names import all_nodes
 from tenreo.exporting.onnx_runs import Arrays, Runner, error_of
 from tenreo.exporting.onnx_weights import is_standard, origins
 
-_ROUNDS = 6
+_ROUNDS = 12
+_EPSILON = 1e-5  # of a BatchNorm
 _CONFIDENT = 64  # values per channel from which on a shift is rather an error than noise
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _AXES_ARE_INPUTS = 18  # version of the operators from which on the axes of ReduceMean are an input
@@ -36,13 +38,13 @@ class Bias(NamedTuple):
         name: name of the tensor.
         output: name of the output.
         dimensions: number of dimensions of the output, whose second one is that of the channels; 0 if it is the last.
-        sign: -1 if the tensor is subtracted.
+        variance: name of the variance of a BatchNorm, whose mean the tensor is; empty for others.
     """
 
     name: str
     output: str
     dimensions: int
-    sign: int
+    variance: str = ""
 
 
 def find_biases(graph: Any, stored: Mapping[str, Any], compressed: Iterable[str]) -> list[Bias]:
@@ -65,21 +67,42 @@ def find_biases(graph: Any, stored: Mapping[str, Any], compressed: Iterable[str]
         following = users.get(output) if counts[output] == 1 else None
         dimensions = len(stored[inputs[1]].dims) if node.op_type in _CONVOLUTIONS else 0
         if node.op_type in (*_CONVOLUTIONS, "Gemm") and len(node.input) > 2 and node.input[2]:
-            found.append(Bias(node.input[2], output, dimensions, 1))
+            found.append(Bias(node.input[2], output, dimensions))
         elif node.op_type in _CONVOLUTIONS and following is not None and following.op_type == "BatchNormalization":
-            found.append(Bias(following.input[3], output, dimensions, -1))
+            found.append(Bias(following.input[3], output, dimensions, following.input[4]))
         elif node.op_type == "MatMul" and following is not None and following.op_type == "Add":
             bias = following.input[1 - list(following.input).index(output)]
-            found.append(Bias(bias, following.output[0], 0, 1))
-    return [each for each in found if counts[each.name] == 1 and _is_vector(stored.get(each.name))]
+            found.append(Bias(bias, following.output[0], 0))
+
+    def is_own(name: str) -> bool:
+        return counts[name] == 1 and name in stored and len(stored[name].dims) == 1 and stored[name].dims[0] > 1
+
+    return [each for each in found if is_own(each.name) and (not each.variance or is_own(each.variance))]
 
 
-def _is_vector(tensor: Any) -> bool:
-    return tensor is not None and len(tensor.dims) == 1 and tensor.dims[0] > 1
+class _Moments(NamedTuple):
+    """Mean and variance of every channel of an output, float64, and the number of values of a channel."""
+
+    mean: NDArray[Any]
+    variance: NDArray[Any]
+    values: float
 
 
-def corrections(dense: Any, compressed: Any, biases: Sequence[Bias], inputs: Arrays) -> dict[str, Tensor]:
-    """Return what to add to each bias so that the outputs come closest to those of the dense model; empty if none does.
+class Correction(NamedTuple):
+    """What changes a tensor: it is multiplied by `factor`, and then `change` is added."""
+
+    factor: Tensor | float
+    change: Tensor | float
+
+    def of(self, tensor: Tensor, logarithmic: bool) -> Tensor:
+        """Return a corrected tensor, rounded to the grid of the tensor, so that it needs no more bytes."""
+        grid = exact_grid(tensor.float(), logarithmic)
+        values = tensor.double() * self.factor + self.change
+        return values.to(tensor.dtype) if grid is None else grid.values(grid.levels(values)).to(tensor.dtype)
+
+
+def corrections(dense: Any, compressed: Any, biases: Sequence[Bias], inputs: Arrays) -> dict[str, Correction]:
+    """Return the corrections by which the outputs come closest to those of the dense model; empty if none does.
 
     Args:
         dense: dense ONNX model.
@@ -90,25 +113,50 @@ def corrections(dense: Any, compressed: Any, biases: Sequence[Bias], inputs: Arr
     Raises:
         TenreoError: if a model cannot be run.
     """
-    names = _unused_names(len(biases), dense, compressed)
-    both = [Runner(_measured(model, biases, names), "corrected model") for model in (dense, compressed)]
-    sizes = _sizes(dense, biases)
-    changes: Arrays = {name: np.zeros(size, np.float32) for name, size in zip(names, sizes, strict=True)}
+    from onnx import numpy_helper
+
+    stored = {each.name: each for each in dense.graph.initializer}
+    values = {bias.name: numpy_helper.to_array(stored[bias.name]).astype(np.float64) for bias in biases}
+    names = dict(zip(_unused_names(len(biases), dense, compressed), biases, strict=True))
+    both = [Runner(_measured(model, names), "corrected model") for model in (dense, compressed)]
+    state = {name: (np.ones_like(values[bias.name]), 0 * values[bias.name]) for name, bias in names.items()}
     results = [each.name for each in dense.graph.output]
-    expected = both[0].run(inputs, changes)
-    best, least = dict[str, Tensor](), np.inf
+    expected = both[0].run(inputs, _as_inputs(names, state))
+    best, least = dict[str, Correction](), np.inf
     for trial in range(_ROUNDS):
-        found = both[1].run(inputs, changes)
+        found = both[1].run(inputs, _as_inputs(names, state))
         error = error_of(*({name: each[name] for name in results if name in each} for each in (expected, found)))
         if not trial or error < least:
-            least = error
-            pairs = zip(biases, names, strict=True)
-            best = {bias.name: torch.from_numpy(changes[name]) * bias.sign for bias, name in pairs} if trial else {}
-        for name, size in zip(names, sizes, strict=True):
-            (wanted, count), (mean, _) = (_mean(outputs, name, size) for outputs in (expected, found))
-            changed = (changes[name] + wanted - mean) * count / (count + _CONFIDENT)
-            changes[name] = np.nan_to_num(changed).astype(np.float32)
+            least, best = error, _by_name(names, state) if trial else {}
+        for name, bias in names.items():
+            wanted, own = (_moments(outputs, name, len(values[bias.name])) for outputs in (expected, found))
+            state[name] = _next(wanted, own, values[bias.name], state[name][1], bool(bias.variance))
     return best
+
+
+def _next(
+    wanted: _Moments, own: _Moments, value: NDArray[Any], change: NDArray[Any], is_statistic: bool
+) -> tuple[NDArray[Any], NDArray[Any]]:  # fmt: skip
+    """Return the next factor of a variance and the next change of a bias, or of a mean, whose value is given."""
+    confidence = own.values / (own.values + _CONFIDENT)
+    if not is_statistic:
+        return np.ones_like(value), np.nan_to_num((change + wanted.mean - own.mean) * confidence)
+    ratio = np.nan_to_num(((own.variance + _EPSILON) / (wanted.variance + _EPSILON)) ** confidence, nan=1.0)
+    root = np.sqrt(ratio)
+    return ratio, np.nan_to_num(value * (root - 1) + confidence * (own.mean - wanted.mean * root))
+
+
+def _as_inputs(names: Iterable[str], state: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> Arrays:
+    changes = {name: state[name][1].astype(np.float32) for name in names}
+    return changes | {f"{name}.factor": state[name][0].astype(np.float32) for name in names}
+
+
+def _by_name(
+    names: Mapping[str, Bias], state: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
+) -> dict[str, Correction]:  # fmt: skip
+    found = {bias.name: Correction(1.0, torch.from_numpy(state[name][1])) for name, bias in names.items()}
+    statistics = {name: bias.variance for name, bias in names.items() if bias.variance}
+    return found | {each: Correction(torch.from_numpy(state[name][0]), 0.0) for name, each in statistics.items()}
 
 
 def _unused_names(count: int, *models: Any) -> list[str]:
@@ -120,38 +168,36 @@ def _unused_names(count: int, *models: Any) -> list[str]:
     return [f"{prefix}{i}" for i in range(count)]
 
 
-def _sizes(model: Any, biases: Sequence[Bias]) -> list[int]:
-    stored = {each.name: each for each in model.graph.initializer}
-    return [int(stored[each.name].dims[0]) for each in biases]
+def _moments(outputs: Arrays, name: str, channels: int) -> _Moments:
+    """Return the moments of the channels over all parts of a batch."""
+    mean, square = (
+        outputs[f"{name}.{each}"].reshape(-1, channels).astype(np.float64).mean(0) for each in ("mean", "square")
+    )
+    count = float(outputs[f"{name}.shape"].reshape(-1, 2)[:, 0].sum())
+    return _Moments(mean, np.maximum(square - mean**2, 0), count)
 
 
-def _mean(outputs: Arrays, name: str, size: int) -> tuple[NDArray[Any], float]:
-    """Return the mean of every channel over all parts of a batch, and the number of values of a channel."""
-    means = outputs[f"{name}.mean"].reshape(-1, size).astype(np.float64)
-    return means.mean(0), float(outputs[f"{name}.shape"].reshape(-1, 2)[:, 0].sum())
-
-
-def _measured(model: Any, biases: Sequence[Bias], names: Sequence[str]) -> bytes:
-    """Return a copy of a model with an input for the change of each bias, and outputs for the means of its channels."""
+def _measured(model: Any, names: Mapping[str, Bias]) -> bytes:
+    """Return a copy of a model with inputs for the changes of biases, and outputs for the moments of the channels."""
     import onnx
     from onnx import TensorProto, helper
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     version = next(each.version for each in copy.opset_import if each.domain in ("", "ai.onnx"))
-    added: dict[str, list[Any]] = {}  # by the output of the node before which or behind which they are
-    for bias, name in zip(biases, names, strict=True):
+    added: dict[str, list[Any]] = {}  # by the first output of the node before which they are
+    for name, bias in names.items():
         user = next(node for node in copy.graph.node if bias.name in node.input)
-        user.input[:] = [f"{name}.sum" if each == bias.name else each for each in user.input]
-        combine = "Add" if bias.sign > 0 else "Sub"
-        added.setdefault(user.output[0], []).append(helper.make_node(combine, [bias.name, name], [f"{name}.sum"]))
-        copy.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]))
-    nodes = []
-    for node in copy.graph.node:
-        nodes += [*added.get(node.output[0] if node.output else "", []), node]
-    for bias, name in zip(biases, names, strict=True):
-        nodes += _means(bias, name, version)
-        for output, shape in (("mean", [None]), ("shape", [2])):
+        before = added.setdefault(user.output[0], [])
+        for operator, tensor, own in (("Add", bias.name, name), ("Mul", bias.variance, f"{name}.factor")):
+            copy.graph.input.append(helper.make_tensor_value_info(own, TensorProto.FLOAT, [None]))
+            if tensor:
+                user.input[:] = [f"{own}.used" if each == tensor else each for each in user.input]
+                before.append(helper.make_node(operator, [tensor, own], [f"{own}.used"]))
+    nodes = [each for node in copy.graph.node for each in (*added.get("".join(node.output[:1]), []), node)]
+    for name, bias in names.items():
+        nodes += _moment_nodes(bias, name, version)
+        for output, shape in (("mean", [None]), ("square", [None]), ("shape", [2])):
             copy.graph.output.append(helper.make_tensor_value_info(f"{name}.{output}", TensorProto.FLOAT, shape))
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
@@ -159,11 +205,8 @@ def _measured(model: Any, biases: Sequence[Bias], names: Sequence[str]) -> bytes
     return content
 
 
-def _means(bias: Bias, name: str, version: int) -> list[Any]:
-    """Return nodes that compute the mean of every channel of an output, and the shape of (values, channels).
-
-    A BatchNorm measures its input, from which the change is not yet subtracted, so the change is added here.
-    """
+def _moment_nodes(bias: Bias, name: str, version: int) -> list[Any]:
+    """Return nodes that compute the means of all channels and of their squares, and the shape of (values, channels)."""
     from onnx import TensorProto, helper
 
     source, nodes = bias.output, []
@@ -171,28 +214,19 @@ def _means(bias: Bias, name: str, version: int) -> list[Any]:
         order = [0, *range(2, bias.dimensions), 1]
         nodes.append(helper.make_node("Transpose", [source], [f"{name}.turned"], perm=order))
         source = f"{name}.turned"
-    if version >= _AXES_ARE_INPUTS:
-        axes = helper.make_node("Constant", [], [f"{name}.axes"], value_ints=[0])
-        mean = helper.make_node("ReduceMean", [f"{name}.rows", f"{name}.axes"], [f"{name}.own_mean"], keepdims=0)
-        nodes.append(axes)
-    else:
-        mean = helper.make_node("ReduceMean", [f"{name}.rows"], [f"{name}.own_mean"], axes=[0], keepdims=0)
+    options: dict[str, Any]
+    axes, options = ([f"{name}.axes"], {}) if version >= _AXES_ARE_INPUTS else ([], {"axes": [0]})
+    if axes:
+        nodes.append(helper.make_node("Constant", [], axes, value_ints=[0]))
     return [
         *nodes,
         helper.make_node("Shape", [name], [f"{name}.size"]),
         helper.make_node("Constant", [], [f"{name}.all"], value_ints=[-1]),
         helper.make_node("Concat", [f"{name}.all", f"{name}.size"], [f"{name}.rows_shape"], axis=0),
         helper.make_node("Reshape", [source, f"{name}.rows_shape"], [f"{name}.rows"]),
-        mean,
-        helper.make_node("Add" if bias.sign < 0 else "Identity",
-                         [f"{name}.own_mean", *([name] if bias.sign < 0 else [])], [f"{name}.mean"]),
+        helper.make_node("Mul", [f"{name}.rows", f"{name}.rows"], [f"{name}.squares"]),
+        helper.make_node("ReduceMean", [f"{name}.rows", *axes], [f"{name}.mean"], keepdims=0, **options),
+        helper.make_node("ReduceMean", [f"{name}.squares", *axes], [f"{name}.square"], keepdims=0, **options),
         helper.make_node("Shape", [f"{name}.rows"], [f"{name}.rows_size"]),
         helper.make_node("Cast", [f"{name}.rows_size"], [f"{name}.shape"], to=TensorProto.FLOAT),
-    ]  # fmt: skip
-
-
-def corrected(bias: Tensor, change: Tensor) -> Tensor:
-    """Return a bias plus its change, rounded to the grid of the bias, so that it needs no more bytes."""
-    grid = exact_grid(bias.float())
-    values = bias.double() + change.double()
-    return values.to(bias.dtype) if grid is None else grid.values(grid.levels(values)).to(bias.dtype)
+    ]
