@@ -245,7 +245,7 @@ def test_direct_onnx_export_of_a_compressed_model_names_tenreo_export(net, tmp_p
 def test_detectors_are_exported_for_a_fixed_batch(tmp_path):
     from tenreo.models.builders import build_model
 
-    torch.manual_seed(2)
+    torch.manual_seed(3)
     sides = {"min_size": 96, "max_size": 96, "box_score_thresh": 0.0, "box_detections_per_img": 3}
     net = build_model("torchvision:fasterrcnn_mobilenet_v3_large_320_fpn", sides)
     # Large weights separate the scores: rounding, which depends on the processor, selects among nearly equal ones.
