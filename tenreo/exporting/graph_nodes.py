@@ -36,12 +36,8 @@ class GraphNodes:
 
     def call(self, function: str, inputs: Sequence[str], outputs: Sequence[str], text: str = "") -> None:
         """Add a node that calls a function of `tenreo.exporting.decoder_functions`, or one with a text of its own."""
-        self.define(function, text)
-        self.add(function, inputs, outputs, domain=DOMAIN)
-
-    def define(self, function: str, text: str) -> None:
-        """Give a function a text of its own, also if only other functions call it."""
         self._called[function] = text
+        self.add(function, inputs, outputs, domain=DOMAIN)
 
     def use_first(self, nodes: "GraphNodes", names: Mapping[str, str]) -> None:
         """Put the nodes that decode streams before all others, which use their results, and add their tensors.

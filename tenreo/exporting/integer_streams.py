@@ -28,7 +28,6 @@ from tenreo.exporting.stream_functions import (
     BEFORE,
     FLAGS,
     MOST_BYTE_CODES,
-    PICK_OF_LARGE_MODELS,
     TRIANGLE,
     part,
     part_name,
@@ -40,7 +39,6 @@ from tenreo.exporting.stream_functions import (
 
 _STREAM_BYTES = 6000  # what a further stream costs, in bytes and in time to load
 _MOST_TRELLIS_SYMBOLS = 2048
-_MANY = 1 << 23  # numbers of a large model
 
 
 @dataclass
@@ -100,8 +98,6 @@ class IntegerStreams:
             if memory:
                 names |= _add_steps(nodes, f"stream_{i}", cluster)
         nodes.tensors["most"] = np.array(self._most)
-        if sum(len(each.values) for cluster, _ in clusters for each in cluster) >= _MANY:
-            nodes.define("Pick", PICK_OF_LARGE_MODELS)
         users.use_first(nodes, names)
 
     def blocks_of(self, flags: int) -> NDArray[np.int64]:

@@ -15,12 +15,6 @@ DOMAIN = "tenreo"
 MOST_BYTE_CODES = 256  # codes of a stream whose numbers are bytes
 FLAGS = 64  # in a block of the function `Places`
 TRIANGLE, BEFORE = "triangle", "before"
-# The function `Pick` of large models, with which ONNX Runtime picks an element in a third of the time. But OpenVINO
-# decodes such models slowly, and ONNX's reference evaluator does so only for vectors of at most 64 elements.
-PICK_OF_LARGE_MODELS = """
-Pick (vector, places) => (elements) {
-  elements = GatherElements (vector, places)
-}""".strip()
 
 
 def table_name(field: int) -> str:
@@ -88,7 +82,8 @@ WideField (bytes, table, weight) => (numbers) {
   rows = Gather (weighted, places)
   numbers = Reshape (rows, all)
 }""",
-    # The elements of a vector at places, which are a vector, too.
+    # The elements of a vector at places, which are a vector, too. With GatherElements, ONNX Runtime loads a large model
+    # in 80 % of the time, but OpenVINO takes several times as long, and ONNX's reference evaluator cannot run it.
     "Pick": """
 Pick (vector, places) => (elements) {
   elements = Gather (vector, places)
