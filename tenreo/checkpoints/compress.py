@@ -130,7 +130,6 @@ class _Run:
         self.source, self.plan, self.output, self.group, self.progress = source, plan, output, group, progress
         self.parts = Parts(output.parts, source, plan.recipe)
         self.layers = sorted(plan.compressed, key=lambda layer: layer.name)
-        self.own = deal(self.layers, lambda layer: layer.numel, group)
         self.sizes: dict[str, int] = {}  # bytes of every layer as it is encoded now
         self.prices: dict[str, float] = {}
 
@@ -140,7 +139,8 @@ class _Run:
         if not isinstance(rate, TargetSize):
             self._encode(self.layers, None)
             return
-        samples = {x.name: sample(x.shape, partial(self.source.elements, x.parameter)) for x in self.own}
+        own = deal(self.layers, lambda layer: layer.numel, self.group)
+        samples = {x.name: sample(x.shape, partial(self.source.elements, x.parameter)) for x in own}
         prices = Prices(self.layers, samples, self.output.jobs, self.plan.recipe, self.group)
         fixed = self._planned_total(rate.bytes)
         room = rate.bytes - fixed
@@ -177,8 +177,7 @@ class _Run:
             raise target_out_of_reach(self.plan.recipe, self._total())
 
     def _encode(self, layers: Sequence[LayerPlan], price: float | None) -> None:
-        own = {layer.name for layer in self.own}
-        mine = [layer for layer in layers if layer.name in own]
+        mine = deal(layers, lambda layer: layer.numel, self.group)  # any process can, since the parts are in files
         with LayerPool(lambda x: self.source.read(x.parameter), self.output.jobs, self.progress, None) as pool:
             sizes = pool.each(self.parts.encode, mine, price)
         numbers = torch.tensor([sizes.get(layer.name, 0) for layer in layers], dtype=torch.int64)
