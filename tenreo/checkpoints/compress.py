@@ -23,6 +23,7 @@ from tenreo.distributed import SINGLE_PROCESS, ProcessGroup
 from tenreo.files.atomic import check_writable, write_errors_named
 from tenreo.files.checkpoints import Output, finish_folder
 from tenreo.files.counts import Counts, count
+from tenreo.files.paths import as_path
 from tenreo.files.quantization_config import compressed_config
 from tenreo.files.records import LayerRecord
 from tenreo.planning.layers import LayerPlan
@@ -80,7 +81,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], recipe: Recipe) -> No
     Raises:
         TenreoError: as for `resolve`, and if a tensor is not finite or the file cannot be written.
     """
-    path = Path(path)
+    path = as_path("path", path)
     check_writable(path)
     source = state_source(tensors)
     compress_tensors(source, resolve_tensors(recipe, source), Output(path))

@@ -13,6 +13,7 @@ from tenreo.files.atomic import atomic_write, make_folder
 from tenreo.files.checkpoints import CheckpointFiles, find_files, finish_folder
 from tenreo.files.header import is_pickle
 from tenreo.files.layout import TensorRecord, file_order, header_bytes
+from tenreo.files.paths import as_path
 from tenreo.files.pickles import read_pickle
 from tenreo.files.quantization_config import dense_config
 from tenreo.files.safetensors import TORCH_DTYPES, bytes_of, tensor_of
@@ -44,7 +45,7 @@ def read(path: str | Path) -> Mapping[str, Tensor]:
     Raises:
         TenreoError: if a file is damaged; for most damage, when a tensor is asked for.
     """
-    files = find_files(Path(path))
+    files = find_files(as_path("path", path))
     if is_pickle(files.weights[0]):
         return {name: tensor for file in files.weights for name, tensor in read_pickle(file).items()}
     return FileMapping(open_files(files), read_tensor)

@@ -284,6 +284,8 @@ def decode(encoded: EncodedWeight) -> Tensor:
     Raises:
         TenreoError: if a row has more coefficients than the curve has samples.
     """
+    if not isinstance(encoded, EncodedWeight):
+        raise TenreoError(f"decode: given an object of type {type(encoded).__name__}, needs the result of encode")
     index = curve_index(encoded.positions, encoded.length, encoded.coefficients.shape[1], encoded.basis)
     columns = decode_columns(encoded.coefficients, index, encoded.length, basis=encoded.basis)  # (groups, columns)
     return columns.reshape(encoded.shape)

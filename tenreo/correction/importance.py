@@ -26,7 +26,7 @@ from tenreo.modules.ties import check_has_values
 from tenreo.modules.weights import find_weights
 from tenreo.modules.wrappers import unwrapped
 from tenreo.planning.layers import find_layers
-from tenreo.planning.recipe import Recipe
+from tenreo.planning.recipe import Recipe, check_recipe
 from tenreo.planning.rules import rule_for, traits_of_model
 
 _POWER = 0.5  # of the ratio of squared errors
@@ -71,6 +71,7 @@ def measure_importance(
     Raises:
         TenreoError: if the model cannot process the batches, or its outputs have no derivatives.
     """
+    check_recipe(recipe)
     model = unwrapped(model)
     check_has_values(model)
     layers = find_layers(recipe, traits_of_model(model), rule_for(model))

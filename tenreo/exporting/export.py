@@ -25,6 +25,7 @@ from tenreo.exporting.onnx_names import describe_, output_names, rename_
 from tenreo.exporting.programs import Arguments, first_line, onnx_program, run_onnx, run_program, torch_program
 from tenreo.exporting.small_onnx import small_model
 from tenreo.files.atomic import atomic_write, check_writable
+from tenreo.files.paths import as_path
 from tenreo.files.records import ModelInfo
 from tenreo.models.identification import identify
 from tenreo.models.inputs import arguments_of, input_shape, takes_lists
@@ -95,7 +96,7 @@ def export(
     Raises:
         TenreoError: if the ending is unknown, a package is missing, or the file cannot be made or written.
     """
-    path, model = Path(path), unwrapped(model)
+    path, model = as_path("path", path), unwrapped(model)
     check_format(path, small)
     check_writable(path)
     check_unsharded(model)

@@ -29,6 +29,24 @@ _OTHER_FORMATS = (
 )  # fmt: skip
 
 
+def as_path(argument: str, value: object) -> Path:
+    """Return the path that a caller gave.
+
+    >>> as_path("folder", "small").name
+    'small'
+
+    Args:
+        argument: name of the argument, for the message.
+        value: what was given.
+
+    Raises:
+        TenreoError: if it is neither a text nor a path.
+    """
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise TenreoError(f"{argument}: given an object of type {type(value).__name__}, needs a path")
+    return Path(value)
+
+
 def kind_of(mode: int) -> str | None:
     """Name what a path is if it is not a regular file.
 

@@ -47,6 +47,8 @@ class Repository:
         Raises:
             TenreoError: if the text is not the name of a repository; `what` is the first word of the message.
         """
+        if not isinstance(text, str):
+            raise TenreoError(f"{what}: given an object of type {type(text).__name__}, needs the name of a repository")
         name, at, revision = text.removeprefix(PREFIX).partition("@")
         if not _NAME.fullmatch(name) or ".." in name or (at and not _is_revision(revision)):
             raise TenreoError(f"{what}: given {shown(text)}, needs a name of the hub, such as user/model")

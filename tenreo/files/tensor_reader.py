@@ -25,7 +25,7 @@ from tenreo.errors import TenreoError
 from tenreo.files.checkpoints import CheckpointFiles, check_index, find_files
 from tenreo.files.header import Header, check_sum, header_of
 from tenreo.files.layout import COEFFICIENTS, DENSE, POSITIONS, SCALES, TensorRecord, layer_name
-from tenreo.files.paths import opened
+from tenreo.files.paths import as_path, opened
 from tenreo.files.records import LayerRecord
 
 _T = TypeVar("_T")
@@ -222,4 +222,4 @@ def read_numpy(path: str | Path) -> FileMapping[NDArray[Any]]:
     Raises:
         TenreoError: if a file is damaged; for most damage, when a tensor is asked for.
     """
-    return FileMapping(open_files(find_files(Path(path))), TensorFile.read)
+    return FileMapping(open_files(find_files(as_path("path", path))), TensorFile.read)

@@ -13,6 +13,7 @@ from tenreo.files.atomic import atomic_write, make_folder
 from tenreo.files.checkpoints import SINGLE, find_files
 from tenreo.files.configs import CONFIG, read_config
 from tenreo.files.header import is_pickle, read_header
+from tenreo.files.paths import as_path
 from tenreo.files.records import ModelInfo
 from tenreo.files.repositories import Repository, download
 from tenreo.hub.cards import CardValues, card_text
@@ -53,7 +54,7 @@ def save_pretrained(
     Raises:
         TenreoError: as `tenreo.save`.
     """
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     make_folder(folder)
     if builder is None and info is None:
         builder, kwargs = timm_builder(model) or (None, None)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from tenreo.devices import public_function
-from tenreo.errors import TenreoError, counted, shown
+from tenreo.errors import counted
 from tenreo.files.counts import Counts
 from tenreo.files.records import ModelInfo
 from tenreo.modules.weights import find_weights
@@ -26,7 +26,7 @@ from tenreo.planning.layers import (
 )
 from tenreo.planning.pricing import curves_by_price
 from tenreo.planning.rates import Progressive, RelativeSize
-from tenreo.planning.recipe import Recipe, Strategy
+from tenreo.planning.recipe import Recipe, Strategy, check_recipe
 from tenreo.planning.rules import rule_for, traits_of_model
 from tenreo.planning.summary import Summarized
 from tenreo.sizes import byte_count
@@ -118,9 +118,7 @@ def resolve(recipe: Recipe, model: nn.Module, info: ModelInfo | None = None) -> 
             to compress, when a target is out of reach, and when a file cannot store a tensor of the model.
     """
     model = unwrapped(model)
-    if not isinstance(recipe, Recipe):
-        advice = "; a rate is a part of it, as in tenreo.Recipe(4, tenreo.Uniform(2.0))"
-        raise TenreoError(f"recipe: given {shown(recipe)}, needs a tenreo.Recipe or a plan{advice}")
+    check_recipe(recipe)
     rule, weights = rule_for(model), find_weights(model)
     layers, reference_numel = find_layers(recipe, traits_of_model(model), rule), rule.reference_numel
     estimate = FileEstimate(recipe, model, info)

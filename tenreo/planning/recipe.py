@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tenreo.codec.shape import Positions, Precision
-from tenreo.errors import TenreoError, counted
+from tenreo.errors import TenreoError, counted, shown
 from tenreo.files.header import Header
 from tenreo.options import check_options, option
 from tenreo.planning.rates import RATES, OutputTarget, Progressive, Rate, TargetParameters, TargetSize, Uniform, rate_of
@@ -301,6 +301,13 @@ def recipe_of(header: Header) -> Recipe | None:
         return None if header.recipe is None else Recipe.from_dict(header.recipe)
     except TenreoError as error:
         raise TenreoError(f"{header.path}: the metadata cannot be understood: {error}") from error
+
+
+def check_recipe(recipe: object) -> None:
+    """Raise TenreoError unless a caller gave a recipe."""
+    if not isinstance(recipe, Recipe):
+        advice = "; a rate is a part of it, as in tenreo.Recipe(4, tenreo.Uniform(2.0))"
+        raise TenreoError(f"recipe: given {shown(recipe)}, needs a tenreo.Recipe or a plan{advice}")
 
 
 def target_out_of_reach(recipe: Recipe, least: int) -> TenreoError:
