@@ -1,9 +1,9 @@
-"""Compare numbers of refinement rounds on trained networks: time, SNR, and error of the outputs after the correction.
+"""Compare numbers of refinement rounds on trained networks: time, SNR, and their figures after the correction.
 
 .venv/bin/python benchmarks/rounds.py [lite0 voice pitch]
 
-The networks and their measures are those of networks.py. The time is processor time of one thread, also as a ratio to
-that of twelve rounds, the default.
+The networks and their figures are those of networks.py. The time is processor time of one thread, as a ratio to that of
+twelve rounds, the default.
 """
 
 import copy
@@ -26,7 +26,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in options.parse_args().networks or MEASURES:
         measure = MEASURES[name]()
-        table("network", "rate", "rounds", "time", "SNR dB", *measure.names)
+        table("network", "rate", "rounds", "time", "SNR dB", *measure.names, text=2)
         for title, rate in RATES.items():
             results = {}
             for rounds in ROUNDS:
@@ -36,16 +36,8 @@ def main() -> None:
                 measure.correct(small)
                 results[rounds] = took, report.snr, *measure.figures(small)
             for rounds, (took, snr, *figures) in results.items():
-                error, same = figures
-                row(
-                    name,
-                    title,
-                    str(rounds),
-                    f"{took / results[12][0]:.2f}",
-                    f"{snr:.2f}",
-                    f"{error:.4f}",
-                    f"{same:.1f}",
-                )
+                ratio = took / results[12][0]
+                row(name, title, rounds, f"{ratio:.2f}", f"{snr:.2f}", *(f"{each:.4g}" for each in figures))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ class Task:
         starts, lock = iter(range(0, count, CHUNK)), threading.Lock()
 
         def run() -> None:
+            """Run chunks until none is left."""
             while True:
                 self.check_stopped()
                 with lock:

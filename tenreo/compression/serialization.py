@@ -176,6 +176,7 @@ def _pack_layers_(
     """Replace the coefficients and positions of all layers by their stored form, and return the final records."""
 
     def packed(curve: Curve) -> tuple[str, dict[str, Tensor], LayerRecord]:
+        """Return the parameter of a layer, its stored tensors by suffix, and its final record."""
         positions, coefficients = (tensors[curve.parameter + suffix] for suffix in (POSITIONS, COEFFICIENTS))
         layer = layers[curve.name]
         if layer.positions != Positions.CODED:

@@ -185,6 +185,7 @@ def _matched_layers(model: nn.Module, dense: nn.Module, bias_strength: float) ->
     dense_modules = dict(dense.named_modules())
 
     def counterpart(name: str, module: nn.Module) -> nn.Module:
+        """Return the module of the dense model with a name."""
         other: nn.Module | None = dense_modules.get(name)
         if other is None or not isinstance(module, type(other)):  # a parametrized layer's class is a subclass
             raise TenreoError(

@@ -91,6 +91,7 @@ def _calls(loader: str) -> Callable[[], Iterator[Any]]:
     function = find_function(loader, "loader")
 
     def batches() -> Iterator[Any]:
+        """Yield what the function of the user yields."""
         try:
             yield from function()
         except Exception as error:  # the function is the user's

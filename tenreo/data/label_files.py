@@ -129,6 +129,7 @@ def read_json(text: str) -> Any:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Return a dictionary of pairs, unless a key is repeated."""
         values = dict(pairs)
         if len(values) < len(pairs):
             key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)

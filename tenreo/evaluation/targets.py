@@ -89,6 +89,7 @@ def compress_to_(
     batches = torch.split(inputs, _BATCH_SIZE)
 
     def trial(network: nn.Module, price: float) -> tuple[Report, Correction, Agreement]:
+        """Compress, correct and compare a network at a price."""
         report = compress_(network, replace(plan, price=price), jobs=jobs)
         correction = match_statistics_(network, dense, images, size=size, source=source)
         agreement = compare(network, dense, batches)

@@ -146,6 +146,7 @@ def _compress(
     numbers = count()
 
     def attempt(recipe: Recipe) -> tuple[int, _Trial]:
+        """Compress with a recipe; return the bytes of the ONNX model, and the trial."""
         output = Output(folder / f"{next(numbers)}.safetensors", jobs=jobs)
         written = compress_tensors(dense.weights, resolve_tensors(recipe, dense.weights), output, progress=progress)
         model = _small(dense, output.path, recipe.dense_dtype)

@@ -164,6 +164,7 @@ def _traits(weights: dict[str, tuple[tuple[int, ...], list[_Use]]]) -> list[Trai
     first = next((name for name, (shape, _) in weights.items() if name in convolutions and len(shape) == 4), None)
 
     def traits(name: str, shape: tuple[int, ...], uses: list[_Use]) -> Traits:
+        """Return the traits of a weight by the operators that use it."""
         convolution = name in convolutions
         why = f"it has more than {MOST_DIMENSIONS} dimensions" if len(shape) > MOST_DIMENSIONS else ""
         layer = layer_name(name)

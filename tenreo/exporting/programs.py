@@ -71,6 +71,7 @@ def onnx_program(
         raise TenreoError(f"{path}: ONNX needs onnx, onnxscript and onnxruntime; {install('onnx')}")
 
     def translated(dynamic: bool, strict: bool) -> Any:
+        """Export a traced program to ONNX."""
         program = _trace(dense, arguments, dynamic, strict)
         model: Any = torch.onnx.export(program, dynamo=True, verbose=False, optimize=not small)
         proto = model.model_proto

@@ -52,6 +52,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.replace(temporary, target)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text to a file, completely or not at all; what Unicode lacks, as in names of files, is escaped.
+
+    Raises:
+        TenreoError: as `atomic_write`.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def check_writable(path: Path) -> None:
     """Raise unless a file can be written to a path, by creating and removing a temporary file in its folder.
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from tenreo import __version__
 from tenreo.errors import TenreoError, shown
-from tenreo.files.atomic import atomic_write, make_folder
+from tenreo.files.atomic import make_folder, write_text
 from tenreo.files.checkpoints import SINGLE, find_files
 from tenreo.files.configs import CONFIG, read_config
 from tenreo.files.header import is_pickle, read_header
@@ -132,7 +132,7 @@ def describe_folder(folder: Path, values: CardValues | None = None) -> None:
     header = read_header(folder / SINGLE)
     write_config(folder, header.info)
     if header.layers:
-        write_card(folder / CARD, card_text(folder, values))
+        write_text(folder / CARD, card_text(folder, values))
 
 
 def write_config(folder: Path, info: ModelInfo) -> None:
@@ -140,11 +140,4 @@ def write_config(folder: Path, info: ModelInfo) -> None:
     values: dict[str, Any] = {"library_name": "tenreo", "tenreo_version": __version__, "model": info.to_dict()}
     if (info.builder or "").startswith("timm:"):
         values = timm_config(info)
-    with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def write_card(path: Path, text: str) -> None:
-    """Write a card completely or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(folder / CONFIG, json.dumps(values, indent=2) + "\n")

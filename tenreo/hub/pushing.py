@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 from torch import nn
 
 from tenreo.errors import TenreoError, shown
-from tenreo.files.atomic import write_errors_named
+from tenreo.files.atomic import write_errors_named, write_text
 from tenreo.files.checkpoints import SINGLE, find_files
 from tenreo.files.repositories import SHARED, Repository, errors_named, require_hub
 from tenreo.hub.cards import CardValues, card_text
-from tenreo.hub.folders import describe_folder, save_pretrained, write_card
+from tenreo.hub.folders import describe_folder, save_pretrained
 from tenreo.hub.metadata import CARD
 
 
@@ -92,7 +92,7 @@ def _with_card(source: Path, folder: Path, values: CardValues) -> Path:
             _link(path, target)
     text = card_text(folder, values)
     (folder / CARD).unlink(missing_ok=True)
-    write_card(folder / CARD, text)
+    write_text(folder / CARD, text)
     return folder
 
 

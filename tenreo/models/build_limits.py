@@ -49,6 +49,7 @@ def limited_by(header: Header) -> Iterator[None]:
     allowed = modules = _MODULES + _MODULES_PER_TENSOR * len(shapes)
 
     def count(*_: Any) -> None:
+        """Count a created module, and raise if there are too many."""
         nonlocal allowed
         allowed -= threading.get_ident() == thread
         if allowed < 0:

@@ -93,6 +93,7 @@ def find_layers(recipe: Recipe, weights: Sequence[Traits], rule: Rule) -> list[L
     _check_patterns(recipe, weights)
 
     def why_dense(weight: Traits) -> str:
+        """Return why the recipe leaves a weight dense; an empty text if it does not."""
         if matches(weight, recipe.exclude):
             return EXCLUDED
         if recipe.include and not matches(weight, recipe.include):
@@ -105,6 +106,7 @@ def find_layers(recipe: Recipe, weights: Sequence[Traits], rule: Rule) -> list[L
         return why
 
     def plan(weight: Traits) -> LayerPlan:
+        """Return the plan of a weight without a curve."""
         own = _last_match(weight, recipe.layers, {})
         why = DENSE_IN_RECIPE if own == DENSE else why_dense(weight)
         return LayerPlan(

@@ -58,6 +58,8 @@ def curves_by_price(
     spreads = {x.name: spread_of(weights[x.name], x.importance) for x in layers if not x.why_dense}
 
     def curves(price: float, position_bytes: Callable[[Spread], int]) -> list[LayerPlan]:
+        """Return all layers with their curves at a price."""
+
         def curve(layer: LayerPlan) -> LayerPlan:
             spread, precision = spreads[layer.name], recipe.of_layer(layer.own).precision or Precision.FLOAT32
             shape = curve_for(spread, price, precision)

@@ -59,6 +59,7 @@ def traits_of_model(model: nn.Module) -> list[Traits]:
     first = next((name for name, weight in weights.items() if isinstance(weight.module, CONVOLUTIONS)), None)
 
     def traits(weight: Weight) -> Traits:
+        """Return the traits of a weight of the model."""
         layer = weight.module
         return Traits(
             name=weight.name, parameter=weight.parameter, shape=weight.shape, is_matrix=_is_matrix(weight),
@@ -91,6 +92,7 @@ def traits_of_tensors(tensors: Mapping[str, TensorRecord]) -> list[Traits]:
     first = next((name for name, count in kernels.items() if count == fewest <= MOST_COLORS), None)
 
     def traits(name: str, shape: tuple[int, ...]) -> Traits:
+        """Return the traits of a tensor of a file."""
         fits = 0 not in shape and len(shape) <= MOST_DIMENSIONS
         why = "" if fits else f"it has the shape {list(shape)}, needs 2 to {MOST_DIMENSIONS} dimensions, none of them 0"
         if not why and layer_name(name) != name and layer_name(name) in tensors:

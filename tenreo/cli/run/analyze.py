@@ -25,7 +25,7 @@ from tenreo.data.label_files import LabelFiles
 from tenreo.data.workers import explain_worker_loss
 from tenreo.devices import choose_device, explain_out_of_memory
 from tenreo.evaluation.analysis import Analysis
-from tenreo.files.atomic import atomic_write
+from tenreo.files.atomic import write_text
 from tenreo.models.dense_weights import open_dense
 from tenreo.models.inputs import check_input
 from tenreo.planning.rates import TargetBits
@@ -120,8 +120,7 @@ def _write(result: Analysis, pair: Pair, trial: Trial | None, output: AnalysisOu
     if output.better is not None and trial is None:
         del written["better"]
     elif output.better is not None and trial is not None:
-        with atomic_write(output.better) as temporary:
-            temporary.write_text(f"# {trial}\n{trial.yaml}", encoding="utf-8", errors="backslashreplace")
+        write_text(output.better, f"# {trial}\n{trial.yaml}")
     if written:
         note("wrote " + ", ".join(map(str, written.values())))
 

@@ -4,15 +4,14 @@ from tenreo.cli.commands.card import CardOutput, Described
 from tenreo.cli.shared_options import Checkpoint
 from tenreo.cli.terminal.console import show, show_command, show_json
 from tenreo.cli.terminal.results import next_command
-from tenreo.files.atomic import atomic_write
+from tenreo.files.atomic import write_text
 from tenreo.hub.cards import card_text
 
 
 def write_card(checkpoint: Checkpoint, described: Described, output: CardOutput) -> None:
     """Write the card, and print where it is."""
     text, path = card_text(checkpoint.file, described.values()), output.path(checkpoint)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(path, text)
     if output.json:
         show_json("card", {"file": str(checkpoint.file), "out": str(path), "measured": described.results is not None})
         return

@@ -10,7 +10,7 @@ from tenreo.cli.checks import require_pages
 from tenreo.cli.terminal.tables import analysis_rows, number, precise
 from tenreo.errors import printable
 from tenreo.evaluation.analysis import Analysis
-from tenreo.files.atomic import atomic_write
+from tenreo.files.atomic import write_text
 from tenreo.sizes import byte_count
 
 _BARS, _LABELS = 20, 12  # layers with a bar, and with a number in the picture
@@ -54,8 +54,7 @@ def write_page(
     text = template.render(
         name=printable(name), settings=table, headings=_HEADINGS, parts=[_described(part) for part in parts]
     )
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(path, text)
 
 
 def _described(part: Part) -> dict[str, Any]:
